@@ -1,0 +1,177 @@
+"""Everything that dask_limits raises, in one place.
+
+The tree (names in *italics* of pynisher are pynisher's own classes)::
+
+    Exception
+    ├── RuntimeError
+    │   └── SchedulerNotRunningError        submit() while the scheduler does not run
+    ├── LookupError
+    │   └── EventNotKnownError              no event of that name
+    └── PynisherException                   (pynisher) a call did not come to its own end
+        ├── TimeoutException                (pynisher)
+        │   ├── CpuTimeoutException         (pynisher)
+        │   └── WallTimeoutException        (pynisher)
+        ├── MemoryLimitException            (pynisher) also a MemoryError
+        ├── ProcessLimitException           pynisher has no such limit
+        └── CallError                       carries call, limits, usage, stacks
+            ├── Breach                      the call went over one of its limits
+            │   ├── WallTimeBreach          is a WallTimeoutException
+            │   ├── CpuTimeBreach           is a CpuTimeoutException
+            │   ├── MemoryBreach            is a MemoryLimitException
+            │   └── ProcessBreach           is a ProcessLimitException
+            ├── CrashError                  the call's process was ended by a signal
+            │   └── SystemMemoryError       ... by the kernel, for want of memory
+            ├── ExitError                   the call ended its process: sys.exit, os._exit
+            ├── GuardianLostError           the process that watched the call was killed
+            ├── CallCancelledError          the call was cancelled while it ran
+            └── CallPicklingError           arguments, result or exception cannot be pickled
+
+All of them can be pickled, and keep their attributes when they are.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pynisher.exceptions import (
+    CpuTimeoutException,
+    MemoryLimitException,
+    PynisherException,
+    TimeoutException,
+    WallTimeoutException,
+)
+
+__all__ = [
+    "Breach",
+    "CallCancelledError",
+    "CallError",
+    "CallPicklingError",
+    "CpuTimeBreach",
+    "CpuTimeoutException",
+    "CrashError",
+    "EventNotKnownError",
+    "ExitError",
+    "GuardianLostError",
+    "MemoryBreach",
+    "MemoryLimitException",
+    "ProcessBreach",
+    "ProcessLimitException",
+    "PynisherException",
+    "SchedulerNotRunningError",
+    "SystemMemoryError",
+    "TimeoutException",
+    "WallTimeBreach",
+    "WallTimeoutException",
+]
+
+
+class SchedulerNotRunningError(RuntimeError):
+    """Something was submitted to a scheduler that is not running."""
+
+
+class EventNotKnownError(LookupError):
+    """An event was named that its emitter does not know."""
+
+
+class ProcessLimitException(PynisherException):  # type: ignore[misc]
+    """A call had more processes than it may."""
+
+
+class CallError(PynisherException):  # type: ignore[misc]
+    """A call did not come to its own end.
+
+    Attributes:
+        call: The name of the function that was called.
+        limits: The [Limits][dask_limits.Limits] that it ran under.
+        usage: The [Usage][dask_limits.Usage] up to its end; None where nothing ran.
+        stacks: The Python stack of each of its threads when it was ended, as text;
+            empty where it could not be had.
+    """
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        call: str = "",
+        limits: Any = None,
+        usage: Any = None,
+        stacks: str = "",
+    ) -> None:
+        super().__init__(message)
+        self.call = call
+        self.limits = limits
+        self.usage = usage
+        self.stacks = stacks
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Not the default one: it refuses subclasses of MemoryError that have another base too
+        # ("MemoryError.__new__(...) is not safe"), which is why pynisher's own cannot travel.
+        return _rebuild, (type(self), self.args, self.__dict__)
+
+
+def _rebuild(cls: type[CallError], args: tuple[Any, ...], state: dict[str, Any]) -> CallError:
+    error = cls(*args)
+    error.__dict__.update(state)
+    return error
+
+
+class Breach(CallError):
+    """A call went over one of its limits, and was ended with everything it had started."""
+
+
+class WallTimeBreach(Breach, WallTimeoutException):  # type: ignore[misc]
+    """A call took longer than its `wall_time`."""
+
+
+class CpuTimeBreach(Breach, CpuTimeoutException):  # type: ignore[misc]
+    """A call and its processes used more CPU time than its `cpu_time`."""
+
+
+class MemoryBreach(Breach, MemoryLimitException):  # type: ignore[misc]
+    """A call and its processes had more resident memory than its `memory`."""
+
+
+class ProcessBreach(Breach, ProcessLimitException):
+    """A call had more processes than its `num_processes`."""
+
+
+class CrashError(CallError):
+    """The process of a call was ended by a signal that was not ours.
+
+    Attributes:
+        signal: The number of the signal.
+    """
+
+    signal: int = 0
+
+
+class SystemMemoryError(CrashError):
+    """The kernel killed the process of a call because memory had run out."""
+
+
+class ExitError(CallError):
+    """A call ended its process (`sys.exit`, `os._exit`) instead of returning.
+
+    Attributes:
+        exit_code: The exit status of the process, 0 to 255.
+    """
+
+    exit_code: int = 0
+
+
+class GuardianLostError(CallError):
+    """The process that watched over a call was killed, and the call with it."""
+
+
+class CallCancelledError(CallError):
+    """A call was cancelled, and ended if it was running."""
+
+
+class CallPicklingError(CallError):
+    """Something of a call cannot travel between processes.
+
+    Attributes:
+        part: What it was: "arguments", "result" or "exception".
+    """
+
+    part: str = ""

@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import threading
+from collections.abc import Callable, Generator
+from typing import Generic, TypeVar
+
+from dask_limits.exceptions import CallCancelledError
+from dask_limits.limits import Outcome, Usage
+
+R = TypeVar("R")
+
+
+class Future(concurrent.futures.Future[R], Generic[R]):
+    """A call that may still be running: a `concurrent.futures.Future` that can do more.
+
+    - `cancel()` also ends a call that is running, where its executor can.
+    - `usage` is the call's [Usage][dask_limits.Usage] once it is done, however it ended.
+    - It can be awaited.
+
+    Attributes:
+        usage: None until the call is done, and where it never ran.
+    """
+
+    usage: Usage | None
+
+    # Never `set_running_or_notify_cancel()` before the end: the base class lets nothing that runs
+    # be cancelled, so to it a running call of ours is a pending one.
+
+    def __init__(self, on_cancel: Callable[[], object] | None = None) -> None:
+        super().__init__()
+        self.usage = None
+        self._on_cancel = on_cancel
+        self._started = False
+        self._cancel_lock = threading.RLock()  # callbacks run inside, and may cancel again
+
+    def running(self) -> bool:
+        """Whether the call has been started and is not done."""
+        return self._started and not self.done()
+
+    def cancel(self) -> bool:
+        """Cancel the call; if it is running, end it.
+
+        Returns:
+            True if it is cancelled now, False if it was done before.
+        """
+        with self._cancel_lock:
+            if self.cancelled():
+                return True
+            if not super().cancel():
+                return False
+            self.set_running_or_notify_cancel()  # wakes wait() and as_completed()
+        on_cancel, self._on_cancel = self._on_cancel, None
+        if on_cancel is not None:
+            on_cancel()
+        return True
+
+    def mark_started(self) -> None:
+        """Say that the call runs now. For executors."""
+        self._started = True
+
+    def settle(self, outcome: Outcome[R]) -> None:
+        """Finish with this outcome, unless it was cancelled in the meantime. For executors."""
+        self.usage = outcome.usage
+        self._on_cancel = None
+        try:
+            if isinstance(outcome.exception, CallCancelledError):
+                self.cancel()
+            elif outcome.exception is not None:
+                self.set_exception(outcome.exception)
+            else:
+                self.set_result(outcome.value)  # type: ignore[arg-type]
+        except concurrent.futures.InvalidStateError:
+            pass  # cancelled: whoever cancelled has been told so already
+
+    def __await__(self) -> Generator[object, None, R]:
+        return asyncio.wrap_future(self).__await__()

@@ -1,0 +1,147 @@
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable
+from typing import Any, Generic, ParamSpec, TypeVar
+
+from dask_limits.limits.cancel import CancelToken
+from dask_limits.limits.limits import Limits
+from dask_limits.limits.outcome import Outcome, Usage
+from dask_limits.limits.units import Amount
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class LimitedCall(Generic[P, R]):
+    """A function and the limits that each call of it runs under: a plain, picklable callable.
+
+    Called, it runs the function in a task process of the process that it finds itself in, and
+    returns or raises. Without any limit it calls the function in place.
+
+    Args:
+        fn: Any callable; functions of `__main__`, lambdas and closures too.
+        limits: What each call may use.
+
+    Example:
+        >>> LimitedCall(abs, Limits(wall_time=5))(-3)
+        3
+    """
+
+    def __init__(self, fn: Callable[P, R], limits: Limits | None = None) -> None:
+        if not callable(fn):
+            raise TypeError(f"{fn!r} is a {type(fn).__name__}, and cannot be called")
+        self.fn = fn
+        self.limits = limits or Limits()
+
+    @property
+    def name(self) -> str:
+        """What the function is called in messages and on dashboards."""
+        return name_of(self.fn)
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        return self.run(*args, **kwargs).result()
+
+    def run(self, *args: P.args, **kwargs: P.kwargs) -> Outcome[R]:
+        """Run one call to its end, whichever way it ends.
+
+        Returns:
+            Its value or its exception, and its usage. Nothing of the call is raised.
+        """
+        return run_call(self, args, kwargs)
+
+    def __repr__(self) -> str:
+        return f"LimitedCall({self.name}, {self.limits})"
+
+
+def limit(
+    fn: Callable[P, R],
+    *,
+    memory: Amount | None = None,
+    cpu_time: Amount | None = None,
+    wall_time: Amount | None = None,
+    num_processes: int | None = None,
+) -> LimitedCall[P, R]:
+    """Put limits on one function.
+
+    Args:
+        fn: Any callable.
+        memory: Bytes, or with a unit; see [Limits][dask_limits.Limits] for this and the others.
+        cpu_time: Seconds, or with a unit.
+        wall_time: Seconds, or with a unit.
+        num_processes: A whole number, 1 or more.
+
+    Returns:
+        A callable with the function's own parameters, that returns what it returns and raises
+        what it raises, or a [Breach][dask_limits.exceptions.Breach]; its `.run(...)` gives an
+        [Outcome][dask_limits.Outcome] and raises nothing.
+
+    Raises:
+        ValueError: for a limit of zero, a negative one, NaN, or an unknown unit.
+        TypeError: for a limit of the wrong type, or a `fn` that cannot be called.
+
+    Example:
+        >>> import time
+        >>> nap = limit(time.sleep, wall_time=0.2)
+        >>> nap(0.01)
+        >>> type(nap.run(60).exception).__name__
+        'WallTimeBreach'
+    """
+    return LimitedCall(
+        fn,
+        Limits(
+            memory=memory, cpu_time=cpu_time, wall_time=wall_time, num_processes=num_processes
+        ),
+    )
+
+
+def run_call(
+    call: LimitedCall[..., R],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    *,
+    cancel: CancelToken | None = None,
+) -> Outcome[R]:
+    """Run a call where it finds itself: in a task process if it has limits, else in place.
+
+    Args:
+        call: The function and its limits.
+        args: Positional arguments.
+        kwargs: Keyword arguments.
+        cancel: Ends the call early, from any thread; nothing can end a call that runs in place.
+
+    Returns:
+        The call's outcome, whichever way it ended.
+    """
+    if not call.limits:
+        return run_in_place(call.fn, args, kwargs)
+    from dask_limits.limits.guardian import default_guardian
+
+    return default_guardian().run(call, args, kwargs, cancel=cancel)
+
+
+def run_in_place(
+    fn: Callable[..., R], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Outcome[R]:
+    """Call a function in this thread, and measure it. KeyboardInterrupt and SystemExit pass."""
+    wall, cpu = time.perf_counter(), time.thread_time()
+    value: R | None = None
+    exception: BaseException | None = None
+    try:
+        value = fn(*args, **kwargs)
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:
+        exception = error
+    usage = Usage(wall_time=time.perf_counter() - wall, cpu_time=time.thread_time() - cpu)
+    return Outcome(value=value, exception=exception, usage=usage)
+
+
+def name_of(fn: Callable[..., object]) -> str:
+    """What a callable is called, whatever kind of callable it is."""
+    while isinstance(fn, functools.partial):
+        fn = fn.func
+    if isinstance(fn, LimitedCall):
+        return name_of(fn.fn)
+    return str(getattr(fn, "__name__", None) or type(fn).__name__)

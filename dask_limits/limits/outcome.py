@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What one call did use, with every process it started.
+
+    Attributes:
+        wall_time: Seconds from start to end.
+        cpu_time: Seconds of CPU time, of all its processes together.
+        peak_memory: Most bytes of resident memory that were seen at one time; 0 where the call
+            ran in its caller's own process, whose memory is not its own.
+        num_processes: Most processes that were seen at one time, its own included.
+        exit_code: How its process ended, as `subprocess` says it (-9 is SIGKILL); None where
+            the process lives on.
+    """
+
+    wall_time: float
+    cpu_time: float
+    peak_memory: int = 0
+    num_processes: int = 1
+    exit_code: int | None = None
+
+
+@dataclass(frozen=True)
+class Outcome(Generic[R]):
+    """A finished call: its value or its exception, and what it used.
+
+    Example:
+        >>> Outcome(value=42, usage=Usage(wall_time=0.1, cpu_time=0.1)).result()
+        42
+    """
+
+    usage: Usage
+    value: R | None = None
+    exception: BaseException | None = None
+
+    @property
+    def ok(self) -> bool:
+        """Whether the call returned."""
+        return self.exception is None
+
+    def result(self) -> R:
+        """What the call returned.
+
+        Raises:
+            BaseException: whatever the call ended with, if it did not return.
+        """
+        if self.exception is not None:
+            raise self.exception
+        value: Any = self.value
+        return value  # type: ignore[no-any-return]

@@ -1,0 +1,138 @@
+"""From what people write ("2 GiB", (5, "m"), 0.5) to bytes and seconds."""
+
+from __future__ import annotations
+
+import math
+import re
+from numbers import Real
+from typing import Final
+
+Amount = float | tuple[float, str] | str
+"""A number, a `(number, unit)`, or a string such as `"2 GiB"` or `"1h 30m"`."""
+
+_BYTES_IN_TUPLES: Final = {"b": 1, "kb": 2**10, "mb": 2**20, "gb": 2**30, "tb": 2**40}
+_BYTES_IN_STRINGS: Final = (
+    {"": 1, "b": 1}
+    | {p + s: 1000**n for n, p in enumerate("kmgtp", 1) for s in ("", "b")}
+    | {p + s: 1024**n for n, p in enumerate("kmgtp", 1) for s in ("i", "ib")}
+)
+_SECONDS: Final = (
+    {"ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+    | {"nanosecond": 1e-9, "microsecond": 1e-6, "millisecond": 1e-3}
+    | {"second": 1, "minute": 60, "hour": 3600, "day": 86400, "week": 604800}
+    | {"nanoseconds": 1e-9, "microseconds": 1e-6, "milliseconds": 1e-3}
+    | {"seconds": 1, "minutes": 60, "hours": 3600, "days": 86400, "weeks": 604800}
+)
+
+_NUMBER: Final = r"(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?"
+_PART: Final = re.compile(rf"\s*({_NUMBER})\s*([a-z]*)\s*", re.IGNORECASE)
+
+BYTE_FORMS: Final = '2_000_000_000 (bytes), (2, "GB") (1024-based: B, KB, MB, GB, TB), "2 GiB"'
+SECOND_FORMS: Final = '90 or 0.5 (seconds), (5, "m") (s, m, h, ...), "1h 30m", "500 ms"'
+
+
+def parse_bytes(value: Amount, name: str = "memory") -> int:
+    """Bytes of an amount of memory.
+
+    A tuple's units are 1024-based, as pynisher's are; a string is read as Dask reads it
+    ("2 GB" is 2 * 1000**3 bytes, "2 GiB" is 2 * 1024**3).
+
+    Args:
+        value: A positive number of bytes, a `(number, unit)`, or a string with a unit.
+        name: What the error calls it.
+
+    Returns:
+        A whole number of bytes, 1 or more.
+
+    Raises:
+        ValueError: for zero, a negative number, NaN, infinity, or an unknown unit.
+        TypeError: for anything that is not one of the forms.
+
+    Example:
+        >>> parse_bytes((2, "GB")), parse_bytes("2 GiB"), parse_bytes("2 GB")
+        (2147483648, 2147483648, 2000000000)
+    """
+    if isinstance(value, str):
+        parts = _split(value, _BYTES_IN_STRINGS, name, BYTE_FORMS)
+        if len(parts) != 1:
+            raise ValueError(f"{name}={value!r} is not an amount of memory. Use {BYTE_FORMS}.")
+        amount = parts[0]
+    else:
+        amount = _number(value, _BYTES_IN_TUPLES, name, BYTE_FORMS)
+    whole = round(_positive(amount, value, name, BYTE_FORMS))
+    if whole < 1:
+        raise ValueError(f"{name}={value!r} is less than one byte. Use {BYTE_FORMS}.")
+    return whole
+
+
+def parse_seconds(value: Amount, name: str = "time") -> float:
+    """Seconds of a span of time.
+
+    Args:
+        value: A positive number of seconds (fractions count), a `(number, unit)`, or a
+            string of one or more numbers with units.
+        name: What the error calls it.
+
+    Returns:
+        Seconds, more than 0.
+
+    Raises:
+        ValueError: for zero, a negative number, NaN, infinity, or an unknown unit.
+        TypeError: for anything that is not one of the forms.
+
+    Example:
+        >>> parse_seconds("1h 30m"), parse_seconds((5, "m")), parse_seconds("500 ms")
+        (5400.0, 300.0, 0.5)
+    """
+    if isinstance(value, str):
+        amount = sum(_split(value, _SECONDS | {"": 1}, name, SECOND_FORMS))
+    else:
+        amount = _number(value, _SECONDS, name, SECOND_FORMS)
+    return float(_positive(amount, value, name, SECOND_FORMS))
+
+
+def _number(value: object, units: dict[str, float] | dict[str, int], name: str, forms: str) -> float:
+    """A plain number, or a (number, unit) pair, in base units."""
+    factor: float = 1
+    number = value
+    if isinstance(value, tuple | list):
+        if len(value) != 2 or not isinstance(value[1], str):
+            raise TypeError(f"{name}={value!r} is not a (number, unit) pair. Use {forms}.")
+        number, unit = value
+        factor = _factor(unit, units, value, name, forms)
+    if isinstance(number, bool) or not isinstance(number, Real):
+        raise TypeError(f"{name}={value!r} is a {type(number).__name__}. Use {forms}.")
+    return float(number) * factor if isinstance(number, float) or factor != 1 else number  # type: ignore[return-value]
+
+
+def _split(
+    text: str, units: dict[str, float] | dict[str, int], name: str, forms: str
+) -> list[float]:
+    """Each number of a text times its unit: "1h 30m" is [3600, 1800]."""
+    amounts: list[float] = []
+    at = 0
+    while part := _PART.match(text, at):
+        amounts.append(float(part[1]) * _factor(part[2], units, text, name, forms))
+        at = part.end()
+    if at == 0 and text.strip().lower() in units and text.strip():
+        return [units[text.strip().lower()]]  # Dask reads "GiB" as "1 GiB"
+    if at < len(text) or not amounts:
+        raise ValueError(f"{name}={text!r} is not a positive number with a unit. Use {forms}.")
+    return amounts
+
+
+def _factor(
+    unit: str, units: dict[str, float] | dict[str, int], value: object, name: str, forms: str
+) -> float:
+    try:
+        return units[unit.strip().lower()]
+    except KeyError:
+        raise ValueError(f"{name}={value!r} has an unknown unit, {unit!r}. Use {forms}.") from None
+
+
+def _positive(amount: float, value: object, name: str, forms: str) -> float:
+    if math.isnan(amount) or math.isinf(amount) or amount <= 0:
+        raise ValueError(
+            f"{name}={value!r} must be more than zero and finite (None means no limit). Use {forms}."
+        )
+    return amount

@@ -26,6 +26,9 @@ The tree (names in *italics* of pynisher are pynisher's own classes)::
             ├── CallCancelledError          the call was cancelled while it ran
             └── CallPicklingError           arguments, result or exception cannot be pickled
 
+An exception that the user's own function raised keeps its type and arguments; the traceback it
+had in its process is the text of a `RemoteTraceback`, its `__cause__`.
+
 All of them can be pickled, and keep their attributes when they are.
 """
 
@@ -57,6 +60,7 @@ __all__ = [
     "ProcessBreach",
     "ProcessLimitException",
     "PynisherException",
+    "RemoteTraceback",
     "SchedulerNotRunningError",
     "SystemMemoryError",
     "TimeoutException",
@@ -175,3 +179,14 @@ class CallPicklingError(CallError):
     """
 
     part: str = ""
+
+
+class RemoteTraceback(Exception):
+    """The traceback of an exception in the process in which it was raised, as text."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.text = text
+
+    def __str__(self) -> str:
+        return f'\n"""\n{self.text}"""'

@@ -90,9 +90,7 @@ def limit(
     """
     return LimitedCall(
         fn,
-        Limits(
-            memory=memory, cpu_time=cpu_time, wall_time=wall_time, num_processes=num_processes
-        ),
+        Limits(memory=memory, cpu_time=cpu_time, wall_time=wall_time, num_processes=num_processes),
     )
 
 
@@ -121,9 +119,7 @@ def run_call(
     return default_guardian().run(call, args, kwargs, cancel=cancel)
 
 
-def run_in_place(
-    fn: Callable[..., R], args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> Outcome[R]:
+def run_in_place(fn: Callable[..., R], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Outcome[R]:
     """Call a function in this thread, and measure it. KeyboardInterrupt and SystemExit pass."""
     wall, cpu = time.perf_counter(), time.thread_time()
     value: R | None = None

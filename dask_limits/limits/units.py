@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from numbers import Real
-from typing import Final
+from typing import Any, Final
 
 Amount = float | tuple[float, str] | str
 """A number, a `(number, unit)`, or a string such as `"2 GiB"` or `"1h 30m"`."""
@@ -91,10 +91,12 @@ def parse_seconds(value: Amount, name: str = "time") -> float:
     return float(_positive(amount, value, name, SECOND_FORMS))
 
 
-def _number(value: object, units: dict[str, float] | dict[str, int], name: str, forms: str) -> float:
+def _number(
+    value: object, units: dict[str, float] | dict[str, int], name: str, forms: str
+) -> float:
     """A plain number, or a (number, unit) pair, in base units."""
     factor: float = 1
-    number = value
+    number: Any = value
     if isinstance(value, tuple | list):
         if len(value) != 2 or not isinstance(value[1], str):
             raise TypeError(f"{name}={value!r} is not a (number, unit) pair. Use {forms}.")
@@ -102,7 +104,7 @@ def _number(value: object, units: dict[str, float] | dict[str, int], name: str, 
         factor = _factor(unit, units, value, name, forms)
     if isinstance(number, bool) or not isinstance(number, Real):
         raise TypeError(f"{name}={value!r} is a {type(number).__name__}. Use {forms}.")
-    return float(number) * factor if isinstance(number, float) or factor != 1 else number  # type: ignore[return-value]
+    return float(number) * factor
 
 
 def _split(
@@ -133,6 +135,30 @@ def _factor(
 def _positive(amount: float, value: object, name: str, forms: str) -> float:
     if math.isnan(amount) or math.isinf(amount) or amount <= 0:
         raise ValueError(
-            f"{name}={value!r} must be more than zero and finite (None means no limit). Use {forms}."
+            f"{name}={value!r} must be more than zero and finite (None means no limit)."
+            f" Use {forms}."
         )
     return amount
+
+
+def format_bytes(amount: int) -> str:
+    """An amount of memory for people.
+
+    Example:
+        >>> format_bytes(2 * 1024**3), format_bytes(1000)
+        ('2.0 GiB', '1000 B')
+    """
+    if amount < 1024:
+        return f"{amount} B"
+    power = min((amount.bit_length() - 1) // 10, 5)
+    return f"{amount / 1024**power:.1f} {'KMGTP'[power - 1]}iB"
+
+
+def format_seconds(amount: float) -> str:
+    """A span of time for people.
+
+    Example:
+        >>> format_seconds(0.05), format_seconds(90)
+        ('0.05 s', '90 s')
+    """
+    return f"{amount:.3g} s" if amount < 1000 else f"{amount:.0f} s"

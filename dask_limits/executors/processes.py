@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+import concurrent.futures
+import os
+import threading
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar
+
+from dask_limits.executors.future import Future
+from dask_limits.limits import CancelToken, LimitedCall, Outcome, Usage
+from dask_limits.limits.guardian import Guardian
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class ProcessExecutor(concurrent.futures.Executor):
+    """Runs calls in processes of this machine, so that a limit on a call costs nothing more.
+
+    Unlike the pools of the standard library it survives its processes: a call that crashes or
+    breaches a limit is ended with everything it started, its future says how, and the next call
+    gets another process. Cancelling a future ends its call also when it is running.
+
+    Args:
+        max_workers: How many calls run at one time, 1 or more. Default: the cores that this
+            process may use.
+
+    Raises:
+        ValueError: if `max_workers` is less than 1.
+
+    Example:
+        >>> with ProcessExecutor(1) as executor:
+        ...     executor.submit(pow, 2, 10).result()
+        1024
+    """
+
+    def __init__(self, max_workers: int | None = None) -> None:
+        if max_workers is None:
+            max_workers = len(os.sched_getaffinity(0))
+        if max_workers < 1:
+            raise ValueError(f"max_workers={max_workers!r} must be 1 or more")
+        self.max_workers = max_workers
+        self._guardian = Guardian()
+        self._pending: set[Future[Any]] = set()
+        # A thread for each call that runs: it does nothing but wait on a socket.
+        self._threads = concurrent.futures.ThreadPoolExecutor(
+            max_workers, thread_name_prefix="dask-limits"
+        )
+
+    def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
+        """Run a call in a process.
+
+        Args:
+            fn: Any callable; a `LimitedCall` brings its limits.
+            *args: Its positional arguments.
+            **kwargs: Its keyword arguments.
+
+        Returns:
+            A future that has the call's usage once it is done, and whose `cancel()` ends the
+            call also when it is running.
+
+        Raises:
+            RuntimeError: after `shutdown()`.
+        """
+        call = fn if isinstance(fn, LimitedCall) else LimitedCall(fn)
+        token = CancelToken()
+        future: Future[R] = Future(on_cancel=token.cancel)
+        self._pending.add(future)
+        future.add_done_callback(self._pending.discard)
+        try:
+            self._threads.submit(self._run, future, token, call, args, kwargs)
+        except RuntimeError:
+            self._pending.discard(future)
+            raise
+        return future
+
+    def _run(
+        self,
+        future: Future[R],
+        token: CancelToken,
+        call: LimitedCall[..., R],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> None:
+        if token.cancelled:
+            return
+        future.mark_started()
+        try:
+            outcome = self._guardian.run(call, args, kwargs, cancel=token)
+        except BaseException as error:  # no future may stay open, whatever is wrong here
+            outcome = Outcome(exception=error, usage=Usage(wall_time=0.0, cpu_time=0.0))
+        future.settle(outcome)
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Take no more calls, and end the processes once the calls are done.
+
+        Args:
+            wait: Return only when all calls are done and all processes are gone. Otherwise they
+                end by themselves: this returns at once.
+            cancel_futures: Cancel all calls, those that are running included.
+        """
+        if cancel_futures:
+            for future in list(self._pending):
+                future.cancel()
+        self._threads.shutdown(wait=wait)
+        if wait:
+            self._guardian.close()
+        else:
+            threading.Thread(target=self.shutdown, name="dask-limits-shutdown").start()

@@ -1,0 +1,168 @@
+from __future__ import annotations
+
+import atexit
+import os
+import pickle
+import threading
+import weakref
+from typing import Any, Self, TypeVar
+
+import cloudpickle
+
+from dask_limits.limits import endings
+from dask_limits.limits.call import LimitedCall
+from dask_limits.limits.cancel import CancelToken
+from dask_limits.limits.connection import Connection
+from dask_limits.limits.lease import Lease
+from dask_limits.limits.outcome import Outcome
+
+R = TypeVar("R")
+
+_MAX_STARTS = 3
+"""A guardian that is killed is started again; one that cannot start is not tried for ever."""
+
+
+class Guardian:
+    """Runs calls in task processes, under limits: the owner's side of the guardian process.
+
+    The process is started on first need, again after it was killed, and ended by `close()` or
+    with the owner. Everything here can be called from any thread.
+
+    Example:
+        >>> from dask_limits.limits import LimitedCall, Limits
+        >>> with Guardian() as guardian:
+        ...     guardian.run(LimitedCall(abs, Limits(wall_time=5)), (-3,), {}).result()
+        3
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._connection: Connection | None = None
+        _guardians.add(self)
+
+    def run(
+        self,
+        call: LimitedCall[..., R],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        *,
+        cancel: CancelToken | None = None,
+    ) -> Outcome[R]:
+        """Run one call to its end, whichever way it ends.
+
+        Args:
+            call: The function and its limits.
+            args: Positional arguments.
+            kwargs: Keyword arguments.
+            cancel: Ends the call, with everything it started, from another thread.
+
+        Returns:
+            Its value or its exception, and its usage. Nothing of the call is raised.
+        """
+        cancel = cancel or CancelToken()
+        try:
+            request = cloudpickle.dumps((call.fn, args, kwargs), pickle.HIGHEST_PROTOCOL)
+        except Exception as error:
+            return endings.unpicklable_arguments(call, error)
+        for _ in range(_MAX_STARTS):
+            connection = self._connect()
+            try:
+                return self._run_on(connection, call, request, cancel)
+            except BlockingIOError as error:
+                return endings.refused(call, str(error))
+            except ConnectionError:  # the guardian was killed before the call began
+                continue
+        return endings.refused(call, "the guardian process ends as soon as it is started")
+
+    def _run_on(
+        self, connection: Connection, call: LimitedCall[..., R], request: bytes, cancel: CancelToken
+    ) -> Outcome[R]:
+        """Run a call in the first task process that takes it."""
+        while True:
+            if cancel.cancelled:
+                return endings.cancelled(call)
+            lease = connection.acquire()
+            try:
+                outcome = self._run_in(lease, connection, call, request, cancel)
+            except BaseException:  # Ctrl-C: nobody waits for this call any more
+                lease.drop()
+                raise
+            finally:
+                cancel.on_cancel(None)
+            if outcome is not None:
+                lease.finish()
+                return outcome
+            lease.drop()  # it was killed while it had nothing to do; take another
+
+    def _run_in(
+        self,
+        lease: Lease,
+        connection: Connection,
+        call: LimitedCall[..., R],
+        request: bytes,
+        cancel: CancelToken,
+    ) -> Outcome[R] | None:
+        """Run a call in this task process. None if the process was dead before."""
+        taken = lease.begin(call.limits, request)
+        if not cancel.on_cancel(lease.cancel):
+            lease.cancel()
+        message = lease.wait()
+        if message is not None:
+            return endings.outcome(call, lease, *message)
+        if connection.closed:
+            return endings.cancelled(call)
+        if taken and connection.lost:
+            return endings.guardian_lost(call)
+        return None
+
+    def _connect(self) -> Connection:
+        with self._lock:
+            if self._connection is None or self._connection.lost:
+                if self._connection is not None:
+                    self._connection.close()
+                self._connection = Connection()
+            return self._connection
+
+    def close(self) -> None:
+        """End the guardian and every process below it; calls that run end as cancelled."""
+        with self._lock:
+            connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _forget(self) -> None:
+        """In a fork of the owner: this guardian is the parent's."""
+        self._lock = threading.Lock()
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.abandon()
+
+
+_guardians: weakref.WeakSet[Guardian] = weakref.WeakSet()
+_default = Guardian()
+
+
+def default_guardian() -> Guardian:
+    """The guardian of this process, for calls that come without one."""
+    return _default
+
+
+def close_all() -> None:
+    """End every guardian of this process. The next call that needs one starts it again."""
+    for guardian in list(_guardians):
+        guardian.close()
+
+
+def _forget_all() -> None:
+    for guardian in list(_guardians):
+        guardian._forget()
+
+
+atexit.register(close_all)
+os.register_at_fork(after_in_child=_forget_all)

@@ -1,0 +1,350 @@
+"""The guardian: a single-threaded process that starts task processes, watches and ends them.
+
+Nothing in its loop may block: one call that cannot be ended must not delay the end of another.
+So a task process is ended in steps, each taken when the loop comes by:
+
+    condemned   its Python stacks are being written, for a few milliseconds at most
+    killed      its tree has its SIGKILL; wait for it to be gone
+    buried      the verdict is with the owner, or on its way there
+"""
+
+from __future__ import annotations
+
+import gc
+import math
+import os
+import pickle
+import resource
+import select
+import signal
+import socket
+import struct
+import time
+from typing import Final
+
+from dask_limits.limits import messages, proctree, slots, task_process, wire
+from dask_limits.limits.slots import Slots
+from dask_limits.limits.watch import Watch
+
+_TICK_S: Final = 0.01
+"""How often a running call is looked at. Less sees more and costs more: 20 us a look."""
+_STACKS_WAIT_S: Final = 0.02
+"""How long to wait for stacks. A process that blocks the signal is killed this much later."""
+_STACKS_POLL_S: Final = 0.001
+_KILL_WAIT_S: Final = 1.0
+"""After this long, a process that SIGKILL has not ended is in an uninterruptible sleep."""
+_IDLE_TICKS: Final = 50
+"""Ticks without a call before the guardian sleeps. To wake it costs the owner a message, 10 us."""
+_STACKS_SIZE: Final = 64 * 1024
+
+
+class TaskProcess:
+    """The guardian's record of one task process.
+
+    Attributes:
+        row: Its row in the table.
+        sock: A copy of its own end: verdicts go out on it, also when the process is dead.
+        owner_end: The other end, until the owner has it.
+        watch: What is known of the call that runs.
+        cause: Why it is being ended; empty while it is not.
+    """
+
+    def __init__(self, row: int, pid: int, sock: socket.socket, stacks_fd: int) -> None:
+        self.row = row
+        self.pid = pid
+        self.sock = sock
+        self.stacks_fd = stacks_fd
+        self.watch: Watch | None = None
+        self.cause = ""
+        self.stacks_until = math.inf
+        self.stacks_size = 0
+        self.killed_at = math.inf
+        self.dead = False
+        self.released = False
+        self.verdict: bytes | None = None
+
+    def stacks(self) -> str:
+        """The Python stacks that it has written, as text."""
+        return os.pread(self.stacks_fd, _STACKS_SIZE, 0).decode(errors="replace")
+
+    def close(self) -> None:
+        """Let go of its files."""
+        self.sock.close()
+        os.close(self.stacks_fd)
+
+
+class GuardianProcess:
+    """The guardian's loop.
+
+    Args:
+        control: Its socket with the owner.
+        table: The table that both have.
+    """
+
+    def __init__(self, control: socket.socket, table: Slots) -> None:
+        self._control = control
+        self._receiver = wire.Receiver(control)
+        self._slots = table
+        self._by_row: dict[int, TaskProcess] = {}
+        self._by_pid: dict[int, TaskProcess] = {}
+        self._free_rows = list(range(slots.ROWS - 1, 0, -1))
+        self._spare: tuple[TaskProcess, socket.socket] | None = None
+        self._idle_ticks = 0
+        self._reaper = os.getppid()
+        # SIGCHLD must end the poll: its handler writes to this socket.
+        self._woken, self._wake = socket.socketpair()
+        self._woken.setblocking(False)
+        self._wake.setblocking(False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.set_wakeup_fd(self._wake.fileno(), warn_on_full_buffer=False)
+        self._poll = select.poll()
+        self._poll.register(control, select.POLLIN)
+        self._poll.register(self._woken, select.POLLIN)
+        gc.freeze()  # what exists by now stays in pages that the children share
+
+    def run(self) -> None:
+        """Watch, until the owner or the reaper is gone."""
+        try:
+            while os.getppid() == self._reaper and self._step():
+                pass
+        finally:
+            signal.set_wakeup_fd(-1)
+
+    def _step(self) -> bool:
+        """Wait for something to happen, and act on it. False when the owner is gone."""
+        if self._spare is None and self._by_row:
+            self._spare = self._fork()
+        ready = {fd for fd, _ in self._poll.poll(self._patience_ms())}
+        if self._woken.fileno() in ready:
+            self._woken.recv(4096)
+        for pid, (status, used) in collect_ended().items():
+            self._bury(pid, status, used)
+        if self._control.fileno() in ready and not self._take_message():
+            return False
+        self._look(time.monotonic())
+        return True
+
+    def _patience_ms(self) -> float:
+        """How long to wait for something to happen, at most."""
+        if self._idle_ticks > _IDLE_TICKS:
+            if self._slots.asleep:
+                return 1000  # as often as the reaper is looked after
+            # The owner may be starting a call, and have seen that we are awake: look once more.
+            self._slots.asleep = True
+            return _TICK_S * 1000
+        wait = _TICK_S
+        now = time.monotonic()
+        for process in self._by_row.values():
+            if process.cause and not process.dead:
+                wait = min(wait, _STACKS_POLL_S)
+            elif process.watch is not None:
+                wait = min(wait, max(process.watch.wall_deadline - now, 0))
+        return wait * 1000
+
+    # -- what the owner asks for -----------------------------------------------------------
+
+    def _take_message(self) -> bool:
+        """Do what one message says. False when the owner is gone."""
+        message = self._receiver.receive()
+        if message is None:
+            return False
+        kind, row, body = message
+        if kind == messages.SPAWN:
+            self._hand_out()
+        elif kind == messages.WAKE:
+            self._slots.asleep = False
+            self._idle_ticks = 0
+        elif kind == messages.END:
+            self._release(self._by_row[row])
+        elif kind == messages.CANCEL:
+            (number,) = struct.unpack("=Q", body)
+            self._end_if_running(self._by_row[row], number, "cancelled")
+        return True
+
+    def _hand_out(self) -> None:
+        """Give the owner a task process."""
+        spare = self._spare or self._fork()
+        self._spare = None
+        if spare is None:
+            wire.send(self._control, messages.REFUSED, 0)
+            return
+        process, owner_end = spare
+        self._by_row[process.row] = process
+        body = struct.pack("=Q", process.pid)
+        wire.send_fd(self._control, messages.SPAWNED, process.row, body, owner_end.fileno())
+        owner_end.close()
+
+    def _fork(self) -> tuple[TaskProcess, socket.socket] | None:
+        """Start a task process; None where the system, or the table, has room for no more."""
+        if not self._free_rows:
+            return None
+        owner_end, own_end = wire.pair()
+        stacks_fd = os.memfd_create("dask-limits-stacks", os.MFD_CLOEXEC)
+        try:
+            pid = os.fork()
+        except OSError:
+            owner_end.close()
+            own_end.close()
+            os.close(stacks_fd)
+            return None
+        if pid == 0:
+            self._slots.close()
+            task_process.run(own_end.fileno(), stacks_fd)
+        row = self._free_rows.pop()
+        self._slots.clear(row)
+        process = self._by_pid[pid] = TaskProcess(row, pid, own_end, stacks_fd)
+        return process, owner_end
+
+    def _release(self, process: TaskProcess) -> None:
+        """The owner has no more use for this process: only now may another have its row."""
+        process.released = True
+        if process.dead:
+            self._forget(process)
+        elif not process.cause:
+            self._kill(process, "released")
+
+    def _forget(self, process: TaskProcess) -> None:
+        del self._by_row[process.row]
+        self._free_rows.append(process.row)
+        process.close()
+
+    # -- watching --------------------------------------------------------------------------
+
+    def _look(self, now: float) -> None:
+        """Take every task process one step on."""
+        busy = False
+        for process in list(self._by_row.values()):
+            if process.cause or process.dead:
+                busy |= not process.dead
+                self._go_on_ending(process, now)
+                continue
+            number = self._slots.get(process.row, slots.CALL)
+            if number == 0:
+                process.watch = None
+                continue
+            busy = True
+            watch = self._watch(process, number)
+            breached = watch.look(now)
+            if breached:
+                self._end_if_running(process, number, breached)
+        if busy:
+            self._idle_ticks = 0
+            self._slots.asleep = False
+        else:
+            self._idle_ticks += 1
+
+    def _watch(self, process: TaskProcess, number: int) -> Watch:
+        if process.watch is None or process.watch.number != number:
+            process.watch = Watch(self._slots, process.row, process.pid, number)
+        return process.watch
+
+    def _end_if_running(self, process: TaskProcess, number: int, cause: str) -> None:
+        """Begin to end a process, unless the call that is at fault is over already.
+
+        The call may end at any moment and another one start in the same process. So we write
+        first that the process is condemned, then look what it runs; the owner clears first what
+        it runs, then looks whether the process is condemned, and if so runs nothing more in it.
+        """
+        if process.cause or process.dead:
+            return
+        self._slots.put(process.row, slots.CONDEMNED, number)
+        if self._slots.get(process.row, slots.CALL) != number:
+            return  # and the owner lets go of the process
+        self._watch(process, number)
+        process.cause = cause
+        process.stacks_until = time.monotonic() + _STACKS_WAIT_S
+        proctree.send_signal(process.pid, signal.SIGCONT)  # a stopped process writes nothing
+        proctree.send_signal(process.pid, task_process.STACKS_SIGNAL)
+
+    # -- ending ----------------------------------------------------------------------------
+
+    def _go_on_ending(self, process: TaskProcess, now: float) -> None:
+        if process.dead:
+            self._deliver(process)
+        elif process.killed_at == math.inf:
+            size = os.fstat(process.stacks_fd).st_size
+            if (size and size == process.stacks_size) or now > process.stacks_until:
+                self._kill(process, process.cause)
+            process.stacks_size = size
+        elif now > process.killed_at + _KILL_WAIT_S and process.verdict is None:
+            self._judge(process, None, None)
+            self._deliver(process)
+
+    def _kill(self, process: TaskProcess, cause: str) -> None:
+        process.cause = cause
+        process.killed_at = time.monotonic()
+        proctree.kill_tree(process.pid)
+
+    def _bury(self, pid: int, status: int, used: resource.struct_rusage) -> None:
+        """A child has ended: end what it left behind, and tell the owner if a call ran in it."""
+        process = self._by_pid.pop(pid, None)
+        if process is None:
+            return  # an orphan of a call
+        self._end_orphans()
+        process.dead = True
+        if self._spare is not None and self._spare[0] is process:
+            self._spare[1].close()
+            self._spare = None
+            self._by_row[process.row] = process
+            self._forget(process)
+            return
+        number = self._slots.get(process.row, slots.CALL)
+        if number and process.verdict is None:
+            self._watch(process, number)
+            self._judge(process, status, used)
+        # An owner that is still sending must not wait for a reader.
+        process.sock.shutdown(socket.SHUT_RD if process.verdict else socket.SHUT_RDWR)
+        self._deliver(process)
+        if process.released:
+            self._forget(process)
+
+    def _end_orphans(self) -> None:
+        """End what calls had started: whatever detaches becomes our child when they end."""
+        for _ in range(1000):
+            orphans = [p for p in proctree.children_of(os.getpid()) if p not in self._by_pid]
+            if not orphans:
+                return
+            for pid in orphans:
+                proctree.kill_tree(pid)
+                try:
+                    os.waitpid(pid, os.WNOHANG)
+                except ChildProcessError:
+                    pass
+
+    def _judge(
+        self, process: TaskProcess, status: int | None, used: resource.struct_rusage | None
+    ) -> None:
+        assert process.watch is not None
+        verdict = process.watch.verdict(
+            process.cause or "died",
+            None if status is None else os.waitstatus_to_exitcode(status),
+            used,
+            process.stacks(),
+        )
+        process.verdict = pickle.dumps(verdict)
+
+    def _deliver(self, process: TaskProcess) -> None:
+        """Send the verdict, as soon as there is room for it between owner and process."""
+        if not process.verdict or process.watch is None:
+            return
+        try:
+            number = process.watch.number
+            wire.send(process.sock, messages.VERDICT, number, process.verdict, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return
+        except OSError:
+            pass  # the owner has given up on this call
+        process.verdict = b""
+
+
+def collect_ended() -> dict[int, tuple[int, resource.struct_rusage]]:
+    """Wait for those children that have ended: wait status and resources used, by pid."""
+    ended: dict[int, tuple[int, resource.struct_rusage]] = {}
+    while True:
+        try:
+            pid, status, used = os.wait4(-1, os.WNOHANG)
+        except ChildProcessError:
+            return ended
+        if pid == 0:
+            return ended
+        ended[pid] = status, used

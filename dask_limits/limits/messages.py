@@ -1,0 +1,69 @@
+"""What an owner, its guardian and its task processes say to each other."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from typing import Final
+
+# From the owner to a task process, each with the number of the call.
+SETTING: Final = 1  # pickled Setting, for this call and those that follow
+REQUEST: Final = 2  # pickled (function, args, kwargs)
+
+# From a task process to its owner: the account, then what came out, pickled.
+RETURNED: Final = 3  # the value
+RAISED: Final = 4  # (exception, text of its traceback)
+EXITED: Final = 5  # the argument of SystemExit
+UNPICKLABLE: Final = 6  # (part, description, text of the traceback)
+
+# From the guardian to the owner, on the socket of a task process.
+VERDICT: Final = 7  # pickled Verdict
+
+# From the owner to the guardian; the number is a row of the table.
+SPAWN: Final = 10  # answered with SPAWNED and a file descriptor
+END: Final = 11  # end this process; nobody waits for it
+CANCEL: Final = 12  # end it if it still runs the call in the body, and give a verdict
+WAKE: Final = 13
+
+# From the guardian to the owner.
+SPAWNED: Final = 14  # the number is the row; the body is the pid
+REFUSED: Final = 15  # the body says why
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a task process takes over from its owner, where functions are looked up."""
+
+    path: list[str]
+    directory: str
+
+
+ACCOUNT: Final = struct.Struct("=dddQB")
+"""Of a call that came to its end: wall seconds, CPU seconds, CPU seconds of all children that its
+process has ever waited for, peak bytes, and whether it has left something behind."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How a call's process came to its end, by the guardian's own observation.
+
+    Attributes:
+        cause: The limit that was breached ("memory", "cpu_time", "wall_time", "num_processes"),
+            "cancelled", or "died": it was not the guardian who ended it.
+        status: As `os.waitstatus_to_exitcode` gives it; None if it could not be ended.
+        wall_time: Seconds.
+        cpu_time: Seconds, of the whole tree.
+        peak_memory: Bytes, of the whole tree.
+        peak_processes: Most at one time.
+        system_memory: Whether the kernel has killed a process for want of memory meanwhile.
+        stacks: Python stacks of its threads, as text.
+    """
+
+    cause: str
+    status: int | None
+    wall_time: float
+    cpu_time: float
+    peak_memory: int
+    peak_processes: int
+    system_memory: bool
+    stacks: str

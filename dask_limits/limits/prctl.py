@@ -1,0 +1,34 @@
+"""The three things of prctl(2) that we need."""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Final
+
+_PR_SET_PDEATHSIG: Final = 1
+_PR_SET_NAME: Final = 15
+_PR_SET_CHILD_SUBREAPER: Final = 36
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def become_subreaper() -> None:
+    """Be the new parent of each descendant that loses its own, however it detached."""
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def die_with_parent(signal: int) -> None:
+    """Get this signal when the thread that forked us ends."""
+    _prctl(_PR_SET_PDEATHSIG, signal)
+
+
+def set_name(name: str) -> None:
+    """Be shown under this name (15 bytes at most) by ps and top."""
+    _prctl(_PR_SET_NAME, name.encode())
+
+
+def _prctl(option: int, value: int | bytes) -> None:
+    argument = ctypes.c_char_p(value) if isinstance(value, bytes) else ctypes.c_ulong(value)
+    if _libc.prctl(option, argument, 0, 0, 0) != 0:
+        error = ctypes.get_errno()
+        raise OSError(error, f"prctl option {option}")

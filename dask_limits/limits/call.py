@@ -41,6 +41,7 @@ class LimitedCall(Generic[P, R]):
         return name_of(self.fn)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run one call to its end, and return what it returns or raise what it raises."""
         return self.run(*args, **kwargs).result()
 
     def run(self, *args: P.args, **kwargs: P.kwargs) -> Outcome[R]:

@@ -62,6 +62,7 @@ class TaskProcess:
         self.dead = False
         self.released = False
         self.verdict: bytes | None = None
+        self.hung_up = False
 
     def stacks(self) -> str:
         """The Python stacks that it has written, as text."""
@@ -292,8 +293,7 @@ class GuardianProcess:
         if number and process.verdict is None:
             self._watch(process, number)
             self._judge(process, status, used)
-        # An owner that is still sending must not wait for a reader.
-        process.sock.shutdown(socket.SHUT_RD if process.verdict else socket.SHUT_RDWR)
+        process.sock.shutdown(socket.SHUT_RD)  # an owner that still sends is not to wait for ever
         self._deliver(process)
         if process.released:
             self._forget(process)

@@ -119,6 +119,6 @@ class Lease:
 
 def _directory() -> str:
     try:
-        return os.getcwd()  # noqa: PTH109 - Path.cwd() costs ten times as much
+        return os.getcwd()  # Path.cwd() costs ten times as much
     except OSError:  # it has been removed
         return "/"

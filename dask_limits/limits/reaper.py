@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import sys
 import time
 from typing import NoReturn
 
@@ -28,6 +29,7 @@ def main(control_fd: int, slots_fd: int) -> NoReturn:
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # they are for the owner; we end when it does
+    del sys.argv[1:]  # for us, not for the functions that will run here
     owner = os.getppid()
     prctl.become_subreaper()
     guardian = os.fork()

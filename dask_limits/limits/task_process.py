@@ -191,7 +191,7 @@ def _max_resident() -> int:
 
 def _resident() -> int:
     try:
-        with open("/proc/self/statm", "rb") as file:  # noqa: PTH123
+        with open("/proc/self/statm", "rb") as file:
             return int(file.read().split()[1]) * resource.getpagesize()
     except OSError:  # no files left to open
         return 0

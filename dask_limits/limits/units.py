@@ -95,16 +95,15 @@ def _number(
     value: object, units: dict[str, float] | dict[str, int], name: str, forms: str
 ) -> float:
     """A plain number, or a (number, unit) pair, in base units."""
-    factor: float = 1
     number: Any = value
+    unit = None
     if isinstance(value, tuple | list):
         if len(value) != 2 or not isinstance(value[1], str):
             raise TypeError(f"{name}={value!r} is not a (number, unit) pair. Use {forms}.")
         number, unit = value
-        factor = _factor(unit, units, value, name, forms)
     if isinstance(number, bool) or not isinstance(number, Real):
         raise TypeError(f"{name}={value!r} is a {type(number).__name__}. Use {forms}.")
-    return float(number) * factor
+    return float(number) * (1 if unit is None else _factor(unit, units, value, name, forms))
 
 
 def _split(

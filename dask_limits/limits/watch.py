@@ -146,7 +146,7 @@ class Watch:
 def _oom_kills() -> int:
     """How many processes the kernel has killed for want of memory since the machine started."""
     try:
-        with open("/proc/vmstat", "rb") as file:  # noqa: PTH123
+        with open("/proc/vmstat", "rb") as file:
             for line in file:
                 if line.startswith(b"oom_kill "):
                     return int(line.split()[1])

@@ -1,0 +1,42 @@
+# The commands that people and CI share. `make demo` and `make test` need only make and Python 3.11+.
+
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: demo test lint format bench clean
+.DELETE_ON_ERROR:
+
+demo: .venv/demo  ## Run a limited search on a Dask cluster on this machine
+	$(BIN)/dask-limits search --executor dask --trials 20 --trial-memory 300MiB --trial-wall-time 5s --out results/
+
+test: .venv/test  ## Run the whole test suite
+	$(BIN)/python -m pytest
+
+lint: .venv/test  ## What ruff and mypy have to say
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: .venv/test  ## Put the code into its usual form
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: .venv/test  ## Measure, beside other libraries
+	for program in benchmarks/bench_*.py; do $(BIN)/python $$program || exit 1; done
+
+clean:  ## Remove what the other commands have made
+	rm -rf .venv results .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+.venv/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "dask_limits needs Python 3.11 or newer; name one with: make PYTHON=python3.11 ...")'
+	$(PYTHON) -m venv .venv
+	touch $@
+
+.venv/demo: .venv/python pyproject.toml constraints.txt
+	$(INSTALL) --editable '.[search]'
+	touch $@
+
+.venv/test: .venv/python pyproject.toml constraints.txt
+	$(INSTALL) --editable '.[test]'
+	touch $@ .venv/demo

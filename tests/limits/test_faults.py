@@ -1,0 +1,217 @@
+"""What happens when a process of ours is killed, at a bad moment."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from dask_limits import exceptions
+from dask_limits.limits import LimitedCall
+from dask_limits.limits.guardian import Guardian
+
+GONE_WITHIN_S = 2.0
+
+
+def wait_until(condition, seconds=10.0):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come to pass"
+        time.sleep(0.005)
+
+
+def start_call(guardian, marker: Path):
+    """Run, in a thread, a call that has started a detached grandchild; return when it has."""
+
+    def linger(path):
+        if os.fork() == 0:
+            os.setsid()
+            if os.fork() == 0:
+                Path(path).write_text(str(os.getpid()))
+                time.sleep(600)
+            os._exit(0)
+        os.wait()
+        time.sleep(600)
+
+    outcomes = []
+    thread = threading.Thread(
+        target=lambda: outcomes.append(guardian.run(LimitedCall(linger), (str(marker),), {}))
+    )
+    thread.start()
+    wait_until(lambda: marker.exists() and marker.read_text())
+    return thread, outcomes
+
+
+def processes_of(guardian):
+    """Reaper, guardian, task processes and whatever calls have started."""
+    reaper = psutil.Process(guardian._connection.pid)
+    return [reaper, *reaper.children(recursive=True)]
+
+
+def gone(processes):
+    return [p for p in processes if p.is_running() and p.status() != psutil.STATUS_ZOMBIE] == []
+
+
+@pytest.fixture
+def guardian():
+    with Guardian() as it:
+        yield it
+
+
+def test_when_the_guardian_is_killed_all_goes_and_the_caller_is_told(guardian, tmp_path):
+    thread, outcomes = start_call(guardian, tmp_path / "pid")
+    below = processes_of(guardian)
+    guardian_process = next(p for p in below if p.name() == "limits-guardian")
+    guardian_process.kill()
+    thread.join()
+    assert isinstance(outcomes[0].exception, exceptions.GuardianLostError)
+    wait_until(lambda: gone(below), GONE_WITHIN_S)
+    assert guardian.run(LimitedCall(abs), (-1,), {}).result() == 1
+
+
+def test_when_the_reaper_is_killed_all_goes_and_the_next_call_works(guardian, tmp_path):
+    thread, outcomes = start_call(guardian, tmp_path / "pid")
+    below = processes_of(guardian)
+    below[0].kill()
+    thread.join()
+    assert isinstance(outcomes[0].exception, exceptions.GuardianLostError)
+    wait_until(lambda: gone(below), GONE_WITHIN_S)
+    assert guardian.run(LimitedCall(abs), (-1,), {}).result() == 1
+
+
+def test_when_a_task_process_is_killed_its_call_is_told_so_and_its_children_go(guardian, tmp_path):
+    thread, outcomes = start_call(guardian, tmp_path / "pid")
+    grandchild = psutil.Process(int((tmp_path / "pid").read_text()))
+    os.kill(next(iter(guardian._connection)), signal.SIGKILL)
+    thread.join()
+    assert isinstance(outcomes[0].exception, exceptions.CrashError)
+    assert gone([grandchild])
+    assert guardian.run(LimitedCall(abs), (-1,), {}).result() == 1
+
+
+def test_when_an_idle_task_process_is_killed_the_next_call_just_works(guardian):
+    for _ in range(20):
+        pid = guardian.run(LimitedCall(os.getpid), (), {}).result()
+        os.kill(pid, signal.SIGKILL)
+        outcome = guardian.run(LimitedCall(abs), (-1,), {})
+        # Killed while idle, or in the instant in which it was handed the call: both can be.
+        assert outcome.ok or isinstance(outcome.exception, exceptions.CrashError)
+        assert guardian.run(LimitedCall(abs), (-1,), {}).result() == 1
+
+
+def test_when_an_idle_guardian_is_killed_the_next_call_just_works(guardian):
+    for _ in range(3):
+        assert guardian.run(LimitedCall(abs), (-1,), {}).result() == 1
+        below = processes_of(guardian)
+        next(p for p in below if p.name() == "limits-guardian").kill()
+        wait_until(lambda below=below: gone(below), GONE_WITHIN_S)
+        assert guardian.run(LimitedCall(abs), (-1,), {}).result() == 1
+
+
+@pytest.mark.parametrize("forked", [False, True], ids=["alone", "with a fork that lives on"])
+def test_when_the_owner_is_killed_all_goes(tmp_path, forked):
+    script = textwrap.dedent(
+        f"""
+        import os, time
+        from dask_limits.limits import limit
+        def linger():
+            if os.fork() == 0:
+                os.setsid()
+                if os.fork() == 0:
+                    time.sleep(600)
+                os._exit(0)
+            os.wait()
+            time.sleep(600)
+        limit(abs, wall_time=600)(1)
+        if {forked} and os.fork() == 0:
+            time.sleep(600)
+        limit(linger, wall_time=600)()
+        """
+    )
+    owner = psutil.Popen([sys.executable, "-c", script], cwd=tmp_path)
+    expected = 6 + forked  # reaper, guardian, two task processes, grandchild, (owner's fork)
+    wait_until(lambda: len(owner.children(recursive=True)) >= expected - 1)
+    wait_until(lambda: any(p.name() == "limits-task" for p in owner.children(recursive=True)))
+    time.sleep(0.2)
+    below = owner.children(recursive=True)
+    own_fork = [p for p in owner.children() if p.name() != "limits-reaper"]
+    owner.kill()
+    owner.wait()
+    try:
+        wait_until(lambda: gone([p for p in below if p not in own_fork]), GONE_WITHIN_S)
+    finally:
+        for process in own_fork:
+            process.kill()
+
+
+def test_the_reaper_and_the_guardian_outlive_ctrl_c_and_sigterm(guardian):
+    assert guardian.run(LimitedCall(abs), (-1,), {}).ok
+    below = processes_of(guardian)
+    for process in below[:2]:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            process.send_signal(number)
+    assert guardian.run(LimitedCall(os.getppid), (), {}).result() == below[1].pid
+
+
+def test_ctrl_c_in_the_owner_ends_the_call_that_it_waits_for(tmp_path):
+    script = textwrap.dedent(
+        """
+        import time, psutil
+        from dask_limits.limits import limit
+        try:
+            limit(time.sleep, wall_time=600)(599)
+        except KeyboardInterrupt:
+            print("interrupted", flush=True)
+        """
+    )
+    owner = psutil.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE)
+    wait_until(lambda: any(p.name() == "limits-task" for p in owner.children(recursive=True)))
+    time.sleep(0.2)
+    below = owner.children(recursive=True)
+    owner.send_signal(signal.SIGINT)
+    out, _ = owner.communicate(timeout=20)
+    assert b"interrupted" in out
+    assert gone(below)
+
+
+def test_a_fork_of_the_owner_gets_a_guardian_of_its_own(guardian):
+    pid = guardian.run(LimitedCall(os.getpid), (), {}).result()
+    child = os.fork()
+    if child == 0:
+        try:
+            other = guardian.run(LimitedCall(os.getpid), (), {}).result()
+            guardian.close()
+            os._exit(0 if other != pid else 1)
+        finally:
+            os._exit(2)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert guardian.run(LimitedCall(os.getpid), (), {}).result() == pid
+
+
+def test_a_thousand_calls_and_many_breaches_leak_no_file_and_no_process(guardian):
+    call = LimitedCall(abs)
+    guardian.run(call, (1,), {})
+
+    def count():
+        return len(psutil.Process().open_files()), psutil.Process().num_fds()
+
+    for _ in range(10):
+        guardian.run(LimitedCall(os._exit), (1,), {})
+    guardian.run(call, (1,), {})
+    before = count()
+    guardian_process = psutil.Process(guardian._connection.pid).children()[0]
+    wait_until(lambda: len(guardian_process.children()) == 2)
+    guardian_before = guardian_process.num_fds()
+    for _ in range(50):
+        guardian.run(LimitedCall(os._exit), (1,), {})
+        for _ in range(20):
+            guardian.run(call, (1,), {})
+    assert count() == before
+    wait_until(lambda: len(guardian_process.children()) == 2)
+    assert guardian_process.num_fds() == guardian_before

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
 import socket
 import struct
 import subprocess
@@ -50,6 +51,7 @@ class Connection:
                 pass_fds=fds,
                 start_new_session=True,  # Ctrl-C in a terminal is for the owner alone
             )
+        os.close(self.slots.fd)  # the mapping has a file of its own, and closes that with itself
 
     @property
     def closed(self) -> bool:
@@ -66,16 +68,23 @@ class Connection:
         except OSError:
             return True
 
-    def acquire(self) -> Lease:
+    def acquire(self, memory: int | None) -> Lease:
         """A task process that runs nothing: one that has run before, or a new one.
+
+        Args:
+            memory: The memory limit of the call that is to run, bytes. A process that holds more
+                than half of that from earlier calls is not fit for it, and is ended.
 
         Raises:
             ConnectionError: when the guardian is gone.
             BlockingIOError: when the system has no room for another process.
         """
         with self._lock:
-            if self._idle:
-                return self._idle.pop()
+            while self._idle:
+                lease = self._idle.pop()
+                if memory is None or 2 * lease.resident() <= memory:
+                    return lease
+                self._end(lease)
             wire.send(self._control, messages.SPAWN, 0)
             kind, row, body, fd = wire.receive_fd(self._control)
             if kind == messages.REFUSED or fd is None:
@@ -93,8 +102,12 @@ class Connection:
     def end(self, lease: Lease) -> None:
         """End a task process and everything below it, and wait for nothing."""
         with self._lock:
-            self._leases.discard(lease)
-            self._tell(messages.END, lease.row)
+            self._end(lease)
+
+    def _end(self, lease: Lease) -> None:
+        lease.close()
+        self._leases.discard(lease)
+        self._tell(messages.END, lease.row)
 
     def cancel(self, row: int, number: int) -> None:
         """End the task process of this row if it still runs this call."""

@@ -81,7 +81,7 @@ class Guardian:
         while True:
             if cancel.cancelled:
                 return endings.cancelled(call)
-            lease = connection.acquire()
+            lease = connection.acquire(call.limits.memory)
             try:
                 outcome = self._run_in(lease, connection, call, request, cancel)
             except BaseException:  # Ctrl-C: nobody waits for this call any more

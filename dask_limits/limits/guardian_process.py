@@ -63,6 +63,7 @@ class TaskProcess:
         self.released = False
         self.verdict: bytes | None = None
         self.hung_up = False
+        self.hung_up = False
 
     def stacks(self) -> str:
         """The Python stacks that it has written, as text."""
@@ -155,11 +156,13 @@ class GuardianProcess:
         elif kind == messages.WAKE:
             self._slots.asleep = False
             self._idle_ticks = 0
+        elif (process := self._by_row.get(row)) is None:
+            pass  # to be cancelled, and over and released before that was said
         elif kind == messages.END:
-            self._release(self._by_row[row])
+            self._release(process)
         elif kind == messages.CANCEL:
             (number,) = struct.unpack("=Q", body)
-            self._end_if_running(self._by_row[row], number, "cancelled")
+            self._end_if_running(process, number, "cancelled")
         return True
 
     def _hand_out(self) -> None:
@@ -324,17 +327,21 @@ class GuardianProcess:
         process.verdict = pickle.dumps(verdict)
 
     def _deliver(self, process: TaskProcess) -> None:
-        """Send the verdict, as soon as there is room for it between owner and process."""
-        if not process.verdict or process.watch is None:
+        """Send the verdict, if any, as soon as the owner has made room for it; then hang up."""
+        if process.hung_up:
             return
         try:
-            number = process.watch.number
-            wire.send(process.sock, messages.VERDICT, number, process.verdict, socket.MSG_DONTWAIT)
+            if process.verdict is not None and process.watch is not None:
+                number = process.watch.number
+                wire.send(
+                    process.sock, messages.VERDICT, number, process.verdict, socket.MSG_DONTWAIT
+                )
+            process.sock.shutdown(socket.SHUT_RDWR)
         except BlockingIOError:
             return
         except OSError:
             pass  # the owner has given up on this call
-        process.verdict = b""
+        process.hung_up = True
 
 
 def collect_ended() -> dict[int, tuple[int, resource.struct_rusage]]:

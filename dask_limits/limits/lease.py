@@ -109,8 +109,12 @@ class Lease:
     def drop(self) -> None:
         """End the process, whatever it does."""
         self._slots.put(self.row, slots.CALL, 0)
-        self.close()
         self._connection.end(self)
+
+    def resident(self) -> int:
+        """Bytes of resident memory that the process holds now."""
+        process = proctree.read_process(self.pid)
+        return 0 if process is None else process.resident
 
     def close(self) -> None:
         """Close the socket with the process."""

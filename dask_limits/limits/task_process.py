@@ -85,8 +85,9 @@ def serve(sock: socket.socket) -> None:
             peak_now if peak_now > peak_before else _resident(),
             _leaves_something(),
         )
-        peak_before = peak_now
         wire.send(sock, kind, number, account + answer)
+        del message, body, answer  # may be large, and must not count against the next call
+        peak_before = _max_resident()
 
 
 def _take_over(setting: messages.Setting) -> None:

@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from dask_limits import exceptions
-from dask_limits.limits import LimitedCall
+from dask_limits.limits import CancelToken, LimitedCall
 from dask_limits.limits.guardian import Guardian
 
 GONE_WITHIN_S = 2.0
@@ -103,6 +103,32 @@ def test_when_an_idle_task_process_is_killed_the_next_call_just_works(guardian):
         # Killed while idle, or in the instant in which it was handed the call: both can be.
         assert outcome.ok or isinstance(outcome.exception, exceptions.CrashError)
         assert guardian.run(LimitedCall(abs), (-1,), {}).result() == 1
+
+
+def test_when_a_task_process_has_been_gone_for_long_the_next_call_just_works(guardian):
+    process = psutil.Process(guardian.run(LimitedCall(os.getpid), (), {}).result())
+    process.kill()
+    wait_until(lambda: not process.is_running())  # the guardian has waited for it
+    assert guardian.run(LimitedCall(abs), (-1,), {}).result() == 1
+
+
+def test_a_cancel_that_comes_when_its_process_has_ended_harms_nobody(guardian):
+    bystander = []
+    thread = threading.Thread(
+        target=lambda: bystander.append(guardian.run(LimitedCall(time.sleep), (1.5,), {}))
+    )
+    thread.start()
+    for n in range(150):
+        token = CancelToken()
+        exiting = threading.Thread(
+            target=lambda token=token: guardian.run(LimitedCall(os._exit), (3,), {}, cancel=token)
+        )
+        exiting.start()
+        time.sleep(n % 30 * 0.0001)  # anywhere within the 3 ms that such a call takes
+        token.cancel()
+        exiting.join()
+    thread.join()
+    assert bystander[0].ok
 
 
 def test_when_an_idle_guardian_is_killed_the_next_call_just_works(guardian):

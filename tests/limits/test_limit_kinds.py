@@ -111,9 +111,16 @@ def ours():
     return psutil.Process().children(recursive=True)
 
 
+def is_stray(process):
+    try:
+        return process.name() == "sleep" or "while True" in " ".join(process.cmdline())
+    except psutil.NoSuchProcess:  # gone by now, or a zombie
+        return False
+
+
 def strays():
     """Processes that a call has started and that still are there."""
-    return [p for p in ours() if p.name() in ("sleep",) or "while True" in " ".join(p.cmdline())]
+    return [p for p in ours() if is_stray(p)]
 
 
 def test_a_call_within_its_limit_returns(kind):
@@ -163,6 +170,27 @@ def test_an_uncaught_breach_leaves_no_process_behind(kind):
     limit(kind.over, **kind.limits).run()
     guardian.close()
     assert {p.pid for p in ours()} - before == set()
+
+
+@pytest.mark.parametrize(
+    "greedy",
+    [
+        lambda: bytes(200_000_000),
+        lambda: len(b"x" * 200_000_000),
+        lambda: setattr(__import__("builtins"), "_kept", b"x" * 200_000_000),
+    ],
+    ids=["a large result", "large while it ran", "a cache that stays"],
+)
+def test_memory_of_one_call_does_not_count_against_the_next(greedy):
+    assert limit(greedy, memory="1 GiB").run().ok
+    after = limit(time.sleep, memory="100 MiB").run(0.05)
+    assert after.ok
+    assert after.usage.peak_memory < 100 * 2**20
+
+
+def test_a_large_argument_does_not_count_against_the_next_call():
+    assert limit(len, wall_time=30)(bytes(200_000_000)) == 200_000_000
+    assert limit(time.sleep, memory="100 MiB").run(0.05).ok
 
 
 def test_reserving_address_space_is_free():

@@ -162,6 +162,17 @@ class ExitError(CallError):
 
     exit_code: int = 0
 
+    @classmethod
+    def of(cls, call: str, exit_code: int) -> ExitError:
+        """The error of a call of this name that ended with this exit status."""
+        error = cls(
+            f"{call}() ended its process with exit code {exit_code} instead of returning"
+            " (sys.exit or os._exit)",
+            call=call,
+        )
+        error.exit_code = exit_code
+        return error
+
 
 class GuardianLostError(CallError):
     """The process that watched over a call was killed, and the call with it."""

@@ -8,11 +8,13 @@ import struct
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 
-from dask_limits.limits import messages, wire
+from dask_limits.limits import messages, slots, wire
 from dask_limits.limits.lease import Lease
-from dask_limits.limits.slots import Slots
+from dask_limits.limits.surroundings import Setting
+from dask_limits.limits.table import Table
 
 _PROGRAM = (
     "import sys; sys.path[:] = sys.argv[3:];"
@@ -36,22 +38,30 @@ class Connection:
     """
 
     def __init__(self) -> None:
-        self.slots = Slots()
         self.numbers = itertools.count(1)
         self._lock = threading.Lock()
         self._idle: list[Lease] = []
         self._leases: set[Lease] = set()
         self._closed = False
+        self._lost = False
         self._control, theirs = wire.pair()
-        with theirs:
-            fds = [theirs.fileno(), self.slots.fd]
+        slots_fd = wire.above_standard(os.memfd_create("dask-limits-slots", os.MFD_CLOEXEC))
+        self.slots = Table(slots.ROWS, slots_fd)
+        fds = [theirs.fileno(), slots_fd]
+        path = Setting.here().for_another_process().path
+        try:
             self._process = subprocess.Popen(
-                [sys.executable, "-c", _PROGRAM, *map(str, fds), *sys.path],
+                [sys.executable, "-c", _PROGRAM, *map(str, fds), *path],
                 stdin=subprocess.DEVNULL,
                 pass_fds=fds,
                 start_new_session=True,  # Ctrl-C in a terminal is for the owner alone
             )
-        os.close(self.slots.fd)  # the mapping has a file of its own, and closes that with itself
+        except BaseException:
+            self._control.close()
+            raise
+        finally:
+            theirs.close()
+            os.close(slots_fd)
 
     @property
     def closed(self) -> bool:
@@ -60,13 +70,35 @@ class Connection:
 
     @property
     def lost(self) -> bool:
-        """Whether the guardian is gone."""
+        """Whether the guardian has gone, and it was not its owner who closed it."""
+        if not self._lost and not self._closed:
+            try:
+                ended = not self._control.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                ended = False
+            except OSError:
+                ended = True
+            if ended and not self._closed:
+                self._lost = True  # and for good: another thread may close it at this moment
+        return self._lost
+
+    def wait_for_loss(self, seconds: float) -> bool:
+        """Give the guardian some time to go.
+
+        Returns:
+            Whether it has gone, and it was not its owner who closed it.
+        """
+        deadline = time.monotonic() + seconds
+        while not self.lost and not self._closed and time.monotonic() < deadline:
+            time.sleep(0.005)
+        return self.lost
+
+    def _has_news(self) -> bool:
+        """Whether the guardian has sent something that was not received yet."""
         try:
-            return not self._control.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
-        except BlockingIOError:
-            return False
+            return bool(self._control.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT))
         except OSError:
-            return True
+            return False
 
     def acquire(self, memory: int | None) -> Lease:
         """A task process that runs nothing: one that has run before, or a new one.
@@ -80,19 +112,30 @@ class Connection:
             BlockingIOError: when the system has no room for another process.
         """
         with self._lock:
+            if self._closed:
+                raise ConnectionError("the guardian was closed")
+            while not self._idle and self._has_news():
+                self._idle.append(self._take_over())  # asked for by one that Ctrl-C interrupted
             while self._idle:
                 lease = self._idle.pop()
-                if memory is None or 2 * lease.resident() <= memory:
+                if lease.has_room_for(memory):
                     return lease
                 self._end(lease)
             wire.send(self._control, messages.SPAWN, 0)
-            kind, row, body, fd = wire.receive_fd(self._control)
-            if kind == messages.REFUSED or fd is None:
-                raise BlockingIOError("the system has no room for another process")
-            (pid,) = struct.unpack("=Q", body)
-            lease = Lease(self, row, pid, socket.socket(fileno=fd))
-            self._leases.add(lease)
-            return lease
+            return self._take_over()
+
+    def _take_over(self) -> Lease:
+        """Receive a task process from the guardian."""
+        kind, row, body, fd = wire.receive_fd(self._control)
+        if kind == messages.REFUSED:
+            raise BlockingIOError(body.decode())
+        if fd is None:
+            self._tell(messages.END, row)
+            raise BlockingIOError("this process has too many open files to take over another")
+        (pid,) = struct.unpack("=Q", body)
+        lease = Lease(self, row, pid, wire.adopt(fd))
+        self._leases.add(lease)
+        return lease
 
     def give_back(self, lease: Lease) -> None:
         """Keep a task process for the next call."""

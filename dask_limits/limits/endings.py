@@ -26,13 +26,19 @@ from dask_limits.limits import messages
 from dask_limits.limits.call import LimitedCall
 from dask_limits.limits.lease import Lease
 from dask_limits.limits.limits import Limits
-from dask_limits.limits.messages import Verdict
+from dask_limits.limits.messages import Verdict, say
 from dask_limits.limits.outcome import Outcome, Usage
 from dask_limits.limits.units import format_bytes, format_seconds
 
 R = TypeVar("R")
 Call = LimitedCall[..., R]
 
+_ANSWERS: Final = {
+    messages.RETURNED,
+    messages.RAISED,
+    messages.EXITED,
+    messages.UNPICKLABLE,
+}
 _STACK_LINES: Final = 6
 """How many lines of a stack a message shows; the whole of it is an attribute."""
 _BREACHES: Final[dict[str, type[Breach]]] = {
@@ -55,6 +61,9 @@ def outcome(call: Call[R], lease: Lease, kind: int, body: memoryview) -> Outcome
     if kind == messages.VERDICT:
         lease.reusable = False
         return _by_verdict(call, pickle.loads(body))
+    if kind not in _ANSWERS or len(body) < messages.ACCOUNT.size:
+        lease.reusable = False
+        return broken(call)
     usage = _account(lease, body)
     result = _by_answer(call, usage, kind, body[messages.ACCOUNT.size :])
     breached = _breached(call.limits, usage)
@@ -67,13 +76,13 @@ def outcome(call: Call[R], lease: Lease, kind: int, body: memoryview) -> Outcome
 
 
 def _account(lease: Lease, body: memoryview) -> Usage:
-    wall_time, cpu_time, children, peak, leave = messages.ACCOUNT.unpack_from(body)
+    wall_time, cpu_time, children, peak = messages.ACCOUNT.unpack_from(body)
     lease.children_cpu_time = children
-    lease.reusable = not leave
-    seen_memory, seen_processes = lease.peaks()
+    lease.peak_memory = peak
+    seen_memory, seen_processes, seen_cpu_time = lease.seen()
     return Usage(
         wall_time=wall_time,
-        cpu_time=cpu_time,
+        cpu_time=max(cpu_time, seen_cpu_time),
         peak_memory=max(peak, seen_memory),
         num_processes=seen_processes,
     )
@@ -99,9 +108,11 @@ def _by_answer(call: Call[R], usage: Usage, kind: int, body: memoryview) -> Outc
     if kind == messages.RETURNED:
         try:
             return Outcome(value=pickle.loads(body), usage=usage)
-        except Exception as error:
+        except (KeyboardInterrupt, MemoryError):
+            raise
+        except BaseException as error:
             failure = CallPicklingError(
-                f"{call.name}(): its result cannot be rebuilt here: {_say(error)}"
+                f"{call.name}(): its result cannot be rebuilt here: {say(error)}"
             )
             failure.part = "result"
             return _failed(call, usage, failure, cause=error)
@@ -109,7 +120,7 @@ def _by_answer(call: Call[R], usage: Usage, kind: int, body: memoryview) -> Outc
         return _raised(call, usage, body)
     if kind == messages.EXITED:
         code = pickle.loads(body)
-        return _failed(call, usage, _exit_error(call, code))
+        return _failed(call, usage, ExitError.of(call.name, code))
     part, why, what, text = pickle.loads(body)
     failure = CallPicklingError(_PICKLING[part].format(call=call.name, why=why, what=what))
     failure.part = part
@@ -126,14 +137,23 @@ _PICKLING: Final = {
 def _raised(call: Call[R], usage: Usage, body: memoryview) -> Outcome[R]:
     try:
         error, text = pickle.loads(body)
-    except Exception as why:
+        error.__cause__ = RemoteTraceback(text)
+        return Outcome(exception=_exception(error), usage=usage)
+    except (KeyboardInterrupt, MemoryError):
+        raise
+    except BaseException as why:
         failure = CallPicklingError(
-            f"{call.name}() raised an exception that cannot be rebuilt here: {_say(why)}"
+            f"{call.name}() raised an exception that cannot be rebuilt here: {say(why)}"
         )
         failure.part = "exception"
         return _failed(call, usage, failure, cause=why)
-    error.__cause__ = RemoteTraceback(text)
-    return Outcome(exception=error, usage=usage)
+
+
+def _exception(thing: object) -> BaseException:
+    """What was raised; its `__reduce__` may have made something else of it."""
+    if not isinstance(thing, BaseException):
+        raise TypeError(f"it came as a {type(thing).__name__}")
+    return thing
 
 
 # -- what the guardian says ----------------------------------------------------------------
@@ -155,8 +175,10 @@ def _by_verdict(call: Call[R], verdict: Verdict) -> Outcome[R]:
             error.args = (f"{error} (its process does not die: it is in an uninterruptible sleep)",)
     elif verdict.cause == "cancelled":
         return cancelled(call, usage)
+    elif verdict.cause == "deaf":
+        return broken(call, usage)
     elif verdict.status is not None and verdict.status >= 0:
-        error = _exit_error(call, verdict.status)
+        error = ExitError.of(call.name, verdict.status)
     else:
         error = _crash_error(call, -(verdict.status or 0), verdict, usage, stacks)
     return _failed(call, usage, error, stacks=stacks)
@@ -182,15 +204,6 @@ def _figures(limit: str, usage: Usage, limits: Limits) -> tuple[str, str]:
     used = usage.wall_time if limit == "wall_time" else usage.cpu_time
     allowed = limits.wall_time if limit == "wall_time" else limits.cpu_time
     return f"took {format_seconds(used)}", format_seconds(allowed or 0.0)
-
-
-def _exit_error(call: Call[R], code: int) -> ExitError:
-    error = ExitError(
-        f"{call.name}() ended its process with exit code {code} instead of returning"
-        " (sys.exit or os._exit)"
-    )
-    error.exit_code = code
-    return error
 
 
 def _crash_error(
@@ -237,18 +250,21 @@ def guardian_lost(call: Call[R]) -> Outcome[R]:
     )
 
 
+def broken(call: Call[R], usage: Usage | None = None) -> Outcome[R]:
+    """A call that has spoiled the socket on which it was to answer."""
+    return _failed(
+        call,
+        usage,
+        CrashError(
+            f"{call.name}() was ended, and what it returned is lost, because it closed or wrote to"
+            " a file that is not its own: the socket of its process"
+        ),
+    )
+
+
 def refused(call: Call[R], why: str) -> Outcome[R]:
     """A call that was never started."""
     return _failed(call, None, CallError(f"{call.name}() could not be started: {why}"))
-
-
-def unpicklable_arguments(call: Call[R], why: Exception) -> Outcome[R]:
-    """A call that cannot be sent to a task process."""
-    failure = CallPicklingError(
-        f"{call.name}(): its function or arguments cannot be pickled: {_say(why)}"
-    )
-    failure.part = "arguments"
-    return _failed(call, None, failure, cause=why)
 
 
 def _failed(
@@ -268,10 +284,6 @@ def _failed(
 # -- words ---------------------------------------------------------------------------------
 
 
-def _say(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}"
-
-
 def _users_part(stacks: str) -> str:
     """Stacks without our own frames below the user's function."""
     lines = [line for line in stacks.splitlines() if not _OUR_FRAME.search(line)]
@@ -279,7 +291,8 @@ def _users_part(stacks: str) -> str:
 
 
 _OUR_FRAME: Final = re.compile(
-    r'File "[^"]*dask_limits/limits/(task_process|guardian_process|reaper)\.py"|File "<string>"'
+    r'File "([^"]*dask_limits/(limits/(task_process|guardian_process|reaper)|packed|worker)\.py'
+    r'|<string>)"'
 )
 
 

@@ -1,25 +1,27 @@
 from __future__ import annotations
 
 import atexit
+import functools
 import os
-import pickle
 import threading
 import weakref
 from typing import Any, Self, TypeVar
 
-import cloudpickle
-
-from dask_limits.limits import endings
+from dask_limits.limits import endings, messages, pickling
 from dask_limits.limits.call import LimitedCall
 from dask_limits.limits.cancel import CancelToken
 from dask_limits.limits.connection import Connection
 from dask_limits.limits.lease import Lease
-from dask_limits.limits.outcome import Outcome
+from dask_limits.limits.outcome import Outcome, Usage
 
 R = TypeVar("R")
 
 _MAX_STARTS = 3
 """A guardian that is killed is started again; one that cannot start is not tried for ever."""
+
+
+_LOSS_WAIT_S = 2.0
+"""A guardian that loses its reaper ends task processes first, and itself then."""
 
 
 class Guardian:
@@ -61,17 +63,21 @@ class Guardian:
         """
         cancel = cancel or CancelToken()
         try:
-            request = cloudpickle.dumps((call.fn, args, kwargs), pickle.HIGHEST_PROTOCOL)
+            request = pickling.dumps((call.fn, args, kwargs))
         except Exception as error:
-            return endings.unpicklable_arguments(call, error)
+            failure = pickling.unpicklable_arguments(call, args, kwargs, error)
+            return Outcome(exception=failure, usage=Usage(wall_time=0.0, cpu_time=0.0))
         for _ in range(_MAX_STARTS):
-            connection = self._connect()
+            try:
+                connection = self._connect()
+            except OSError as error:  # no room for another process, or file
+                return endings.refused(call, str(error))
             try:
                 return self._run_on(connection, call, request, cancel)
+            except ConnectionError:  # the guardian was killed, or closed, before the call began
+                self._disconnect(connection)
             except BlockingIOError as error:
                 return endings.refused(call, str(error))
-            except ConnectionError:  # the guardian was killed before the call began
-                continue
         return endings.refused(call, "the guardian process ends as soon as it is started")
 
     def _run_on(
@@ -102,26 +108,39 @@ class Guardian:
         request: bytes,
         cancel: CancelToken,
     ) -> Outcome[R] | None:
-        """Run a call in this task process. None if the process was dead before."""
-        taken = lease.begin(call.limits, request)
-        if not cancel.on_cancel(lease.cancel):
-            lease.cancel()
+        """Run a call in this task process. None if that was dead before the call could begin."""
+        if not lease.begin(call.limits, request):
+            return None
+        end = functools.partial(connection.cancel, lease.row, lease.number)
+        if not cancel.on_cancel(end):
+            end()
         message = lease.wait()
         if message is not None:
-            return endings.outcome(call, lease, *message)
+            kind, body = message
+            if kind == messages.UNBEGUN:
+                return None
+            return endings.outcome(call, lease, kind, body)
+        lease.reusable = False
+        if connection.wait_for_loss(_LOSS_WAIT_S):
+            self._disconnect(connection)
+            return endings.guardian_lost(call)
         if connection.closed:
             return endings.cancelled(call)
-        if taken and connection.lost:
-            return endings.guardian_lost(call)
-        return None
+        return endings.broken(call)
 
     def _connect(self) -> Connection:
         with self._lock:
-            if self._connection is None or self._connection.lost:
-                if self._connection is not None:
-                    self._connection.close()
+            if self._connection is None:
                 self._connection = Connection()
             return self._connection
+
+    def _disconnect(self, connection: Connection) -> None:
+        """Let go of a guardian that is lost."""
+        with self._lock:
+            if self._connection is connection:
+                self._connection = None
+        if connection.lost:
+            connection.close()
 
     def close(self) -> None:
         """End the guardian and every process below it; calls that run end as cancelled."""

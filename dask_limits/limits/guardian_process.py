@@ -10,6 +10,7 @@ So a task process is ended in steps, each taken when the loop comes by:
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import math
 import os
@@ -20,10 +21,11 @@ import signal
 import socket
 import struct
 import time
+import traceback
 from typing import Final
 
-from dask_limits.limits import messages, proctree, slots, task_process, wire
-from dask_limits.limits.slots import Slots
+from dask_limits.limits import messages, notes, proctree, slots, task_process, wire
+from dask_limits.limits.table import Table
 from dask_limits.limits.watch import Watch
 
 _TICK_S: Final = 0.01
@@ -35,7 +37,7 @@ _KILL_WAIT_S: Final = 1.0
 """After this long, a process that SIGKILL has not ended is in an uninterruptible sleep."""
 _IDLE_TICKS: Final = 50
 """Ticks without a call before the guardian sleeps. To wake it costs the owner a message, 10 us."""
-_STACKS_SIZE: Final = 64 * 1024
+_MIN_WAIT_S: Final = 0.001
 
 
 class TaskProcess:
@@ -49,11 +51,12 @@ class TaskProcess:
         cause: Why it is being ended; empty while it is not.
     """
 
-    def __init__(self, row: int, pid: int, sock: socket.socket, stacks_fd: int) -> None:
+    def __init__(self, row: int, pid: int, sock: socket.socket, notes_fd: int) -> None:
         self.row = row
         self.pid = pid
         self.sock = sock
-        self.stacks_fd = stacks_fd
+        self.notes_fd = notes_fd
+        self.notes = notes.read(notes_fd)
         self.watch: Watch | None = None
         self.cause = ""
         self.stacks_until = math.inf
@@ -61,18 +64,15 @@ class TaskProcess:
         self.killed_at = math.inf
         self.dead = False
         self.released = False
-        self.verdict: bytes | None = None
+        self.verdict: tuple[int, int, bytes] | None = None
         self.hung_up = False
         self.hung_up = False
-
-    def stacks(self) -> str:
-        """The Python stacks that it has written, as text."""
-        return os.pread(self.stacks_fd, _STACKS_SIZE, 0).decode(errors="replace")
 
     def close(self) -> None:
         """Let go of its files."""
         self.sock.close()
-        os.close(self.stacks_fd)
+        self.notes.close()
+        os.close(self.notes_fd)
 
 
 class GuardianProcess:
@@ -83,12 +83,16 @@ class GuardianProcess:
         table: The table that both have.
     """
 
-    def __init__(self, control: socket.socket, table: Slots) -> None:
+    def __init__(self, control: socket.socket, table: Table) -> None:
         self._control = control
         self._receiver = wire.Receiver(control)
         self._slots = table
         self._by_row: dict[int, TaskProcess] = {}
         self._by_pid: dict[int, TaskProcess] = {}
+        # Each task process costs two files here; what they get themselves is the owner's limit.
+        self._open_files = resource.getrlimit(resource.RLIMIT_NOFILE)
+        hard = self._open_files[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         self._free_rows = list(range(slots.ROWS - 1, 0, -1))
         self._spare: tuple[TaskProcess, socket.socket] | None = None
         self._idle_ticks = 0
@@ -114,8 +118,7 @@ class GuardianProcess:
 
     def _step(self) -> bool:
         """Wait for something to happen, and act on it. False when the owner is gone."""
-        if self._spare is None and self._by_row:
-            self._spare = self._fork()
+        self._keep_spare()
         ready = {fd for fd, _ in self._poll.poll(self._patience_ms())}
         if self._woken.fileno() in ready:
             self._woken.recv(4096)
@@ -129,10 +132,10 @@ class GuardianProcess:
     def _patience_ms(self) -> float:
         """How long to wait for something to happen, at most."""
         if self._idle_ticks > _IDLE_TICKS:
-            if self._slots.asleep:
+            if slots.is_asleep(self._slots):
                 return 1000  # as often as the reaper is looked after
             # The owner may be starting a call, and have seen that we are awake: look once more.
-            self._slots.asleep = True
+            slots.set_asleep(self._slots, True)
             return _TICK_S * 1000
         wait = _TICK_S
         now = time.monotonic()
@@ -140,7 +143,7 @@ class GuardianProcess:
             if process.cause and not process.dead:
                 wait = min(wait, _STACKS_POLL_S)
             elif process.watch is not None:
-                wait = min(wait, max(process.watch.wall_deadline - now, 0))
+                wait = min(wait, max(process.watch.wall_deadline - now, _MIN_WAIT_S))
         return wait * 1000
 
     # -- what the owner asks for -----------------------------------------------------------
@@ -154,7 +157,7 @@ class GuardianProcess:
         if kind == messages.SPAWN:
             self._hand_out()
         elif kind == messages.WAKE:
-            self._slots.asleep = False
+            slots.set_asleep(self._slots, False)
             self._idle_ticks = 0
         elif (process := self._by_row.get(row)) is None:
             pass  # to be cancelled, and over and released before that was said
@@ -167,37 +170,47 @@ class GuardianProcess:
 
     def _hand_out(self) -> None:
         """Give the owner a task process."""
-        spare = self._spare or self._fork()
-        self._spare = None
-        if spare is None:
-            wire.send(self._control, messages.REFUSED, 0)
+        try:
+            spare = self._spare or self._fork()
+        except OSError as error:
+            wire.send(self._control, messages.REFUSED, 0, str(error).encode())
             return
+        self._spare = None
         process, owner_end = spare
         self._by_row[process.row] = process
         body = struct.pack("=Q", process.pid)
         wire.send_fd(self._control, messages.SPAWNED, process.row, body, owner_end.fileno())
         owner_end.close()
 
-    def _fork(self) -> tuple[TaskProcess, socket.socket] | None:
-        """Start a task process; None where the system, or the table, has room for no more."""
+    def _fork(self) -> tuple[TaskProcess, socket.socket]:
+        """Start a task process.
+
+        Raises:
+            OSError: where the system, or the table, has room for no more.
+        """
         if not self._free_rows:
-            return None
-        owner_end, own_end = wire.pair()
-        stacks_fd = os.memfd_create("dask-limits-stacks", os.MFD_CLOEXEC)
-        try:
+            raise OSError(f"{slots.ROWS - 1} calls run at this time, the most there can be")
+        with contextlib.ExitStack() as undo:
+            owner_end, own_end = map(undo.enter_context, wire.pair())
+            notes_fd = notes.make()
+            undo.callback(os.close, notes_fd)
             pid = os.fork()
-        except OSError:
-            owner_end.close()
-            own_end.close()
-            os.close(stacks_fd)
-            return None
+            undo.pop_all()
         if pid == 0:
             self._slots.close()
-            task_process.run(own_end.fileno(), stacks_fd)
+            task_process.run(own_end.fileno(), notes_fd, self._open_files)
         row = self._free_rows.pop()
         self._slots.clear(row)
-        process = self._by_pid[pid] = TaskProcess(row, pid, own_end, stacks_fd)
+        process = self._by_pid[pid] = TaskProcess(row, pid, own_end, notes_fd)
         return process, owner_end
+
+    def _keep_spare(self) -> None:
+        """Have a task process ready for the next call that needs a new one."""
+        if self._spare is None and self._by_row:
+            try:
+                self._spare = self._fork()
+            except OSError:
+                pass  # and whoever asks for one will be told
 
     def _release(self, process: TaskProcess) -> None:
         """The owner has no more use for this process: only now may another have its row."""
@@ -218,28 +231,37 @@ class GuardianProcess:
         """Take every task process one step on."""
         busy = False
         for process in list(self._by_row.values()):
-            if process.cause or process.dead:
-                busy |= not process.dead
-                self._go_on_ending(process, now)
-                continue
-            number = self._slots.get(process.row, slots.CALL)
-            if number == 0:
-                process.watch = None
-                continue
-            busy = True
-            watch = self._watch(process, number)
-            breached = watch.look(now)
-            if breached:
-                self._end_if_running(process, number, breached)
+            try:
+                busy |= self._look_at(process, now)
+            except Exception:  # what is wrong with one process must not be the end of all others
+                traceback.print_exc()
+                self._kill(process, process.cause or "died")
         if busy:
             self._idle_ticks = 0
-            self._slots.asleep = False
+            slots.set_asleep(self._slots, False)
         else:
             self._idle_ticks += 1
 
+    def _look_at(self, process: TaskProcess, now: float) -> bool:
+        """Take one task process a step on, and say whether there is more to do with it."""
+        if process.dead:
+            self._answer_for(process)
+            return False
+        if process.cause:
+            self._go_on_ending(process, now)
+            return True
+        number = self._slots.get(process.row, slots.CALL)
+        if number == 0:
+            process.watch = None
+            return False
+        breached = self._watch(process, number).look(now)
+        if breached:
+            self._end_if_running(process, number, breached)
+        return True
+
     def _watch(self, process: TaskProcess, number: int) -> Watch:
         if process.watch is None or process.watch.number != number:
-            process.watch = Watch(self._slots, process.row, process.pid, number)
+            process.watch = Watch(self._slots, process.row, process.notes, process.pid, number)
         return process.watch
 
     def _end_if_running(self, process: TaskProcess, number: int, cause: str) -> None:
@@ -263,15 +285,14 @@ class GuardianProcess:
     # -- ending ----------------------------------------------------------------------------
 
     def _go_on_ending(self, process: TaskProcess, now: float) -> None:
-        if process.dead:
-            self._deliver(process)
-        elif process.killed_at == math.inf:
-            size = os.fstat(process.stacks_fd).st_size
+        if process.killed_at == math.inf:
+            size = notes.stacks_length(process.notes_fd)
             if (size and size == process.stacks_size) or now > process.stacks_until:
                 self._kill(process, process.cause)
             process.stacks_size = size
         elif now > process.killed_at + _KILL_WAIT_S and process.verdict is None:
-            self._judge(process, None, None)
+            if process.watch is not None:
+                self._judge(process, process.watch, None, None)
             self._deliver(process)
 
     def _kill(self, process: TaskProcess, cause: str) -> None:
@@ -292,14 +313,24 @@ class GuardianProcess:
             self._by_row[process.row] = process
             self._forget(process)
             return
-        number = self._slots.get(process.row, slots.CALL)
-        if number and process.verdict is None:
-            self._watch(process, number)
-            self._judge(process, status, used)
         process.sock.shutdown(socket.SHUT_RD)  # an owner that still sends is not to wait for ever
-        self._deliver(process)
+        number = self._slots.get(process.row, slots.CALL)
+        begun = bool(process.cause) or process.notes.get(0, notes.CALL) == number
+        if process.verdict is None and number and begun:
+            self._judge(process, self._watch(process, number), status, used)
+        self._answer_for(process)
         if process.released:
             self._forget(process)
+
+    def _answer_for(self, process: TaskProcess) -> None:
+        """Tell the owner what it waits to hear of a process that is dead.
+
+        Until it knows, it may hand it another call; that one has not begun, and can run elsewhere.
+        """
+        number = self._slots.get(process.row, slots.CALL)
+        if process.verdict is None and number:
+            process.verdict = messages.UNBEGUN, number, b""
+        self._deliver(process)
 
     def _end_orphans(self) -> None:
         """End what calls had started: whatever detaches becomes our child when they end."""
@@ -315,27 +346,26 @@ class GuardianProcess:
                     pass
 
     def _judge(
-        self, process: TaskProcess, status: int | None, used: resource.struct_rusage | None
+        self,
+        process: TaskProcess,
+        watch: Watch,
+        status: int | None,
+        used: resource.struct_rusage | None,
     ) -> None:
-        assert process.watch is not None
-        verdict = process.watch.verdict(
-            process.cause or "died",
+        verdict = watch.verdict(
+            process.cause or ("deaf" if process.notes.get(0, notes.DEAF) else "died"),
             None if status is None else os.waitstatus_to_exitcode(status),
             used,
-            process.stacks(),
+            notes.stacks(process.notes_fd),
         )
-        process.verdict = pickle.dumps(verdict)
+        process.verdict = messages.VERDICT, watch.number, pickle.dumps(verdict)
 
     def _deliver(self, process: TaskProcess) -> None:
         """Send the verdict, if any, as soon as the owner has made room for it; then hang up."""
-        if process.hung_up:
+        if process.hung_up or process.verdict is None:
             return
         try:
-            if process.verdict is not None and process.watch is not None:
-                number = process.watch.number
-                wire.send(
-                    process.sock, messages.VERDICT, number, process.verdict, socket.MSG_DONTWAIT
-                )
+            wire.send(process.sock, *process.verdict, socket.MSG_DONTWAIT)
             process.sock.shutdown(socket.SHUT_RDWR)
         except BlockingIOError:
             return

@@ -1,14 +1,14 @@
 from __future__ import annotations
 
-import os
+import copy
 import pickle
 import socket
-import sys
 import time
 from typing import TYPE_CHECKING
 
 from dask_limits.limits import messages, proctree, slots, wire
 from dask_limits.limits.limits import Limits
+from dask_limits.limits.surroundings import Setting
 
 if TYPE_CHECKING:
     from dask_limits.limits.connection import Connection
@@ -22,6 +22,7 @@ class Lease:
         pid: Its process.
         number: Of the call that it runs, or ran last.
         children_cpu_time: CPU seconds of all children that it has waited for, as it said last.
+        peak_memory: Bytes that it had at most in the call that it ran last.
         reusable: Whether another call may run in it.
     """
 
@@ -30,18 +31,19 @@ class Lease:
         self._slots = connection.slots
         self._sock = sock
         self._receiver = wire.Receiver(sock)
-        self._setting: messages.Setting | None = None
+        self._seen_setting: Setting | None = None
         self.row = row
         self.pid = pid
         self.number = 0
         self.children_cpu_time = 0.0
+        self.peak_memory = 0
         self.reusable = True
 
     def begin(self, limits: Limits, request: bytes) -> bool:
         """Start a call.
 
         Returns:
-            False when the process was dead before it could take the call.
+            False when the process was dead before, and cannot have begun it.
         """
         row, table = self.row, self._slots
         self.number = next(self._connection.numbers)
@@ -53,7 +55,7 @@ class Lease:
         table.put_float(row, slots.CPU_BEFORE, cpu_before)
         table.put_float(row, slots.START, time.monotonic())
         table.put(row, slots.CALL, self.number)
-        if table.asleep:
+        if slots.is_asleep(table):
             self._connection.wake()
         try:
             self._send_setting()
@@ -64,17 +66,20 @@ class Lease:
 
     def _send_setting(self) -> None:
         """Keep the process where its owner is: the same modules, the same relative paths."""
-        setting = messages.Setting(sys.path, _directory())
-        if setting != self._setting:
-            wire.send(self._sock, messages.SETTING, self.number, pickle.dumps(setting))
-            self._setting = messages.Setting(list(sys.path), setting.directory)
+        setting = Setting.here()
+        if setting != self._seen_setting:
+            self._seen_setting = copy.deepcopy(setting)
+            body = pickle.dumps(setting.for_another_process())
+            wire.send(self._sock, messages.SETTING, self.number, body)
 
     def wait(self) -> tuple[int, memoryview] | None:
         """Wait for the end of the call: what it says, or what the guardian says of it.
 
+        An answer of a process that is condemned for this call does not count. It was not done
+        when its time was over, and may have come only because a signal broke off a system call.
+
         Returns:
-            Kind and body of the message; None when the guardian is gone, or the process was
-            dead before it could take the call.
+            Kind and body of the message; None when there is no guardian or no socket any more.
         """
         while True:
             try:
@@ -84,19 +89,21 @@ class Lease:
             if message is None:
                 return None
             kind, number, body = message
-            if number == self.number:
+            condemned = self._slots.get(self.row, slots.CONDEMNED) == self.number
+            from_guardian = kind in (messages.VERDICT, messages.UNBEGUN)
+            if number == self.number and (from_guardian or not condemned):
                 return kind, body
 
-    def peaks(self) -> tuple[int, int]:
-        """Most memory (bytes) and most processes that the guardian has seen in this call."""
+    def seen(self) -> tuple[int, int, float]:
+        """What the guardian has seen of this call: most bytes, most processes, CPU seconds."""
         table, row = self._slots, self.row
         if table.get(row, slots.SEEN) != self.number:
-            return 0, 1
-        return table.get(row, slots.PEAK_MEMORY), table.get(row, slots.PEAK_PROCESSES)
-
-    def cancel(self) -> None:
-        """Have the guardian end the call, if it still runs."""
-        self._connection.cancel(self.row, self.number)
+            return 0, 1, 0.0
+        return (
+            table.get(row, slots.PEAK_MEMORY),
+            table.get(row, slots.PEAK_PROCESSES),
+            table.get_float(row, slots.CPU_USED),
+        )
 
     def finish(self) -> None:
         """The call is over: give the process back, or end it if it is not fit for another."""
@@ -111,18 +118,13 @@ class Lease:
         self._slots.put(self.row, slots.CALL, 0)
         self._connection.end(self)
 
-    def resident(self) -> int:
-        """Bytes of resident memory that the process holds now."""
+    def has_room_for(self, memory: int | None) -> bool:
+        """Whether what it holds from earlier calls is no more than half of this limit, bytes."""
+        if memory is None or 2 * self.peak_memory <= memory:
+            return True  # it holds no more than it had at most
         process = proctree.read_process(self.pid)
-        return 0 if process is None else process.resident
+        return process is not None and 2 * process.resident <= memory
 
     def close(self) -> None:
         """Close the socket with the process."""
         self._sock.close()
-
-
-def _directory() -> str:
-    try:
-        return os.getcwd()  # Path.cwd() costs ten times as much
-    except OSError:  # it has been removed
-        return "/"

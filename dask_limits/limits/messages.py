@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 # From the owner to a task process, each with the number of the call.
-SETTING: Final = 1  # pickled Setting, for this call and those that follow
+SETTING: Final = 1  # pickled Setting (of surroundings.py), for this call and those that follow
 REQUEST: Final = 2  # pickled (function, args, kwargs)
 
 # From a task process to its owner: the account, then what came out, pickled.
@@ -18,6 +18,7 @@ UNPICKLABLE: Final = 6  # (part, description, text of the traceback)
 
 # From the guardian to the owner, on the socket of a task process.
 VERDICT: Final = 7  # pickled Verdict
+UNBEGUN: Final = 8  # the process has ended, and has not begun the call
 
 # From the owner to the guardian; the number is a row of the table.
 SPAWN: Final = 10  # answered with SPAWNED and a file descriptor
@@ -30,17 +31,9 @@ SPAWNED: Final = 14  # the number is the row; the body is the pid
 REFUSED: Final = 15  # the body says why
 
 
-@dataclass(frozen=True)
-class Setting:
-    """What a task process takes over from its owner, where functions are looked up."""
-
-    path: list[str]
-    directory: str
-
-
-ACCOUNT: Final = struct.Struct("=dddQB")
+ACCOUNT: Final = struct.Struct("=dddQ")
 """Of a call that came to its end: wall seconds, CPU seconds, CPU seconds of all children that its
-process has ever waited for, peak bytes, and whether it has left something behind."""
+process has ever waited for, and peak bytes."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +42,8 @@ class Verdict:
 
     Attributes:
         cause: The limit that was breached ("memory", "cpu_time", "wall_time", "num_processes"),
-            "cancelled", or "died": it was not the guardian who ended it.
+            "cancelled", "died": it was not the guardian who ended it, or "deaf": the call closed
+            the socket on which it was to answer.
         status: As `os.waitstatus_to_exitcode` gives it; None if it could not be ended.
         wall_time: Seconds.
         cpu_time: Seconds, of the whole tree.
@@ -67,3 +61,11 @@ class Verdict:
     peak_processes: int
     system_memory: bool
     stacks: str
+
+
+def say(error: BaseException) -> str:
+    """Type and text of an error, whatever its own idea of a text is."""
+    try:
+        return f"{type(error).__name__}: {error}"
+    except Exception:
+        return type(error).__name__

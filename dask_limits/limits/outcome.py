@@ -14,7 +14,9 @@ class Usage:
         wall_time: Seconds from start to end.
         cpu_time: Seconds of CPU time, of all its processes together.
         peak_memory: Most bytes of resident memory that were seen at one time; 0 where the call
-            ran in its caller's own process, whose memory is not its own.
+            ran in its caller's own process, whose memory is not its own. Pages that several
+            processes of a call share are counted once where that decides on a breach, and for
+            each of them otherwise.
         num_processes: Most processes that were seen at one time, its own included.
         exit_code: How its process ended, as `subprocess` says it (-9 is SIGKILL); None where
             the process lives on.

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import sys
 import time
+import traceback
 from typing import NoReturn
 
-from dask_limits.limits import prctl, proctree
+from dask_limits.limits import prctl, proctree, wire
 from dask_limits.limits.guardian_process import GuardianProcess, collect_ended
-from dask_limits.limits.slots import Slots
+from dask_limits.limits.slots import ROWS
+from dask_limits.limits.table import Table
 
 
 def main(control_fd: int, slots_fd: int) -> NoReturn:
@@ -42,8 +43,11 @@ def main(control_fd: int, slots_fd: int) -> NoReturn:
         else:
             prctl.become_subreaper()
             prctl.set_name("limits-guardian")
-            GuardianProcess(socket.socket(fileno=control_fd), Slots(slots_fd)).run()
+            process = GuardianProcess(wire.adopt(control_fd), Table(ROWS, slots_fd))
+            process.run()
         _end_children(give_up_at=time.monotonic() + 10)
+    except BaseException:
+        traceback.print_exc()
     finally:
         os._exit(0)
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import faulthandler
-import importlib
+import fcntl
 import io
 import os
 import pickle
@@ -11,40 +12,52 @@ import resource
 import signal
 import socket
 import sys
-import threading
 import time
 import traceback
-from types import TracebackType
 from typing import Any, Final, NoReturn
 
-import cloudpickle
-
-from dask_limits.limits import messages, prctl, wire
+from dask_limits.limits import messages, notes, pickling, prctl, wire
+from dask_limits.limits.call import exit_status, to_its_end
+from dask_limits.limits.surroundings import Setting, leaves_something, traits
+from dask_limits.limits.table import Table
 
 STACKS_SIGNAL: Final = signal.SIGRTMAX - 2
 """On this a task process writes its Python stacks; chosen to be nobody else's."""
+_HIGH_FD: Final = 512
+"""Our files are from here on, out of the way of calls that close or write to low numbers."""
 
 
-def run(sock_fd: int, stacks_fd: int) -> NoReturn:
+def run(sock_fd: int, notes_fd: int, open_files: tuple[int, int]) -> NoReturn:
     """Be a task process, in a new child of the guardian, until the owner closes the socket.
 
     Args:
         sock_fd: Where calls come in and answers go out.
-        stacks_fd: The file for Python stacks.
+        notes_fd: The file for notes and stacks.
+        open_files: The limits on open files, soft and hard, that the owner has.
     """
     try:
-        _settle_in(sock_fd, stacks_fd)
-        serve(socket.socket(fileno=sock_fd))
-    except (BrokenPipeError, ConnectionError):
-        pass  # the owner has given up on this call, or is gone
+        sock_fd, notes_fd = _settle_in(sock_fd, notes_fd, open_files)
+        table = notes.read(notes_fd)
+        try:
+            process = TaskProcess(wire.adopt(sock_fd), table)
+            process.serve()
+        except OSError as error:
+            if error.errno in (errno.EBADF, errno.ENOTSOCK, errno.ENOTCONN):
+                table.put(0, notes.DEAF, 1)
+            elif not isinstance(error, ConnectionError):  # the owner has given up on this call
+                raise
     except BaseException:
         traceback.print_exc()
     finally:
         os._exit(0)
 
 
-def _settle_in(sock_fd: int, stacks_fd: int) -> None:
-    """Shake off what a fork of the guardian brings along."""
+def _settle_in(sock_fd: int, notes_fd: int, open_files: tuple[int, int]) -> tuple[int, int]:
+    """Shake off what a fork of the guardian brings along.
+
+    Returns:
+        The two files, at their new places.
+    """
     prctl.die_with_parent(signal.SIGKILL)
     prctl.become_subreaper()
     prctl.set_name("limits-task")
@@ -53,50 +66,94 @@ def _settle_in(sock_fd: int, stacks_fd: int) -> None:
     for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD):
         signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    low, high = sorted((sock_fd, stacks_fd))
-    os.closerange(3, low)
-    os.closerange(low + 1, high)
-    os.closerange(high + 1, os.sysconf("SC_OPEN_MAX"))
-    faulthandler.enable(stacks_fd)
-    faulthandler.register(STACKS_SIGNAL, stacks_fd, all_threads=True)
+    resource.setrlimit(resource.RLIMIT_NOFILE, open_files)
+    high = min(_HIGH_FD, open_files[0] // 2)
+    sock_fd = fcntl.fcntl(sock_fd, fcntl.F_DUPFD_CLOEXEC, high)
+    notes_fd = fcntl.fcntl(notes_fd, fcntl.F_DUPFD_CLOEXEC, sock_fd + 1)
+    os.closerange(3, sock_fd)
+    os.closerange(sock_fd + 1, notes_fd)
+    os.closerange(notes_fd + 1, _ALL_FILES)
+    faulthandler.enable(notes_fd)
+    faulthandler.register(STACKS_SIGNAL, notes_fd, all_threads=True)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)  # a call that is killed has printed its lines
+    return sock_fd, notes_fd
 
 
-def serve(sock: socket.socket) -> None:
-    """Answer requests until the other end is closed."""
-    receiver = wire.Receiver(sock)
-    peak_before = _max_resident()
-    while (message := receiver.receive()) is not None:
-        kind, number, body = message
-        if kind == messages.SETTING:
-            _take_over(pickle.loads(body))
-            continue
-        start = time.monotonic()
+_ALL_FILES: Final = 2**31 - 1  # the sum of all limits: the owner's may have been lowered since
+
+
+class TaskProcess:
+    """Takes calls, runs them, answers.
+
+    Args:
+        sock: Where calls come in and answers go out.
+        table: Its notes.
+    """
+
+    def __init__(self, sock: socket.socket, table: Table) -> None:
+        self._sock = sock
+        self._receiver = wire.Receiver(sock)
+        self._notes = table
+        self._pid = os.getpid()
+        self._setting = Setting.here().for_another_process()
+        self._traits = traits()
+        self._children_cpu_time = 0.0
+        self._peak_memory = _max_resident()
+        self._statm_fd = os.open("/proc/self/statm", os.O_RDONLY)
+
+    def serve(self) -> None:
+        """Answer requests until the other end is closed, or a call leaves this process unfit."""
+        while self._is_fit() and (message := self._receiver.receive()) is not None:
+            kind, number, body = message
+            if kind == messages.SETTING:
+                self._setting = pickle.loads(body)
+                self._setting.restore()
+                continue
+            answer = self._run(number, body)
+            del message, body  # may be large
+            wire.send(self._sock, answer[0], number, answer[1])
+            del answer
+            self._peak_memory = _max_resident()  # what was large is not for the next account
+
+    def _run(self, number: int, request: memoryview) -> tuple[int, bytes]:
+        """Run one call, and put its end and its account into bytes."""
         cpu_before = time.process_time()
-        children_before = _children_cpu_time()
-        kind, answer = _answer(body)
-        children_now = _children_cpu_time()
-        peak_now = _max_resident()
+        start = time.monotonic()
+        self._notes.put_float(0, notes.START, start)
+        self._notes.put(0, notes.CALL, number)
+        kind, end = _answer(request)
+        if os.getpid() != self._pid:
+            os._exit(0)  # the call has forked, and its child has returned from it too
+        children_before, self._children_cpu_time = self._children_cpu_time, _children_cpu_time()
         account = messages.ACCOUNT.pack(
             time.monotonic() - start,
-            time.process_time() - cpu_before + children_now - children_before,
-            children_now,
-            peak_now if peak_now > peak_before else _resident(),
-            _leaves_something(),
+            time.process_time() - cpu_before + self._children_cpu_time - children_before,
+            self._children_cpu_time,
+            self._peak(),
         )
-        wire.send(sock, kind, number, account + answer)
-        del message, body, answer  # may be large, and must not count against the next call
-        peak_before = _max_resident()
+        self._notes.put(0, notes.DONE, number)
+        return kind, account + end
 
+    def _peak(self) -> int:
+        """Most bytes of this process in this call, as far as the kernel keeps account of it."""
+        peak = _max_resident()
+        if peak > self._peak_memory:
+            return peak
+        try:  # the peak was in an earlier call: in this one it was between now and then
+            return int(os.pread(self._statm_fd, 100, 0).split()[1]) * resource.getpagesize()
+        except OSError:  # closed by a call
+            return 0
 
-def _take_over(setting: messages.Setting) -> None:
-    sys.path[:] = setting.path
-    importlib.invalidate_caches()
-    try:
-        os.chdir(setting.directory)
-    except OSError:
-        pass  # the owner's directory has been removed
+    def _is_fit(self) -> bool:
+        """Put back what a call has changed, and see whether that is all.
+
+        Done when the answer is on its way. If this process is not fit for another call it ends,
+        and what a call has left in it with it; a request that is on its way here then is known
+        not to have begun, and goes to another process.
+        """
+        self._setting.restore()
+        return not leaves_something() and traits() == self._traits
 
 
 def _answer(request: memoryview) -> tuple[int, bytes]:
@@ -106,9 +163,9 @@ def _answer(request: memoryview) -> tuple[int, bytes]:
     except BaseException as error:
         return _unpicklable("arguments", error)
     try:
-        value = fn(*args, **kwargs)
+        value = to_its_end(fn(*args, **kwargs))
     except SystemExit as error:
-        return messages.EXITED, pickle.dumps(_exit_code(error))
+        return messages.EXITED, pickle.dumps(exit_status(error))
     except BaseException as error:
         return _pack_exception(error)
     finally:
@@ -122,18 +179,19 @@ def _answer(request: memoryview) -> tuple[int, bytes]:
 def _pack_exception(error: BaseException) -> tuple[int, bytes]:
     text = _text(error)
     try:
-        packed = _dumps((error, text))
+        packed = _dumps((pickling.without_history(error), text))
         pickle.loads(packed)  # many exceptions can be pickled, but not unpickled
     except BaseException as why:
-        return _unpicklable("exception", why, f"{type(error).__name__}: {error}", text)
+        return _unpicklable("exception", why, messages.say(error), text)
     return messages.RAISED, packed
 
 
 def _unpicklable(
     part: str, error: BaseException, what: str = "", text: str = ""
 ) -> tuple[int, bytes]:
-    why = f"{type(error).__name__}: {error}"
-    return messages.UNPICKLABLE, pickle.dumps((part, why, what, text or _text(error)))
+    return messages.UNPICKLABLE, pickle.dumps(
+        (part, messages.say(error), what, text or _text(error))
+    )
 
 
 def _dumps(value: Any) -> bytes:
@@ -141,8 +199,7 @@ def _dumps(value: Any) -> bytes:
     try:
         return pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
     except Exception:
-        packed: bytes = cloudpickle.dumps(value, pickle.HIGHEST_PROTOCOL)
-        return packed
+        return pickling.dumps(value)
 
 
 def _text(error: BaseException) -> str:
@@ -150,15 +207,10 @@ def _text(error: BaseException) -> str:
     tb = error.__traceback__
     while tb is not None and tb.tb_frame.f_code.co_filename == __file__:
         tb = tb.tb_next
-    own: TracebackType | None = tb
-    return "".join(traceback.format_exception(type(error), error, own))
-
-
-def _exit_code(error: SystemExit) -> int:
-    """What the interpreter would have made of it: sys.exit(None) is 0, sys.exit("text") is 1."""
-    if error.code is None:
-        return 0
-    return error.code & 0xFF if isinstance(error.code, int) else 1
+    try:
+        return "".join(traceback.format_exception(type(error), error, tb))
+    except Exception:  # it breaks even the printing of itself
+        return "".join(traceback.format_tb(tb)) + messages.say(error)
 
 
 def _flush() -> None:
@@ -169,18 +221,6 @@ def _flush() -> None:
             pass
 
 
-def _leaves_something() -> bool:
-    """Whether a call has left a child, or a thread that would keep the process alive."""
-    main = threading.main_thread()
-    if any(not thread.daemon and thread is not main for thread in threading.enumerate()):
-        return True
-    try:
-        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-    except ChildProcessError:
-        return False
-    return True
-
-
 def _children_cpu_time() -> float:
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
@@ -188,11 +228,3 @@ def _children_cpu_time() -> float:
 
 def _max_resident() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def _resident() -> int:
-    try:
-        with open("/proc/self/statm", "rb") as file:
-            return int(file.read().split()[1]) * resource.getpagesize()
-    except OSError:  # no files left to open
-        return 0

@@ -5,31 +5,35 @@ import resource
 import time
 from typing import Final
 
-from dask_limits.limits import proctree, slots
+from dask_limits.limits import notes, proctree, slots
 from dask_limits.limits.messages import Verdict
-from dask_limits.limits.slots import Slots
+from dask_limits.limits.table import Table
 
 _COSTLY_SHARE: Final = 0.05
 """Share of the guardian's time that may go into the costly looks at one call: the children of
 each of its threads, and memory with shared pages counted once."""
+_BEGIN_WAIT_S: Final = 60.0
+"""How long a call may take to begin, which is how long its arguments are on their way."""
 
 
 class Watch:
     """What the guardian knows of one call.
 
     Args:
-        table: Where the owner has written the call's limits and its start.
+        table: Where the owner has written the call's limits.
         row: Where in it.
+        noted: What the task process notes of its calls.
         pid: The task process that runs the call.
         number: The number of the call.
     """
 
-    def __init__(self, table: Slots, row: int, pid: int, number: int) -> None:
+    def __init__(self, table: Table, row: int, noted: Table, pid: int, number: int) -> None:
         self.number = number
         self._slots = table
         self._row = row
+        self._notes = noted
         self._pid = pid
-        self._start = table.get_float(row, slots.START)
+        self._handed_over = table.get_float(row, slots.START)
         self._cpu_before = table.get_float(row, slots.CPU_BEFORE)
         self._wall_limit = table.get_float(row, slots.WALL_TIME) or math.inf
         self._cpu_limit = table.get_float(row, slots.CPU_TIME) or math.inf
@@ -39,6 +43,8 @@ class Watch:
         self._below: list[proctree.Process] = []
         self._next_scan = 0.0
         self._next_exact = 0.0
+        self._waited = 0.0
+        self._vanished = 0.0
         self._cpu_time = 0.0
         self._peak_memory = 0
         self._peak_processes = 1
@@ -46,7 +52,15 @@ class Watch:
     @property
     def wall_deadline(self) -> float:
         """When the call's wall time is over, in seconds of `time.monotonic()`; may be inf."""
-        return self._start + self._wall_limit
+        if self._notes.get(0, notes.CALL) == self.number:
+            return self._notes.get_float(0, notes.START) + self._wall_limit
+        return self._handed_over + self._wall_limit + _BEGIN_WAIT_S
+
+    @property
+    def _started(self) -> float:
+        if self._notes.get(0, notes.CALL) == self.number:
+            return self._notes.get_float(0, notes.START)
+        return self._handed_over
 
     def look(self, now: float) -> str:
         """See what the call uses.
@@ -54,9 +68,11 @@ class Watch:
         Returns:
             The limit that it has breached, or an empty string.
         """
+        if self._notes.get(0, notes.DONE) == self.number:
+            return ""  # all that is left to do is to send the answer, and the owner may be slow
         root = proctree.read_process(self._pid)
-        if root is None or root.state == "Z":
-            return ""  # it has ended by itself, and its parent will be told
+        if root is None:
+            return ""
         self._find_children(root)
         cpu_time = self._tree_cpu_time(root)
         memory = self._tree_memory(root, now)
@@ -74,29 +90,43 @@ class Watch:
 
     def _find_children(self, root: proctree.Process) -> None:
         """Look for new descendants, less often where there are many threads to look through."""
-        before = time.monotonic()
+        before, known = time.monotonic(), self._below
         if before < self._next_scan:
-            again = (proctree.read_process(p.pid) for p in self._below)
+            again = (proctree.read_process(p.pid) for p in known)
             self._below = [p for p in again if p is not None]
-            return
-        self._below = proctree.descendants_of(root)
-        if root.threads > 1:
-            after = time.monotonic()
-            self._next_scan = after + (after - before) / _COSTLY_SHARE
+        else:
+            self._below = proctree.descendants_of(root)
+            if root.threads > 1:
+                after = time.monotonic()
+                self._next_scan = after + (after - before) / _COSTLY_SHARE
+        self._keep_account_of_vanished(root, known)
+
+    def _keep_account_of_vanished(
+        self, root: proctree.Process, known: list[proctree.Process]
+    ) -> None:
+        """Keep the CPU time of children that were not waited for, as with SIGCHLD ignored.
+
+        What a child has used goes into the account of the parent that waits for it, or nowhere.
+        """
+        still = {p.pid for p in self._below}
+        used = sum(p.cpu_time + p.waited_cpu_time for p in known if p.pid not in still)
+        waited = root.waited_cpu_time + sum(p.waited_cpu_time for p in self._below)
+        if used:
+            self._vanished += max(used - max(waited - self._waited, 0.0), 0.0)
+        self._waited = waited
 
     def _tree_cpu_time(self, root: proctree.Process) -> float:
         below = sum(p.cpu_time + p.waited_cpu_time for p in self._below)
-        total = proctree.cpu_seconds(self._pid) + root.waited_cpu_time + below
-        # Never less than it was: a child that was not waited for takes its account with it.
+        total = proctree.cpu_seconds(self._pid) + root.waited_cpu_time + below + self._vanished
         return max(total - self._cpu_before, self._cpu_time)
 
     def _tree_memory(self, root: proctree.Process, now: float) -> int:
-        """Resident bytes of the tree, shared pages once as soon as that could matter."""
-        if not self._below:
-            return root.resident
+        """Resident bytes of the tree: shared pages once, as soon as that makes a difference."""
         total = root.resident + sum(p.resident for p in self._below)
-        if total <= self._peak_memory or now < self._next_exact:
-            return min(total, self._peak_memory)
+        if not self._below or total <= self._memory_limit:
+            return total
+        if now < self._next_exact:
+            return self._peak_memory
         pids = [root.pid, *(p.pid for p in self._below)]
         exact = max(root.resident, sum(map(proctree.proportional_memory, pids)))
         after = time.monotonic()
@@ -110,6 +140,7 @@ class Watch:
         self._peak_processes = max(self._peak_processes, processes)
         self._slots.put(self._row, slots.PEAK_MEMORY, self._peak_memory)
         self._slots.put(self._row, slots.PEAK_PROCESSES, self._peak_processes)
+        self._slots.put_float(self._row, slots.CPU_USED, cpu_time)
         self._slots.put(self._row, slots.SEEN, self.number)
 
     def verdict(
@@ -134,7 +165,7 @@ class Watch:
         return Verdict(
             cause=cause,
             status=status,
-            wall_time=time.monotonic() - self._start,
+            wall_time=time.monotonic() - self._started,
             cpu_time=cpu_time,
             peak_memory=peak_memory,
             peak_processes=self._peak_processes,

@@ -76,11 +76,12 @@ def test_when_the_guardian_is_killed_all_goes_and_the_caller_is_told(guardian, t
 
 
 def test_when_the_reaper_is_killed_all_goes_and_the_next_call_works(guardian, tmp_path):
-    thread, outcomes = start_call(guardian, tmp_path / "pid")
+    calls = [start_call(guardian, tmp_path / f"pid{n}") for n in range(3)]
     below = processes_of(guardian)
     below[0].kill()
-    thread.join()
-    assert isinstance(outcomes[0].exception, exceptions.GuardianLostError)
+    for thread, outcomes in calls:
+        thread.join()
+        assert isinstance(outcomes[0].exception, exceptions.GuardianLostError)
     wait_until(lambda: gone(below), GONE_WITHIN_S)
     assert guardian.run(LimitedCall(abs), (-1,), {}).result() == 1
 
@@ -240,4 +241,5 @@ def test_a_thousand_calls_and_many_breaches_leak_no_file_and_no_process(guardian
             guardian.run(call, (1,), {})
     assert count() == before
     wait_until(lambda: len(guardian_process.children()) == 2)
-    assert guardian_process.num_fds() == guardian_before
+    # The spare may have come in between; a file leaked a breach would make it fifty.
+    wait_until(lambda: guardian_process.num_fds() < guardian_before + 10)

@@ -86,7 +86,7 @@ def test_a_wrong_limit_is_refused_with_its_name_and_the_right_forms(name, value,
     ("value", "error"), [(0, ValueError), (-2, ValueError), (1.5, TypeError), (True, TypeError)]
 )
 def test_a_wrong_number_of_processes_is_refused(value, error):
-    with pytest.raises(error, match="num_processes=.*1 or more"):
+    with pytest.raises(error, match=r"num_processes=.*1 or more"):
         Limits(num_processes=value)
 
 

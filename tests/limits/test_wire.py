@@ -41,7 +41,7 @@ def test_what_is_sent_arrives_whole_and_in_order(messages):
 
 def test_a_long_message_that_is_cut_off_gives_way_to_the_next(sockets):
     ours, theirs = sockets
-    header = wire._HEADER.pack(3, 7, 10_000_000)
+    header = wire._HEADER.pack(wire._MARK, 3, 7, 10_000_000)
     ours.send(header + b"x" * 1000)
     wire.send(ours, 9, 7, b"verdict")
     kind, number, body = wire.Receiver(theirs).receive()
@@ -50,6 +50,6 @@ def test_a_long_message_that_is_cut_off_gives_way_to_the_next(sockets):
 
 def test_a_stream_that_ends_within_a_message_ends(sockets):
     ours, theirs = sockets
-    ours.send(wire._HEADER.pack(3, 7, 10_000_000) + b"x" * 1000)
+    ours.send(wire._HEADER.pack(wire._MARK, 3, 7, 10_000_000) + b"x" * 1000)
     ours.close()
     assert wire.Receiver(theirs).receive() is None

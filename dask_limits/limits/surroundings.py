@@ -1,0 +1,100 @@
+"""What a call can change about its process, and the next call in it would find changed."""
+
+from __future__ import annotations
+
+import _signal  # type: ignore[import-not-found]
+import importlib
+import os
+import resource
+import signal
+import socket
+import sys
+from dataclasses import dataclass
+from typing import Any, Final
+
+_RLIMITS: Final = (
+    resource.RLIMIT_AS,
+    resource.RLIMIT_CPU,
+    resource.RLIMIT_DATA,
+    resource.RLIMIT_FSIZE,
+    resource.RLIMIT_NOFILE,
+    resource.RLIMIT_NPROC,
+    resource.RLIMIT_STACK,
+)
+_SIGNALS: Final = sorted(signal.valid_signals())
+
+
+@dataclass
+class Setting:
+    """What a task process takes over from its owner, and is put back to after each call."""
+
+    path: list[str]
+    directory: str
+    environment: dict[Any, Any]
+
+    @classmethod
+    def here(cls) -> Setting:
+        """That of this process, now. The lists are not copied, and go on changing."""
+        try:
+            directory = os.getcwd()
+        except OSError:  # it has been removed
+            directory = "/"
+        # os.environ compares and copies itself slowly; this is the dict of bytes in it.
+        return cls(sys.path, directory, os.environ._data)  # type: ignore[attr-defined]
+
+    def for_another_process(self) -> Setting:
+        """A copy with nothing in it that another process might not know."""
+        path = [os.fsdecode(p) for p in self.path if isinstance(p, str | bytes | os.PathLike)]
+        return Setting(list(map(str, path)), self.directory, dict(self.environment))
+
+    def restore(self) -> None:
+        """Put this process back to it, as far as it was changed."""
+        now = Setting.here()
+        if now.path != self.path:
+            sys.path[:] = self.path
+            importlib.invalidate_caches()
+        if now.environment != self.environment:
+            for name in now.environment.keys() - self.environment.keys():
+                os.unsetenv(name)
+            for name, value in self.environment.items() - now.environment.items():
+                os.putenv(name, value)
+            now.environment.clear()
+            now.environment.update(self.environment)
+        if now.directory != self.directory:
+            try:
+                os.chdir(self.directory)
+            except OSError:
+                pass  # the owner's directory has been removed
+
+
+def traits() -> tuple[object, ...]:
+    """What is too much to put back: a process in which it differs after a call is ended."""
+    umask = os.umask(0o77)
+    os.umask(umask)
+    return (
+        umask,
+        list(map(resource.getrlimit, _RLIMITS)),
+        # signal.getsignal makes an enum of each handler, at eight times the time
+        list(map(_signal.getsignal, _SIGNALS)),
+        _signal.pthread_sigmask(signal.SIG_BLOCK, ()),
+        signal.getitimer(signal.ITIMER_REAL)[0] > 0,
+        signal.getitimer(signal.ITIMER_VIRTUAL)[0] > 0,
+        signal.getitimer(signal.ITIMER_PROF)[0] > 0,
+        os.getpriority(os.PRIO_PROCESS, 0),
+        sys.getrecursionlimit(),
+        socket.getdefaulttimeout(),
+        id(sys.stdin),
+        id(sys.stdout),
+        id(sys.stderr),
+    )
+
+
+def leaves_something() -> bool:
+    """Whether a call has left a thread or a child process behind, zombies included."""
+    if len(sys._current_frames()) > 1:
+        return True
+    try:
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return False
+    return True

@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import mmap
+import os
+
+
+class Table:
+    """Rows of eight-byte cells in memory that two processes share.
+
+    Each cell has one writer, and is written in one store: who reads sees the old value or the
+    new one. Nothing is said of the order in which two cells become visible but that a processor
+    keeps that of its stores, as x86 and, behind the interpreter's own barriers, ARM do.
+
+    Args:
+        rows: How many rows there are.
+        fd: The file that holds the cells from its start; it stays open, and may be closed.
+    """
+
+    CELLS = 16
+    """Cells in a row."""
+
+    def __init__(self, rows: int, fd: int) -> None:
+        size = rows * self.CELLS * 8
+        if os.fstat(fd).st_size < size:
+            os.ftruncate(fd, size)
+        self._memory = mmap.mmap(fd, size)
+        self._view = memoryview(self._memory)
+        self._integers = self._view.cast("Q")
+        self._floats = self._view.cast("d")
+
+    def close(self) -> None:
+        """Let go of the memory."""
+        for view in (self._integers, self._floats, self._view):
+            view.release()
+        self._memory.close()
+
+    def get(self, row: int, cell: int) -> int:
+        """A cell that holds a whole number."""
+        return self._integers[row * self.CELLS + cell]
+
+    def put(self, row: int, cell: int, value: int) -> None:
+        """Write a cell that holds a whole number."""
+        self._integers[row * self.CELLS + cell] = value
+
+    def get_float(self, row: int, cell: int) -> float:
+        """A cell that holds seconds."""
+        return self._floats[row * self.CELLS + cell]
+
+    def put_float(self, row: int, cell: int, value: float) -> None:
+        """Write a cell that holds seconds."""
+        self._floats[row * self.CELLS + cell] = value
+
+    def clear(self, row: int) -> None:
+        """Make a row as new."""
+        start = row * self.CELLS * 8
+        self._view[start : start + self.CELLS * 8] = bytes(self.CELLS * 8)

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import asyncio
 import concurrent.futures
 import threading
 from collections.abc import Callable, Generator
@@ -33,7 +32,10 @@ class Future(concurrent.futures.Future[R], Generic[R]):
         self.usage = None
         self._on_cancel = on_cancel
         self._started = False
-        self._cancel_lock = threading.RLock()  # callbacks run inside, and may cancel again
+        self._lock = threading.Lock()  # never held while callbacks run, which may do anything
+        self._settled = False
+        self._cancel_seen_to = False
+        self._tell: Callable[[Future[R]], object] | None = None
 
     def running(self) -> bool:
         """Whether the call has been started and is not done."""
@@ -45,16 +47,46 @@ class Future(concurrent.futures.Future[R], Generic[R]):
         Returns:
             True if it is cancelled now, False if it was done before.
         """
-        with self._cancel_lock:
-            if self.cancelled():
-                return True
-            if not super().cancel():
-                return False
+        if not super().cancel():
+            return False
+        with self._lock:
+            first, self._cancel_seen_to = not self._cancel_seen_to, True
+        if first:
             self.set_running_or_notify_cancel()  # wakes wait() and as_completed()
-        on_cancel, self._on_cancel = self._on_cancel, None
-        if on_cancel is not None:
-            on_cancel()
+            on_cancel, self._on_cancel = self._on_cancel, None
+            if on_cancel is not None:
+                on_cancel()
+            self._say_settled()
         return True
+
+    def set_result(self, result: R) -> None:
+        """Finish with this result. For executors."""
+        super().set_result(result)
+        self._say_settled()
+
+    def set_exception(self, exception: BaseException | None) -> None:
+        """Finish with this exception. For executors."""
+        super().set_exception(exception)
+        self._say_settled()
+
+    def when_settled(self, tell: Callable[[Future[R]], object]) -> None:
+        """Have this called when the call is done and all done-callbacks have been called.
+
+        For the run loop: a done-callback may submit more, and the loop must not take the last
+        call for done before it has.
+        """
+        with self._lock:
+            if not self._settled:
+                self._tell = tell
+                return
+        tell(self)
+
+    def _say_settled(self) -> None:
+        with self._lock:
+            self._settled = True
+            tell, self._tell = self._tell, None
+        if tell is not None:
+            tell(self)
 
     def mark_started(self) -> None:
         """Say that the call runs now. For executors."""
@@ -75,4 +107,6 @@ class Future(concurrent.futures.Future[R], Generic[R]):
             pass  # cancelled: whoever cancelled has been told so already
 
     def __await__(self) -> Generator[object, None, R]:
+        import asyncio  # takes a while, and few need it
+
         return asyncio.wrap_future(self).__await__()

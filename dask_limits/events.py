@@ -1,0 +1,329 @@
+"""Events, who emits them, and how callbacks subscribe to them."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Generic, ParamSpec, TypeVar, overload
+
+from dask_limits.exceptions import EventNotKnownError
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Event(str, Generic[P]):
+    """Something that can happen. It is its name: equal to it, hashing as it, usable in its place.
+
+    `P` is what its callbacks are called with.
+
+    Example:
+        >>> SAVED: Event[[int]] = Event("on-saved")
+        >>> SAVED == "on-saved", {SAVED: 3}["on-saved"], SAVED.name
+        (True, 3, 'on-saved')
+    """
+
+    __slots__ = ()
+
+    @property
+    def name(self) -> str:
+        """What it is called, as a plain string."""
+        return str(self)
+
+    def __repr__(self) -> str:
+        return f"Event({self.name!r})"
+
+
+class Callback:
+    """A function that is subscribed to an event, and when it is to be called."""
+
+    __slots__ = ("every", "function", "hidden", "max_calls", "n_answered", "n_calls", "n_emitted",
+                 "repeat", "when")  # fmt: skip
+
+    def __init__(
+        self,
+        function: Callable[..., object],
+        *,
+        when: Callable[[], bool] | None,
+        max_calls: int | None,
+        repeat: int,
+        every: int,
+        hidden: bool,
+    ) -> None:
+        self.function = function
+        self.when = when
+        self.max_calls = max_calls
+        self.repeat = repeat
+        self.every = every
+        self.hidden = hidden
+        self.n_emitted = 0
+        self.n_answered = 0
+        self.n_calls = 0
+
+    def answer(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Call the function, if it wants to be called this time."""
+        self.n_emitted += 1
+        if self.n_emitted % self.every or self._used_up():
+            return
+        if self.when is not None and not self.when():
+            return
+        self.n_answered += 1
+        for _ in range(self.repeat):
+            if self._used_up():
+                return
+            self.n_calls += 1  # before the call, which may emit the same event again
+            self.function(*args, **kwargs)
+
+    def _used_up(self) -> bool:
+        return self.max_calls is not None and self.n_calls >= self.max_calls
+
+
+@dataclass(frozen=True)
+class EventSummary:
+    """What there is to see of one event: how often it was emitted, and who answered how often."""
+
+    name: str
+    count: int
+    callbacks: list[tuple[Callable[..., object], int]]
+
+
+class Subscriber(Generic[P]):
+    """Subscribes callbacks to one event: as a decorator, with or without options, or called.
+
+    Example:
+        >>> SAVED: Event[[int]] = Event("on-saved")
+        >>> emitter = Emitter("Store", [SAVED])
+        >>> on_saved = emitter.subscriber(SAVED)
+        >>> @on_saved
+        ... def show(n: int) -> None:
+        ...     print("saved", n)
+        >>> @on_saved(max_calls=1)
+        ... def show_once(n: int) -> None:
+        ...     print("the first")
+        >>> emitter.emit(SAVED, 1)
+        saved 1
+        the first
+        >>> emitter.emit(SAVED, 2)
+        saved 2
+    """
+
+    def __init__(self, emitter: Emitter, event: Event[P]) -> None:
+        self.emitter = emitter
+        self.event = event
+
+    @overload
+    def __call__(
+        self,
+        callback: Callable[P, T],
+        *,
+        when: Callable[[], bool] | None = None,
+        max_calls: int | None = None,
+        repeat: int = 1,
+        every: int = 1,
+        hidden: bool = False,
+    ) -> Callable[P, T]: ...
+
+    @overload
+    def __call__(
+        self,
+        callback: None = None,
+        *,
+        when: Callable[[], bool] | None = None,
+        max_calls: int | None = None,
+        repeat: int = 1,
+        every: int = 1,
+        hidden: bool = False,
+    ) -> Callable[[Callable[P, T]], Callable[P, T]]: ...
+
+    def __call__(
+        self,
+        callback: Callable[P, T] | None = None,
+        *,
+        when: Callable[[], bool] | None = None,
+        max_calls: int | None = None,
+        repeat: int = 1,
+        every: int = 1,
+        hidden: bool = False,
+    ) -> Callable[P, T] | Callable[[Callable[P, T]], Callable[P, T]]:
+        """Subscribe a callback.
+
+        Args:
+            callback: What to call; left out, this is a decorator.
+            when: Asked before each call, and only True lets it happen.
+            max_calls: How many times the callback is called at most, repeats counted singly.
+            repeat: How many times it is called each time the event is emitted.
+            every: Answer only every so-many-th time: with 2 the second, the fourth, ...
+            hidden: Leave it out of what is rendered.
+
+        Returns:
+            The callback itself.
+
+        Raises:
+            TypeError: for something that cannot be called, or an `async def`.
+            ValueError: for a count below 1.
+        """
+        _check_count("max_calls", max_calls)
+        _check_count("repeat", repeat)
+        _check_count("every", every)
+        if when is not None:
+            _check_callable(when, f"when= of a callback of {self.event.name!r}")
+
+        def subscribe(function: Callable[P, T]) -> Callable[P, T]:
+            _check_callable(function, f"a callback of {self.event.name!r}")
+            self.emitter.add_callback(
+                self.event,
+                Callback(
+                    function,
+                    when=when,
+                    max_calls=max_calls,
+                    repeat=repeat,
+                    every=every,
+                    hidden=hidden,
+                ),
+            )
+            return function
+
+        return subscribe if callback is None else subscribe(callback)
+
+    def emit(self, /, *args: P.args, **kwargs: P.kwargs) -> None:
+        """Emit the event. See [Emitter.emit][dask_limits.events.Emitter.emit]."""
+        self.emitter.emit(self.event, *args, **kwargs)
+
+    def __repr__(self) -> str:
+        return f"Subscriber({self.event.name!r} of {self.emitter.name})"
+
+
+class Emitter:
+    """Knows some events, counts how often each is emitted, and calls who subscribed.
+
+    Args:
+        name: What its owner is called in messages.
+        events: The events that it knows from the start.
+
+    Attributes:
+        counts: How often each event was emitted; those that never were are left out.
+
+    Example:
+        >>> emitter = Emitter("Store", [Event("on-saved")])
+        >>> emitter.on("on-saved")(print) is print
+        True
+        >>> emitter.emit("on-saved", 1, 2)
+        1 2
+        >>> emitter.on("on-save")
+        Traceback (most recent call last):
+        dask_limits.exceptions.EventNotKnownError: Store has no event 'on-save'. Did you mean \
+'on-saved'? It has: 'on-saved'.
+    """
+
+    def __init__(self, name: str, events: Iterable[Event[...]] = ()) -> None:
+        self.name = name
+        self.counts: Counter[Event[...]] = Counter()
+        self._callbacks: dict[Event[...], list[Callback]] = {}
+        self.add_event(*events)
+
+    def add_event(self, *events: Event[...]) -> None:
+        """Make events known. Those that are known already stay as they are."""
+        for event in events:
+            self._callbacks.setdefault(event, [])
+
+    @property
+    def events(self) -> list[Event[...]]:
+        """The events that it knows, in the order in which they were added."""
+        return list(self._callbacks)
+
+    def subscriber(self, event: Event[P]) -> Subscriber[P]:
+        """What subscribes callbacks to an event.
+
+        Raises:
+            EventNotKnownError: if the event was never added.
+        """
+        if event not in self._callbacks:
+            raise self._not_known(event)
+        return Subscriber(self, event)
+
+    @overload
+    def on(self, event: Event[P]) -> Subscriber[P]: ...  # type: ignore[overload-overlap]
+
+    @overload
+    def on(self, event: str) -> Subscriber[...]: ...
+
+    def on(self, event: Event[P] | str) -> Subscriber[P] | Subscriber[...]:
+        """As `subscriber`, by an event or by its name."""
+        return self.subscriber(event if isinstance(event, Event) else Event(event))
+
+    def add_callback(self, event: Event[...], callback: Callback) -> None:
+        """Call this callback from now on, after those that are there already."""
+        self._callbacks[event].append(callback)
+
+    def emit(self, event: Event[...] | str, /, *args: Any, **kwargs: Any) -> None:
+        """Count the event, and call its callbacks in the order in which they were subscribed.
+
+        An error in one callback does not keep the next from being called.
+
+        Raises:
+            EventNotKnownError: if the event was never added.
+            Exception: the first error of a callback, as it is; it has a note about each
+                further one.
+        """
+        try:
+            callbacks = self._callbacks[event]  # type: ignore[index]  # an Event is its name
+        except KeyError:
+            raise self._not_known(event) from None
+        self.counts[event if isinstance(event, Event) else Event(event)] += 1
+        if callbacks:
+            self._call(tuple(callbacks), args, kwargs)
+
+    def summary(self) -> list[EventSummary]:
+        """Each event with its count and its callbacks, hidden ones left out."""
+        return [
+            EventSummary(
+                event.name,
+                self.counts[event],
+                [(c.function, c.n_answered) for c in callbacks if not c.hidden],
+            )
+            for event, callbacks in self._callbacks.items()
+        ]
+
+    def _call(
+        self, callbacks: tuple[Callback, ...], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
+        first: Exception | None = None
+        for callback in callbacks:
+            try:
+                callback.answer(args, kwargs)
+            except Exception as error:
+                if first is None:
+                    first = error
+                elif error is not first:
+                    first.add_note(f"Then a further callback of the same event raised: {error!r}")
+        if first is not None:
+            raise first
+
+    def _not_known(self, event: str) -> EventNotKnownError:
+        known = [e.name for e in self._callbacks]
+        near = difflib.get_close_matches(str(event), known, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        listed = ", ".join(map(repr, known)) or "none"
+        return EventNotKnownError(
+            f"{self.name} has no event {str(event)!r}.{hint} It has: {listed}."
+        )
+
+    def __repr__(self) -> str:
+        return f"Emitter({self.name!r}, {len(self._callbacks)} events)"
+
+
+def _check_count(name: str, value: int | None) -> None:
+    if value is None and name == "max_calls":
+        return
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name}={value!r} must be a whole number, 1 or more")
+
+
+def _check_callable(function: object, what: str) -> None:
+    if not callable(function):
+        raise TypeError(f"{what} must be callable: {function!r} is a {type(function).__name__}")
+    if inspect.iscoroutinefunction(function):
+        raise TypeError(f"{what} must be a plain function: {function!r} is an `async def`")

@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+import concurrent.futures
+import inspect
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, ParamSpec, TypeVar
+
+from dask_limits.exceptions import CallPicklingError
+from dask_limits.executors.future import Future
+from dask_limits.executors.remote import pack_call, run_packed_call
+from dask_limits.limits import CancelToken, LimitedCall, run_call
+from dask_limits.packed import unpack_outcome
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class WrappedExecutor(concurrent.futures.Executor):
+    """Any `concurrent.futures.Executor`, with limits, usage and our kind of future.
+
+    In threads, a call with limits runs in a task process, and `cancel()` ends it; a call without
+    limits runs in the thread, and nothing can end it. Elsewhere (processes, other machines) it
+    is the worker that the call arrives at which starts a task process for it, if it has limits;
+    such a call can be cancelled until it starts.
+
+    Args:
+        executor: What runs the calls.
+        owned: Whether `shutdown()` also shuts down that executor.
+
+    Example:
+        >>> from concurrent.futures import ThreadPoolExecutor
+        >>> with WrappedExecutor(ThreadPoolExecutor(1), owned=True) as executor:
+        ...     executor.submit(pow, 2, 10).result()
+        1024
+    """
+
+    def __init__(self, executor: concurrent.futures.Executor, *, owned: bool = False) -> None:
+        self.executor = executor
+        self.owned = owned
+        self._in_threads = isinstance(executor, ThreadPoolExecutor)
+        self._closed = False
+
+    def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
+        """Hand a call to the executor.
+
+        Returns:
+            Its future. What cannot be pickled, and an executor that has broken, are its
+            exception.
+
+        Raises:
+            RuntimeError: after a `shutdown()`, of this or of the executor.
+        """
+        if self._closed:
+            raise RuntimeError("This executor has been shut down: make a new one")
+        call = fn if isinstance(fn, LimitedCall) else LimitedCall(fn)
+        try:
+            if self._in_threads:
+                return self._submit_to_thread(call, args, kwargs)
+            return self._submit_elsewhere(call, args, kwargs)
+        except (CallPicklingError, concurrent.futures.BrokenExecutor) as error:
+            failed = Future[R]()
+            failed.set_exception(error)
+            return failed
+
+    def _submit_to_thread(
+        self, call: LimitedCall[..., R], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Future[R]:
+        token = CancelToken()
+        future = Future[R](on_cancel=token.cancel)
+
+        def run() -> None:
+            if not token.cancelled:
+                future.mark_started()
+                future.settle(run_call(call, args, kwargs, cancel=token))
+
+        inner = self.executor.submit(run)
+        inner.add_done_callback(lambda inner: _pass_failure(inner, future))
+        return future
+
+    def _submit_elsewhere(
+        self, call: LimitedCall[..., R], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Future[R]:
+        inner = self.executor.submit(run_packed_call, pack_call(call, args, kwargs))
+        future = _WrappedFuture[R](inner)
+
+        def settle(inner: concurrent.futures.Future[bytes]) -> None:
+            if not _pass_failure(inner, future):
+                future.settle(unpack_outcome(inner.result()))
+
+        inner.add_done_callback(settle)
+        return future
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Refuse further calls, and shut down the executor if it is owned.
+
+        Args:
+            wait: Wait for the calls that run.
+            cancel_futures: Cancel the calls that have not started; in loky, all of them.
+        """
+        self._closed = True
+        if not self.owned:
+            return
+        if "kill_workers" in inspect.signature(self.executor.shutdown).parameters:  # loky
+            self.executor.shutdown(wait, kill_workers=cancel_futures)  # type: ignore[call-arg]
+        else:
+            self.executor.shutdown(wait, cancel_futures=cancel_futures)
+
+    def __repr__(self) -> str:
+        return f"WrappedExecutor({self.executor!r})"
+
+
+class _WrappedFuture(Future[R]):
+    """A future of ours that is as far as another one is."""
+
+    def __init__(self, inner: concurrent.futures.Future[bytes]) -> None:
+        super().__init__(on_cancel=inner.cancel)
+        self._inner = inner
+
+    def running(self) -> bool:
+        return self._inner.running() and not self.done()
+
+
+def _pass_failure(inner: concurrent.futures.Future[Any], future: Future[Any]) -> bool:
+    """Pass on that the executor, not the call, has failed or given up; False if it has not."""
+    if inner.cancelled():
+        future.cancel()
+        return True
+    error = inner.exception()
+    if error is None:
+        return False
+    try:
+        future.set_exception(error)
+    except concurrent.futures.InvalidStateError:
+        pass  # cancelled in the meantime
+    return True

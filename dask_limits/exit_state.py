@@ -1,0 +1,84 @@
+"""How a run may end, and what is to end it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import ClassVar, Final, Literal, get_args
+
+Action = Literal["raise", "end", "continue"]
+"""What becomes of a run: it raises, it ends without raising, or it goes on."""
+
+OnException = Action | Mapping[type[BaseException], Action]
+"""An action for every exception, or one for each type; the first that fits is taken."""
+
+_ACTIONS: Final = get_args(Action)
+
+
+@dataclass(frozen=True)
+class ExitState:
+    """Why a run ended.
+
+    Attributes:
+        code: The reason; it is equal to its name in small letters.
+        exception: What a call or callback raised, where that ended the run; what was passed to
+            `stop(exception=)`; else None.
+
+    Example:
+        >>> from dask_limits import Scheduler
+        >>> state = Scheduler.with_threads(1).run()
+        >>> state.code == ExitState.Code.EXHAUSTED == "exhausted"
+        True
+    """
+
+    class Code(StrEnum):
+        """Reasons for a run to end."""
+
+        EXHAUSTED = "exhausted"  # nothing was left to do
+        STOPPED = "stopped"  # stop() was called
+        TIMEOUT = "timeout"
+        EXCEPTION = "exception"  # of a call or a callback, where on_exception says so
+        CANCELLED = "cancelled"  # a call was cancelled, and on_cancelled says so
+
+    code: Code
+    exception: BaseException | None = None
+
+    EXHAUSTED: ClassVar = Code.EXHAUSTED
+    STOPPED: ClassVar = Code.STOPPED
+    TIMEOUT: ClassVar = Code.TIMEOUT
+    EXCEPTION: ClassVar = Code.EXCEPTION
+    CANCELLED: ClassVar = Code.CANCELLED
+
+
+def check_actions(on_exception: OnException, on_cancelled: Action) -> None:
+    """Refuse what cannot be acted on.
+
+    Raises:
+        ValueError: for an unknown action.
+        TypeError: for a key of the mapping that is not a type of exception.
+    """
+    _check_action("on_cancelled", on_cancelled)
+    if not isinstance(on_exception, Mapping):
+        _check_action("on_exception", on_exception)
+        return
+    for kind, action in on_exception.items():
+        if not (isinstance(kind, type) and issubclass(kind, BaseException)):
+            raise TypeError(f"on_exception has the key {kind!r}: keys must be types of exceptions")
+        _check_action(f"on_exception[{kind.__name__}]", action)
+
+
+def action_for(on_exception: OnException, error: BaseException) -> Action:
+    """What to do about an error. Types that a mapping does not name raise."""
+    if not isinstance(on_exception, Mapping):
+        return on_exception
+    for kind, action in on_exception.items():
+        if isinstance(error, kind):
+            return action
+    return "raise"
+
+
+def _check_action(name: str, action: object) -> None:
+    if action not in _ACTIONS:
+        also = " or a mapping of exception types to these" if name == "on_exception" else ""
+        raise ValueError(f"{name}={action!r} must be one of {', '.join(map(repr, _ACTIONS))}{also}")

@@ -1,0 +1,157 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, ParamSpec, Self, TypeVar
+
+from dask_limits import render
+from dask_limits.events import Event
+from dask_limits.plugins.plugin import Plugin
+from dask_limits.task import Task
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Limiter(Plugin):
+    """Limits how many calls of a task there are: in all, at one time, or beside other tasks.
+
+    A call that is not let through is dropped: `task.submit` returns None, and one of the three
+    events says why, with the task and the arguments of the call. With `when_full="wait"` a call
+    that only comes too early is held instead: its future is returned at once, and it starts as
+    soon as there is a place, first come, first served. A held call counts as submitted, it can
+    be cancelled, and it is cancelled if the run ends before it was started.
+
+    Args:
+        max_calls: How many calls may be submitted in all. More are always dropped.
+        max_concurrent: How many calls may run at one time.
+        not_while_running: A task, or several, during whose calls none of this one may start.
+        when_full: What becomes of a call for which there is no place now.
+
+    Raises:
+        ValueError: for a count below 1, or an unknown `when_full`.
+        TypeError: for something in `not_while_running` that is not a task.
+
+    Example:
+        >>> from dask_limits import Scheduler
+        >>> scheduler = Scheduler.with_threads(2)
+        >>> task = scheduler.task(abs, plugins=Limiter(max_calls=2))
+        >>> _ = task.on("call-limit-reached")(lambda task, x: print("no more:", x))
+        >>> _ = scheduler.on_start(lambda: [task.submit(x) for x in (1, 2, 3)])
+        >>> _ = scheduler.run()
+        no more: 3
+    """
+
+    name: ClassVar[str] = "limiter"
+
+    CALL_LIMIT_REACHED: ClassVar[Event[...]] = Event("call-limit-reached")
+    """A call was dropped: `max_calls` had been submitted. Called with the task and arguments."""
+
+    CONCURRENT_LIMIT_REACHED: ClassVar[Event[...]] = Event("concurrent-limit-reached")
+    """A call was dropped: `max_concurrent` were running. Called with the task and arguments."""
+
+    DISABLED_DUE_TO_RUNNING_TASK: ClassVar[Event[...]] = Event("disabled-due-to-running-task")
+    """A call was dropped: another task was running. Called with this task and arguments."""
+
+    def __init__(
+        self,
+        *,
+        max_calls: int | None = None,
+        max_concurrent: int | None = None,
+        not_while_running: Task[Any, Any] | Iterable[Task[Any, Any]] = (),
+        when_full: Literal["drop", "wait"] = "drop",
+    ) -> None:
+        _check_count("max_calls", max_calls)
+        _check_count("max_concurrent", max_concurrent)
+        if when_full not in ("drop", "wait"):
+            raise ValueError(f"when_full={when_full!r} must be 'drop' or 'wait'")
+        others = (not_while_running,) if isinstance(not_while_running, Task) else not_while_running
+        self.max_calls = max_calls
+        self.max_concurrent = max_concurrent
+        self.not_while_running = tuple(others or ())
+        self.when_full = when_full
+        self._submitted_before = 0
+        for other in self.not_while_running:
+            if not isinstance(other, Task):
+                raise TypeError(
+                    f"not_while_running={other!r} is a {type(other).__name__}, not a Task"
+                )
+
+    @property
+    def n_calls(self) -> int:
+        """How many calls were submitted since this was attached."""
+        return self.task.n_submitted - self._submitted_before
+
+    def attach_task(self, task: Task[Any, Any]) -> None:
+        """Called when it is attached to a task."""
+        if task in self.not_while_running:
+            raise ValueError(f"{task} cannot be kept from running while it is running itself")
+        super().attach_task(task)
+        self._submitted_before = task.n_submitted
+        if self.when_full == "wait":
+            for other in self.not_while_running:
+                other.on_done(lambda _: task.start_held(), hidden=True)
+                other.on_cancelled(lambda _: task.start_held(), hidden=True)
+
+    def pre_submit(
+        self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs
+    ) -> tuple[Callable[P, R], tuple[Any, ...], dict[str, Any]] | None:
+        """Let a call through, or emit the event that says why not."""
+        event = self._objection()
+        if event is None:
+            return fn, args, kwargs
+        self.task.emitter.emit(event, self.task, *args, **kwargs)
+        return None
+
+    def has_place(self) -> bool:
+        """Whether a call may start now."""
+        return not self._too_many() and not self._other_runs()
+
+    def copy(self) -> Self:
+        """A limiter with the same limits, that has counted no calls yet."""
+        return type(self)(
+            max_calls=self.max_calls,
+            max_concurrent=self.max_concurrent,
+            not_while_running=self.not_while_running,
+            when_full=self.when_full,
+        )
+
+    def _objection(self) -> Event[...] | None:
+        if self.max_calls is not None and self.n_calls >= self.max_calls:
+            return self.CALL_LIMIT_REACHED
+        if self.when_full == "wait":
+            return None
+        if self._too_many():
+            return self.CONCURRENT_LIMIT_REACHED
+        return self.DISABLED_DUE_TO_RUNNING_TASK if self._other_runs() else None
+
+    def _too_many(self) -> bool:
+        return self.max_concurrent is not None and self.task.n_running >= self.max_concurrent
+
+    def _other_runs(self) -> bool:
+        return any(other.running() for other in self.not_while_running)
+
+    def __rich__(self) -> RenderableType:
+        attached = hasattr(self, "task")
+        rows = []
+        if self.max_calls is not None:
+            rows.append(f"Calls {self.n_calls if attached else 0}/{self.max_calls}")
+        if self.max_concurrent is not None:
+            rows.append(
+                f"Concurrent {self.task.n_running if attached else 0}/{self.max_concurrent}"
+            )
+        if self.when_full == "wait":
+            rows.append(f"Held {self.task.n_held if attached else 0}")
+        rows += [f"Not while running: {other.unique_ref}" for other in self.not_while_running]
+        return render.plugin_panel(self.name, rows)
+
+
+def _check_count(name: str, value: object) -> None:
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(
+            f"{name}={value!r} must be a whole number, 1 or more, or None for no limit"
+        )

@@ -1,0 +1,216 @@
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import fields
+from multiprocessing.context import BaseContext
+from typing import TYPE_CHECKING, Any, ClassVar, Final, ParamSpec, Self, TypeVar
+
+from dask_limits import exceptions, render
+from dask_limits.events import Event
+from dask_limits.limits import LimitedCall, Limits
+from dask_limits.limits.units import (
+    Amount,
+    format_bytes,
+    format_seconds,
+    parse_bytes,
+    parse_seconds,
+)
+from dask_limits.plugins.plugin import Plugin
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from dask_limits.executors import Future
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_KINDS: Final = ("wall_time", "cpu_time", "memory", "num_processes")
+
+
+class PynisherPlugin(Plugin):
+    """Puts limits on each call of a task, and adds an event for each way to go over one.
+
+    A call that goes over a limit is ended with everything it started; its future has the
+    exception, and the worker that it ran on lives on. The events come after the task's own
+    `on-exception`, with the exception. They are called what pynisher's users call them; the
+    limits are enforced by this package's own task processes.
+
+    Args:
+        memory_limit: Resident memory of a call and all its processes: bytes, `(2, "GB")`
+            (1024-based, in any case), or a string as Dask reads it, `"2 GiB"`.
+        cputime_limit: CPU time of a call and all its processes: seconds (fractions count),
+            `(5, "m")`, or `"1h 30m"`.
+        walltime_limit: Time from a call's start to its end, in the same forms.
+        process_limit: Processes of a call at one time, its own included.
+        context: Kept, and without any effect. pynisher chooses by it how a process is started
+            for each call; the task processes here neither fork from your process nor import
+            into it, so there is nothing to choose.
+        wall_time_limit: The older name of `walltime_limit`.
+        cpu_time_limit: The older name of `cputime_limit`.
+
+    Raises:
+        ValueError: for a limit of zero, a negative one, NaN, or an unknown unit.
+        TypeError: for a limit of the wrong type, or one that is given under both names.
+
+    Example:
+        >>> import time
+        >>> from dask_limits import Scheduler
+        >>> scheduler = Scheduler.with_processes(1)
+        >>> nap = scheduler.task(time.sleep, plugins=PynisherPlugin(walltime_limit=(0.2, "s")))
+        >>> _ = nap.on("pynisher-timeout")(lambda exception: print(type(exception).__name__))
+        >>> _ = scheduler.on_start(lambda: nap.submit(60))
+        >>> _ = scheduler.run(on_exception="continue")
+        WallTimeBreach
+    """
+
+    name: ClassVar[str] = "pynisher-plugin"
+
+    TimeoutException = exceptions.TimeoutException
+    MemoryLimitException = exceptions.MemoryLimitException
+    CpuTimeoutException = exceptions.CpuTimeoutException
+    WallTimeoutException = exceptions.WallTimeoutException
+    ProcessLimitException = exceptions.ProcessLimitException
+
+    TIMEOUT: ClassVar[Event[[exceptions.TimeoutException]]] = Event("pynisher-timeout")
+    """A call went over its wall time or its CPU time. Called with the exception."""
+
+    MEMORY_LIMIT_REACHED: ClassVar[Event[[exceptions.MemoryLimitException]]] = Event(
+        "pynisher-memory-limit"
+    )
+    """A call went over its memory. Called with the exception."""
+
+    CPU_TIME_LIMIT_REACHED: ClassVar[Event[[exceptions.CpuTimeoutException]]] = Event(
+        "pynisher-cputime-limit"
+    )
+    """A call went over its CPU time. Called with the exception, after `TIMEOUT`."""
+
+    WALL_TIME_LIMIT_REACHED: ClassVar[Event[[exceptions.WallTimeoutException]]] = Event(
+        "pynisher-walltime-limit"
+    )
+    """A call went over its wall time. Called with the exception, after `TIMEOUT`."""
+
+    PROCESS_LIMIT_REACHED: ClassVar[Event[[exceptions.ProcessLimitException]]] = Event(
+        "pynisher-process-limit"
+    )
+    """A call had more processes than it may. Called with the exception."""
+
+    def __init__(
+        self,
+        *,
+        memory_limit: Amount | None = None,
+        cputime_limit: Amount | None = None,
+        walltime_limit: Amount | None = None,
+        process_limit: int | None = None,
+        context: BaseContext | None = None,
+        wall_time_limit: Amount | None = None,
+        cpu_time_limit: Amount | None = None,
+    ) -> None:
+        self.memory_limit = memory_limit
+        self.cputime_limit = _one_of(cputime_limit=cputime_limit, cpu_time_limit=cpu_time_limit)
+        self.walltime_limit = _one_of(
+            walltime_limit=walltime_limit, wall_time_limit=wall_time_limit
+        )
+        self.process_limit = process_limit
+        self.context = context
+        self.limits = Limits(
+            memory=_parsed(parse_bytes, self.memory_limit, "memory_limit"),
+            cpu_time=_parsed(parse_seconds, self.cputime_limit, "cputime_limit"),
+            wall_time=_parsed(parse_seconds, self.walltime_limit, "walltime_limit"),
+            num_processes=process_limit,
+        )
+
+    @property
+    def cpu_time_limit(self) -> Amount | None:
+        """The older name of `cputime_limit`."""
+        return self.cputime_limit
+
+    @property
+    def wall_time_limit(self) -> Amount | None:
+        """The older name of `walltime_limit`."""
+        return self.walltime_limit
+
+    def pre_submit(
+        self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs
+    ) -> tuple[Callable[P, R], tuple[Any, ...], dict[str, Any]] | None:
+        """Put the limits on a call; one that has limits already keeps the stricter of each."""
+        if not self.limits:
+            return fn, args, kwargs
+        if isinstance(fn, LimitedCall):
+            return LimitedCall(fn.fn, _stricter(fn.limits, self.limits)), args, kwargs
+        return LimitedCall(fn, self.limits), args, kwargs
+
+    def post_done(self, future: Future[Any]) -> None:
+        """Emit the events of a breach."""
+        exception = None if future.cancelled() else future.exception()
+        if not isinstance(exception, exceptions.PynisherException):
+            return
+        emit = self.task.emitter.emit
+        if isinstance(exception, self.TimeoutException):
+            emit(self.TIMEOUT, exception)
+        if isinstance(exception, self.CpuTimeoutException):
+            emit(self.CPU_TIME_LIMIT_REACHED, exception)
+        elif isinstance(exception, self.WallTimeoutException):
+            emit(self.WALL_TIME_LIMIT_REACHED, exception)
+        elif isinstance(exception, self.MemoryLimitException):
+            emit(self.MEMORY_LIMIT_REACHED, exception)
+        elif isinstance(exception, self.ProcessLimitException):
+            emit(self.PROCESS_LIMIT_REACHED, exception)
+
+    def copy(self) -> Self:
+        """A plugin with the same limits, attached to no task."""
+        return type(self)(
+            memory_limit=self.memory_limit,
+            cputime_limit=self.cputime_limit,
+            walltime_limit=self.walltime_limit,
+            process_limit=self.process_limit,
+            context=self.context,
+        )
+
+    @classmethod
+    def supports(cls, kind: str) -> bool:
+        """Whether a kind of limit is enforced on this system.
+
+        Args:
+            kind: "wall_time", "cpu_time", "memory" or "num_processes".
+
+        Raises:
+            ValueError: for any other kind.
+        """
+        if kind not in _KINDS:
+            raise ValueError(f"kind={kind!r} must be one of {', '.join(map(repr, _KINDS))}")
+        return sys.platform == "linux"
+
+    def __rich__(self) -> RenderableType:
+        limits, rows = self.limits, []
+        if limits.memory is not None:
+            rows.append(f"Memory {format_bytes(limits.memory)}")
+        if limits.cpu_time is not None:
+            rows.append(f"CPU time {format_seconds(limits.cpu_time)}")
+        if limits.wall_time is not None:
+            rows.append(f"Wall time {format_seconds(limits.wall_time)}")
+        if limits.num_processes is not None:
+            rows.append(f"Processes {limits.num_processes}")
+        return render.plugin_panel(self.name, rows)
+
+
+def _one_of(**spellings: Amount | None) -> Amount | None:
+    """The value of an argument that has two names."""
+    given = [value for value in spellings.values() if value is not None]
+    if len(given) > 1:
+        raise TypeError(f"{' and '.join(spellings)} are the same limit: give only one of them")
+    return given[0] if given else None
+
+
+def _parsed(parse: Callable[[Amount, str], float], value: Amount | None, name: str) -> float | None:
+    """An amount in base units. Parsed here, so that an error calls it what the user calls it."""
+    return None if value is None else parse(value, name)
+
+
+def _stricter(one: Limits, other: Limits) -> Limits:
+    stricter: dict[str, Any] = {}
+    for field in fields(Limits):
+        both = [getattr(limits, field.name) for limits in (one, other)]
+        stricter[field.name] = min((limit for limit in both if limit is not None), default=None)
+    return Limits(**stricter)

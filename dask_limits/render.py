@@ -1,0 +1,170 @@
+"""What a scheduler, its tasks and their plugins look like on a terminal and in a notebook.
+
+rich is imported when something is rendered, and not before. All that comes from users (names,
+signatures, options) is put into `Text`, which reads no markup.
+"""
+
+from __future__ import annotations
+
+import inspect
+import io
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.panel import Panel
+    from rich.tree import Tree
+
+REDRAW_EVERY_S: Final = 0.125
+"""How often a live view is drawn anew. One drawing costs some milliseconds of the run loop."""
+
+
+class EventView(Protocol):
+    """What is shown of an event."""
+
+    @property
+    def name(self) -> str: ...  # noqa: D102
+    @property
+    def count(self) -> int: ...  # noqa: D102
+    @property
+    def callbacks(self) -> list[tuple[Callable[..., object], int]]: ...  # noqa: D102
+
+
+class Renderable:
+    """Gives a class that has a `__rich__` the same look in notebooks."""
+
+    def __rich__(self) -> RenderableType:
+        raise NotImplementedError
+
+    def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, str]:
+        from rich.console import Console
+
+        # In a notebook, rich would show it at once, and the notebook once more.
+        console = Console(record=True, file=io.StringIO(), width=100, force_jupyter=False)
+        console.print(self)
+        html = console.export_html(
+            inline_styles=True, clear=False, code_format='<pre style="line-height:1.2">{code}</pre>'
+        )
+        return {"text/plain": console.export_text(), "text/html": html}
+
+
+def signature(function: Callable[..., object]) -> str:
+    """`name(n: int) -> int` of any callable; `name(...)` of those that do not tell."""
+    name = getattr(function, "__name__", None) or getattr(function, "name", None)
+    if not isinstance(name, str):
+        name = type(function).__name__
+    try:
+        found = inspect.signature(function)
+        parameters = [p.replace(annotation=_bare(p.annotation)) for p in found.parameters.values()]
+        text = str(
+            found.replace(parameters=parameters, return_annotation=_bare(found.return_annotation))
+        )
+    except Exception:  # builtins without one, and objects that fail in ways of their own
+        text = "(...)"
+    return name + text
+
+
+def plugin_panel(name: str, rows: Iterable[str] = ()) -> Panel:
+    """A plugin: its name, and a line for each thing to know of it."""
+    from rich.panel import Panel
+    from rich.text import Text
+
+    return Panel(Text("\n".join(rows)), title=Text(f"Plugin {name}"), border_style="cyan")
+
+
+def task_panel(
+    function: Callable[..., object],
+    ref: str,
+    plugins: Iterable[RenderableType],
+    events: Iterable[EventView],
+) -> Panel:
+    """A task: its function, its plugins, and those of its events that anything came of."""
+    from rich.console import Group
+    from rich.panel import Panel
+    from rich.text import Text
+
+    seen = [event for event in events if event.count or event.callbacks]
+    return Panel(
+        Group(*plugins, *map(_event, seen)),
+        title=Text(f"Task {signature(function)}"),
+        subtitle=Text(f"Ref: {ref}"),
+        border_style="magenta",
+    )
+
+
+def scheduler_tree(
+    executor: str,
+    options: Mapping[str, object],
+    n_queued: int,
+    events: Iterable[EventView],
+    tasks: Iterable[RenderableType],
+) -> Tree:
+    """A scheduler: its executor, how much is queued, its events and its tasks."""
+    from rich.console import Group
+    from rich.panel import Panel
+    from rich.text import Text
+    from rich.tree import Tree
+
+    box = Panel.fit(Text(repr(dict(options)) if options else ""), title=Text(executor))
+    top = Panel(Group(Text(f"Executor Queue: ({n_queued})"), box), title=Text("Scheduler"))
+    tree = Tree(top, guide_style="bold")
+    tree.add(Group(*map(_event, events)))
+    for task in tasks:
+        tree.add(task)
+    return tree
+
+
+@contextmanager
+def live(thing: RenderableType) -> Iterator[Callable[[], None]]:
+    """Show something for as long as it changes.
+
+    Yields:
+        What redraws it, if the last time was long enough ago: to be called often, and from the
+        thread that changes it.
+    """
+    from rich.live import Live
+
+    with Live(get_renderable=lambda: thing, auto_refresh=False) as view:
+        due = 0.0
+
+        def redraw() -> None:
+            nonlocal due
+            if time.monotonic() >= due:
+                view.refresh()
+                due = time.monotonic() + REDRAW_EVERY_S
+
+        redraw()
+        yield redraw
+        view.refresh()
+
+
+class _Bare:
+    """An annotation that was written as a string, without its quotes."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def __repr__(self) -> str:
+        return self._text
+
+
+def _bare(annotation: Any) -> Any:
+    return _Bare(annotation) if isinstance(annotation, str) else annotation
+
+
+def _event(event: EventView) -> RenderableType:
+    from rich.text import Text
+    from rich.tree import Tree
+
+    tree = Tree(_counted(Text(f"@{event.name}", "bold" if event.count else "dim"), event.count))
+    for function, n_answered in event.callbacks:
+        line = Text.assemble(("def ", "cyan"), signature(function))
+        tree.add(line.append(f" ({n_answered})", "yellow") if n_answered else line)
+    return tree
+
+
+def _counted(line: Any, count: int) -> Any:
+    return line.append(f" {count}", "yellow") if count else line

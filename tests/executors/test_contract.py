@@ -1,0 +1,297 @@
+"""What every executor promises. A new one is added by a line in EXECUTORS."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import functools
+import os
+import sys
+import threading
+import time
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dask_limits import SequentialExecutor, exceptions, limit
+from dask_limits.executors import Future, WrappedExecutor
+
+
+def processes() -> Any:
+    from dask_limits.executors.processes import ProcessExecutor
+
+    return ProcessExecutor(2)
+
+
+def loky() -> Any:
+    import loky
+
+    return WrappedExecutor(loky.ProcessPoolExecutor(2), owned=True)
+
+
+def dask() -> Any:
+    from dask_limits.executors.dask import DaskExecutor
+
+    return DaskExecutor.connect(n_workers=2)
+
+
+@dataclass(frozen=True)
+class Kind:
+    make: Any
+    elsewhere: bool = True
+    """Calls without limits run in another process."""
+    ends_running: bool = False
+    """`cancel()` ends a call that runs under a limit."""
+    ends_unlimited: bool = False
+    """`cancel()` ends a call that runs without."""
+
+
+EXECUTORS = {
+    "processes": Kind(processes, ends_running=True, ends_unlimited=True),
+    "sequential": Kind(SequentialExecutor, elsewhere=False),
+    "threads": Kind(
+        lambda: WrappedExecutor(ThreadPoolExecutor(2, "dask-limits"), owned=True),
+        elsewhere=False,
+        ends_running=True,
+    ),
+    "stdlib processes": Kind(lambda: WrappedExecutor(ProcessPoolExecutor(2), owned=True)),
+    "loky": Kind(loky),
+    "dask": Kind(dask, ends_running=True),
+}
+
+
+@pytest.fixture(scope="module", params=EXECUTORS)
+def kind(request):
+    return EXECUTORS[request.param]
+
+
+@pytest.fixture(scope="module")
+def executor(kind):
+    executor = kind.make()
+    executor.submit(abs, 1).result(timeout=60)  # all that it starts, it has started now
+    executor.submit(limit(abs, wall_time=30), 1).result(timeout=60)
+    yield executor
+    executor.shutdown(cancel_futures=True)
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left_behind():
+    """An executor serves all tests here; the last test sees that it leaves nothing."""
+
+
+def call(x, /, y=0, *, fn=0, self=0):
+    return x, y, fn, self
+
+
+def fail(text):
+    raise LookupError(text)
+
+
+class Unpicklable:
+    def __reduce__(self):
+        raise TypeError("not this one")
+
+
+class OddError(Exception):
+    def __init__(self):
+        super().__init__("odd")
+        self.lock = threading.Lock()
+
+
+def odd():
+    raise OddError
+
+
+def signal_and_wait(path):
+    Path(path).touch()
+    time.sleep(60)
+
+
+def wait_for(path):
+    deadline = time.monotonic() + 30
+    while not Path(path).exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def test_a_call_returns_with_its_usage(executor):
+    future = executor.submit(call, 1, 2, fn=3, self=4)
+    assert isinstance(future, Future)
+    assert future.result(timeout=30) == (1, 2, 3, 4)
+    assert future.usage.wall_time >= 0
+    assert not future.running()
+
+
+def test_its_futures_work_with_the_standard_library(executor):
+    futures = [executor.submit(abs, -n) for n in range(20)]
+    done, _ = concurrent.futures.wait(futures, timeout=30)
+    assert sorted(future.result() for future in done) == list(range(20))
+    assert list(executor.map(abs, [-1, -2])) == [1, 2]
+
+
+def test_an_exception_keeps_its_type_arguments_and_traceback(executor):
+    error = executor.submit(fail, "lost").exception(timeout=30)
+    assert (type(error), error.args) == (LookupError, ("lost",))
+    names = []
+    at = error.__traceback__
+    while at is not None:
+        names.append(at.tb_frame.f_code.co_name)
+        at = at.tb_next
+    assert "fail" in names or "in fail" in str(error.__cause__)
+
+
+def test_lambdas_closures_and_partials_run(executor):
+    base = 40
+    assert executor.submit(lambda x: base + x, 2).result(timeout=30) == 42
+    assert executor.submit(functools.partial(pow, 2), 10).result(timeout=30) == 1024
+
+
+async def awaited(text):
+    import asyncio
+
+    await asyncio.sleep(0.01)
+    return fail(text) if text else os.getpid()
+
+
+def test_a_coroutine_function_runs_to_its_end(executor, kind):
+    for fn in (awaited, limit(awaited, wall_time=30), lambda text: awaited(text)):
+        pid = executor.submit(fn, "").result(timeout=30)
+        assert (pid != os.getpid()) == (kind.elsewhere or hasattr(fn, "limits"))
+        error = executor.submit(fn, "lost").exception(timeout=30)
+        assert (type(error), error.args) == (LookupError, ("lost",))
+        assert error.__context__ is None
+        assert "event loop" not in str(error.__cause__)
+
+
+def test_a_coroutine_function_runs_to_its_end_when_it_is_submitted_from_a_coroutine(executor):
+    import asyncio
+
+    async def main():
+        return await executor.submit(awaited, "")
+
+    assert asyncio.run(main()) > 0
+
+
+def test_equal_calls_each_run(executor, tmp_path):
+    def leave_a_mark(directory):
+        return os.urandom(8)
+
+    futures = [executor.submit(leave_a_mark, str(tmp_path)) for _ in range(5)]
+    assert len({future.result(timeout=30) for future in futures}) == 5
+
+
+def test_a_call_with_a_limit_returns_raises_and_keeps_to_it(executor):
+    assert executor.submit(limit(pow, wall_time=30), 2, 10).result(timeout=30) == 1024
+    error = executor.submit(limit(fail, wall_time=30), "lost").exception(timeout=30)
+    assert (type(error), error.args) == (LookupError, ("lost",))
+    assert "in fail" in str(error.__cause__)
+
+
+def test_a_breach_is_typed_costs_one_call_and_has_its_usage(executor):
+    for _ in range(2):
+        future = executor.submit(limit(time.sleep, wall_time=0.1), 60)
+        error = future.exception(timeout=30)
+        assert isinstance(error, exceptions.WallTimeBreach)
+        assert error.call == "sleep"
+        assert future.usage.wall_time >= 0.1
+        assert executor.submit(abs, -1).result(timeout=30) == 1
+
+
+def test_a_crash_under_a_limit_costs_one_call(executor):
+    for code in (3, 0):
+        error = executor.submit(limit(os._exit, wall_time=30), code).exception(timeout=30)
+        assert isinstance(error, exceptions.ExitError)
+        assert error.exit_code == code
+    assert executor.submit(abs, -1).result(timeout=30) == 1
+
+
+def test_sys_exit_ends_only_the_call(executor):
+    for fn in (sys.exit, limit(sys.exit, wall_time=30)):
+        error = executor.submit(fn, 5).exception(timeout=30)
+        assert isinstance(error, exceptions.ExitError)
+        assert error.exit_code == 5
+    assert executor.submit(abs, -1).result(timeout=30) == 1
+
+
+def test_what_cannot_be_pickled_is_named(executor, kind):
+    fns = [limit(call, wall_time=30)] + [call] * kind.elsewhere
+    for fn in fns:
+        error = executor.submit(fn, 1, threading.Lock()).exception(timeout=30)
+        assert isinstance(error, exceptions.CallPicklingError)
+        assert (error.part, error.call) == ("arguments", "call")
+        assert "lock" in str(error)
+
+
+def test_a_result_or_exception_that_cannot_be_pickled_is_named(executor, kind):
+    under_limit = functools.partial(limit, wall_time=30)
+    for wrap in [under_limit] + [lambda fn: fn] * kind.elsewhere:
+        error = executor.submit(wrap(Unpicklable)).exception(timeout=30)
+        assert isinstance(error, exceptions.CallPicklingError)
+        assert error.part == "result"
+        error = executor.submit(wrap(odd)).exception(timeout=30)
+        assert isinstance(error, exceptions.CallPicklingError)
+        assert error.part == "exception"
+
+
+def test_a_call_that_runs_under_a_limit_ends_when_it_is_cancelled(executor, kind, tmp_path):
+    if not kind.ends_running:
+        pytest.skip("this executor cannot end a call that runs")
+    for n, fn in enumerate([limit(signal_and_wait, wall_time=60), signal_and_wait]):
+        if n == 1 and not kind.ends_unlimited:
+            continue
+        began = time.monotonic()
+        futures = [executor.submit(fn, str(tmp_path / f"{n} {i}")) for i in range(2)]
+        for i in range(2):
+            wait_for(tmp_path / f"{n} {i}")
+        assert all(future.cancel() for future in futures)
+        assert all(future.cancelled() and future.cancel() for future in futures)
+        assert executor.submit(abs, -1).result(timeout=30) == 1  # there is room again
+        assert time.monotonic() - began < 30
+
+
+def test_a_call_that_waits_never_runs_when_it_is_cancelled(executor, kind, tmp_path):
+    if kind.make is SequentialExecutor:
+        pytest.skip("nothing waits here")
+    gate, mark = tmp_path / "gate", tmp_path / "mark"
+    # more than any of these pools takes in beforehand
+    before = [executor.submit(wait_for, str(gate)) for _ in range(8)]
+    waiting = executor.submit(Path.touch, mark)
+    assert waiting.cancel()
+    gate.touch()
+    concurrent.futures.wait([*before, executor.submit(abs, 1)], timeout=30)
+    assert waiting.cancelled()
+    assert not mark.exists()
+
+
+def test_a_future_can_be_awaited(executor):
+    import asyncio
+
+    async def main():
+        return await executor.submit(pow, 2, 10)
+
+    assert asyncio.run(main()) == 1024
+
+
+def test_after_its_shutdown_it_takes_nothing_and_has_left_nothing(kind):
+    import psutil
+
+    def relatives():
+        return {
+            child
+            for child in psutil.Process().children(recursive=True)
+            if not {"resource_tracker", "forkserver"} & set(" ".join(child.cmdline()).split("."))
+        }
+
+    before = relatives()
+    executor = kind.make()
+    futures = [executor.submit(time.sleep, 0.05) for _ in range(2)]
+    executor.shutdown(wait=True)
+    assert all(future.done() for future in futures)
+    with pytest.raises(RuntimeError):
+        executor.submit(abs, 1)
+    executor.shutdown()
+    left = relatives() - before
+    _, alive = psutil.wait_procs(left, timeout=10)
+    assert not [p for p in alive if "resource_tracker" not in " ".join(p.cmdline())]

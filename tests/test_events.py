@@ -1,0 +1,164 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dask_limits.events import Emitter, Event
+from dask_limits.exceptions import EventNotKnownError
+
+SAVED: Event[[int]] = Event("on-saved")
+
+
+def emitter() -> Emitter:
+    return Emitter("Store", [SAVED, Event("on-loaded")])
+
+
+def test_an_event_is_its_name():
+    assert SAVED == "on-saved"
+    assert hash(SAVED) == hash("on-saved")
+    assert {SAVED: 1}["on-saved"] == 1
+    assert SAVED.name == "on-saved"
+    assert repr(SAVED) == "Event('on-saved')"
+
+
+def test_callbacks_are_called_in_the_order_of_their_registration():
+    store, seen = emitter(), []
+    for n in range(5):
+        store.on(SAVED)(lambda _, n=n: seen.append(n))
+    store.emit(SAVED, 1)
+    assert seen == [0, 1, 2, 3, 4]
+
+
+def test_a_decorator_works_with_and_without_arguments_and_returns_the_function():
+    store, seen = emitter(), []
+
+    @store.on("on-saved")
+    def plain(n):
+        seen.append(n)
+
+    @store.on("on-saved")(max_calls=1)
+    @store.on("on-loaded")()
+    def once(n):
+        seen.append(-n)
+
+    store.emit(SAVED, 1)
+    store.emit("on-saved", 2)
+    store.emit("on-loaded", 3)
+    plain(4)
+    once(5)
+    assert seen == [1, -1, 2, -3, 4, -5]
+
+
+def test_counts_are_found_by_event_and_by_name_and_leave_out_what_never_was():
+    store = emitter()
+    store.emit(SAVED, 1)
+    store.emit("on-saved", 1)
+    assert store.counts == {SAVED: 2} == {"on-saved": 2}
+    assert store.counts["on-saved"] == store.counts[SAVED] == 2
+    assert store.counts["on-loaded"] == 0
+
+
+def test_an_unknown_event_names_the_nearest_and_the_known_ones():
+    for ask in (lambda: emitter().on("on-save"), lambda: emitter().emit("on-save")):
+        with pytest.raises(EventNotKnownError) as error:
+            ask()
+        text = str(error.value)
+        assert "Store has no event 'on-save'" in text
+        assert "Did you mean 'on-saved'?" in text
+        assert "'on-loaded'" in text
+
+
+def test_when_is_asked_at_each_emission():
+    store, seen, open_ = emitter(), [], [False]
+    store.on(SAVED)(seen.append, when=lambda: open_[0])
+    store.emit(SAVED, 1)
+    open_[0] = True
+    store.emit(SAVED, 2)
+    assert seen == [2]
+
+
+def test_a_callback_that_emits_its_own_event_is_still_called_no_more_than_max_calls():
+    store, seen = emitter(), []
+
+    @store.on(SAVED)(max_calls=3)
+    def again(n):
+        seen.append(n)
+        store.emit(SAVED, n + 1)
+
+    store.emit(SAVED, 0)
+    assert seen == [0, 1, 2]
+
+
+def test_a_callback_registered_during_an_emission_is_called_from_the_next_one_on():
+    store, seen = emitter(), []
+    store.on(SAVED)(lambda _: store.on(SAVED)(seen.append), max_calls=1)
+    store.emit(SAVED, 1)
+    assert seen == []
+    store.emit(SAVED, 2)
+    assert seen == [2]
+
+
+def test_an_error_in_a_callback_does_not_keep_the_next_from_being_called():
+    store, seen = emitter(), []
+
+    def fail(n):
+        raise ValueError(f"number {n}")
+
+    store.on(SAVED)(fail)
+    store.on(SAVED)(seen.append)
+    store.on(SAVED)(lambda _: 1 / 0)
+    with pytest.raises(ValueError, match="number 1") as error:
+        store.emit(SAVED, 1)
+    assert seen == [1]
+    assert "division by zero" in error.value.__notes__[0]
+    assert error.traceback[-1].name == "fail"
+
+
+@pytest.mark.parametrize("option", ["max_calls", "repeat", "every"])
+@pytest.mark.parametrize("value", [0, -1, 1.5, True])
+def test_a_count_below_one_is_refused_and_named(option, value):
+    with pytest.raises(ValueError, match=f"{option}={value}"):
+        emitter().on(SAVED)(print, **{option: value})
+
+
+def test_only_plain_callables_can_be_callbacks():
+    async def coroutine(n): ...
+
+    for bad in (3, "print", coroutine):
+        with pytest.raises(TypeError, match="on-saved"):
+            emitter().on(SAVED)(bad)
+    with pytest.raises(TypeError, match="when="):
+        emitter().on(SAVED)(print, when=True)
+
+
+def test_a_summary_leaves_out_hidden_callbacks_and_counts_events_answered():
+    store = emitter()
+    store.on(SAVED)(print, hidden=True, when=lambda: False)
+    callback = store.on(SAVED)(lambda n: n, repeat=3)
+    store.emit(SAVED, 1)
+    saved, loaded = store.summary()
+    assert (saved.name, saved.count, saved.callbacks) == ("on-saved", 1, [(callback, 1)])
+    assert (loaded.name, loaded.count, loaded.callbacks) == ("on-loaded", 0, [])
+
+
+@given(
+    openings=st.lists(st.booleans(), max_size=20),
+    every=st.integers(1, 4),
+    repeat=st.integers(1, 4),
+    max_calls=st.none() | st.integers(1, 10),
+)
+def test_options_combine_as_they_are_documented(openings, every, repeat, max_calls):
+    store, calls, now = emitter(), [], [False]
+    store.on(SAVED)(
+        calls.append, when=lambda: now[0], every=every, repeat=repeat, max_calls=max_calls
+    )
+    expected: list[int] = []
+    for n, opening in enumerate(openings, 1):
+        now[0] = opening
+        store.emit(SAVED, n)
+        if opening and n % every == 0:
+            room = repeat if max_calls is None else min(repeat, max_calls - len(expected))
+            expected += [n] * room
+    assert calls == expected
+    assert store.counts[SAVED] == len(openings)

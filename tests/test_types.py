@@ -1,0 +1,51 @@
+"""Type checkers know a task's parameters, and what a callback is called with."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+PROGRAM = """
+from dask_limits import Scheduler
+from dask_limits.executors import Future
+
+def f(x: int, *, y: str = "") -> float:
+    return float(x)
+
+scheduler = Scheduler.with_threads(1)
+task = scheduler.task(f)
+future: Future[float] | None = task.submit(1, y="a")
+task.submit("a")  # wrong
+task.submit(1, z=2)  # wrong
+scheduler.submit(f, 3).result().is_integer()
+scheduler.submit(f, "3")  # wrong
+
+@task.on_result
+def result(future: Future[float], value: float) -> None: ...
+
+@task.on_result  # wrong
+def too_few(future: Future[float]) -> None: ...
+
+@task.on_submitted(max_calls=1)
+def submitted(future: Future[float], x: int, *, y: str = "") -> None: ...
+
+@task.on("on-result")
+def any_event(*args: object) -> None: ...
+
+@scheduler.task(plugins=())
+def decorated(data: bytes) -> int:
+    return len(data)
+
+decorated.submit(3)  # wrong
+"""
+
+
+def test_type_checkers_see_what_is_wrong_and_nothing_else(tmp_path):
+    program = tmp_path / "program.py"
+    program.write_text(PROGRAM)
+    found = subprocess.run(
+        [sys.executable, "-m", "mypy", "--strict", str(program)], capture_output=True, text=True
+    ).stdout
+    wrong = [n for n, line in enumerate(PROGRAM.splitlines(), 1) if line.endswith("# wrong")]
+    seen = {int(line.split(":")[1]) for line in found.splitlines() if ": error:" in line}
+    assert seen == set(wrong), found

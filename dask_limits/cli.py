@@ -1,0 +1,324 @@
+"""The `dask-limits` command: reads and checks what was asked for, then has it done."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import socket
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit
+
+import click
+
+from dask_limits.limits.units import parse_bytes, parse_seconds
+
+if TYPE_CHECKING:
+    from dask_limits import PynisherPlugin, Scheduler
+    from dask_limits.search.data import Dataset
+    from dask_limits.search.interrupts import Interrupts
+    from dask_limits.search.random_search import RandomSearch, Trial
+
+_INTERRUPTED: Final = 130  # what a shell gives for a program that SIGINT ended
+
+
+class BadInput(click.ClickException):
+    """What was asked for cannot be done; the message says why in one sentence."""
+
+    exit_code = 2
+
+
+def _amount(parse: Callable[[str, str], float], forms: str) -> Callable[..., float | None]:
+    """Reads an option that is an amount with a unit, or "none"."""
+
+    def read(_: click.Context, option: click.Parameter, value: str) -> float | None:
+        if value.strip().lower() == "none":
+            return None
+        try:
+            return parse(value, option.opts[0])
+        except ValueError:
+            raise BadInput(f"{option.opts[0]} {value!r} is not {forms}.") from None
+
+    return read
+
+
+def _count(_: click.Context, option: click.Parameter, value: str) -> int:
+    """Reads an option that is a whole number from 1 up."""
+    try:
+        number = int(value)
+    except ValueError:
+        number = 0
+    if number < 1:
+        raise BadInput(f"{option.opts[0]} {value!r} is not a whole number from 1 up.")
+    return number
+
+
+_memory = _amount(parse_bytes, 'an amount of memory above zero, such as 300MiB or "2 GB"')
+_time = _amount(parse_seconds, 'a time above zero, such as 0.5s, 5m or "1h 30m"')
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="dask-limits")
+def main() -> None:
+    """Run work under limits of memory, CPU time and wall time."""
+
+
+@main.command()
+@click.argument("data", required=False, type=click.Path(path_type=Path))
+@click.option("--target", metavar="COLUMN", help="The column of DATA to predict.")
+@click.option(
+    "--executor",
+    type=click.Choice(["processes", "dask", "slurm"]),
+    default="dask",
+    show_default=True,
+    help="Where trials run: in processes of this machine, on Dask, on a SLURM cluster (coming).",
+)
+@click.option(
+    "--scheduler-address",
+    metavar="tcp://...",
+    help="Use the Dask cluster there. Without it, one is started on this machine.",
+)
+@click.option(
+    "--workers",
+    metavar="N",
+    callback=_count,
+    default=lambda: str(len(os.sched_getaffinity(0))),
+    show_default="the cores of this machine",
+    help="How many trials run at one time.",
+)
+@click.option(
+    "--trial-memory",
+    metavar="MEMORY",
+    callback=_memory,
+    default="1GiB",
+    show_default=True,
+    help="Limit of each trial.",
+)
+@click.option(
+    "--trial-wall-time",
+    metavar="TIME",
+    callback=_time,
+    default="60s",
+    show_default=True,
+    help="Limit of each trial.",
+)
+@click.option(
+    "--trial-cpu-time",
+    metavar="TIME",
+    callback=_time,
+    default="60s",
+    show_default=True,
+    help="Limit of each trial.",
+)
+@click.option(
+    "--trials",
+    metavar="N",
+    callback=_count,
+    default="50",
+    show_default=True,
+    help="How many pipelines to try.",
+)
+@click.option(
+    "--timeout",
+    metavar="TIME",
+    callback=_time,
+    default="5m",
+    show_default=True,
+    help="Time for all trials together: those that still run are then cancelled, and the best is"
+    " fitted.",
+)
+@click.option(
+    "--seed", type=int, default=0, show_default=True, help="Equal seeds try equal pipelines."
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default="results",
+    show_default=True,
+    help="Directory for trials.csv and best_model.joblib; what earlier searches left there is"
+    " kept as trials.1.csv, best_model.1.joblib, and so on.",
+)
+def search(
+    data: Path | None,
+    target: str | None,
+    executor: str,
+    scheduler_address: str | None,
+    workers: int,
+    trial_memory: int | None,
+    trial_wall_time: float | None,
+    trial_cpu_time: float | None,
+    trials: int,
+    timeout: float | None,
+    seed: int,
+    out: Path,
+) -> None:
+    """Search for the best scikit-learn pipeline on DATA, a CSV file.
+
+    Pipelines are drawn at random and cross-validated, each under limits: a trial that goes over
+    one is ended and counted, and the search goes on. At the end the best is fitted to all rows,
+    under the same limits, and saved. Without DATA it searches on the handwritten digits that come
+    with scikit-learn.
+
+    Memory is given as 300MiB or "2 GB"; time as 0.5s, 5m or "1h 30m"; "none" lifts a limit.
+
+    Exit codes: 0 if a model was saved, 1 if none could be, 2 for bad input, 130 if interrupted by
+    Ctrl-C or SIGTERM, after which what was found until then is shown and kept.
+    """
+    _need_search_extra()
+    _check_combination(data, target, executor, scheduler_address)
+
+    from dask_limits import PynisherPlugin
+    from dask_limits.search.interrupts import Interrupts
+    from dask_limits.search.random_search import RandomSearch
+    from dask_limits.search.report import OutputError
+
+    limits = PynisherPlugin(
+        memory_limit=trial_memory, walltime_limit=trial_wall_time, cputime_limit=trial_cpu_time
+    )
+    code = _INTERRUPTED
+    with Interrupts() as interrupts:
+        try:
+            job = RandomSearch(_load(data, target), trials, workers, seed=seed, timeout=timeout)
+            scheduler = _scheduler(executor, scheduler_address, min(workers, trials))
+            code = _run(job, scheduler, limits, out, interrupts)
+        except OutputError as error:
+            _discard_output()
+            raise click.ClickException(str(error)) from None
+        except KeyboardInterrupt:
+            pass
+        if interrupts.raised:
+            # What was cut short there, such as the start of a Dask cluster, cannot be trusted to
+            # end in good time. All processes below this one end when they see it gone.
+            sys.stdout.flush()
+            os._exit(code)
+    sys.exit(code)
+
+
+def _need_search_extra() -> None:
+    missing = [
+        package
+        for module, package in (("sklearn", "scikit-learn"), ("pandas", "pandas"))
+        if importlib.util.find_spec(module) is None
+    ]
+    if missing:
+        raise BadInput(
+            f"The search needs {' and '.join(missing)}: pip install 'dask-limits[search]'"
+        )
+
+
+def _check_combination(
+    data: Path | None, target: str | None, executor: str, scheduler_address: str | None
+) -> None:
+    if executor == "slurm":
+        raise BadInput(
+            "--executor slurm is coming: until then, start Dask workers on SLURM yourself and use"
+            " --executor dask with --scheduler-address."
+        )
+    if scheduler_address is not None and executor != "dask":
+        raise BadInput(f"--scheduler-address goes with --executor dask, not with {executor}.")
+    if data is None and target is not None:
+        raise BadInput("--target names a column of DATA, and no DATA is given.")
+    if scheduler_address is not None:
+        _check_address(scheduler_address)
+
+
+def _check_address(address: str) -> None:
+    """See whether anybody is there: Dask itself goes on trying for half a minute."""
+    try:
+        parts = urlsplit(address if "://" in address else f"tcp://{address}")
+        where = parts.hostname or "", parts.port or 0
+    except ValueError:
+        where = "", 0
+    if not all(where):
+        raise BadInput(f"--scheduler-address {address!r} is not like tcp://host:8786.")
+    try:
+        socket.create_connection(where, timeout=5).close()
+    except OSError as error:
+        why = error.strerror or "it takes too long"
+        raise BadInput(f"No Dask scheduler answers at {address}: {why}.") from None
+
+
+def _load(data: Path | None, target: str | None) -> Dataset:
+    from dask_limits.search.data import DataError, bundled, load_csv
+
+    try:
+        return bundled() if data is None else load_csv(data, target)
+    except DataError as error:
+        raise BadInput(str(error)) from None
+
+
+def _scheduler(executor: str, address: str | None, workers: int) -> Scheduler:
+    from dask_limits import Scheduler
+
+    if executor == "processes":
+        return Scheduler.with_processes(workers)
+    if address is not None:
+        return Scheduler.with_dask(address)
+    return Scheduler.with_dask(n_workers=workers)
+
+
+def _run(
+    job: RandomSearch,
+    scheduler: Scheduler,
+    limits: PynisherPlugin,
+    out: Path,
+    interrupts: Interrupts,
+) -> int:
+    """Run a search, with its report and its files.
+
+    Returns:
+        The exit code.
+    """
+    from rich.console import Console
+
+    from dask_limits.search.files import Results
+    from dask_limits.search.report import Report
+
+    try:
+        results = Results(out)
+    except OSError as error:
+        raise BadInput(f"Results cannot be written to {out}: {error.strerror}.") from None
+
+    report = Report(Console(), job)
+    report.say(job.dataset.describe())
+    for note in job.dataset.notes:
+        report.say(f"note: {note}")
+
+    def trial_ended(trial: Trial) -> None:
+        results.add(trial)
+        report.trial_ended(trial)
+
+    job.on_trial = trial_ended
+    warnings.filterwarnings("ignore", "Sending large graph")  # Dask's, of data that we do mean
+    interrupts.stop(scheduler)
+    with results:
+        try:
+            with report.live():
+                job.run(scheduler, limits)
+            if job.model is not None:
+                results.save_model(job.model)
+        except KeyboardInterrupt:
+            pass  # what there is by now is shown and kept
+        except OSError as error:
+            report.sum_up()
+            why = error.strerror or str(error).partition("\n")[0].rstrip(". ")
+            where = f" ({error.filename})" if error.filename else ""
+            raise click.ClickException(f"The search cannot go on: {why}{where}.") from error
+    report.sum_up()
+    saved = results.best_model.exists()
+    if saved and job.best is not None:
+        report.say(f"best model: {results.best_model} (trial {job.best.number}, all rows)")
+    else:
+        report.say("no model was fitted" + (": interrupted" if interrupts.received else ""))
+    report.say(f"all trials: {results.trials_csv}")
+    return _INTERRUPTED if interrupts.received else 0 if saved else 1
+
+
+def _discard_output() -> None:
+    """Let what could not be written go nowhere: Python would try again at its end."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)

@@ -1,0 +1,125 @@
+"""What a search leaves in its directory."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+
+from dask_limits.search.random_search import Trial
+
+_COLUMNS: Final = (
+    "number",
+    "family",
+    "configuration",
+    "score",
+    "score_std",
+    "status",
+    "wall_time_s",
+    "cpu_time_s",
+    "peak_memory_bytes",
+    "error",
+)
+
+
+class Results:
+    """A directory with `trials.csv`, a row a trial, and `best_model.joblib`.
+
+    Files of an earlier search are kept under other names: `trials.1.csv`, `best_model.1.joblib`.
+
+    Args:
+        directory: Made if need be.
+
+    Raises:
+        OSError: if the directory or the file in it cannot be made.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.trials_csv = directory / "trials.csv"
+        self.best_model = directory / "best_model.joblib"
+        directory.mkdir(parents=True, exist_ok=True)
+        for path in (self.trials_csv, self.best_model):
+            _keep_earlier(path)
+        self._file = self.trials_csv.open("x", newline="", encoding="utf-8")
+        self._writer = csv.writer(self._file)
+        try:
+            self._write(_COLUMNS)
+        except OSError:
+            self.close()
+            self.trials_csv.unlink()
+            raise
+
+    def add(self, trial: Trial) -> None:
+        """Write the row of a trial that has ended; it is in the file when this returns.
+
+        Raises:
+            OSError: if the disk is full, say.
+        """
+        used, configuration = trial.usage, trial.configuration
+        self._write(
+            (
+                trial.number,
+                configuration.family,
+                json.dumps(dict(configuration.parameters)),
+                trial.score,
+                trial.score_std,
+                trial.status,
+                *((f"{used.wall_time:.3f}", f"{used.cpu_time:.3f}") if used else ("", "")),
+                used.peak_memory if used else "",
+                trial.error,
+            )
+        )
+
+    def save_model(self, model: Any) -> None:
+        """Save the fitted pipeline, for `joblib.load`.
+
+        Raises:
+            OSError: likewise.
+        """
+        import joblib
+
+        unfinished = self.best_model.with_suffix(".unfinished")
+        try:
+            with _naming(unfinished):
+                joblib.dump(model, unfinished)
+            unfinished.rename(self.best_model)  # whole, or not there
+        finally:
+            unfinished.unlink(missing_ok=True)
+
+    def _write(self, row: tuple[object, ...]) -> None:
+        with _naming(self.trials_csv):
+            self._writer.writerow(row)
+            self._file.flush()
+
+    def close(self) -> None:
+        """Close `trials.csv`."""
+        with suppress(OSError):  # it tries once more to write what `add` has said it could not
+            self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+        self.close()
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Let an OSError tell the file: that of a write does not."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
+
+
+def _keep_earlier(path: Path) -> None:
+    if path.exists():
+        number = 1
+        while (kept := path.with_suffix(f".{number}{path.suffix}")).exists():
+            number += 1
+        path.rename(kept)

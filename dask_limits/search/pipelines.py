@@ -1,0 +1,212 @@
+"""What a search chooses from: scikit-learn pipelines, as a table of model families.
+
+A configuration is a family and the parameters of its pipeline, in the names that
+`Pipeline.set_params` takes. To search over something else, change `FAMILIES`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from random import Random
+from typing import Any, Final
+
+Draw = Callable[[Random], Any]
+
+
+def choice(*values: Any) -> Draw:
+    """One of these values."""
+    return lambda random: random.choice(values)
+
+
+def log_uniform(low: float, high: float) -> Draw:
+    """A number of evenly spread magnitude, to four digits."""
+    return lambda random: float(f"{math.exp(random.uniform(math.log(low), math.log(high))):.4g}")
+
+
+def log_integer(low: int, high: int) -> Draw:
+    """A whole number of evenly spread magnitude."""
+    return lambda random: round(math.exp(random.uniform(math.log(low), math.log(high))))
+
+
+def seed(random: Random) -> int:
+    """For what an estimator does at random."""
+    return random.randrange(2**31)
+
+
+@dataclass(frozen=True)
+class Steps:
+    """The steps of a pipeline after its columns are numbers, and what to draw for them.
+
+    Attributes:
+        classes: The class of each step, by the step's name. Named, not imported: the program
+            starts quickly, and only processes that run trials load scikit-learn.
+        space: How to draw each parameter, by its name in the pipeline.
+    """
+
+    classes: Mapping[str, str]
+    space: Mapping[str, Draw]
+
+
+def _model(name: str, **space: Draw) -> Steps:
+    return Steps({"model": name}, {f"model__{key}": draw for key, draw in space.items()})
+
+
+def _on_top_of(name: str, model: Steps, **space: Draw) -> Steps:
+    """The same model, on features that another class makes first."""
+    return Steps(
+        {"features": name, **model.classes},
+        {**{f"features__{key}": draw for key, draw in space.items()}, **model.space},
+    )
+
+
+_LOGISTIC = _model(
+    "linear_model.LogisticRegression", C=log_uniform(1e-3, 1e2), max_iter=choice(500)
+)
+_RIDGE = _model("linear_model.Ridge", alpha=log_uniform(1e-2, 1e3))
+_RIDGE_CLASSIFIER = _model("linear_model.RidgeClassifier", alpha=log_uniform(1e-2, 1e3))
+_POLYNOMIAL = {"degree": choice(2, 3), "interaction_only": choice(False, True)}
+_FOURIER = {
+    "n_components": log_integer(100, 30_000),
+    "gamma": log_uniform(1e-4, 1e-1),
+    "random_state": seed,
+}
+_NEIGHBOURS = {
+    "n_neighbors": log_integer(1, 50),
+    "weights": choice("uniform", "distance"),
+    "p": choice(1, 2),
+}
+_SVM = {
+    "C": log_uniform(1e-2, 1e3),
+    "gamma": log_uniform(1e-4, 1e0),
+    "kernel": choice("rbf", "rbf", "poly"),
+    "cache_size": choice(50),
+}
+_TREES = {
+    "n_estimators": log_integer(10, 3_000),
+    "min_samples_leaf": log_integer(1, 20),
+    "max_features": choice("sqrt", 0.3, 0.7),
+    "random_state": seed,
+}
+_BOOSTING = {
+    "max_iter": log_integer(10, 1_000),
+    "learning_rate": log_uniform(1e-2, 5e-1),
+    "max_leaf_nodes": log_integer(4, 64),
+    # Early stopping splits by class, and fails on a class with a single row
+    "early_stopping": choice(False),
+    "random_state": seed,
+}
+_NETWORK = {
+    "hidden_layer_sizes": lambda random: [2 ** random.randint(4, 10)] * random.randint(1, 3),
+    "alpha": log_uniform(1e-6, 1e-1),
+    "learning_rate_init": log_uniform(1e-4, 1e-2),
+    "max_iter": choice(100),
+    "random_state": seed,
+}
+
+FAMILIES: Final[Mapping[str, tuple[Steps, Steps]]] = {
+    "linear": (_LOGISTIC, _RIDGE),
+    "polynomial": (
+        _on_top_of("preprocessing.PolynomialFeatures", _LOGISTIC, **_POLYNOMIAL),
+        _on_top_of("preprocessing.PolynomialFeatures", _RIDGE, **_POLYNOMIAL),
+    ),
+    "fourier": (
+        _on_top_of("kernel_approximation.RBFSampler", _RIDGE_CLASSIFIER, **_FOURIER),
+        _on_top_of("kernel_approximation.RBFSampler", _RIDGE, **_FOURIER),
+    ),
+    "neighbours": (
+        _model("neighbors.KNeighborsClassifier", **_NEIGHBOURS),
+        _model("neighbors.KNeighborsRegressor", **_NEIGHBOURS),
+    ),
+    "svm": (_model("svm.SVC", **_SVM), _model("svm.SVR", **_SVM)),
+    "forest": (
+        _model("ensemble.RandomForestClassifier", **_TREES),
+        _model("ensemble.RandomForestRegressor", **_TREES),
+    ),
+    "extra-trees": (
+        _model("ensemble.ExtraTreesClassifier", **_TREES),
+        _model("ensemble.ExtraTreesRegressor", **_TREES),
+    ),
+    "boosting": (
+        _model("ensemble.HistGradientBoostingClassifier", **_BOOSTING),
+        _model("ensemble.HistGradientBoostingRegressor", **_BOOSTING),
+    ),
+    "network": (
+        _model("neural_network.MLPClassifier", **_NETWORK),
+        _model("neural_network.MLPRegressor", **_NETWORK),
+    ),
+    "gaussian-process": (
+        _model(
+            "gaussian_process.GaussianProcessClassifier",
+            n_restarts_optimizer=choice(0, 1, 2),
+            random_state=seed,
+        ),
+        _model("gaussian_process.GaussianProcessRegressor", alpha=log_uniform(1e-6, 1e0)),
+    ),
+}
+"""The steps of each family: for classification, for regression."""
+
+_COLUMNS: Final[Mapping[str, Draw]] = {
+    "columns__numbers__impute__strategy": choice("mean", "median"),
+    "columns__categories__max_categories": choice(10, 30, 100),
+}
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """One point of the search space.
+
+    Attributes:
+        family: A key of `FAMILIES`.
+        classification: Whether it predicts classes; else numbers.
+        parameters: What to set on the family's pipeline: plain values, as JSON has them.
+    """
+
+    family: str
+    classification: bool
+    parameters: Mapping[str, Any]
+
+
+def draw(number: int, *, seed: int, classification: bool) -> Configuration:
+    """The configuration of one trial: it depends on these arguments alone, never on timing."""
+    random = Random(f"{seed}/{number}")
+    family = random.choice(list(FAMILIES))
+    space = {**_COLUMNS, **_steps(family, classification).space}
+    parameters = {name: draw_one(random) for name, draw_one in space.items()}
+    return Configuration(family, classification, parameters)
+
+
+def build(configuration: Configuration) -> Any:
+    """The scikit-learn pipeline of a configuration, not fitted.
+
+    Number columns are imputed and scaled, all others are encoded with a column a category; a
+    missing category is a category of its own.
+    """
+    from sklearn.compose import ColumnTransformer, make_column_selector
+    from sklearn.impute import SimpleImputer
+    from sklearn.pipeline import Pipeline
+    from sklearn.preprocessing import OneHotEncoder, StandardScaler
+
+    numbers = Pipeline([("impute", SimpleImputer()), ("scale", StandardScaler())])
+    categories = OneHotEncoder(handle_unknown="infrequent_if_exist", sparse_output=False)
+    columns = ColumnTransformer(
+        [
+            ("numbers", numbers, make_column_selector(dtype_include="number")),
+            ("categories", categories, make_column_selector(dtype_exclude="number")),
+        ]
+    )
+    steps = _steps(configuration.family, configuration.classification).classes
+    pipeline = Pipeline([("columns", columns), *((n, _instance(c)) for n, c in steps.items())])
+    return pipeline.set_params(**configuration.parameters)
+
+
+def _steps(family: str, classification: bool) -> Steps:
+    for_classes, for_numbers = FAMILIES[family]
+    return for_classes if classification else for_numbers
+
+
+def _instance(name: str) -> Any:
+    module, _, class_name = name.rpartition(".")
+    return getattr(importlib.import_module(f"sklearn.{module}"), class_name)()

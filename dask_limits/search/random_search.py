@@ -1,0 +1,240 @@
+"""Random search over pipelines, each trial under its own limits.
+
+Written on the public names of dask_limits alone: copy this file to start a search of your own.
+What it searches over stands in `pipelines.py`; what people see of it in `report.py`.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from dask_limits import PynisherPlugin, Scheduler, Usage
+from dask_limits.exceptions import (
+    CallError,
+    CpuTimeoutException,
+    WallTimeoutException,
+)
+from dask_limits.search.data import N_FOLDS, Dataset
+from dask_limits.search.pipelines import Configuration, build, draw
+
+ENDINGS: Final = {
+    MemoryError: "memory",  # the limit's, and of arrays that no machine could hold
+    WallTimeoutException: "wall time",
+    CpuTimeoutException: "cpu time",
+    CallError: "crashed",  # any other end that was not the call's own
+    BaseException: "raised",
+}
+"""What a trial ended with, and what we call it: the first that fits."""
+
+STATUSES: Final = ("ok", *ENDINGS.values(), "cancelled")
+
+_MOST_FITS: Final = 5
+"""So many of the best configurations are tried for the final model, if fitting them fails."""
+
+
+@dataclass
+class Trial:
+    """One configuration, and what came of it.
+
+    Attributes:
+        status: One of `STATUSES`, or "running".
+        score: Mean over the folds, higher is better; None if the trial did not end "ok".
+        score_std: Standard deviation over the folds.
+        usage: What it used; None where that is not known.
+        error: The first line of what it ended with, if it did not end "ok".
+    """
+
+    number: int
+    configuration: Configuration
+    status: str = "running"
+    score: float | None = None
+    score_std: float | None = None
+    usage: Usage | None = None
+    error: str = ""
+
+
+def run_trial(dataset: Dataset, configuration: Configuration) -> tuple[float, float]:
+    """Score a configuration by cross-validation: what runs on a worker, under the limits.
+
+    Returns:
+        Mean and standard deviation over the folds of the balanced accuracy (classification) or
+        of R² (regression).
+    """
+    from sklearn.model_selection import KFold, StratifiedKFold, cross_val_score
+    from threadpoolctl import threadpool_limits
+
+    # With no class as large as there are folds, there is nothing to stratify by
+    stratify = configuration.classification and dataset.target.value_counts().max() >= N_FOLDS
+    folds = (StratifiedKFold if stratify else KFold)(N_FOLDS, shuffle=True, random_state=0)
+    pipeline = build(configuration)  # first, so that all libraries with threads are loaded
+    with warnings.catch_warnings(), threadpool_limits(1):  # one core a worker
+        warnings.simplefilter("ignore")  # a poor configuration's score says enough
+        scores = cross_val_score(
+            pipeline,
+            dataset.features,
+            dataset.target,
+            cv=folds,
+            scoring="balanced_accuracy" if configuration.classification else "r2",
+            error_score="raise",
+        )
+    if not math.isfinite(scores.mean()):
+        raise ValueError(f"the scores {scores.tolist()} have no mean to rank by")
+    return float(scores.mean()), float(scores.std())
+
+
+def fit_pipeline(dataset: Dataset, configuration: Configuration) -> Any:
+    """Fit a configuration's pipeline to all the data, on a worker too."""
+    from threadpoolctl import threadpool_limits
+
+    pipeline = build(configuration)
+    with warnings.catch_warnings(), threadpool_limits(1):
+        warnings.simplefilter("ignore")
+        return pipeline.fit(dataset.features, dataset.target)
+
+
+@dataclass
+class RandomSearch:
+    """Trials of configurations drawn at random; those that breach, crash or raise just count.
+
+    Attributes:
+        dataset: What to learn.
+        n_trials: How many configurations to try.
+        n_parallel: How many at one time.
+        seed: The same seed draws the same configurations, in the same order.
+        timeout: Seconds until the trials that still run are cancelled, and no more are started;
+            None for as long as it takes.
+        fit_best: Whether to fit the best pipeline to all data at the end: under the limits of a
+            trial, and if it goes over them, the next best.
+        on_trial: Called with each trial when it has ended.
+        trials: All that were started, in order.
+        best: The trial whose pipeline was fitted.
+        model: That pipeline.
+        fitting: The trial whose pipeline is being, or was last, fitted to all data.
+        notes: What went otherwise than hoped for, a sentence each.
+    """
+
+    dataset: Dataset
+    n_trials: int
+    n_parallel: int
+    seed: int = 0
+    timeout: float | None = None
+    fit_best: bool = True
+    on_trial: Callable[[Trial], object] = lambda trial: None
+    trials: list[Trial] = field(default_factory=list)
+    best: Trial | None = None
+    model: Any = None
+    fitting: Trial | None = None
+    notes: list[str] = field(default_factory=list)
+
+    def run(self, scheduler: Scheduler, limits: PynisherPlugin) -> None:
+        """Run all trials, then fit the best pipeline.
+
+        Raises:
+            Exception: what `on_trial` raised, if it did; nothing of the trials.
+        """
+        self._plan_trials(scheduler, limits)
+        if self.fit_best:
+            self._plan_final_fit(scheduler, limits)
+        state = scheduler.run(wait=False, on_exception="continue", on_cancelled="continue")
+        if state.exception is not None:
+            raise state.exception
+
+    def ranking(self) -> list[Trial]:
+        """The trials that have a score, the best first."""
+        scored = [trial for trial in self.trials if trial.score is not None]
+        return sorted(scored, key=lambda trial: -(trial.score or 0))
+
+    def _plan_trials(self, scheduler: Scheduler, limits: PynisherPlugin) -> None:
+        task = scheduler.task(run_trial, plugins=limits.copy())
+        numbers = iter(range(self.n_trials))
+        running: dict[Future[Any], Trial] = {}
+        clock: list[Any] = []
+
+        def start_next(*_: object) -> None:
+            if not scheduler.running() or (number := next(numbers, None)) is None:
+                return
+            classification = self.dataset.classification
+            trial = Trial(number, draw(number, seed=self.seed, classification=classification))
+            future = task.submit(self.dataset, trial.configuration)
+            assert future is not None  # none of the plugins here refuses a call
+            running[future] = trial
+            self.trials.append(trial)
+
+        scheduler.on_start(start_next, repeat=self.n_parallel)
+        task.on_done(start_next)
+        task.on_cancelled(start_next)
+
+        @task.on_result
+        def keep_score(future: Future[Any], score: tuple[float, float]) -> None:
+            running[future].score, running[future].score_std = score
+            end(future, "ok")
+
+        @task.on_exception
+        def keep_error(future: Future[Any], error: BaseException) -> None:
+            running[future].error = first_line(error)
+            end(future, status_of(error))
+
+        @task.on_cancelled
+        def keep_cancelled(future: Future[Any]) -> None:
+            end(future, "cancelled")
+
+        def end(future: Future[Any], status: str) -> None:
+            trial = running.pop(future)
+            trial.status, trial.usage = status, getattr(future, "usage", None)
+            try:
+                self.on_trial(trial)
+            except Exception as error:  # a full disk, say: there is no point in going on
+                scheduler.stop(exception=error)
+            if not running:
+                for timer in clock:
+                    timer.cancel()
+
+        @scheduler.on_start
+        def start_clock() -> None:
+            if self.timeout is not None and scheduler.running():
+                clock.append(scheduler.call_later(self.timeout, time_is_up))
+
+        def time_is_up() -> None:
+            for _ in numbers:
+                pass  # start none of those that are left
+            for future in list(running):
+                future.cancel()
+
+    def _plan_final_fit(self, scheduler: Scheduler, limits: PynisherPlugin) -> None:
+        fit = scheduler.task(fit_pipeline, plugins=limits.copy())
+        tried: list[Trial] = []
+
+        @scheduler.on_empty
+        def fit_next_best() -> None:
+            ranking = self.ranking()[:_MOST_FITS]
+            if self.model is None and len(tried) < len(ranking):
+                self.fitting = ranking[len(tried)]
+                tried.append(self.fitting)
+                fit.submit(self.dataset, self.fitting.configuration)
+
+        @fit.on_result
+        def keep_model(_: object, model: Any) -> None:
+            self.best, self.model = tried[-1], model
+
+        @fit.on_exception
+        def keep_reason(_: object, error: BaseException) -> None:
+            self.notes.append(
+                f"trial {tried[-1].number} could not be fitted to all rows"
+                f" ({status_of(error)}): {first_line(error)}"
+            )
+
+
+def status_of(error: BaseException) -> str:
+    """What we call the end of a trial that ended with this."""
+    return next(name for kind, name in ENDINGS.items() if isinstance(error, kind))
+
+
+def first_line(error: BaseException) -> str:
+    """An exception in one line: its own words, and its type if it is the trial's own."""
+    text = next(iter(str(error).splitlines()), "").removesuffix(", in:")  # a stack would follow
+    return text if isinstance(error, CallError) else f"{type(error).__name__}: {text}"

@@ -1,0 +1,159 @@
+"""What people see of a search: a line a trial, or a live view on a terminal; then a leaderboard."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from dask_limits.search.data import N_FOLDS
+from dask_limits.search.random_search import STATUSES, RandomSearch, Trial
+
+_MIB: Final = 2**20
+_COLOURS: Final = {"ok": "green", "raised": "red", "crashed": "red", "cancelled": "dim"}
+
+
+class OutputError(Exception):
+    """Nothing can be shown any more; the message says why in one sentence."""
+
+
+class Report:
+    """Shows a search while it runs, and sums it up.
+
+    Names, errors and data reach the console as `Text`, never as markup: brackets in them are
+    only brackets.
+
+    All that prints raises OutputError if that fails.
+    """
+
+    def __init__(self, console: Console, search: RandomSearch) -> None:
+        if not console.is_terminal:
+            console.width = max(console.width, 120)  # a file has no width; rich's guess is 80
+        self._console = console
+        self._search = search
+        self._started = time.monotonic()
+
+    @contextmanager
+    def live(self) -> Iterator[None]:
+        """Show the state of the search on the terminal until the end of the block."""
+        if self._console.is_terminal:
+            with Live(self, console=self._console, transient=True, refresh_per_second=5):
+                yield
+        else:
+            yield
+
+    def say(self, line: str) -> None:
+        """Print a line, however long."""
+        self._print(Text(line), soft_wrap=True)
+
+    def trial_ended(self, trial: Trial) -> None:
+        """Say how a trial ended; a terminal shows it already."""
+        if self._console.is_terminal:
+            return
+        cells = (
+            f"trial {trial.number:<4} {trial.configuration.family:17} {trial.status:9}",
+            "      " if trial.score is None else f"{trial.score:6.4f}",
+            f"{_seconds(trial):>6} s {_mib(trial):>5} MiB" if trial.usage else "",
+            trial.error,
+        )
+        self.say("  ".join(cells).rstrip())
+
+    def sum_up(self) -> None:
+        """The leaderboard, how trials ended, the wall time."""
+        search = self._search
+        if search.ranking():
+            self._print(_leaderboard(search, most=10))
+            metric = "balanced accuracy" if search.dataset.classification else "R²"
+            self.say(f"score: {metric}, mean and standard deviation of {N_FOLDS} folds")
+        for note in search.notes:
+            self.say(f"note: {note}")
+        counts = Text(f"trials: {len(search.trials)}")
+        if search.trials:
+            counts.append(" (").append_text(_endings(search.trials)).append(")")
+        self._print(counts, soft_wrap=True)
+        self.say(f"wall time: {self._elapsed:.1f} s")
+
+    def _print(self, what: Text | Table, **options: Any) -> None:
+        try:
+            self._console.print(what, **options)
+        except OSError as error:
+            raise OutputError(
+                "The search cannot be shown: standard output fails with"
+                f" {error.strerror or str(error)!r}."
+            ) from error
+
+    def __rich__(self) -> Group:
+        """The live view; drawn by a thread, so it works on copies."""
+        search = self._search
+        trials = list(search.trials)
+        running = [t for t in trials if t.status == "running"]
+        names = ", ".join(f"{t.configuration.family} ({t.number})" for t in running)
+        state = "fitting the best to all rows" if search.fitting else f"running: {names}"
+        done = (
+            f"{len(trials) - len(running)} of {search.n_trials} trials in {self._elapsed:.0f} s: "
+        )
+        return Group(
+            _leaderboard(search, most=5),
+            Text(state, "dim", overflow="ellipsis", no_wrap=True),
+            Text(done).append_text(_endings(trials)),
+        )
+
+    @property
+    def _elapsed(self) -> float:
+        return time.monotonic() - self._started
+
+
+def _leaderboard(search: RandomSearch, most: int) -> Table:
+    table = Table(box=None, header_style="bold", expand=True)
+    for heading in ("", "trial"):
+        table.add_column(heading, justify="right")
+    table.add_column("family", no_wrap=True)
+    for heading in ("score", "±", "s", "MiB"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("configuration", no_wrap=True, ratio=1, style="dim")
+    for place, trial in enumerate(search.ranking()[:most], 1):
+        cells = (
+            str(place),
+            str(trial.number),
+            trial.configuration.family,
+            f"{trial.score:.4f}",
+            f"{trial.score_std:.4f}",
+            _seconds(trial),
+            _mib(trial),
+            _in_short(trial),
+        )
+        table.add_row(*(Text(cell) for cell in cells))
+    return table
+
+
+def _endings(trials: Iterable[Trial]) -> Text:
+    counts = Counter(trial.status for trial in trials)
+    return Text(", ").join(
+        Text(f"{counts[status]} {status}", _COLOURS.get(status, "yellow"))
+        for status in STATUSES
+        if counts[status]
+    )
+
+
+def _seconds(trial: Trial) -> str:
+    return f"{trial.usage.wall_time:.1f}" if trial.usage else "-"
+
+
+def _mib(trial: Trial) -> str:
+    return f"{trial.usage.peak_memory / _MIB:.0f}" if trial.usage else "-"
+
+
+def _in_short(trial: Trial) -> str:
+    """What tells configurations of a family apart; trials.csv has all of it."""
+    return " ".join(
+        f"{name.rpartition('__')[2]}={value}"
+        for name, value in trial.configuration.parameters.items()
+        if not name.startswith("columns__") and not name.endswith("__random_state")
+    )

@@ -1,0 +1,179 @@
+from __future__ import annotations
+
+import os
+import re
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import cloudpickle
+import numpy as np
+import pandas as pd
+import pytest
+
+from dask_limits import PynisherPlugin, Scheduler
+from dask_limits.search.data import Dataset
+from dask_limits.search.random_search import RandomSearch, Trial
+
+ROWS = 60
+
+
+def small(*, classification: bool = True) -> Dataset:
+    """Data on which every family is done in no time."""
+    features = pd.DataFrame(np.random.default_rng(0).normal(size=(ROWS, 3)), columns=list("abc"))
+    target = features["a"] > 0 if classification else features["a"] * 2
+    return Dataset("small", features, target, classification)
+
+
+@pytest.fixture(autouse=True)
+def _this_file_travels_by_value() -> Iterator[None]:
+    """Task processes cannot import it."""
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    yield
+    cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
+
+
+@pytest.mark.parametrize("classification", [True, False], ids=["classification", "regression"])
+def test_a_search_scores_its_trials_and_fits_the_best(classification: bool) -> None:
+    ended: list[Trial] = []
+    dataset = small(classification=classification)
+    search = RandomSearch(dataset, n_trials=6, n_parallel=2, on_trial=ended.append)
+    search.run(Scheduler.with_processes(2), PynisherPlugin(walltime_limit=20))
+    assert sorted(trial.number for trial in ended) == list(range(6))
+    ranking = search.ranking()
+    assert [trial.score for trial in ranking] == sorted((t.score for t in ranking), reverse=True)
+    assert search.best is ranking[0]
+    assert len(search.model.predict(dataset.features)) == ROWS
+    assert all(trial.usage is not None and trial.usage.peak_memory > 0 for trial in ended)
+
+
+def test_equal_seeds_give_equal_scores_however_many_run_at_one_time() -> None:
+    scores = []
+    for n_parallel in (1, 3):
+        search = RandomSearch(small(), n_trials=5, n_parallel=n_parallel, seed=3, fit_best=False)
+        search.run(Scheduler.with_processes(n_parallel), PynisherPlugin())
+        scores.append([(t.number, t.configuration, t.score) for t in search.trials])
+    assert scores[0] == scores[1]
+
+
+def hog() -> None:
+    block = b"x" * (400 * 2**20)
+    time.sleep(len(block))
+
+
+def burn() -> None:
+    while True:
+        pass
+
+
+def crash() -> None:
+    os.kill(os.getpid(), signal.SIGSEGV)
+
+
+def fail() -> None:
+    raise ValueError("a [bracket]\nand a second line")
+
+
+@pytest.mark.parametrize(
+    ("status", "act", "limits", "error"),
+    [
+        ("memory", hog, {"memory_limit": "300 MiB"}, r"run_trial\(\) went over its memory .*MiB"),
+        ("wall time", lambda: time.sleep(60), {"walltime_limit": 6}, r"went over its wall_time"),
+        ("cpu time", burn, {"cputime_limit": 4}, r"went over its cpu_time"),
+        ("crashed", crash, {}, r"SIGSEGV"),
+        ("raised", fail, {}, r"^ValueError: a \[bracket\]$"),
+    ],
+    ids=["memory", "wall time", "cpu time", "crashed", "raised"],
+)
+def test_a_trial_that_breaches_crashes_or_raises_costs_that_trial_only(
+    tmp_path: Path, status: str, act: Callable[[], None], limits: dict[str, Any], error: str
+) -> None:
+    good = small()
+    marker = tmp_path / "acted"
+
+    class Odd:  # the first trial that looks at its target acts
+        classification = True
+        features = good.features
+
+        @property
+        def target(self) -> Any:
+            if not marker.exists():
+                marker.touch()
+                act()
+            return good.target
+
+    odd: Any = Odd()
+    search = RandomSearch(odd, n_trials=3, n_parallel=1, fit_best=False)
+    search.run(Scheduler.with_processes(1), PynisherPlugin(**limits))
+    assert [trial.status for trial in search.trials] == [status, "ok", "ok"]
+    first, second, _ = search.trials
+    assert re.search(error, first.error)
+    assert "\n" not in first.error
+    assert first.usage is not None
+    assert (first.score, second.error) == (None, "")
+
+
+def test_when_time_is_up_running_trials_are_cancelled_and_the_best_is_still_fitted() -> None:
+    search = RandomSearch(small(), n_trials=10_000, n_parallel=2, timeout=4)
+    search.run(Scheduler.with_processes(2), PynisherPlugin())
+    statuses = [trial.status for trial in search.trials]
+    assert 1 <= statuses.count("cancelled") <= 2
+    assert "running" not in statuses
+    assert search.model is not None
+
+
+def test_a_pipeline_that_cannot_be_fitted_makes_way_for_the_next_best(tmp_path: Path) -> None:
+    marker = tmp_path / "refused"
+    good = small()
+
+    class Moody:  # refuses the first who wants to fit all rows
+        classification = True
+        target = good.target
+
+        @property
+        def features(self) -> Any:
+            if sys._getframe(1).f_code.co_name == "fit_pipeline" and not marker.exists():
+                marker.touch()
+                raise MemoryError("too much for all rows")
+            return good.features
+
+    moody: Any = Moody()
+    search = RandomSearch(moody, n_trials=4, n_parallel=2)
+    search.run(Scheduler.with_processes(2), PynisherPlugin())
+    first, second = search.ranking()[:2]
+    assert search.best is second
+    assert search.notes == [
+        f"trial {first.number} could not be fitted to all rows"
+        " (memory): MemoryError: too much for all rows"
+    ]
+
+
+def test_an_error_of_the_callback_ends_the_search_and_is_raised() -> None:
+    def full(trial: Trial) -> None:
+        raise OSError("no space left")
+
+    search = RandomSearch(small(), n_trials=100, n_parallel=2, on_trial=full)
+    with pytest.raises(OSError, match="no space left"):
+        search.run(Scheduler.with_processes(2), PynisherPlugin())
+    assert len(search.trials) < 10
+    assert "running" not in [trial.status for trial in search.trials]
+
+
+def test_a_class_rarer_than_the_folds_does_not_end_the_search() -> None:
+    dataset = small()
+    target = pd.Series(["often"] * (ROWS - 2) + ["rare", "never again"])
+    dataset = Dataset("rare", dataset.features, target, classification=True)
+    search = RandomSearch(dataset, n_trials=6, n_parallel=2)
+    search.run(Scheduler.with_processes(2), PynisherPlugin())
+    assert search.model is not None
+
+
+def test_classes_of_one_row_each_do_not_end_the_search() -> None:
+    target = pd.Series([f"class {n}" for n in range(ROWS)])
+    dataset = Dataset("unique", small().features, target, classification=True)
+    search = RandomSearch(dataset, n_trials=4, n_parallel=2, fit_best=False)
+    search.run(Scheduler.with_processes(2), PynisherPlugin())
+    assert all(trial.status in ("ok", "raised") for trial in search.trials)

@@ -12,8 +12,8 @@ import pebble
 import pynisher
 from measure import compare
 
-from dask_limits.limits import limit
 from dask_limits.executors.processes import ProcessExecutor
+from dask_limits.limits import limit
 
 
 def echo(x: int) -> int:

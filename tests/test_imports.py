@@ -1,4 +1,4 @@
-"""The import law of DESIGN: a layer imports only layers below it, and importing is quick."""
+"""The import law: a layer imports only layers below it, and importing is quick."""
 
 from __future__ import annotations
 

@@ -287,6 +287,7 @@ def test_cancel_ends_a_running_call(executor: DaskExecutor, tmp_path: Path) -> N
 
 
 def test_cancel_keeps_a_waiting_call_from_starting(executor: DaskExecutor, tmp_path: Path) -> None:
+    executor.client.loop.add_callback(time.sleep, 0.5)  # nothing is sent before that
     at_once = executor.submit(start_sleeping, tmp_path / "never")
     at_once.cancel()
     running = [executor.submit(limit(time.sleep, wall_time=60), 60) for _ in range(2)]

@@ -189,7 +189,9 @@ class CallPicklingError(CallError):
         part: What it was: "arguments", "result" or "exception".
     """
 
-    part: str = ""
+    def __init__(self, message: str = "", *, part: str = "", **about: Any) -> None:
+        super().__init__(message, **about)
+        self.part = part
 
 
 class RemoteTraceback(Exception):

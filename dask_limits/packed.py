@@ -129,8 +129,8 @@ def _pack_end(outcome: Outcome[Any], text: str) -> bytes:
 
 
 def _unreadable(outcome: Outcome[Any], name: str, what: str) -> Outcome[Any]:
-    error = CallPicklingError(f"{name}(): {what}", call=name, usage=outcome.usage)
-    error.part = "result" if outcome.ok else "exception"
+    part = "result" if outcome.ok else "exception"
+    error = CallPicklingError(f"{name}(): {what}", part=part, call=name, usage=outcome.usage)
     if outcome.exception is not None and outcome.exception.__traceback__ is not None:
         error.__cause__ = RemoteTraceback(_text(outcome.exception))
     return Outcome(usage=outcome.usage, exception=error)

@@ -106,24 +106,16 @@ def _breached(limits: Limits, usage: Usage) -> str:
 
 def _by_answer(call: Call[R], usage: Usage, kind: int, body: memoryview) -> Outcome[R]:
     if kind == messages.RETURNED:
-        try:
-            return Outcome(value=pickle.loads(body), usage=usage)
-        except (KeyboardInterrupt, MemoryError):
-            raise
-        except BaseException as error:
-            failure = CallPicklingError(
-                f"{call.name}(): its result cannot be rebuilt here: {say(error)}"
-            )
-            failure.part = "result"
-            return _failed(call, usage, failure, cause=error)
+        return _returned(call, usage, body)
     if kind == messages.RAISED:
         return _raised(call, usage, body)
     if kind == messages.EXITED:
         code = pickle.loads(body)
         return _failed(call, usage, ExitError.of(call.name, code))
     part, why, what, text = pickle.loads(body)
-    failure = CallPicklingError(_PICKLING[part].format(call=call.name, why=why, what=what))
-    failure.part = part
+    failure = CallPicklingError(
+        _PICKLING[part].format(call=call.name, why=why, what=what), part=part
+    )
     return _failed(call, usage, failure, cause=RemoteTraceback(text))
 
 
@@ -134,6 +126,16 @@ _PICKLING: Final = {
 }
 
 
+def _returned(call: Call[R], usage: Usage, body: memoryview) -> Outcome[R]:
+    try:
+        return Outcome(value=pickle.loads(body), usage=usage)
+    except (KeyboardInterrupt, MemoryError):
+        raise
+    except BaseException as why:
+        text = f"{call.name}(): its result cannot be rebuilt here: {say(why)}"
+        return _failed(call, usage, CallPicklingError(text, part="result"), cause=why)
+
+
 def _raised(call: Call[R], usage: Usage, body: memoryview) -> Outcome[R]:
     try:
         error, text = pickle.loads(body)
@@ -142,11 +144,8 @@ def _raised(call: Call[R], usage: Usage, body: memoryview) -> Outcome[R]:
     except (KeyboardInterrupt, MemoryError):
         raise
     except BaseException as why:
-        failure = CallPicklingError(
-            f"{call.name}() raised an exception that cannot be rebuilt here: {say(why)}"
-        )
-        failure.part = "exception"
-        return _failed(call, usage, failure, cause=why)
+        text = f"{call.name}() raised an exception that cannot be rebuilt here: {say(why)}"
+        return _failed(call, usage, CallPicklingError(text, part="exception"), cause=why)
 
 
 def _exception(thing: object) -> BaseException:

@@ -18,8 +18,6 @@ R = TypeVar("R")
 
 _MAX_STARTS = 3
 """A guardian that is killed is started again; one that cannot start is not tried for ever."""
-
-
 _LOSS_WAIT_S = 2.0
 """A guardian that loses its reaper ends task processes first, and itself then."""
 

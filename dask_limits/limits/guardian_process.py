@@ -221,7 +221,7 @@ class GuardianProcess:
             self._kill(process, "released")
 
     def _forget(self, process: TaskProcess) -> None:
-        del self._by_row[process.row]
+        self._by_row.pop(process.row, None)  # where it is not, if it was the spare
         self._free_rows.append(process.row)
         process.close()
 
@@ -310,7 +310,6 @@ class GuardianProcess:
         if self._spare is not None and self._spare[0] is process:
             self._spare[1].close()
             self._spare = None
-            self._by_row[process.row] = process
             self._forget(process)
             return
         process.sock.shutdown(socket.SHUT_RD)  # an owner that still sends is not to wait for ever

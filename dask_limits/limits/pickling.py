@@ -44,10 +44,10 @@ def unpicklable_arguments(
     error = CallPicklingError(
         f"{call.name}() cannot be sent: {_culprit(call.fn, args, kwargs)} cannot be pickled"
         f" ({say(why)})",
+        part="arguments",
         call=call.name,
         limits=call.limits,
     )
-    error.part = "arguments"
     error.__cause__ = why
     return error
 

@@ -45,6 +45,7 @@ class Connection:
         self._closed = False
         self._lost = False
         self._control, theirs = wire.pair()
+        self._receiver = wire.Receiver(self._control)
         slots_fd = wire.above_standard(os.memfd_create("dask-limits-slots", os.MFD_CLOEXEC))
         self.slots = Table(slots.ROWS, slots_fd)
         fds = [theirs.fileno(), slots_fd]
@@ -126,14 +127,17 @@ class Connection:
 
     def _take_over(self) -> Lease:
         """Receive a task process from the guardian."""
-        kind, row, body, fd = wire.receive_fd(self._control)
-        if kind == messages.REFUSED:
-            raise BlockingIOError(body.decode())
-        if fd is None:
+        message = self._receiver.receive()
+        if message is None:
+            raise ConnectionError("the guardian is gone")
+        if message.kind == messages.REFUSED:
+            raise BlockingIOError(bytes(message.body).decode())
+        row = message.number
+        if not message.fds:
             self._tell(messages.END, row)
             raise BlockingIOError("this process has too many open files to take over another")
-        (pid,) = struct.unpack("=Q", body)
-        lease = Lease(self, row, pid, wire.adopt(fd))
+        (pid,) = struct.unpack("=Q", message.body)
+        lease = Lease(self, row, pid, wire.adopt(message.fds.pop()))
         self._leases.add(lease)
         return lease
 

@@ -28,7 +28,9 @@ from dask_limits.limits.lease import Lease
 from dask_limits.limits.limits import Limits
 from dask_limits.limits.messages import Verdict, say
 from dask_limits.limits.outcome import Outcome, Usage
+from dask_limits.limits.parcel import unpack
 from dask_limits.limits.units import format_bytes, format_seconds
+from dask_limits.limits.wire import Message
 
 R = TypeVar("R")
 Call = LimitedCall[..., R]
@@ -49,23 +51,22 @@ _BREACHES: Final[dict[str, type[Breach]]] = {
 }
 
 
-def outcome(call: Call[R], lease: Lease, kind: int, body: memoryview) -> Outcome[R]:
+def outcome(call: Call[R], lease: Lease, message: Message) -> Outcome[R]:
     """What became of a call.
 
     Args:
         call: The function and its limits.
         lease: The task process that ran it; learns whether it can run another.
-        kind: What came on its socket.
-        body: The rest of that.
+        message: What came on its socket.
     """
-    if kind == messages.VERDICT:
+    if message.kind == messages.VERDICT:
         lease.reusable = False
-        return _by_verdict(call, pickle.loads(body))
-    if kind not in _ANSWERS or len(body) < messages.ACCOUNT.size:
+        return _by_verdict(call, pickle.loads(message.body))
+    if message.kind not in _ANSWERS or len(message.body) <= messages.ACCOUNT.size:
         lease.reusable = False
         return broken(call)
-    usage = _account(lease, body)
-    result = _by_answer(call, usage, kind, body[messages.ACCOUNT.size :])
+    usage = _account(lease, message.body)
+    result = _by_answer(call, usage, message)
     breached = _breached(call.limits, usage)
     if not breached:
         return result
@@ -104,15 +105,16 @@ def _breached(limits: Limits, usage: Usage) -> str:
 # -- what the task process says ------------------------------------------------------------
 
 
-def _by_answer(call: Call[R], usage: Usage, kind: int, body: memoryview) -> Outcome[R]:
-    if kind == messages.RETURNED:
-        return _returned(call, usage, body)
-    if kind == messages.RAISED:
-        return _raised(call, usage, body)
-    if kind == messages.EXITED:
-        code = pickle.loads(body)
+def _by_answer(call: Call[R], usage: Usage, message: Message) -> Outcome[R]:
+    head = message.body[messages.ACCOUNT.size :]
+    if message.kind == messages.RETURNED:
+        return _returned(call, usage, head, message.fds)
+    if message.kind == messages.RAISED:
+        return _raised(call, usage, head, message.fds)
+    if message.kind == messages.EXITED:
+        code = unpack(head, message.fds)
         return _failed(call, usage, ExitError.of(call.name, code))
-    part, why, what, text = pickle.loads(body)
+    part, why, what, text = unpack(head, message.fds)
     failure = CallPicklingError(
         _PICKLING[part].format(call=call.name, why=why, what=what), part=part
     )
@@ -126,9 +128,9 @@ _PICKLING: Final = {
 }
 
 
-def _returned(call: Call[R], usage: Usage, body: memoryview) -> Outcome[R]:
+def _returned(call: Call[R], usage: Usage, head: memoryview, fds: list[int]) -> Outcome[R]:
     try:
-        return Outcome(value=pickle.loads(body), usage=usage)
+        return Outcome(value=unpack(head, fds), usage=usage)
     except (KeyboardInterrupt, MemoryError):
         raise
     except BaseException as why:
@@ -136,9 +138,9 @@ def _returned(call: Call[R], usage: Usage, body: memoryview) -> Outcome[R]:
         return _failed(call, usage, CallPicklingError(text, part="result"), cause=why)
 
 
-def _raised(call: Call[R], usage: Usage, body: memoryview) -> Outcome[R]:
+def _raised(call: Call[R], usage: Usage, head: memoryview, fds: list[int]) -> Outcome[R]:
     try:
-        error, text = pickle.loads(body)
+        error, text = unpack(head, fds)
         error.__cause__ = RemoteTraceback(text)
         return Outcome(exception=_exception(error), usage=usage)
     except (KeyboardInterrupt, MemoryError):

@@ -7,12 +7,13 @@ import threading
 import weakref
 from typing import Any, Self, TypeVar
 
-from dask_limits.limits import endings, messages, pickling
+from dask_limits.limits import endings, messages, parcel, pickling
 from dask_limits.limits.call import LimitedCall
 from dask_limits.limits.cancel import CancelToken
 from dask_limits.limits.connection import Connection
 from dask_limits.limits.lease import Lease
 from dask_limits.limits.outcome import Outcome, Usage
+from dask_limits.limits.parcel import Parcel
 
 R = TypeVar("R")
 
@@ -61,10 +62,17 @@ class Guardian:
         """
         cancel = cancel or CancelToken()
         try:
-            request = pickling.dumps((call.fn, args, kwargs))
+            request = parcel.pack((call.fn, args, kwargs), pickling.new_pickler)
         except Exception as error:
             failure = pickling.unpicklable_arguments(call, args, kwargs, error)
             return Outcome(exception=failure, usage=Usage(wall_time=0.0, cpu_time=0.0))
+        with request:
+            return self._run_on_some_guardian(call, request, cancel)
+
+    def _run_on_some_guardian(
+        self, call: LimitedCall[..., R], request: Parcel, cancel: CancelToken
+    ) -> Outcome[R]:
+        """Run a call, with another guardian if this one is lost before it began."""
         for _ in range(_MAX_STARTS):
             try:
                 connection = self._connect()
@@ -79,7 +87,11 @@ class Guardian:
         return endings.refused(call, "the guardian process ends as soon as it is started")
 
     def _run_on(
-        self, connection: Connection, call: LimitedCall[..., R], request: bytes, cancel: CancelToken
+        self,
+        connection: Connection,
+        call: LimitedCall[..., R],
+        request: Parcel,
+        cancel: CancelToken,
     ) -> Outcome[R]:
         """Run a call in the first task process that takes it."""
         while True:
@@ -103,7 +115,7 @@ class Guardian:
         lease: Lease,
         connection: Connection,
         call: LimitedCall[..., R],
-        request: bytes,
+        request: Parcel,
         cancel: CancelToken,
     ) -> Outcome[R] | None:
         """Run a call in this task process. None if that was dead before the call could begin."""
@@ -114,10 +126,12 @@ class Guardian:
             end()
         message = lease.wait()
         if message is not None:
-            kind, body = message
-            if kind == messages.UNBEGUN:
+            if message.kind == messages.UNBEGUN:
                 return None
-            return endings.outcome(call, lease, kind, body)
+            try:
+                return endings.outcome(call, lease, message)
+            finally:
+                message.close()
         lease.reusable = False
         if connection.wait_for_loss(_LOSS_WAIT_S):
             self._disconnect(connection)

@@ -153,7 +153,7 @@ class GuardianProcess:
         message = self._receiver.receive()
         if message is None:
             return False
-        kind, row, body = message
+        kind, row, body, _ = message
         if kind == messages.SPAWN:
             self._hand_out()
         elif kind == messages.WAKE:
@@ -179,7 +179,7 @@ class GuardianProcess:
         process, owner_end = spare
         self._by_row[process.row] = process
         body = struct.pack("=Q", process.pid)
-        wire.send_fd(self._control, messages.SPAWNED, process.row, body, owner_end.fileno())
+        wire.send(self._control, messages.SPAWNED, process.row, body, fds=[owner_end.fileno()])
         owner_end.close()
 
     def _fork(self) -> tuple[TaskProcess, socket.socket]:
@@ -364,7 +364,7 @@ class GuardianProcess:
         if process.hung_up or process.verdict is None:
             return
         try:
-            wire.send(process.sock, *process.verdict, socket.MSG_DONTWAIT)
+            wire.send(process.sock, *process.verdict, flags=socket.MSG_DONTWAIT)
             process.sock.shutdown(socket.SHUT_RDWR)
         except BlockingIOError:
             return

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from dask_limits.limits import messages, proctree, slots, wire
 from dask_limits.limits.limits import Limits
+from dask_limits.limits.parcel import Parcel, pack
 from dask_limits.limits.surroundings import Setting
 
 if TYPE_CHECKING:
@@ -39,8 +40,12 @@ class Lease:
         self.peak_memory = 0
         self.reusable = True
 
-    def begin(self, limits: Limits, request: bytes) -> bool:
+    def begin(self, limits: Limits, request: Parcel) -> bool:
         """Start a call.
+
+        Args:
+            limits: What it may use.
+            request: The function, its positional and its keyword arguments.
 
         Returns:
             False when the process was dead before, and cannot have begun it.
@@ -59,7 +64,7 @@ class Lease:
             self._connection.wake()
         try:
             self._send_setting()
-            wire.send(self._sock, messages.REQUEST, self.number, request)
+            wire.send(self._sock, messages.REQUEST, self.number, request.head, fds=request.fds)
         except ConnectionError:
             return False
         return True
@@ -69,17 +74,18 @@ class Lease:
         setting = Setting.here()
         if setting != self._seen_setting:
             self._seen_setting = copy.deepcopy(setting)
-            body = pickle.dumps(setting.for_another_process())
-            wire.send(self._sock, messages.SETTING, self.number, body)
+            with pack(setting.for_another_process(), pickle.Pickler) as parcel:
+                wire.send(self._sock, messages.SETTING, self.number, parcel.head, fds=parcel.fds)
 
-    def wait(self) -> tuple[int, memoryview] | None:
+    def wait(self) -> wire.Message | None:
         """Wait for the end of the call: what it says, or what the guardian says of it.
 
         An answer of a process that is condemned for this call does not count. It was not done
         when its time was over, and may have come only because a signal broke off a system call.
 
         Returns:
-            Kind and body of the message; None when there is no guardian or no socket any more.
+            The message, for the caller to close; None when there is no guardian or no socket
+            any more.
         """
         while True:
             try:
@@ -88,11 +94,11 @@ class Lease:
                 return None
             if message is None:
                 return None
-            kind, number, body = message
             condemned = self._slots.get(self.row, slots.CONDEMNED) == self.number
-            from_guardian = kind in (messages.VERDICT, messages.UNBEGUN)
-            if number == self.number and (from_guardian or not condemned):
-                return kind, body
+            from_guardian = message.kind in (messages.VERDICT, messages.UNBEGUN)
+            if message.number == self.number and (from_guardian or not condemned):
+                return message
+            message.close()
 
     def seen(self) -> tuple[int, int, float]:
         """What the guardian has seen of this call: most bytes, most processes, CPU seconds."""

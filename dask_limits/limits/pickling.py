@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import pickle
 import sys
 from typing import TYPE_CHECKING, Any
@@ -13,14 +14,21 @@ if TYPE_CHECKING:
     from dask_limits.limits.call import LimitedCall
 
 
-def dumps(thing: object) -> bytes:
-    """Pickle anything that can be; functions of `__main__`, lambdas and closures too."""
+def new_pickler(file: Any, protocol: int, **options: Any) -> Any:
+    """A pickler for anything that can be pickled; functions of `__main__` and closures too."""
     # In a worker that multiprocessing has spawned, the user's script is a module `__mp_main__`,
     # which cloudpickle would take for one that can be imported elsewhere.
     main = sys.modules.get("__mp_main__")
     if main is not None:
         cloudpickle.register_pickle_by_value(main)
-    return cloudpickle.dumps(thing, pickle.HIGHEST_PROTOCOL)  # type: ignore[no-any-return]
+    return cloudpickle.Pickler(file, protocol, **options)
+
+
+def dumps(thing: object) -> bytes:
+    """Pickle anything that can be, into bytes."""
+    buffer = io.BytesIO()
+    new_pickler(buffer, pickle.HIGHEST_PROTOCOL).dump(thing)
+    return buffer.getvalue()
 
 
 def without_history(error: BaseException) -> BaseException:

@@ -16,8 +16,9 @@ import time
 import traceback
 from typing import Any, Final, NoReturn
 
-from dask_limits.limits import messages, notes, pickling, prctl, wire
+from dask_limits.limits import messages, notes, parcel, pickling, prctl, wire
 from dask_limits.limits.call import exit_status, to_its_end
+from dask_limits.limits.parcel import Parcel
 from dask_limits.limits.surroundings import Setting, leaves_something, traits
 from dask_limits.limits.table import Table
 
@@ -105,19 +106,20 @@ class TaskProcess:
     def serve(self) -> None:
         """Answer requests until the other end is closed, or a call leaves this process unfit."""
         while self._is_fit() and (message := self._receiver.receive()) is not None:
-            kind, number, body = message
-            if kind == messages.SETTING:
-                self._setting = pickle.loads(body)
+            if message.kind == messages.SETTING:
+                self._setting = parcel.unpack(message.body, message.fds)
+                message.close()
                 self._setting.restore()
                 continue
-            answer = self._run(number, body)
-            del message, body  # may be large
-            wire.send(self._sock, answer[0], number, answer[1])
-            del answer
+            number = message.number
+            account, kind, end = self._run(message)
+            with end:
+                wire.send(self._sock, kind, number, account, end.head, fds=end.fds)
             self._peak_memory = _max_resident()  # what was large is not for the next account
 
-    def _run(self, number: int, request: memoryview) -> tuple[int, bytes]:
-        """Run one call, and put its end and its account into bytes."""
+    def _run(self, request: wire.Message) -> tuple[bytes, int, Parcel]:
+        """Run one call, and make its account and its end ready to be sent."""
+        number = request.number
         cpu_before = time.process_time()
         start = time.monotonic()
         self._notes.put_float(0, notes.START, start)
@@ -133,7 +135,7 @@ class TaskProcess:
             self._peak(),
         )
         self._notes.put(0, notes.DONE, number)
-        return kind, account + end
+        return account, kind, end
 
     def _peak(self) -> int:
         """Most bytes of this process in this call, as far as the kernel keeps account of it."""
@@ -156,31 +158,34 @@ class TaskProcess:
         return not leaves_something() and traits() == self._traits
 
 
-def _answer(request: memoryview) -> tuple[int, bytes]:
-    """Run one call to its end, and put its end into bytes."""
+def _answer(request: wire.Message) -> tuple[int, Parcel]:
+    """Run one call to its end, and make its end ready to be sent."""
     try:
-        fn, args, kwargs = pickle.loads(request)
+        fn, args, kwargs = parcel.unpack(request.body, request.fds)
     except BaseException as error:
         return _unpicklable("arguments", error)
+    finally:
+        request.close()
     try:
         value = to_its_end(fn(*args, **kwargs))
     except SystemExit as error:
-        return messages.EXITED, pickle.dumps(exit_status(error))
+        return messages.EXITED, _pack(exit_status(error))
     except BaseException as error:
         return _pack_exception(error)
     finally:
         _flush()
     try:
-        return messages.RETURNED, _dumps(value)
+        return messages.RETURNED, _pack(value)
     except BaseException as error:
         return _unpicklable("result", error)
 
 
-def _pack_exception(error: BaseException) -> tuple[int, bytes]:
+def _pack_exception(error: BaseException) -> tuple[int, Parcel]:
     text = _text(error)
     try:
-        packed = _dumps((pickling.without_history(error), text))
-        pickle.loads(packed)  # many exceptions can be pickled, but not unpickled
+        packed = _pack((pickling.without_history(error), text))
+        # many exceptions can be pickled, but not unpickled
+        parcel.unpack(memoryview(packed.head), list(packed.fds))
     except BaseException as why:
         return _unpicklable("exception", why, messages.say(error), text)
     return messages.RAISED, packed
@@ -188,18 +193,16 @@ def _pack_exception(error: BaseException) -> tuple[int, bytes]:
 
 def _unpicklable(
     part: str, error: BaseException, what: str = "", text: str = ""
-) -> tuple[int, bytes]:
-    return messages.UNPICKLABLE, pickle.dumps(
-        (part, messages.say(error), what, text or _text(error))
-    )
+) -> tuple[int, Parcel]:
+    return messages.UNPICKLABLE, _pack((part, messages.say(error), what, text or _text(error)))
 
 
-def _dumps(value: Any) -> bytes:
+def _pack(value: Any) -> Parcel:
     """Pickle a value; by value where the plain way, by name, does not do."""
     try:
-        return pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
+        return parcel.pack(value, pickle.Pickler)
     except Exception:
-        return pickling.dumps(value)
+        return parcel.pack(value, pickling.new_pickler)
 
 
 def _text(error: BaseException) -> str:

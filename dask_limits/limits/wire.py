@@ -1,25 +1,49 @@
 """Messages on a `SOCK_SEQPACKET` pair, between an owner, its guardian and its task processes.
 
 Why this kind of socket: what is sent at once arrives at once or not at all (unix(7)). So when a
-task process is killed in the middle of a long answer, the guardian can still write its verdict
-behind it, on the same socket, and the owner can tell the two apart.
+task process is killed while it answers, the guardian can still write its verdict on the same
+socket, and the owner can tell the two apart.
 """
 
 from __future__ import annotations
 
+import array
 import fcntl
 import os
 import socket
 import struct
-from typing import Final
+from collections.abc import Sequence
+from typing import Final, NamedTuple
 
-_HEADER: Final = struct.Struct("=IBQQ")  # mark, kind, number of the call, bytes of the message
+_HEADER: Final = struct.Struct("=IBQ")  # mark, kind, number of the call
 _MARK: Final = 0x4C494D54
-"""Begins each record. A call may write to every file that it finds open, ours among them; what
+"""Begins each message. A call may write to every file that it finds open, ours among them; what
 does not begin like this is such noise, and passed over."""
-# Linux gives a socket 208 KiB of buffer (net.core.wmem_default); a record must fit in it whole.
-# Smaller ones cost more system calls for long messages.
-_RECORD: Final = 128 * 1024
+MAX_BODY: Final = 128 * 1024
+"""Bytes. Linux gives a socket 208 KiB of buffer (net.core.wmem_default); a message must fit in."""
+_MAX_FDS: Final = 4
+_ANCILLARY: Final = socket.CMSG_SPACE(_MAX_FDS * struct.calcsize("=i"))
+
+
+class Message(NamedTuple):
+    """One message.
+
+    Attributes:
+        kind: One of those in `messages`.
+        number: Of the call that it is about.
+        body: Valid until the next message is received.
+        fds: Open files that came with it, for the receiver to close.
+    """
+
+    kind: int
+    number: int
+    body: memoryview
+    fds: list[int]
+
+    def close(self) -> None:
+        """Close the files."""
+        while self.fds:
+            os.close(self.fds.pop())
 
 
 def pair() -> tuple[socket.socket, socket.socket]:
@@ -44,37 +68,32 @@ def above_standard(fd: int) -> int:
     return higher
 
 
-def send(sock: socket.socket, kind: int, number: int, body: bytes = b"", flags: int = 0) -> None:
-    """Send one message, in as many records as it takes.
+def send(
+    sock: socket.socket,
+    kind: int,
+    number: int,
+    *parts: bytes,
+    fds: Sequence[int] = (),
+    flags: int = 0,
+) -> None:
+    """Send one message.
+
+    Args:
+        sock: Where to.
+        kind: One of those in `messages`.
+        number: Of the call that it is about.
+        *parts: What makes up the body; `MAX_BODY` bytes at most.
+        fds: Open files to send along.
+        flags: Of send(2).
 
     Raises:
         OSError: when nobody can receive it any more.
     """
-    header = _HEADER.pack(_MARK, kind, number, len(body))
-    if len(body) <= _RECORD:
-        sock.send(header + body, flags)
-        return
-    view = memoryview(body)
-    for start in range(0, len(body), _RECORD):
-        sock.sendmsg([header, view[start : start + _RECORD]], (), flags)
-
-
-def send_fd(sock: socket.socket, kind: int, number: int, body: bytes, fd: int) -> None:
-    """Send one short message that carries an open file."""
-    socket.send_fds(sock, [_HEADER.pack(_MARK, kind, number, len(body)) + body], [fd])
-
-
-def receive_fd(sock: socket.socket) -> tuple[int, int, bytes, int | None]:
-    """Receive one short message that may carry an open file: kind, number, body, the file.
-
-    Raises:
-        ConnectionError: at the end of the stream.
-    """
-    record, fds, _, _ = socket.recv_fds(sock, _HEADER.size + 1024, 1)
-    if len(record) < _HEADER.size:
-        raise ConnectionError("the other end is closed")
-    _, kind, number, _ = _HEADER.unpack_from(record)
-    return kind, number, record[_HEADER.size :], fds[0] if fds else None
+    record = b"".join((_HEADER.pack(_MARK, kind, number), *parts))
+    if fds:
+        socket.send_fds(sock, [record], list(fds), flags)
+    else:
+        sock.send(record, flags)
 
 
 class Receiver:
@@ -86,37 +105,29 @@ class Receiver:
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
-        self._record = bytearray(_HEADER.size + _RECORD)
+        self._record = bytearray(_HEADER.size + MAX_BODY)
         self._view = memoryview(self._record)
 
-    def receive(self) -> tuple[int, int, memoryview] | None:
-        """The next message: kind, number of the call, body. None at the end of the stream.
-
-        The body is valid until the next call of this. A long message that is cut off by one of
-        another kind, or for another call, is dropped: its sender was killed.
-        """
-        record = self._receive_record()
-        while record is not None:
-            kind, number, total, body = record
-            if len(body) >= total:
-                return kind, number, body
-            whole = memoryview(bytearray(total))
-            at = 0
-            while record is not None and record[:3] == (kind, number, total):
-                body = record[3]
-                if at + len(body) > total:  # two processes write at once: a call that has forked
-                    return None
-                whole[at : at + len(body)] = body
-                at += len(body)
-                if at == total:
-                    return kind, number, whole
-                record = self._receive_record()
-        return None
-
-    def _receive_record(self) -> tuple[int, int, int, memoryview] | None:
-        while size := self._sock.recv_into(self._record):
+    def receive(self) -> Message | None:
+        """The next message; None at the end of the stream."""
+        while True:
+            size, ancillary, _, _ = self._sock.recvmsg_into(
+                (self._record,), _ANCILLARY, socket.MSG_CMSG_CLOEXEC
+            )
+            fds = _fds_in(ancillary) if ancillary else []
             if size >= _HEADER.size:
-                mark, kind, number, total = _HEADER.unpack_from(self._record)
+                mark, kind, number = _HEADER.unpack_from(self._record)
                 if mark == _MARK:
-                    return kind, number, total, self._view[_HEADER.size : size]
-        return None
+                    return Message(kind, number, self._view[_HEADER.size : size], fds)
+            for fd in fds:
+                os.close(fd)
+            if size == 0:
+                return None
+
+
+def _fds_in(ancillary: list[tuple[int, int, bytes]]) -> list[int]:
+    fds = array.array("i")
+    for level, kind, data in ancillary:
+        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+            fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
+    return fds.tolist()

@@ -161,6 +161,13 @@ def test_a_call_sees_the_environment_that_its_owner_has_when_it_is_made(monkeypa
     assert run(os.environ.get, "LATE", wall_time=30).result() is None
 
 
+def test_an_environment_larger_than_a_message_comes_through(monkeypatch):
+    for n in range(10):
+        monkeypatch.setenv(f"LARGE_{n}", "x" * 100_000)
+    assert limit(len, wall_time=20)(b"abc") == 3
+    assert limit(os.getenv, wall_time=20)("LARGE_9") == "x" * 100_000
+
+
 def test_a_default_timeout_of_sockets_does_not_end_calls(monkeypatch):
     socket.setdefaulttimeout(0.1)
     try:

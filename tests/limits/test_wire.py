@@ -1,4 +1,4 @@
-import threading
+import os
 
 import pytest
 from hypothesis import given, settings
@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from dask_limits.limits import wire
 
-MESSAGE = st.tuples(st.integers(1, 255), st.integers(0, 2**64 - 1), st.integers(0, 500_000))
+MESSAGE = st.tuples(st.integers(1, 255), st.integers(0, 2**64 - 1), st.binary(max_size=2000))
 
 
 @pytest.fixture
@@ -16,40 +16,47 @@ def sockets():
         yield ours, theirs
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(st.lists(MESSAGE, max_size=5))
 def test_what_is_sent_arrives_whole_and_in_order(messages):
     ours, theirs = wire.pair()
     with ours, theirs:
-        bodies = [bytes([kind]) * size for kind, _, size in messages]
-
-        def send():
-            for (kind, number, _), body in zip(messages, bodies, strict=True):
-                wire.send(ours, kind, number, body)
-            ours.close()
-
-        sender = threading.Thread(target=send)
-        sender.start()
+        for kind, number, body in messages:
+            wire.send(ours, kind, number, body[:5], body[5:])
+        ours.close()
         receiver = wire.Receiver(theirs)
         got = []
         while (message := receiver.receive()) is not None:
-            kind, number, body = message
-            got.append((kind, number, bytes(body)))
-        sender.join()
-    assert got == [(k, n, b) for (k, n, _), b in zip(messages, bodies, strict=True)]
+            got.append((message.kind, message.number, bytes(message.body)))
+    assert got == messages
 
 
-def test_a_long_message_that_is_cut_off_gives_way_to_the_next(sockets):
+def test_the_longest_message_fits_into_the_socket(sockets):
     ours, theirs = sockets
-    header = wire._HEADER.pack(wire._MARK, 3, 7, 10_000_000)
-    ours.send(header + b"x" * 1000)
+    wire.send(ours, 1, 1, bytes(wire.MAX_BODY))
+    assert len(wire.Receiver(theirs).receive().body) == wire.MAX_BODY
+
+
+def test_files_arrive_with_their_message_and_are_not_inherited(sockets):
+    ours, theirs = sockets
+    read, write = os.pipe()
+    wire.send(ours, 1, 1, b"text", fds=[read, write])
+    message = wire.Receiver(theirs).receive()
+    os.close(read)
+    os.close(write)
+    assert not any(map(os.get_inheritable, message.fds))
+    os.write(message.fds[1], b"x")
+    assert os.read(message.fds[0], 10) == b"x"
+    message.close()
+
+
+def test_noise_is_passed_over_and_files_in_it_are_closed(sockets):
+    ours, theirs = sockets
+    read, write = os.pipe()
+    os.close(read)
+    for noise in (b"short", b"longer than any header that there is"):
+        wire.socket.send_fds(ours, [noise], [write])
+    os.close(write)
     wire.send(ours, 9, 7, b"verdict")
-    kind, number, body = wire.Receiver(theirs).receive()
-    assert (kind, number, bytes(body)) == (9, 7, b"verdict")
-
-
-def test_a_stream_that_ends_within_a_message_ends(sockets):
-    ours, theirs = sockets
-    ours.send(wire._HEADER.pack(wire._MARK, 3, 7, 10_000_000) + b"x" * 1000)
-    ours.close()
-    assert wire.Receiver(theirs).receive() is None
+    kind, number, body, fds = wire.Receiver(theirs).receive()
+    assert (kind, number, bytes(body), fds) == (9, 7, b"verdict", [])

@@ -26,6 +26,13 @@ The tree (names in *italics* of pynisher are pynisher's own classes)::
             ├── CallCancelledError          the call was cancelled while it ran
             └── CallPicklingError           arguments, result or exception cannot be pickled
 
+What guards raise inside a process is in `dask_limits.guards`, and is told apart from the above::
+
+    Exception
+    └── GuardException                      a guard interrupted what ran inside it
+        ├── ExecutionTimeout                a time guard
+        └── MemoryLimitExceeded             a memory guard
+
 An exception that the user's own function raised keeps its type and arguments; the traceback it
 had in its process is the text of a `RemoteTraceback`, its `__cause__`.
 

@@ -1,0 +1,195 @@
+"""What all guards share: a guard is a context manager, and a decorator."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import inspect
+import math
+import sys
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from numbers import Real
+from types import TracebackType
+from typing import Any, ParamSpec, Self, TypeVar
+
+from dask_limits.guards.entry import Entry, close, here, inside
+from dask_limits.guards.escalation import InterruptType, Steps, steps
+from dask_limits.guards.uninterrupted import starts_uninterrupted
+from dask_limits.guards.watcher import watcher
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Guard(ABC):
+    """Keeps what runs inside it within a limit, by interrupting its thread.
+
+    It holds settings only: it can be entered again, inside itself, and by several threads at once,
+    and it can be pickled.
+    """
+
+    def __init__(
+        self, interrupt_type: InterruptType, send_kill: bool, check_interval: float
+    ) -> None:
+        self.interrupt_type = _interrupt_type(interrupt_type)
+        if send_kill and interrupt_type is InterruptType.exception:
+            raise ValueError(
+                "send_kill=True has no effect with InterruptType.exception, which sends no"
+                " signals. Use InterruptType.exception_then_signal, or leave send_kill out."
+            )
+        self.send_kill = bool(send_kill)
+        self.check_interval_s = number(check_interval, "check_interval", "milliseconds") / 1000
+        self._function = ""  # the name of the one that it decorates
+        self._copy_of: Guard | None = None
+
+    @abstractmethod
+    def _entry(self, what: str, thread: threading.Thread, steps: Steps) -> Entry:
+        """The entry of this thread, which is about to come in."""
+
+    def __enter__(self) -> Self:
+        thread = threading.current_thread()
+        in_main_thread = thread is threading.main_thread()
+        order = steps(self.interrupt_type, self.send_kill, in_main_thread)
+        entry = self._entry(self._function or _place(sys._getframe(1)), thread, order)
+        outer = here.innermost
+        while outer is not None and outer.left:  # not in order, see _find_entry()
+            outer = outer.outer
+        entry.outer = outer
+        try:
+            here.innermost = entry
+            inside[entry] = None
+            watcher.attend(entry.due)
+        except BaseException:  # its own interrupt, too, may come as soon as it stands in `inside`
+            close(entry)
+            if not inside:
+                watcher.all_have_left()
+            raise
+        return self
+
+    @starts_uninterrupted
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        # As in close(): nothing may be raised before that is called.
+        try:
+            entry = here.innermost
+            if entry is not None and entry.guard is self and not entry.left:
+                close(entry)
+            elif (other := self._find_entry()) is not None:
+                close(other)
+        finally:  # the signal that close() waits for may raise KeyboardInterrupt
+            if not inside:
+                watcher.all_have_left()
+
+    def _find_entry(self) -> Entry | None:
+        """The entry to close where guards are not left in the order in which they were entered.
+
+        A generator that is suspended inside a guard does so. Another thread may even close it,
+        after the first one has ended and its entry is forgotten.
+        """
+        entry = here.innermost
+        while entry is not None:
+            if entry.guard is self and not entry.left:
+                return entry
+            entry = entry.outer
+        return next((entry for entry in list(inside) if entry.guard is self), None)
+
+    def _innermost(self) -> Entry | None:
+        """The calling thread's innermost entry of this guard, or of a function it decorates."""
+        entry = here.innermost
+        while entry is not None:
+            if not entry.left and self._is_entered_by(entry):
+                return entry
+            entry = entry.outer
+        return None
+
+    def _is_entered_by(self, entry: Entry) -> bool:
+        return entry.guard is self or entry.guard._copy_of is self
+
+    def _decorate(self, function: Callable[P, R]) -> tuple[Guard, Callable[P, R]]:
+        """The function inside a guard of its own, and that guard."""
+        _refuse_what_cannot_be_guarded(function)
+        guard = copy.copy(self)
+        guard._copy_of = self
+        guard._function = f"{_name(function)}()"
+
+        @functools.wraps(function)
+        def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
+            with guard:
+                return function(*args, **kwargs)
+
+        return guard, guarded
+
+
+def _interrupt_type(value: object) -> InterruptType:
+    if isinstance(value, InterruptType):
+        return value
+    names = ", ".join(f"InterruptType.{kind.name}" for kind in InterruptType)
+    raise TypeError(f"interrupt_type={value!r} is not one of {names}.")
+
+
+def number(value: object, name: str, unit: str, least: float | None = None) -> float:
+    """A number of a guard's settings.
+
+    Args:
+        value: What the user gave.
+        name: What the user calls it.
+        unit: What it counts.
+        least: The smallest that it can be; None for any that is more than 0.
+
+    Raises:
+        ValueError: if it is smaller, NaN or infinite.
+        TypeError: if it is no number.
+    """
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{name}={value!r} is a {type(value).__name__}; give a number of {unit}.")
+    try:
+        amount = float(value)
+    except OverflowError:  # a whole number can be larger than any float
+        amount = math.inf
+    too_small = amount <= 0 if least is None else amount < least
+    if too_small or not math.isfinite(amount):
+        bound = "more than 0" if least is None else f"{least:g} or more"
+        raise ValueError(f"{name}={value!r} has to be {bound} and finite, in {unit}.")
+    return amount
+
+
+def _refuse_what_cannot_be_guarded(function: object) -> None:
+    if isinstance(function, staticmethod | classmethod | property):
+        kind = type(function).__name__
+        raise TypeError(f"A guard goes below @{kind}, next to the function: put @{kind} above it.")
+    if isinstance(function, type):
+        raise TypeError(
+            f"A guard decorates functions, and {function.__name__} is a class: decorate its"
+            " methods, or use the guard in a with statement."
+        )
+    if not callable(function):
+        raise TypeError(f"A guard decorates functions, and {function!r} cannot be called.")
+    while isinstance(function, functools.partial):
+        function = function.func
+    inner: Any = function if inspect.isroutine(function) else type(function).__call__
+    if inspect.iscoroutinefunction(inner):
+        raise TypeError(
+            f"{_name(function)}() is a coroutine function: while it awaits, others run in its"
+            " thread, and a guard would interrupt those. Use asyncio.timeout()."
+        )
+    if inspect.isgeneratorfunction(inner) or inspect.isasyncgenfunction(inner):
+        raise TypeError(
+            f"{_name(function)}() is a generator function: calling it runs nothing of its body."
+            " Use the guard in a with statement between two yields, or around the loop."
+        )
+
+
+def _name(function: object) -> str:
+    found = getattr(function, "__qualname__", None) or type(function).__qualname__
+    return str(found)
+
+
+def _place(frame: Any) -> str:
+    """What to call a with statement's block."""
+    return f"The block in {frame.f_code.co_filename}, line {frame.f_lineno},"

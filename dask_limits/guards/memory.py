@@ -1,0 +1,179 @@
+"""`mem_guard`: a limit on how much memory the process has."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from io import FileIO
+from time import monotonic
+from typing import Final, ParamSpec, TypeVar
+
+from dask_limits.guards.entry import Entry
+from dask_limits.guards.errors import MemoryLimitExceeded
+from dask_limits.guards.escalation import MIN_PAUSE_S, InterruptType, Steps
+from dask_limits.guards.guard import Guard, number
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_PAGE_KIB: Final = os.sysconf("SC_PAGE_SIZE") / 1024
+
+
+def mem_guard(
+    max_memory: float,
+    absolute: bool = True,
+    grace_period: float = 0,
+    secondary_grace_period: float = 5,
+    interrupt_type: InterruptType = InterruptType.exception_then_signal,
+    send_kill: bool = False,
+    check_interval: float = 500,
+) -> MemGuard:
+    """Interrupt a block or a function while the process has too much memory.
+
+    Use it in a with statement or as a decorator, in any thread. It is the memory of the whole
+    process that counts (resident, shared pages included), whichever thread has taken it. Once the
+    block has ended, nothing is interrupted any more.
+
+    Args:
+        max_memory: KiB, more than 0.
+        absolute: Whether that is all memory of the process; if not, it counts from what the
+            process has when the block is entered.
+        grace_period: Seconds for which memory may stay above the limit; 0 or more. Each time that
+            it falls below, it starts anew.
+        secondary_grace_period: Seconds until the next interrupt if memory is still above the limit
+            by then; 1 or more.
+        interrupt_type: Exceptions, signals (main thread only), or an exception first and signals
+            later.
+        send_kill: Whether the last signal is SIGKILL, which ends the process at once.
+        check_interval: Milliseconds between two looks at the memory, more than 0. A look takes
+            some 10 microseconds.
+
+    Returns:
+        The guard. It can be used again, by several threads at once too.
+
+    Raises:
+        ValueError: for a number out of its range, or `send_kill` where no signal is sent.
+        TypeError: for anything else that is not as above.
+        RuntimeError: on entry, where there is no `/proc/self/statm`: on other systems than Linux.
+
+    Example:
+        >>> hoard = []
+        >>> with mem_guard(max_memory=50 * 1024, absolute=False, check_interval=10):
+        ...     try:
+        ...         while True:
+        ...             hoard.append(bytes(100_000))
+        ...     except MemoryLimitExceeded as error:
+        ...         hoard.clear()
+        ...         print(error.memory > error.max_memory == 51200)
+        True
+    """
+    return MemGuard(
+        max_memory,
+        absolute,
+        grace_period,
+        secondary_grace_period,
+        interrupt_type,
+        send_kill,
+        check_interval,
+    )
+
+
+class MemGuard(Guard):
+    """Interrupts while the process has too much memory; made by `mem_guard()`."""
+
+    def __init__(
+        self,
+        max_memory: float,
+        absolute: bool = True,
+        grace_period: float = 0,
+        secondary_grace_period: float = 5,
+        interrupt_type: InterruptType = InterruptType.exception_then_signal,
+        send_kill: bool = False,
+        check_interval: float = 500,
+    ) -> None:
+        if callable(max_memory):
+            raise TypeError("mem_guard needs a limit: write @mem_guard(max_memory=1024 * 50).")
+        super().__init__(interrupt_type, send_kill, check_interval)
+        self.max_memory_kib = number(max_memory, "max_memory", "KiB")
+        self.absolute = bool(absolute)
+        self.grace_period_s = number(grace_period, "grace_period", "seconds", least=0)
+        self.secondary_grace_period_s = number(
+            secondary_grace_period, "secondary_grace_period", "seconds", least=MIN_PAUSE_S
+        )
+
+    def __repr__(self) -> str:
+        return f"mem_guard(max_memory={self.max_memory_kib:g}, absolute={self.absolute})"
+
+    def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
+        """The function, inside a guard at each call."""
+        return self._decorate(function)[1]
+
+    def _entry(self, what: str, thread: threading.Thread, steps: Steps) -> Entry:
+        try:
+            memory = resident_kib()
+        except FileNotFoundError:
+            raise RuntimeError(
+                "mem_guard cannot see how much memory this process has: it reads"
+                " /proc/self/statm, which only Linux has."
+            ) from None
+        return _MemoryEntry(self, what, thread, steps, 0.0 if self.absolute else memory)
+
+
+class _MemoryEntry(Entry):
+    """A thread inside a memory guard."""
+
+    __slots__ = ("_above", "_before_kib", "_guard")
+
+    def __init__(
+        self,
+        guard: MemGuard,
+        what: str,
+        thread: threading.Thread,
+        steps: Steps,
+        before_kib: float,
+    ) -> None:
+        super().__init__(guard, what, thread, steps, due=monotonic())
+        self._guard = guard
+        self._before_kib = before_kib
+        self._above = False
+
+    def look(self, now: float) -> MemoryLimitExceeded | None:
+        guard = self._guard
+        self.due = now + guard.check_interval_s
+        try:
+            memory = resident_kib() - self._before_kib
+        except OSError:  # no file can be opened at the moment
+            return None
+        if memory <= guard.max_memory_kib:
+            self._above = False
+            return None
+        if not self._above:
+            self._above = True
+            self.level = 0
+            self.next_at = now + guard.grace_period_s
+        if self.level == len(self.steps):
+            return None
+        if now < self.next_at:
+            self.due = min(self.due, self.next_at)
+            return None
+        since = (
+            "" if guard.absolute else f" above the {self._before_kib:.0f} KiB that it began with"
+        )
+        return MemoryLimitExceeded(
+            f"{self.what} went over its memory limit of {guard.max_memory_kib:g} KiB: the process"
+            f" has {memory:.0f} KiB{since} ({self.step}).",
+            max_memory=guard.max_memory_kib,
+            memory=memory,
+        )
+
+    def escalate(self, now: float) -> None:
+        self.level += 1
+        self.next_at = now + self._guard.secondary_grace_period_s
+
+
+def resident_kib() -> float:
+    """Resident memory of this process in KiB, shared pages included; see proc_pid_statm(5)."""
+    # A FileIO, because an outer guard may interrupt here: nothing is left open then.
+    with FileIO("/proc/self/statm") as file:
+        return int(file.read(100).split()[1]) * _PAGE_KIB

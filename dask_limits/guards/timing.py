@@ -1,0 +1,217 @@
+"""`time_guard`: a limit on how long something runs."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from time import monotonic
+from typing import Concatenate, ParamSpec, Protocol, Self, TypeVar, cast, overload
+
+from dask_limits.guards.entry import Entry, here, inside
+from dask_limits.guards.errors import ExecutionTimeout
+from dask_limits.guards.escalation import MIN_PAUSE_S, InterruptType, Steps
+from dask_limits.guards.guard import Guard, number
+
+P = ParamSpec("P")
+Q = ParamSpec("Q")
+S = TypeVar("S", contravariant=True)
+R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
+
+
+class TimedFunction(Protocol[P, R_co]):
+    """A function that runs inside a time guard of its own."""
+
+    __name__: str
+    __qualname__: str
+
+    @property
+    def progress(self) -> Callable[[], bool]:
+        """Restart the clock of the call of this function that is running."""
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
+        """Call it, inside its guard."""
+
+    @overload
+    def __get__(self, instance: None, owner: type) -> Self: ...
+    @overload
+    def __get__(
+        self: TimedFunction[Concatenate[S, Q], R_co], instance: S, owner: type | None = None
+    ) -> Callable[Q, R_co]: ...
+
+
+def time_guard(
+    timeout: float,
+    grace_period: float = 15,
+    interrupt_type: InterruptType = InterruptType.exception_then_signal,
+    send_kill: bool = False,
+    check_interval: float = 500,
+) -> TimeGuard:
+    """Interrupt a block or a function that runs for too long.
+
+    Use it in a with statement or as a decorator, in any thread. Once the block has ended, nothing
+    is interrupted any more: a timeout that comes too late is dropped.
+
+    Args:
+        timeout: Seconds from the start, or from the last `progress()`; more than 0, fractions
+            count.
+        grace_period: Seconds until the next interrupt if the block has not ended by then; 0 or
+            more. It is never less than one second.
+        interrupt_type: Exceptions, signals (main thread only), or an exception first and signals
+            later.
+        send_kill: Whether the last signal is SIGKILL, which ends the process at once.
+        check_interval: Milliseconds after which, at the latest, `progress()` is noticed by a guard
+            that has begun to interrupt. The timeout itself is kept to a few milliseconds, whatever
+            this is.
+
+    Returns:
+        The guard. It can be used again, by several threads at once too.
+
+    Raises:
+        ValueError: for a number out of its range, or `send_kill` where no signal is sent.
+        TypeError: for anything else that is not as above.
+
+    Example:
+        >>> with time_guard(timeout=0.5) as guard:
+        ...     try:
+        ...         while True:
+        ...             pass
+        ...     except ExecutionTimeout as error:
+        ...         print(error.timeout)
+        0.5
+        >>> @time_guard(timeout=10)
+        ... def work():
+        ...     for _ in range(3):
+        ...         work.progress()  # ten seconds more
+        ...     return "done"
+        >>> work()
+        'done'
+    """
+    return TimeGuard(timeout, grace_period, interrupt_type, send_kill, check_interval)
+
+
+def progress() -> bool:
+    """Restart the clock of the innermost time guard that the calling thread is inside of.
+
+    It is cheap enough for tight loops. A guard that has begun to interrupt begins again too.
+
+    Returns:
+        Whether there was one. If not, nothing happens.
+
+    Example:
+        >>> with time_guard(timeout=10):
+        ...     progress()
+        True
+        >>> progress()
+        False
+    """
+    entry = here.innermost
+    while entry is not None:
+        if isinstance(entry, _TimeEntry) and not entry.left:
+            entry.began = monotonic()
+            return True
+        entry = entry.outer
+    return False
+
+
+class TimeGuard(Guard):
+    """Interrupts what runs for too long; made by `time_guard()`."""
+
+    def __init__(
+        self,
+        timeout: float,
+        grace_period: float = 15,
+        interrupt_type: InterruptType = InterruptType.exception_then_signal,
+        send_kill: bool = False,
+        check_interval: float = 500,
+    ) -> None:
+        if callable(timeout):
+            raise TypeError("time_guard needs a timeout: write @time_guard(timeout=10).")
+        super().__init__(interrupt_type, send_kill, check_interval)
+        self.timeout_s = number(timeout, "timeout", "seconds")
+        self.grace_period_s = number(grace_period, "grace_period", "seconds", least=0)
+
+    def __repr__(self) -> str:
+        return f"time_guard(timeout={self.timeout_s:g})"
+
+    def __call__(self, function: Callable[P, R]) -> TimedFunction[P, R]:
+        """The function, inside a guard at each call, with a `progress` of its own."""
+        guard, guarded = self._decorate(function)
+        guarded.progress = cast(TimeGuard, guard).progress  # type: ignore[attr-defined]
+        return cast(TimedFunction[P, R], guarded)
+
+    def progress(self) -> bool:
+        """Restart the clock of the innermost block of this guard that the calling thread is in.
+
+        A thread that is in none reports for all that are: what a block has started may do so.
+
+        Returns:
+            Whether there was one. If not, nothing happens.
+        """
+        entry = self._innermost()
+        if entry is not None:
+            cast(_TimeEntry, entry).began = monotonic()
+            return True
+        found = [entry for entry in list(inside) if self._is_entered_by(entry)]
+        for entry in found:
+            cast(_TimeEntry, entry).began = monotonic()
+        return bool(found)
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the calling thread came into its innermost block of this guard, or since
+        progress was last reported there; 0 outside.
+        """
+        entry = self._innermost()
+        return 0.0 if entry is None else monotonic() - cast(_TimeEntry, entry).began
+
+    def _entry(self, what: str, thread: threading.Thread, steps: Steps) -> Entry:
+        return _TimeEntry(self, what, thread, steps)
+
+
+class _TimeEntry(Entry):
+    """A thread inside a time guard.
+
+    Attributes:
+        began: When its clock was last started, in seconds of time.monotonic(). That is all that
+            progress() changes.
+    """
+
+    __slots__ = ("_pause_s", "_poll_s", "_seen", "_timeout_s", "began")
+
+    def __init__(self, guard: TimeGuard, what: str, thread: threading.Thread, steps: Steps) -> None:
+        self.began = self._seen = monotonic()
+        self._timeout_s = guard.timeout_s
+        self._pause_s = max(guard.grace_period_s, MIN_PAUSE_S)
+        self._poll_s = max(guard.timeout_s, guard.check_interval_s)
+        super().__init__(guard, what, thread, steps, self.began + guard.timeout_s)
+
+    def look(self, now: float) -> ExecutionTimeout | None:
+        began = self.began
+        if began != self._seen:  # progress
+            self._seen = began
+            self.level = 0
+            self.next_at = began + self._timeout_s
+            self.due = self.next_at
+        if self.level == len(self.steps):
+            self.due = now + self._poll_s  # there may be progress yet
+            return None
+        if now < self.next_at:
+            self._look_again(now)
+            return None
+        return ExecutionTimeout(
+            f"{self.what} went over its timeout of {self._timeout_s:g} s: it began, or last"
+            f" reported progress, {now - began:.3g} s ago ({self.step}).",
+            timeout=self._timeout_s,
+            elapsed=now - began,
+        )
+
+    def escalate(self, now: float) -> None:
+        self.level += 1
+        self.next_at = now + self._pause_s
+        self._look_again(now)
+
+    def _look_again(self, now: float) -> None:
+        # Progress rings no bell. Before the first interrupt it can only put that off; after it,
+        # it may bring the next one forward.
+        self.due = min(self.next_at, now + self._poll_s) if self.level else self.next_at

@@ -1,0 +1,145 @@
+"""The one thread that watches over all guards of the process."""
+
+from __future__ import annotations
+
+import _thread
+import math
+import os
+import queue
+import threading
+import time
+from typing import Final
+
+from dask_limits.guards.entry import inside
+from dask_limits.guards.interrupt import send
+
+_LINGER_S: Final = 0.1
+"""How long the thread stays with nothing to do: starting one takes as long as 20 short blocks."""
+_LONGEST_SLEEP_S: Final = 3600.0
+_SLOT_TAKEN_S: Final = 0.01
+"""When to try again where a thread has another guard's exception pending."""
+
+
+class Watcher:
+    """Sleeps until the next guard is due, sees to it, and ends when there is none.
+
+    Threads that enter and leave take no lock, which an interrupt might leave locked. They ring a
+    bell, and only if the watcher would sleep for too long.
+
+    Attributes:
+        running: Whether its thread runs; it may be about to end.
+        wakes_at: Until when it sleeps, in seconds of time.monotonic(); infinite while it is awake,
+            so that who comes while it looks around rings.
+    """
+
+    def __init__(self) -> None:
+        self.wakes_at = math.inf
+        self._bell: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._emptied = False
+        self.running = False
+
+    def attend(self, due: float) -> None:
+        """An entry was made, and stands in `inside`."""
+        if not self.running:
+            self.running = True  # only one thread gets here: no other runs between test and set
+            try:
+                # Not by threading.Thread: its start() takes locks and keeps books, and may be
+                # interrupted in the middle of that by the very guard that is being entered.
+                _thread.start_new_thread(self._run, ())
+            except RuntimeError:  # there can be no more threads
+                self.running = False
+                raise
+        elif due < self.wakes_at:
+            self._bell.put(None)
+
+    def all_have_left(self) -> None:
+        """There is no entry any more, for the moment."""
+        self._emptied = True
+        if self.wakes_at > time.monotonic() + _LINGER_S:
+            self._bell.put(None)
+
+    def _run(self) -> None:
+        try:
+            while True:
+                self._watch()
+                self.running = False
+                # Somebody may have come who still saw it running.
+                if not inside or self.running:
+                    return
+                self.running = True
+        except BaseException:
+            self.running = False
+            raise
+
+    def _watch(self) -> None:
+        """Until there has been nothing to watch for a while."""
+        idle_since = None
+        while True:
+            self.wakes_at = math.inf
+            while not self._bell.empty():  # one look around answers all who have rung
+                self._bell.get()
+            due = self._see_to_all()
+            now = time.monotonic()
+            if due is None:
+                if idle_since is None:
+                    idle_since = now
+                elif now - idle_since >= _LINGER_S:
+                    return
+                due = idle_since + _LINGER_S
+            else:
+                idle_since = None
+                if self._emptied:  # blocks come and go: the end of the next one needs no bell
+                    due = min(due, now + _LINGER_S)
+            self._emptied = False
+            self._sleep_until(due)
+
+    def _see_to_all(self) -> float | None:
+        """Interrupt whoever is due. When the next one is; None if there is nobody."""
+        next_due = math.inf
+        entries = list(inside)
+        for entry in entries:
+            now = time.monotonic()
+            if entry.due <= now:
+                if _has_ended(entry.thread):
+                    # It left a generator suspended in the block. A new thread may have its number.
+                    entry.left = True
+                    inside.pop(entry, None)
+                    continue
+                error = entry.look(now)
+                if error is None:
+                    pass
+                elif send(entry, error, now, entries):
+                    entry.escalate(now)
+                else:
+                    entry.due = now + _SLOT_TAKEN_S
+            next_due = min(next_due, entry.due)
+        return next_due if inside else None
+
+    def _sleep_until(self, due: float) -> None:
+        self.wakes_at = due
+        seconds = due - time.monotonic()
+        try:
+            self._bell.get(timeout=min(max(seconds, 0), _LONGEST_SLEEP_S))
+        except queue.Empty:
+            pass
+
+
+def _has_ended(thread: threading.Thread) -> bool:
+    # The main thread counts as ended from when the interpreter begins to shut down; but then it
+    # goes on to run what stands in atexit.
+    return not thread.is_alive() and thread is not threading.main_thread()
+
+
+watcher: Final = Watcher()
+
+
+def _forget_all() -> None:
+    """In the child of a fork: guards stay with the parent, as alarms do (alarm(2))."""
+    for entry in list(inside):
+        entry.address.value = 0
+        entry.signalled = False
+    inside.clear()
+    Watcher.__init__(watcher)
+
+
+os.register_at_fork(after_in_child=_forget_all)

@@ -68,7 +68,9 @@ class Scheduler(SchedulerEvents, render.Renderable):
     # -- constructors ----------------------------------------------------------------------
 
     @classmethod
-    def with_processes(cls, max_workers: int | None = None) -> Self:
+    def with_processes(
+        cls, max_workers: int | None = None, *, max_calls_per_process: int | None = None
+    ) -> Self:
         """A scheduler whose calls run in task processes on this machine.
 
         A crash of a call costs that call and nothing else, a cancelled call is ended at once,
@@ -77,11 +79,13 @@ class Scheduler(SchedulerEvents, render.Renderable):
         Args:
             max_workers: How many calls run at one time; None for one for each CPU that this
                 process may use.
+            max_calls_per_process: After how many calls a task process is ended, and another one
+                takes its place; None for no such limit.
 
         Raises:
             ValueError: for a number below 1.
         """
-        return cls(recipes.processes(max_workers))
+        return cls(recipes.processes(max_workers, max_calls_per_process))
 
     @classmethod
     def with_threads(cls, max_workers: int | None = None) -> Self:

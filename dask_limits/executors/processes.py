@@ -24,9 +24,11 @@ class ProcessExecutor(concurrent.futures.Executor):
     Args:
         max_workers: How many calls run at one time, 1 or more. Default: the cores that this
             process may use.
+        max_calls_per_process: After how many calls a process is ended and another one takes its
+            place, 1 or more; None, the default, for no such limit. For functions that leak.
 
     Raises:
-        ValueError: if `max_workers` is less than 1.
+        ValueError: if either is less than 1.
 
     Example:
         >>> with ProcessExecutor(1) as executor:
@@ -34,13 +36,15 @@ class ProcessExecutor(concurrent.futures.Executor):
         1024
     """
 
-    def __init__(self, max_workers: int | None = None) -> None:
+    def __init__(
+        self, max_workers: int | None = None, *, max_calls_per_process: int | None = None
+    ) -> None:
         if max_workers is None:
             max_workers = len(os.sched_getaffinity(0))
         if max_workers < 1:
             raise ValueError(f"max_workers={max_workers!r} must be 1 or more")
         self.max_workers = max_workers
-        self._guardian = Guardian()
+        self._guardian = Guardian(max_calls_per_process)
         self._pending: set[Future[Any]] = set()
         # A thread for each call that runs: it does nothing but wait on a socket.
         self._threads = concurrent.futures.ThreadPoolExecutor(

@@ -11,16 +11,21 @@ from dask_limits.executors.sequential import SequentialExecutor
 from dask_limits.executors.wrapped import WrappedExecutor
 
 
-def processes(max_workers: int | None) -> ExecutorRecipe:
+def processes(max_workers: int | None, max_calls_per_process: int | None) -> ExecutorRecipe:
     """Task processes of our own."""
     n = _workers("max_workers", max_workers)
+    options = {"max_workers": n}
+    if max_calls_per_process is not None:
+        options["max_calls_per_process"] = _at_least_one(
+            "max_calls_per_process", max_calls_per_process
+        )
 
     def make() -> Executor:
         from dask_limits.executors.processes import ProcessExecutor
 
-        return ProcessExecutor(n)
+        return ProcessExecutor(**options)
 
-    return ExecutorRecipe("ProcessExecutor", make, {"max_workers": n})
+    return ExecutorRecipe("ProcessExecutor", make, options)
 
 
 def threads(max_workers: int | None) -> ExecutorRecipe:
@@ -74,8 +79,11 @@ def _workers(name: str, value: int | None) -> int:
     """A checked number of workers; None is one for each CPU that this process may use."""
     if value is None:
         return len(os.sched_getaffinity(0))
+    return _at_least_one(name, value, "one for each CPU")
+
+
+def _at_least_one(name: str, value: int, none: str = "no limit") -> int:
+    """A checked number; `none` says what None means."""
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(
-            f"{name}={value!r} must be a whole number, 1 or more, or None for one for each CPU"
-        )
+        raise ValueError(f"{name}={value!r} must be a whole number, 1 or more, or None for {none}")
     return value

@@ -2,17 +2,21 @@
 
 from dask_limits.limits.call import LimitedCall, limit, name_of, run_call, run_in_place
 from dask_limits.limits.cancel import CancelToken
-from dask_limits.limits.limits import Limits
+from dask_limits.limits.limits import Isolation, Limits, LimitsArguments
 from dask_limits.limits.outcome import Outcome, Usage
+from dask_limits.limits.progress import progress
 
 __all__ = [
     "CancelToken",
+    "Isolation",
     "LimitedCall",
     "Limits",
+    "LimitsArguments",
     "Outcome",
     "Usage",
     "limit",
     "name_of",
+    "progress",
     "run_call",
     "run_in_place",
 ]

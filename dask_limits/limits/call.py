@@ -4,13 +4,12 @@ import functools
 import time
 import types
 from collections.abc import Callable
-from typing import Any, Generic, ParamSpec, TypeVar
+from typing import Any, Generic, ParamSpec, TypeVar, Unpack
 
 from dask_limits.exceptions import ExitError
 from dask_limits.limits.cancel import CancelToken
-from dask_limits.limits.limits import Limits
+from dask_limits.limits.limits import Limits, LimitsArguments
 from dask_limits.limits.outcome import Outcome, Usage
-from dask_limits.limits.units import Amount
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -60,20 +59,14 @@ class LimitedCall(Generic[P, R]):
 
 def limit(
     fn: Callable[P, R],
-    *,
-    memory: Amount | None = None,
-    cpu_time: Amount | None = None,
-    wall_time: Amount | None = None,
-    num_processes: int | None = None,
+    **limits: Unpack[LimitsArguments],
 ) -> LimitedCall[P, R]:
     """Put limits on one function.
 
     Args:
         fn: Any callable.
-        memory: Bytes, or with a unit; see [Limits][dask_limits.Limits] for this and the others.
-        cpu_time: Seconds, or with a unit.
-        wall_time: Seconds, or with a unit.
-        num_processes: A whole number, 1 or more.
+        **limits: `memory`, `cpu_time`, `wall_time`, `num_processes`, `grace_period`,
+            `capture_output`, `isolation`, `context`: see [Limits][dask_limits.Limits].
 
     Returns:
         A callable with the function's own parameters, that returns what it returns and raises
@@ -91,10 +84,7 @@ def limit(
         >>> type(nap.run(60).exception).__name__
         'WallTimeBreach'
     """
-    return LimitedCall(
-        fn,
-        Limits(memory=memory, cpu_time=cpu_time, wall_time=wall_time, num_processes=num_processes),
-    )
+    return LimitedCall(fn, Limits(**limits))
 
 
 def run_call(

@@ -32,12 +32,17 @@ class Connection:
     Dask's workers are, to have children. Only inherited sockets connect the two: there is no
     port and no file name by which anybody else could reach it.
 
+    Args:
+        max_calls: After how many calls a task process is ended; None for as many as it can.
+
     Attributes:
+        max_calls: As given.
         slots: The table that both have.
         numbers: Gives each call its number.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, max_calls: int | None = None) -> None:
+        self.max_calls = max_calls
         self.numbers = itertools.count(1)
         self._lock = threading.Lock()
         self._idle: list[Lease] = []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-import re
 import signal
 from typing import Final, TypeVar
 
@@ -12,24 +11,22 @@ from dask_limits.exceptions import (
     CallCancelledError,
     CallError,
     CallPicklingError,
-    CpuTimeBreach,
     CrashError,
     ExitError,
     GuardianLostError,
-    MemoryBreach,
-    ProcessBreach,
     RemoteTraceback,
     SystemMemoryError,
     WallTimeBreach,
 )
 from dask_limits.limits import messages
+from dask_limits.limits.breaches import BREACHES, breach, users_part, where
 from dask_limits.limits.call import LimitedCall
 from dask_limits.limits.lease import Lease
 from dask_limits.limits.limits import Limits
 from dask_limits.limits.messages import Verdict, say
 from dask_limits.limits.outcome import Outcome, Usage
 from dask_limits.limits.parcel import unpack
-from dask_limits.limits.units import format_bytes, format_seconds
+from dask_limits.limits.units import format_bytes
 from dask_limits.limits.wire import Message
 
 R = TypeVar("R")
@@ -40,14 +37,7 @@ _ANSWERS: Final = {
     messages.RAISED,
     messages.EXITED,
     messages.UNPICKLABLE,
-}
-_STACK_LINES: Final = 6
-"""How many lines of a stack a message shows; the whole of it is an attribute."""
-_BREACHES: Final[dict[str, type[Breach]]] = {
-    "wall_time": WallTimeBreach,
-    "cpu_time": CpuTimeBreach,
-    "memory": MemoryBreach,
-    "num_processes": ProcessBreach,
+    messages.BREACHED,
 }
 
 
@@ -61,39 +51,45 @@ def outcome(call: Call[R], lease: Lease, message: Message) -> Outcome[R]:
     """
     if message.kind == messages.VERDICT:
         lease.reusable = False
-        return _by_verdict(call, pickle.loads(message.body))
+        return _by_verdict(call, lease, pickle.loads(message.body))
     if message.kind not in _ANSWERS or len(message.body) <= messages.ACCOUNT.size:
         lease.reusable = False
         return broken(call)
-    usage = _account(lease, message.body)
+    usage, longest_step = _account(lease, message.body)
     result = _by_answer(call, usage, message)
-    breached = _breached(call.limits, usage)
+    breached = _breached(call.limits, usage, longest_step)
     if not breached:
         return result
     # It was over before the guardian saw it; but what went over a limit did so.
-    late = _breach(call, breached, usage, "")
+    late = breach(call, breached, usage, "")
     late.__cause__ = result.exception
     return Outcome(exception=late, usage=usage)
 
 
-def _account(lease: Lease, body: memoryview) -> Usage:
-    wall_time, cpu_time, children, peak = messages.ACCOUNT.unpack_from(body)
+def _account(lease: Lease, body: memoryview) -> tuple[Usage, float]:
+    """What a call has used, and the seconds of its longest step without progress."""
+    wall_time, step, cpu_time, children, peak = messages.ACCOUNT.unpack_from(body)
     lease.children_cpu_time = children
     lease.peak_memory = peak
     seen_memory, seen_processes, seen_cpu_time = lease.seen()
-    return Usage(
+    stdout, stderr = lease.output()
+    usage = Usage(
         wall_time=wall_time,
         cpu_time=max(cpu_time, seen_cpu_time),
         peak_memory=max(peak, seen_memory),
         num_processes=seen_processes,
+        stdout=stdout,
+        stderr=stderr,
     )
+    return usage, step
 
 
-def _breached(limits: Limits, usage: Usage) -> str:
+def _breached(limits: Limits, usage: Usage, longest_step: float) -> str:
     """The name of the first limit that this usage is over, or an empty string."""
-    if limits.wall_time is not None and usage.wall_time > limits.wall_time:
+    grace = limits.grace_period
+    if limits.wall_time is not None and longest_step > limits.wall_time + grace:
         return "wall_time"
-    if limits.cpu_time is not None and usage.cpu_time > limits.cpu_time:
+    if limits.cpu_time is not None and usage.cpu_time > limits.cpu_time + grace:
         return "cpu_time"
     if limits.memory is not None and usage.peak_memory > limits.memory:
         return "memory"
@@ -114,6 +110,8 @@ def _by_answer(call: Call[R], usage: Usage, message: Message) -> Outcome[R]:
     if message.kind == messages.EXITED:
         code = unpack(head, message.fds)
         return _failed(call, usage, ExitError.of(call.name, code))
+    if message.kind == messages.BREACHED:
+        return Outcome(exception=breach(call, unpack(head, []), usage, ""), usage=usage)
     part, why, what, text = unpack(head, message.fds)
     failure = CallPicklingError(
         _PICKLING[part].format(call=call.name, why=why, what=what), part=part
@@ -140,9 +138,10 @@ def _returned(call: Call[R], usage: Usage, head: memoryview, fds: list[int]) -> 
 
 def _raised(call: Call[R], usage: Usage, head: memoryview, fds: list[int]) -> Outcome[R]:
     try:
-        error, text = unpack(head, fds)
+        thing, text = unpack(head, fds)
+        error = _whole(_exception(thing), call, usage)
         error.__cause__ = RemoteTraceback(text)
-        return Outcome(exception=_exception(error), usage=usage)
+        return Outcome(exception=error, usage=usage)
     except (KeyboardInterrupt, MemoryError):
         raise
     except BaseException as why:
@@ -157,54 +156,45 @@ def _exception(thing: object) -> BaseException:
     return thing
 
 
+def _whole(error: BaseException, call: Call[R], usage: Usage) -> BaseException:
+    """What was raised; of a warning that the function let through, the breach that it was of."""
+    if not isinstance(error, Breach) or error.call:
+        return error
+    limit = "wall_time" if isinstance(error, WallTimeBreach) else "cpu_time"
+    return breach(call, limit, usage, users_part(error.stacks))
+
+
 # -- what the guardian says ----------------------------------------------------------------
 
 
-def _by_verdict(call: Call[R], verdict: Verdict) -> Outcome[R]:
+def _by_verdict(call: Call[R], lease: Lease, verdict: Verdict) -> Outcome[R]:
+    stdout, stderr = lease.output()
     usage = Usage(
         wall_time=verdict.wall_time,
         cpu_time=verdict.cpu_time,
         peak_memory=verdict.peak_memory,
         num_processes=verdict.peak_processes,
         exit_code=verdict.status,
+        stdout=stdout,
+        stderr=stderr,
     )
-    stacks = _users_part(verdict.stacks)
+    stacks = users_part(verdict.stacks)
     error: CallError
-    if verdict.cause in _BREACHES:
-        error = _breach(call, verdict.cause, usage, stacks)
+    if verdict.cause in BREACHES:
+        error = breach(call, verdict.cause, usage, stacks)
         if verdict.status is None:
             error.args = (f"{error} (its process does not die: it is in an uninterruptible sleep)",)
     elif verdict.cause == "cancelled":
         return cancelled(call, usage)
     elif verdict.cause == "deaf":
         return broken(call, usage)
+    elif verdict.cause == "mute":
+        return _mute(call, usage, stacks)
     elif verdict.status is not None and verdict.status >= 0:
         error = ExitError.of(call.name, verdict.status)
     else:
         error = _crash_error(call, -(verdict.status or 0), verdict, usage, stacks)
     return _failed(call, usage, error, stacks=stacks)
-
-
-def _breach(call: Call[R], limit: str, usage: Usage, stacks: str) -> Breach:
-    used, allowed = _figures(limit, usage, call.limits)
-    return _BREACHES[limit](
-        f"{call.name}() went over its {limit} limit of {allowed}: {used}{_where(stacks)}",
-        call=call.name,
-        limits=call.limits,
-        usage=usage,
-        stacks=stacks,
-    )
-
-
-def _figures(limit: str, usage: Usage, limits: Limits) -> tuple[str, str]:
-    """What was used of one limit, and what was allowed, as text."""
-    if limit == "memory":
-        return f"had {format_bytes(usage.peak_memory)}", format_bytes(limits.memory or 0)
-    if limit == "num_processes":
-        return f"had {usage.num_processes}", f"{limits.num_processes}"
-    used = usage.wall_time if limit == "wall_time" else usage.cpu_time
-    allowed = limits.wall_time if limit == "wall_time" else limits.cpu_time
-    return f"took {format_seconds(used)}", format_seconds(allowed or 0.0)
 
 
 def _crash_error(
@@ -226,7 +216,7 @@ def _crash_error(
     else:
         kind = CrashError
         text = f"{call.name}() crashed with {name}"
-    error = kind(text + _where(stacks))
+    error = kind(text + where(stacks))
     error.signal = number
     return error
 
@@ -263,6 +253,14 @@ def broken(call: Call[R], usage: Usage | None = None) -> Outcome[R]:
     )
 
 
+def _mute(call: Call[R], usage: Usage, stacks: str) -> Outcome[R]:
+    text = (
+        f"{call.name}() came to its end, but its process did not send what it returned, and was"
+        " ended: the call has stopped or spoiled that process"
+    )
+    return _failed(call, usage, CrashError(text + where(stacks)), stacks=stacks)
+
+
 def refused(call: Call[R], why: str) -> Outcome[R]:
     """A call that was never started."""
     return _failed(call, None, CallError(f"{call.name}() could not be started: {why}"))
@@ -280,34 +278,3 @@ def _failed(
     error.call, error.limits, error.usage, error.stacks = call.name, call.limits, usage, stacks
     error.__cause__ = cause
     return Outcome(exception=error, usage=usage or Usage(wall_time=0.0, cpu_time=0.0))
-
-
-# -- words ---------------------------------------------------------------------------------
-
-
-def _users_part(stacks: str) -> str:
-    """Stacks without our own frames below the user's function."""
-    lines = [line for line in stacks.splitlines() if not _OUR_FRAME.search(line)]
-    return "\n".join(lines).strip()
-
-
-_OUR_FRAME: Final = re.compile(
-    r'File "([^"]*dask_limits/(limits/(task_process|guardian_process|reaper)|packed|worker)\.py'
-    r'|<string>)"'
-)
-
-
-def _where(stacks: str) -> str:
-    """The innermost lines of the stack of the thread that ran."""
-    lines = stacks.splitlines()
-    at = next((n for n, line in enumerate(lines) if line.startswith("Current thread")), None)
-    if at is None:
-        at = next((n for n, line in enumerate(lines) if "most recent call first" in line), None)
-    if at is None:
-        return ""
-    frames: list[str] = []
-    for line in lines[at + 1 :]:
-        if not line.startswith("  ") or len(frames) == _STACK_LINES:
-            break
-        frames.append(line)
-    return ", in:\n" + "\n".join(frames) if frames else ""

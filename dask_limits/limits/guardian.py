@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import atexit
+import errno
 import functools
 import os
 import threading
 import weakref
 from typing import Any, Self, TypeVar
 
-from dask_limits.limits import endings, messages, parcel, pickling
+from dask_limits.limits import endings, messages, parcel, pickling, thread
 from dask_limits.limits.call import LimitedCall
 from dask_limits.limits.cancel import CancelToken
 from dask_limits.limits.connection import Connection
@@ -19,6 +20,7 @@ R = TypeVar("R")
 
 _MAX_STARTS = 3
 """A guardian that is killed is started again; one that cannot start is not tried for ever."""
+_NO_ROOM = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC}
 _LOSS_WAIT_S = 2.0
 """A guardian that loses its reaper ends task processes first, and itself then."""
 
@@ -29,6 +31,13 @@ class Guardian:
     The process is started on first need, again after it was killed, and ended by `close()` or
     with the owner. Everything here can be called from any thread.
 
+    Args:
+        max_calls_per_process: After how many calls a task process is ended; None, the default,
+            for one that is used until a call leaves it unfit for another.
+
+    Raises:
+        ValueError: if `max_calls_per_process` is no whole number, or less than 1.
+
     Example:
         >>> from dask_limits.limits import LimitedCall, Limits
         >>> with Guardian() as guardian:
@@ -36,7 +45,17 @@ class Guardian:
         3
     """
 
-    def __init__(self) -> None:
+    def __init__(self, max_calls_per_process: int | None = None) -> None:
+        if max_calls_per_process is not None and (
+            isinstance(max_calls_per_process, bool)
+            or not isinstance(max_calls_per_process, int)
+            or max_calls_per_process < 1
+        ):
+            raise ValueError(
+                f"max_calls_per_process={max_calls_per_process!r} must be a whole number, 1 or"
+                " more, or None for no limit"
+            )
+        self._max_calls = max_calls_per_process
         self._lock = threading.Lock()
         self._connection: Connection | None = None
         _guardians.add(self)
@@ -61,9 +80,15 @@ class Guardian:
             Its value or its exception, and its usage. Nothing of the call is raised.
         """
         cancel = cancel or CancelToken()
+        if call.limits.isolation == "thread":
+            if cancel.cancelled:
+                return endings.cancelled(call)
+            return thread.run(call, args, kwargs)
         try:
             request = parcel.pack((call.fn, args, kwargs), pickling.new_pickler)
         except Exception as error:
+            if isinstance(error, OSError) and error.errno in _NO_ROOM:
+                return endings.refused(call, str(error))
             failure = pickling.unpicklable_arguments(call, args, kwargs, error)
             return Outcome(exception=failure, usage=Usage(wall_time=0.0, cpu_time=0.0))
         with request:
@@ -82,7 +107,7 @@ class Guardian:
                 return self._run_on(connection, call, request, cancel)
             except ConnectionError:  # the guardian was killed, or closed, before the call began
                 self._disconnect(connection)
-            except BlockingIOError as error:
+            except OSError as error:  # no room for another process, or file
                 return endings.refused(call, str(error))
         return endings.refused(call, "the guardian process ends as soon as it is started")
 
@@ -94,7 +119,8 @@ class Guardian:
         cancel: CancelToken,
     ) -> Outcome[R]:
         """Run a call in the first task process that takes it."""
-        while True:
+        stillborn = 0
+        while stillborn < _MAX_STARTS:
             if cancel.cancelled:
                 return endings.cancelled(call)
             lease = connection.acquire(call.limits.memory)
@@ -109,6 +135,8 @@ class Guardian:
                 lease.finish()
                 return outcome
             lease.drop()  # it was killed while it had nothing to do; take another
+            stillborn += lease.is_new
+        return endings.refused(call, "new processes end before they can begin it")
 
     def _run_in(
         self,
@@ -143,7 +171,7 @@ class Guardian:
     def _connect(self) -> Connection:
         with self._lock:
             if self._connection is None:
-                self._connection = Connection()
+                self._connection = Connection(self._max_calls)
             return self._connection
 
     def _disconnect(self, connection: Connection) -> None:

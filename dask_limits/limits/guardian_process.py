@@ -24,20 +24,26 @@ import time
 import traceback
 from typing import Final
 
-from dask_limits.limits import messages, notes, proctree, slots, task_process, wire
+from dask_limits.limits import messages, notes, proctree, slots, stacks, task_process, wire
+from dask_limits.limits.grace import SIGNALS
 from dask_limits.limits.table import Table
-from dask_limits.limits.watch import Watch
+from dask_limits.limits.watch import TICK_S, Watch
 
-_TICK_S: Final = 0.01
-"""How often a running call is looked at. Less sees more and costs more: 20 us a look."""
-_STACKS_WAIT_S: Final = 0.02
-"""How long to wait for stacks. A process that blocks the signal is killed this much later."""
+_STACKS_WAIT_S: Final = 0.06
+"""How long to wait for stacks. They take a millisecond, but on a busy machine a process may have
+to wait for its turn; what uses memory meanwhile has its turn, and writes them first."""
+_BLOCKED_STACKS_WAIT_S: Final = 0.02
+"""As long if it blocks their signal, as each does for a moment that starts a program (vfork(2))."""
 _STACKS_POLL_S: Final = 0.001
 _KILL_WAIT_S: Final = 1.0
 """After this long, a process that SIGKILL has not ended is in an uninterruptible sleep."""
 _IDLE_TICKS: Final = 50
-"""Ticks without a call before the guardian sleeps. To wake it costs the owner a message, 10 us."""
+"""Ticks without a new call before the guardian sleeps until a call is due to be looked at. To wake
+it costs the owner a message, 10 us."""
+_LONGEST_SLEEP_S: Final = 1.0
+"""As often the reaper is looked after."""
 _MIN_WAIT_S: Final = 0.001
+_DEATHS_BY_WARNING: Final = {-number for number in (*SIGNALS.values(), stacks.SIGNAL)}
 
 
 class TaskProcess:
@@ -65,7 +71,6 @@ class TaskProcess:
         self.dead = False
         self.released = False
         self.verdict: tuple[int, int, bytes] | None = None
-        self.hung_up = False
         self.hung_up = False
 
     def close(self) -> None:
@@ -131,19 +136,20 @@ class GuardianProcess:
 
     def _patience_ms(self) -> float:
         """How long to wait for something to happen, at most."""
+        wait = TICK_S
         if self._idle_ticks > _IDLE_TICKS:
             if slots.is_asleep(self._slots):
-                return 1000  # as often as the reaper is looked after
-            # The owner may be starting a call, and have seen that we are awake: look once more.
-            slots.set_asleep(self._slots, True)
-            return _TICK_S * 1000
-        wait = _TICK_S
+                wait = _LONGEST_SLEEP_S
+            else:
+                # The owner may be starting a call, and have seen that we are awake: look once
+                # more.
+                slots.set_asleep(self._slots, True)
         now = time.monotonic()
         for process in self._by_row.values():
             if process.cause and not process.dead:
                 wait = min(wait, _STACKS_POLL_S)
             elif process.watch is not None:
-                wait = min(wait, max(process.watch.wall_deadline - now, _MIN_WAIT_S))
+                wait = min(wait, max(process.watch.next_look - now, _MIN_WAIT_S))
         return wait * 1000
 
     # -- what the owner asks for -----------------------------------------------------------
@@ -246,7 +252,7 @@ class GuardianProcess:
         """Take one task process a step on, and say whether there is more to do with it."""
         if process.dead:
             self._answer_for(process)
-            return False
+            return process.verdict is not None and not process.hung_up
         if process.cause:
             self._go_on_ending(process, now)
             return True
@@ -254,10 +260,28 @@ class GuardianProcess:
         if number == 0:
             process.watch = None
             return False
-        breached = self._watch(process, number).look(now)
-        if breached:
+        watch = process.watch
+        is_new = watch is None or watch.number != number
+        watch = self._watch(process, number)
+        if now < watch.next_look:
+            return False
+        breached = watch.look(now)
+        if breached and watch.warn_of(breached):
+            self._warn(process, watch, SIGNALS[breached])
+        elif breached:
             self._end_if_running(process, number, breached)
-        return True
+        return is_new or bool(breached)
+
+    def _warn(self, process: TaskProcess, watch: Watch, number: int) -> None:
+        """Send a call a signal before its end, with its stacks noted."""
+        process.notes.put(0, notes.WARNED, watch.number)
+        if process.notes.get(0, notes.DONE) == watch.number:
+            return  # see GraceWarning
+        notes.forget_stacks(process.notes_fd)
+        # Of two signals that wait, the handler of faulthandler, in C, is run first.
+        runner = watch.runner
+        proctree.send_signal(runner, stacks.SIGNAL)
+        proctree.send_signal(runner, number)
 
     def _watch(self, process: TaskProcess, number: int) -> Watch:
         if process.watch is None or process.watch.number != number:
@@ -276,11 +300,14 @@ class GuardianProcess:
         self._slots.put(process.row, slots.CONDEMNED, number)
         if self._slots.get(process.row, slots.CALL) != number:
             return  # and the owner lets go of the process
-        self._watch(process, number)
+        runner = self._watch(process, number).runner
         process.cause = cause
-        process.stacks_until = time.monotonic() + _STACKS_WAIT_S
-        proctree.send_signal(process.pid, signal.SIGCONT)  # a stopped process writes nothing
-        proctree.send_signal(process.pid, task_process.STACKS_SIGNAL)
+        blocked = proctree.blocks_signal(runner, stacks.SIGNAL)
+        patience = _BLOCKED_STACKS_WAIT_S if blocked else _STACKS_WAIT_S
+        process.stacks_until = time.monotonic() + patience
+        notes.forget_stacks(process.notes_fd)
+        proctree.send_signal(runner, signal.SIGCONT)  # a stopped process writes nothing
+        proctree.send_signal(runner, stacks.SIGNAL)
 
     # -- ending ----------------------------------------------------------------------------
 
@@ -351,13 +378,18 @@ class GuardianProcess:
         status: int | None,
         used: resource.struct_rusage | None,
     ) -> None:
-        verdict = watch.verdict(
-            process.cause or ("deaf" if process.notes.get(0, notes.DEAF) else "died"),
-            None if status is None else os.waitstatus_to_exitcode(status),
-            used,
-            notes.stacks(process.notes_fd),
-        )
+        code = None if status is None else os.waitstatus_to_exitcode(status)
+        cause = process.cause or self._cause_of_death(process, watch, code)
+        verdict = watch.verdict(cause, code, used, notes.stacks(process.notes_fd))
         process.verdict = messages.VERDICT, watch.number, pickle.dumps(verdict)
+
+    def _cause_of_death(self, process: TaskProcess, watch: Watch, code: int | None) -> str:
+        """Why a process has ended that was not ended by us."""
+        if process.notes.get(0, notes.DEAF):
+            return "deaf"
+        if watch.warned_of and code in _DEATHS_BY_WARNING:
+            return watch.warned_of  # the call has put back what these signals do by default
+        return "died"
 
     def _deliver(self, process: TaskProcess) -> None:
         """Send the verdict, if any, as soon as the owner has made room for it; then hang up."""

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 from dask_limits.limits import messages, proctree, slots, wire
 from dask_limits.limits.limits import Limits
+from dask_limits.limits.messages import Orders
+from dask_limits.limits.output import Capture
 from dask_limits.limits.parcel import Parcel, pack
 from dask_limits.limits.surroundings import Setting
 
@@ -33,6 +35,8 @@ class Lease:
         self._sock = sock
         self._receiver = wire.Receiver(sock)
         self._seen_setting: Setting | None = None
+        self._capture: Capture | None = None
+        self._calls = 0
         self.row = row
         self.pid = pid
         self.number = 0
@@ -54,8 +58,9 @@ class Lease:
         self.number = next(self._connection.numbers)
         table.put_float(row, slots.WALL_TIME, limits.wall_time or 0.0)
         table.put_float(row, slots.CPU_TIME, limits.cpu_time or 0.0)
-        table.put(row, slots.MEMORY, limits.memory or 0)
-        table.put(row, slots.NUM_PROCESSES, limits.num_processes or 0)
+        table.put(row, slots.MEMORY, min(limits.memory or 0, 2**63))
+        table.put(row, slots.NUM_PROCESSES, min(limits.num_processes or 0, 2**63))
+        table.put_float(row, slots.GRACE_PERIOD, limits.grace_period)
         cpu_before = proctree.cpu_seconds(self.pid) + self.children_cpu_time
         table.put_float(row, slots.CPU_BEFORE, cpu_before)
         table.put_float(row, slots.START, time.monotonic())
@@ -64,10 +69,26 @@ class Lease:
             self._connection.wake()
         try:
             self._send_setting()
-            wire.send(self._sock, messages.REQUEST, self.number, request.head, fds=request.fds)
+            self._send_request(limits, request)
         except ConnectionError:
             return False
         return True
+
+    def _send_request(self, limits: Limits, request: Parcel) -> None:
+        orders = Orders(
+            wall_time=limits.wall_time or 0.0,
+            cpu_time=limits.cpu_time or 0.0,
+            grace_period=limits.grace_period,
+            start_method=(limits.context or "fork") if limits.isolation == "fresh" else "",
+            captures=limits.capture_output > 0,
+        )
+        fds = request.fds
+        if limits.capture_output:
+            self._capture = Capture(limits.capture_output)
+            fds += tuple(self._capture.fds)
+        wire.send(self._sock, messages.REQUEST, self.number, orders.pack(), request.head, fds=fds)
+        if self._capture is not None:
+            self._capture.sent()
 
     def _send_setting(self) -> None:
         """Keep the process where its owner is: the same modules, the same relative paths."""
@@ -89,6 +110,8 @@ class Lease:
         """
         while True:
             try:
+                if self._capture is not None:
+                    self._capture.take_until_readable(self._sock)
                 message = self._receiver.receive()
             except OSError:
                 return None
@@ -99,6 +122,10 @@ class Lease:
             if message.number == self.number and (from_guardian or not condemned):
                 return message
             message.close()
+
+    def output(self) -> tuple[str | None, str | None]:
+        """What the call has printed, and printed as errors; None where that is not captured."""
+        return (None, None) if self._capture is None else self._capture.texts()
 
     def seen(self) -> tuple[int, int, float]:
         """What the guardian has seen of this call: most bytes, most processes, CPU seconds."""
@@ -111,9 +138,18 @@ class Lease:
             table.get_float(row, slots.CPU_USED),
         )
 
+    @property
+    def is_new(self) -> bool:
+        """Whether it has not run any call to its end."""
+        return self._calls == 0
+
     def finish(self) -> None:
         """The call is over: give the process back, or end it if it is not fit for another."""
+        self._close_capture()
         self._slots.put(self.row, slots.CALL, 0)
+        self._calls += 1
+        if self._calls == self._connection.max_calls:
+            self.reusable = False
         if self.reusable and not self._slots.get(self.row, slots.CONDEMNED):
             self._connection.give_back(self)
         else:
@@ -121,8 +157,14 @@ class Lease:
 
     def drop(self) -> None:
         """End the process, whatever it does."""
+        self._close_capture()
         self._slots.put(self.row, slots.CALL, 0)
         self._connection.end(self)
+
+    def _close_capture(self) -> None:
+        if self._capture is not None:
+            self._capture.close()
+            self._capture = None
 
     def has_room_for(self, memory: int | None) -> bool:
         """Whether what it holds from earlier calls is no more than half of this limit, bytes."""

@@ -1,12 +1,40 @@
 from __future__ import annotations
 
-from dataclasses import dataclass
+import multiprocessing
+from dataclasses import dataclass, fields
+from multiprocessing.context import BaseContext
 from numbers import Integral
+from typing import Any, Final, Literal, TypedDict, get_args
 
 from dask_limits.limits.units import Amount, parse_bytes, parse_seconds
 
+Isolation = Literal["warm", "fresh", "thread"]
+"""Where a call runs: in a task process that has run others, in a process of its own, or in a
+thread of its caller's process."""
 
-@dataclass(frozen=True)
+_CAPTURED: Final = 64 * 1024
+"""Bytes kept of each stream where nothing else is said."""
+_NOT_IN_A_THREAD: Final = {
+    "num_processes": "processes cannot be told apart by the thread that started them",
+    "grace_period": "a thread cannot be killed when it is over",
+    "capture_output": "its output is that of its whole process",
+}
+
+
+class LimitsArguments(TypedDict, total=False):
+    """The arguments of `Limits`, for functions that pass them on."""
+
+    memory: Amount | None
+    cpu_time: Amount | None
+    wall_time: Amount | None
+    num_processes: int | None
+    grace_period: Amount
+    capture_output: bool | Amount
+    isolation: Isolation
+    context: str | BaseContext | None
+
+
+@dataclass(frozen=True, repr=False)
 class Limits:
     """What one call may use, with every process it starts. None, the default, is no limit.
 
@@ -15,17 +43,31 @@ class Limits:
             1024-based units, or a string as Dask reads it, `"2 GiB"`.
         cpu_time: CPU time of all its processes together, those that have exited included.
             Seconds (fractions count), `(5, "m")`, or `"1h 30m"`.
-        wall_time: Time from its start to its end. Forms as for `cpu_time`.
+        wall_time: Time from its start, or its last [progress()][dask_limits.progress], to its
+            end. Forms as for `cpu_time`.
         num_processes: Processes at one time, its own included: 1 lets it start none.
             Threads do not count.
+        grace_period: Time between a warning and the end of the call, at a limit on time; 0, the
+            default, is none. The warning is a SIGALRM for wall time and a SIGXCPU for CPU time;
+            the function may handle it. Otherwise it raises a `WallTimeBreach` or a `CpuTimeBreach`
+            in the function. A function that returns in time has its value returned.
+        capture_output: Whether to take what the call prints, its child processes and code in C
+            included, into `Usage.stdout` and `Usage.stderr`. Of each, 64 KiB are kept, or as
+            much as is said here, `"1 MiB"`: the start, the end, and how much is between.
+        isolation: `"warm"`: in a process that is used again. `"fresh"`: in a new process for each
+            call, made by pynisher. `"thread"`: in a thread of the caller's own process, which
+            shares its memory, and can only be interrupted between two steps of Python code.
+        context: How pynisher starts a fresh process: `"fork"` (the default), `"forkserver"`,
+            `"spawn"`, or a context of `multiprocessing`.
 
     Raises:
-        ValueError: for zero, a negative number, NaN, infinity, or an unknown unit.
+        ValueError: for a limit of zero, a negative one, NaN, infinity, an unknown unit, or two
+            arguments that do not go together.
         TypeError: for a value of the wrong type.
 
     Example:
         >>> Limits(memory="2 GiB", wall_time=(5, "m"))
-        Limits(memory=2147483648, cpu_time=None, wall_time=300.0, num_processes=None)
+        Limits(memory=2147483648, wall_time=300.0)
         >>> bool(Limits())
         False
     """
@@ -34,6 +76,10 @@ class Limits:
     cpu_time: float | None = None
     wall_time: float | None = None
     num_processes: int | None = None
+    grace_period: float = 0.0
+    capture_output: int = 0
+    isolation: Isolation = "warm"
+    context: str | None = None
 
     def __init__(
         self,
@@ -42,16 +88,73 @@ class Limits:
         cpu_time: Amount | None = None,
         wall_time: Amount | None = None,
         num_processes: int | None = None,
+        grace_period: Amount = 0,
+        capture_output: bool | Amount = False,
+        isolation: Isolation = "warm",
+        context: str | BaseContext | None = None,
     ) -> None:
         put = object.__setattr__  # the dataclass is frozen
         put(self, "memory", None if memory is None else parse_bytes(memory, "memory"))
         put(self, "cpu_time", None if cpu_time is None else parse_seconds(cpu_time, "cpu_time"))
         put(self, "wall_time", None if wall_time is None else parse_seconds(wall_time, "wall_time"))
         put(self, "num_processes", None if num_processes is None else _count(num_processes))
+        put(self, "grace_period", _seconds_or_none(grace_period))
+        put(self, "capture_output", _bytes_to_keep(capture_output))
+        put(self, "isolation", _isolation(isolation))
+        put(self, "context", _start_method(context))
+        self._refuse_what_does_not_go_together()
+
+    def _refuse_what_does_not_go_together(self) -> None:
+        if self.context is not None and self.isolation != "fresh":
+            raise ValueError(
+                f"context={self.context!r} says how a fresh process is started, and"
+                f" isolation={self.isolation!r} starts none. Use isolation='fresh'."
+            )
+        if self.isolation == "thread":
+            for name in self.as_dict().keys() & _NOT_IN_A_THREAD.keys():
+                raise ValueError(
+                    f"{name} cannot be had with isolation='thread': {_NOT_IN_A_THREAD[name]}."
+                    " Use isolation='warm'."
+                )
+
+    def as_dict(self) -> dict[str, Any]:
+        """What differs from the default, by name: `Limits(**limits.as_dict()) == limits`.
+
+        Example:
+            >>> Limits(memory="1 KiB").as_dict()
+            {'memory': 1024}
+        """
+        values = ((field.name, getattr(self, field.name), field.default) for field in fields(self))
+        return {name: value for name, value, default in values if value != default}
+
+    def within(self, other: Limits) -> Limits:
+        """The stricter of each two limits, if both say something; otherwise the one that does.
+
+        Of `capture_output` and `isolation`, which are no limits, ours.
+
+        Raises:
+            ValueError: if the isolation of one does not go with a limit of the other.
+
+        Example:
+            >>> Limits(memory=1024, wall_time=5).within(Limits(wall_time=2))
+            Limits(memory=1024, wall_time=2.0)
+        """
+        ours, theirs = self.as_dict(), other.as_dict()
+        if "isolation" in ours:
+            theirs.pop("context", None)  # it was for theirs
+        both = ours.keys() & theirs.keys() & _ORDERED
+        return Limits(**theirs | ours | {name: min(ours[name], theirs[name]) for name in both})
+
+    def __repr__(self) -> str:
+        given = ", ".join(f"{name}={value!r}" for name, value in self.as_dict().items())
+        return f"Limits({given})"
 
     def __bool__(self) -> bool:
-        """Whether anything is limited at all."""
+        """Whether anything is asked for at all."""
         return self != _NO_LIMITS
+
+
+_ORDERED: Final = {"memory", "cpu_time", "wall_time", "num_processes", "grace_period"}
 
 
 def _count(value: object) -> int:
@@ -65,6 +168,35 @@ def _count(value: object) -> int:
             " (None means no limit)."
         )
     return int(value)
+
+
+def _seconds_or_none(value: Amount | None) -> float:
+    return 0.0 if value is None or value == 0 else parse_seconds(value, "grace_period")
+
+
+def _bytes_to_keep(value: bool | Amount | None) -> int:
+    if value is None or value == 0:
+        return 0
+    return _CAPTURED if value is True else parse_bytes(value, "capture_output")
+
+
+def _isolation(value: object) -> str:
+    if value not in get_args(Isolation):
+        known = ", ".join(map(repr, get_args(Isolation)))
+        raise ValueError(f"isolation={value!r} is not known. Use one of {known}.")
+    return str(value)
+
+
+def _start_method(value: object) -> str | None:
+    known = multiprocessing.get_all_start_methods()
+    if isinstance(value, BaseContext):
+        return value.get_start_method()
+    if value is not None and value not in known:
+        raise ValueError(
+            f"context={value!r} is not known. Use one of {', '.join(map(repr, known))}, or"
+            " a context of multiprocessing."
+        )
+    return None if value is None else str(value)
 
 
 _NO_LIMITS = Limits()

@@ -20,6 +20,9 @@ class Usage:
         num_processes: Most processes that were seen at one time, its own included.
         exit_code: How its process ended, as `subprocess` says it (-9 is SIGKILL); None where
             the process lives on.
+        stdout: What it printed, where that was asked for (`capture_output`); None otherwise.
+            Of long output the start and the end, and in between how many bytes were left out.
+        stderr: What it printed as errors, as `stdout`.
     """
 
     wall_time: float
@@ -27,6 +30,8 @@ class Usage:
     peak_memory: int = 0
     num_processes: int = 1
     exit_code: int | None = None
+    stdout: str | None = None
+    stderr: str | None = None
 
 
 @dataclass(frozen=True)

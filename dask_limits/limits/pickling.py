@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 import cloudpickle
 
 from dask_limits.exceptions import CallPicklingError
+from dask_limits.limits import parcel
 from dask_limits.limits.messages import say
+from dask_limits.limits.parcel import Parcel
 
 if TYPE_CHECKING:
     from dask_limits.limits.call import LimitedCall
@@ -29,6 +31,18 @@ def dumps(thing: object) -> bytes:
     buffer = io.BytesIO()
     new_pickler(buffer, pickle.HIGHEST_PROTOCOL).dump(thing)
     return buffer.getvalue()
+
+
+def pack(thing: object) -> Parcel:
+    """Pack an object to be sent; by value where the plain way, by name, does not do.
+
+    Raises:
+        Exception: if it cannot be pickled in any way.
+    """
+    try:
+        return parcel.pack(thing, pickle.Pickler)
+    except Exception:
+        return parcel.pack(thing, new_pickler)
 
 
 def without_history(error: BaseException) -> BaseException:

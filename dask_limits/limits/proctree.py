@@ -7,6 +7,7 @@ every process of the machine and costs 800 us.
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import time
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from typing import Final
 
 _PAGE: Final = os.sysconf("SC_PAGE_SIZE")
+_SIGCHLD: Final = 1 << signal.SIGCHLD - 1
 _TICK_S: Final = 1 / os.sysconf("SC_CLK_TCK")
 # Linux has it since 3.5, but a kernel can be built without (CONFIG_PROC_CHILDREN).
 _HAS_CHILDREN_FILES: Final = os.path.exists(f"/proc/self/task/{os.getpid()}/children")
@@ -27,6 +29,7 @@ class Process:
         cpu_time: Seconds, its own; in steps of 10 ms.
         waited_cpu_time: Seconds, of those children that it has waited for, and of theirs.
         resident: Bytes of resident memory, shared pages included.
+        ignores_children: Whether it ignores SIGCHLD: nobody waits for its children then.
     """
 
     pid: int
@@ -36,6 +39,14 @@ class Process:
     waited_cpu_time: float
     threads: int
     resident: int
+    ignores_children: bool
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it is a zombie, and not one that is only shown as such: while other threads of a
+        process run on, its main thread stays as a zombie.
+        """
+        return self.state == "Z" and self.threads <= 1
 
 
 def read_process(pid: int) -> Process | None:
@@ -52,15 +63,31 @@ def read_process(pid: int) -> Process | None:
         os.close(fd)
     # The name, in brackets, may hold spaces and brackets itself; state, ppid, ... come after it.
     field = line[line.rindex(b")") + 2 :].split()
+    state, threads, pages = field[0].decode(), int(field[17]), int(field[21])
+    if state == "Z" and threads > 1:
+        pages = _pages_by_thread(pid)
     return Process(
         pid=pid,
         parent=int(field[1]),
-        state=field[0].decode(),
+        state=state,
         cpu_time=(int(field[11]) + int(field[12])) * _TICK_S,
         waited_cpu_time=(int(field[13]) + int(field[14])) * _TICK_S,
-        threads=int(field[17]),
-        resident=int(field[21]) * _PAGE,
+        threads=threads,
+        resident=pages * _PAGE,
+        ignores_children=bool(int(field[30]) & _SIGCHLD),
     )
+
+
+def _pages_by_thread(pid: int) -> int:
+    """Pages of resident memory of a process whose main thread has ended: the others show them."""
+    try:
+        for tid in os.listdir(f"/proc/{pid}/task"):
+            with open(f"/proc/{pid}/task/{tid}/statm", "rb") as file:
+                if pages := int(file.read().split()[1]):
+                    return pages
+    except OSError:
+        pass
+    return 0
 
 
 def children_of(pid: int, threads: int = 0) -> list[int]:
@@ -113,6 +140,11 @@ def descendants_of(root: Process) -> list[Process]:
     return list(found.values())
 
 
+def cpu_time_below(root: Process, below: list[Process]) -> float:
+    """CPU seconds that all below a process have used, as far as they live or were waited for."""
+    return root.waited_cpu_time + sum(p.cpu_time + p.waited_cpu_time for p in below)
+
+
 def cpu_clock(pid: int) -> int:
     """The id of a process's CPU-time clock, for `time.clock_gettime`: exact, and 0.3 us.
 
@@ -147,6 +179,29 @@ def proportional_memory(pid: int) -> int:
     return 0
 
 
+def children_cpu_time() -> float:
+    """CPU seconds of all children that this process has ever waited for, and of theirs."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def own_peak_memory() -> int:
+    """Most bytes that this process had at one time in its life."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def blocks_signal(pid: int, number: int) -> bool:
+    """Whether the main thread of a process blocks a signal; True when it is gone."""
+    try:
+        with open(f"/proc/{pid}/status", "rb") as file:
+            for line in file:
+                if line.startswith(b"SigBlk:"):
+                    return bool(int(line.split()[1], 16) >> (number - 1) & 1)
+    except OSError:
+        pass
+    return True
+
+
 def kill_tree(root: int) -> None:
     """End a process and everything below it, faster than it can fork.
 
@@ -163,7 +218,7 @@ def kill_tree(root: int) -> None:
         process = read_process(root)
         if process is None:
             break
-        new = {p.pid for p in descendants_of(process) if p.state != "Z"} - stopped
+        new = {p.pid for p in descendants_of(process) if not p.has_ended} - stopped
     for pid in stopped:
         send_signal(pid, signal.SIGKILL)
 

@@ -27,6 +27,7 @@ def main(control_fd: int, slots_fd: int) -> NoReturn:
         control_fd: The guardian's end of its socket with the owner.
         slots_fd: The table that both have.
     """
+    _open_standard_files()
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # they are for the owner; we end when it does
@@ -50,6 +51,13 @@ def main(control_fd: int, slots_fd: int) -> NoReturn:
         traceback.print_exc()
     finally:
         os._exit(0)
+
+
+def _open_standard_files() -> None:
+    """Take the numbers that a daemon has closed, or else files of ours would get them."""
+    while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(fd, True)
+    os.close(fd)
 
 
 def _wait_for_either(guardian: int, owner: int) -> None:

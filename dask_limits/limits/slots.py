@@ -25,6 +25,7 @@ CPU_TIME: Final = 3
 MEMORY: Final = 4
 NUM_PROCESSES: Final = 5
 CPU_BEFORE: Final = 6  # CPU seconds that the process had used before the call
+GRACE_PERIOD: Final = 7  # seconds between a warning and the end; 0 is no warning
 # Written by the guardian.
 CONDEMNED: Final = 8  # number of the call for which it ends this process; 0 is none
 SEEN: Final = 9  # number of the call that the next three are about

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _signal  # type: ignore[import-not-found]
+import gc
 import importlib
 import os
 import resource
@@ -86,7 +87,27 @@ def traits() -> tuple[object, ...]:
         id(sys.stdin),
         id(sys.stdout),
         id(sys.stderr),
+        _standard_files(),
+        sys.gettrace(),
+        sys.getprofile(),
+        gc.isenabled(),
     )
+
+
+def _standard_files() -> list[tuple[int, ...]]:
+    """Which files those of numbers 0 to 2 are: inode and device, of those that are open."""
+    try:
+        return [os.fstat(0)[1:3], os.fstat(1)[1:3], os.fstat(2)[1:3]]
+    except OSError:
+        return [os.fstat(fd)[1:3] for fd in range(3) if _is_open(fd)]
+
+
+def _is_open(fd: int) -> bool:
+    try:
+        os.fstat(fd)
+    except OSError:
+        return False
+    return True
 
 
 def leaves_something() -> bool:

@@ -2,30 +2,38 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
-import faulthandler
-import fcntl
-import io
 import os
-import pickle
 import resource
 import signal
 import socket
-import sys
 import time
 import traceback
-from typing import Any, Final, NoReturn
+from typing import Final, NoReturn
 
-from dask_limits.limits import messages, notes, parcel, pickling, prctl, wire
-from dask_limits.limits.call import exit_status, to_its_end
+from dask_limits.limits import (
+    fresh,
+    messages,
+    notes,
+    output,
+    parcel,
+    prctl,
+    proctree,
+    stacks,
+    wire,
+)
+from dask_limits.limits.answer import Ended, answer
+from dask_limits.limits.clock import WallClock
+from dask_limits.limits.grace import GraceWarning
 from dask_limits.limits.parcel import Parcel
 from dask_limits.limits.surroundings import Setting, leaves_something, traits
 from dask_limits.limits.table import Table
 
-STACKS_SIGNAL: Final = signal.SIGRTMAX - 2
-"""On this a task process writes its Python stacks; chosen to be nobody else's."""
-_HIGH_FD: Final = 512
-"""Our files are from here on, out of the way of calls that close or write to low numbers."""
+_NOTHING: Final = contextlib.nullcontext()
+_IDLE_GROWTH: Final = 256 * 2**20
+"""Bytes by which a process that has nothing to do may have grown since its first call, or by as
+much again as it had then: a new process costs the next call its imports, this one costs memory."""
 
 
 def run(sock_fd: int, notes_fd: int, open_files: tuple[int, int]) -> NoReturn:
@@ -40,7 +48,7 @@ def run(sock_fd: int, notes_fd: int, open_files: tuple[int, int]) -> NoReturn:
         sock_fd, notes_fd = _settle_in(sock_fd, notes_fd, open_files)
         table = notes.read(notes_fd)
         try:
-            process = TaskProcess(wire.adopt(sock_fd), table)
+            process = TaskProcess(wire.adopt(sock_fd), table, notes_fd)
             process.serve()
         except OSError as error:
             if error.errno in (errno.EBADF, errno.ENOTSOCK, errno.ENOTCONN):
@@ -68,16 +76,13 @@ def _settle_in(sock_fd: int, notes_fd: int, open_files: tuple[int, int]) -> tupl
         signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     resource.setrlimit(resource.RLIMIT_NOFILE, open_files)
-    high = min(_HIGH_FD, open_files[0] // 2)
-    sock_fd = fcntl.fcntl(sock_fd, fcntl.F_DUPFD_CLOEXEC, high)
-    notes_fd = fcntl.fcntl(notes_fd, fcntl.F_DUPFD_CLOEXEC, sock_fd + 1)
-    os.closerange(3, sock_fd)
-    os.closerange(sock_fd + 1, notes_fd)
-    os.closerange(notes_fd + 1, _ALL_FILES)
-    faulthandler.enable(notes_fd)
-    faulthandler.register(STACKS_SIGNAL, notes_fd, all_threads=True)
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(line_buffering=True)  # a call that is killed has printed its lines
+    sock_fd, notes_fd = wire.out_of_the_way(sock_fd), wire.out_of_the_way(notes_fd)
+    first, second = sorted((sock_fd, notes_fd))
+    os.closerange(3, first)
+    os.closerange(first + 1, second)
+    os.closerange(second + 1, _ALL_FILES)
+    stacks.write_to(notes_fd)
+    output.buffer_by_lines()
     return sock_fd, notes_fd
 
 
@@ -90,18 +95,22 @@ class TaskProcess:
     Args:
         sock: Where calls come in and answers go out.
         table: Its notes.
+        notes_fd: The file that they are in.
     """
 
-    def __init__(self, sock: socket.socket, table: Table) -> None:
+    def __init__(self, sock: socket.socket, table: Table, notes_fd: int) -> None:
         self._sock = sock
         self._receiver = wire.Receiver(sock)
         self._notes = table
+        self._notes_fd = notes_fd
         self._pid = os.getpid()
         self._setting = Setting.here().for_another_process()
         self._traits = traits()
         self._children_cpu_time = 0.0
-        self._peak_memory = _max_resident()
+        self._peak_memory = proctree.own_peak_memory()
+        self._first_idle_memory = 0
         self._statm_fd = os.open("/proc/self/statm", os.O_RDONLY)
+        self._clock = WallClock(table)
 
     def serve(self) -> None:
         """Answer requests until the other end is closed, or a call leaves this process unfit."""
@@ -113,39 +122,75 @@ class TaskProcess:
                 continue
             number = message.number
             account, kind, end = self._run(message)
-            with end:
-                wire.send(self._sock, kind, number, account, end.head, fds=end.fds)
-            self._peak_memory = _max_resident()  # what was large is not for the next account
+            wire.send(self._sock, kind, number, account, end.head, fds=end.fds)
+            end.close()
+            self._notes.put(0, notes.ANSWERED, number)
+            del end
+            # What was large is not for the next account.
+            self._peak_memory = proctree.own_peak_memory()
 
     def _run(self, request: wire.Message) -> tuple[bytes, int, Parcel]:
         """Run one call, and make its account and its end ready to be sent."""
         number = request.number
-        cpu_before = time.process_time()
-        start = time.monotonic()
-        self._notes.put_float(0, notes.START, start)
-        self._notes.put(0, notes.CALL, number)
-        kind, end = _answer(request)
+        orders = messages.Orders.unpack(request.body)
+        head = request.body[messages.ORDERS.size :]
+        run = self._run_below if orders.start_method else self._run_here
+        if orders.captures:
+            out = request.fds[-2:]
+            del request.fds[-2:]
+            with output.redirected(out):
+                ended = run(number, orders, head, request.fds)
+        else:
+            ended = run(number, orders, head, request.fds)
+        self._children_cpu_time = proctree.children_cpu_time()
+        account = messages.ACCOUNT.pack(
+            ended.wall_time,
+            ended.longest_step,
+            ended.cpu_time,
+            self._children_cpu_time,
+            ended.peak_memory,
+        )
+        return account, ended.kind, ended.end
+
+    def _run_below(
+        self, number: int, orders: messages.Orders, head: memoryview, fds: list[int]
+    ) -> Ended:
+        """Run one call in a fresh process."""
+        return fresh.run(number, orders, head, fds, self._notes_fd)
+
+    def _run_here(
+        self, number: int, orders: messages.Orders, head: memoryview, fds: list[int]
+    ) -> Ended:
+        """Run one call in this process."""
+        grace = orders.grace_period
+        warning = GraceWarning(self._notes, self._notes_fd, number, grace) if grace else None
+        cpu_before = time.process_time() + self._children_cpu_time
+        self._clock.begin(number)
+        kind, end = answer(head, fds, _NOTHING if warning is None else warning.can_reach_it())
         if os.getpid() != self._pid:
             os._exit(0)  # the call has forked, and its child has returned from it too
-        children_before, self._children_cpu_time = self._children_cpu_time, _children_cpu_time()
-        account = messages.ACCOUNT.pack(
-            time.monotonic() - start,
-            time.process_time() - cpu_before + self._children_cpu_time - children_before,
-            self._children_cpu_time,
-            self._peak(),
-        )
+        if orders.captures:
+            output.flush()  # the call's own streams may take their time, which is the call's
+        wall_time = self._clock.end()
         self._notes.put(0, notes.DONE, number)
-        return account, kind, end
+        if warning is not None:
+            warning.take_back_handlers()
+        cpu_time = time.process_time() + proctree.children_cpu_time() - cpu_before
+        return Ended(kind, end, wall_time, self._clock.longest_step, cpu_time, self._peak())
 
     def _peak(self) -> int:
         """Most bytes of this process in this call, as far as the kernel keeps account of it."""
-        peak = _max_resident()
+        peak = proctree.own_peak_memory()
         if peak > self._peak_memory:
             return peak
         try:  # the peak was in an earlier call: in this one it was between now and then
-            return int(os.pread(self._statm_fd, 100, 0).split()[1]) * resource.getpagesize()
+            return self._resident()
         except OSError:  # closed by a call
             return 0
+
+    def _resident(self) -> int:
+        """Bytes that this process has now."""
+        return int(os.pread(self._statm_fd, 100, 0).split()[1]) * resource.getpagesize()
 
     def _is_fit(self) -> bool:
         """Put back what a call has changed, and see whether that is all.
@@ -155,79 +200,14 @@ class TaskProcess:
         not to have begun, and goes to another process.
         """
         self._setting.restore()
-        return not leaves_something() and traits() == self._traits
+        warned = self._notes.get(0, notes.WARNED) == self._notes.get(0, notes.CALL) != 0
+        return not (warned or leaves_something() or traits() != self._traits or self._has_grown())
 
-
-def _answer(request: wire.Message) -> tuple[int, Parcel]:
-    """Run one call to its end, and make its end ready to be sent."""
-    try:
-        fn, args, kwargs = parcel.unpack(request.body, request.fds)
-    except BaseException as error:
-        return _unpicklable("arguments", error)
-    finally:
-        request.close()
-    try:
-        value = to_its_end(fn(*args, **kwargs))
-    except SystemExit as error:
-        return messages.EXITED, _pack(exit_status(error))
-    except BaseException as error:
-        return _pack_exception(error)
-    finally:
-        _flush()
-    try:
-        return messages.RETURNED, _pack(value)
-    except BaseException as error:
-        return _unpicklable("result", error)
-
-
-def _pack_exception(error: BaseException) -> tuple[int, Parcel]:
-    text = _text(error)
-    try:
-        packed = _pack((pickling.without_history(error), text))
-        # many exceptions can be pickled, but not unpickled
-        parcel.unpack(memoryview(packed.head), list(packed.fds))
-    except BaseException as why:
-        return _unpicklable("exception", why, messages.say(error), text)
-    return messages.RAISED, packed
-
-
-def _unpicklable(
-    part: str, error: BaseException, what: str = "", text: str = ""
-) -> tuple[int, Parcel]:
-    return messages.UNPICKLABLE, _pack((part, messages.say(error), what, text or _text(error)))
-
-
-def _pack(value: Any) -> Parcel:
-    """Pickle a value; by value where the plain way, by name, does not do."""
-    try:
-        return parcel.pack(value, pickle.Pickler)
-    except Exception:
-        return parcel.pack(value, pickling.new_pickler)
-
-
-def _text(error: BaseException) -> str:
-    """The traceback as Python prints it, from the user's own function on."""
-    tb = error.__traceback__
-    while tb is not None and tb.tb_frame.f_code.co_filename == __file__:
-        tb = tb.tb_next
-    try:
-        return "".join(traceback.format_exception(type(error), error, tb))
-    except Exception:  # it breaks even the printing of itself
-        return "".join(traceback.format_tb(tb)) + messages.say(error)
-
-
-def _flush() -> None:
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except Exception:  # closed by the call, or a pipe without a reader
-            pass
-
-
-def _children_cpu_time() -> float:
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
-
-
-def _max_resident() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    def _has_grown(self) -> bool:
+        """Whether it holds on to much more memory than after its first call."""
+        if self._notes.get(0, notes.CALL) == 0:
+            return False
+        if self._first_idle_memory == 0:
+            self._first_idle_memory = self._resident()
+        most = self._first_idle_memory + max(_IDLE_GROWTH, self._first_idle_memory)
+        return self._peak_memory > most and self._resident() > most

@@ -103,7 +103,11 @@ def _number(
         number, unit = value
     if isinstance(number, bool) or not isinstance(number, Real):
         raise TypeError(f"{name}={value!r} is a {type(number).__name__}. Use {forms}.")
-    return float(number) * (1 if unit is None else _factor(unit, units, value, name, forms))
+    factor = 1 if unit is None else _factor(unit, units, value, name, forms)
+    try:
+        return float(number) * factor
+    except OverflowError:  # an integer of hundreds of digits
+        return math.inf
 
 
 def _split(

@@ -2,13 +2,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from dataclasses import fields
 from multiprocessing.context import BaseContext
 from typing import TYPE_CHECKING, Any, ClassVar, Final, ParamSpec, Self, TypeVar
 
 from dask_limits import exceptions, render
 from dask_limits.events import Event
-from dask_limits.limits import LimitedCall, Limits
+from dask_limits.limits import Isolation, LimitedCall, Limits
 from dask_limits.limits.units import (
     Amount,
     format_bytes,
@@ -44,11 +43,15 @@ class PynisherPlugin(Plugin):
             `(5, "m")`, or `"1h 30m"`.
         walltime_limit: Time from a call's start to its end, in the same forms.
         process_limit: Processes of a call at one time, its own included.
-        context: Kept, and without any effect. pynisher chooses by it how a process is started
-            for each call; the task processes here neither fork from your process nor import
-            into it, so there is nothing to choose.
+        context: How pynisher starts the process of a fresh call. With `isolation="warm"` it is
+            kept, and without any effect: task processes neither fork from your process nor
+            import into it, so there is nothing to choose.
         wall_time_limit: The older name of `walltime_limit`.
         cpu_time_limit: The older name of `cputime_limit`.
+        grace_period: Seconds between a warning and the end, at a limit on time.
+        capture_output: Whether to take what a call prints into its usage.
+        isolation: `"warm"`, `"fresh"` or `"thread"`. For these three see
+            [Limits][dask_limits.Limits].
 
     Raises:
         ValueError: for a limit of zero, a negative one, NaN, or an unknown unit.
@@ -103,9 +106,12 @@ class PynisherPlugin(Plugin):
         cputime_limit: Amount | None = None,
         walltime_limit: Amount | None = None,
         process_limit: int | None = None,
-        context: BaseContext | None = None,
+        context: str | BaseContext | None = None,
         wall_time_limit: Amount | None = None,
         cpu_time_limit: Amount | None = None,
+        grace_period: Amount = 0,
+        capture_output: bool | Amount = False,
+        isolation: Isolation = "warm",
     ) -> None:
         self.memory_limit = memory_limit
         self.cputime_limit = _one_of(cputime_limit=cputime_limit, cpu_time_limit=cpu_time_limit)
@@ -119,6 +125,10 @@ class PynisherPlugin(Plugin):
             cpu_time=_parsed(parse_seconds, self.cputime_limit, "cputime_limit"),
             wall_time=_parsed(parse_seconds, self.walltime_limit, "walltime_limit"),
             num_processes=process_limit,
+            grace_period=grace_period,
+            capture_output=capture_output,
+            isolation=isolation,
+            context=context if isolation == "fresh" else None,
         )
 
     @property
@@ -138,7 +148,7 @@ class PynisherPlugin(Plugin):
         if not self.limits:
             return fn, args, kwargs
         if isinstance(fn, LimitedCall):
-            return LimitedCall(fn.fn, _stricter(fn.limits, self.limits)), args, kwargs
+            return LimitedCall(fn.fn, self.limits.within(fn.limits)), args, kwargs
         return LimitedCall(fn, self.limits), args, kwargs
 
     def post_done(self, future: Future[Any]) -> None:
@@ -166,6 +176,9 @@ class PynisherPlugin(Plugin):
             walltime_limit=self.walltime_limit,
             process_limit=self.process_limit,
             context=self.context,
+            grace_period=self.limits.grace_period,
+            capture_output=self.limits.capture_output,
+            isolation=self.limits.isolation,
         )
 
     @classmethod
@@ -192,6 +205,8 @@ class PynisherPlugin(Plugin):
             rows.append(f"Wall time {format_seconds(limits.wall_time)}")
         if limits.num_processes is not None:
             rows.append(f"Processes {limits.num_processes}")
+        if limits.isolation != "warm":
+            rows.append(f"Isolation {limits.isolation}")
         return render.plugin_panel(self.name, rows)
 
 
@@ -206,11 +221,3 @@ def _one_of(**spellings: Amount | None) -> Amount | None:
 def _parsed(parse: Callable[[Amount, str], float], value: Amount | None, name: str) -> float | None:
     """An amount in base units. Parsed here, so that an error calls it what the user calls it."""
     return None if value is None else parse(value, name)
-
-
-def _stricter(one: Limits, other: Limits) -> Limits:
-    stricter: dict[str, Any] = {}
-    for field in fields(Limits):
-        both = [getattr(limits, field.name) for limits in (one, other)]
-        stricter[field.name] = min((limit for limit in both if limit is not None), default=None)
-    return Limits(**stricter)

@@ -3,6 +3,7 @@
 import functools
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -278,6 +279,26 @@ def test_a_guardian_that_is_closed_cancels_what_runs_and_starts_again_on_need():
     assert isinstance(outcomes[0].exception, exceptions.CallCancelledError)
     assert guardian.run(LimitedCall(abs), (-1,), {}).result() == 1
     guardian.close()
+
+
+def test_with_too_few_files_a_call_runs_or_says_why_it_cannot():
+    program = (
+        "import resource, sys\n"
+        "from dask_limits import limit\n"
+        "import dask_limits.limits.guardian\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (int(sys.argv[1]), 4096))\n"
+        "outcome = limit(abs, wall_time=30).run(-1)\n"
+        "print(outcome.value or outcome.exception)"
+    )
+    for open_files in range(4, 16):
+        command = [sys.executable, "-c", program, str(open_files)]
+        said = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+        assert said.stdout == "1\n" or "could not be started" in said.stdout, said
+
+
+def test_a_limit_that_nothing_can_reach_is_no_error():
+    call = limit(abs, memory=10**30, num_processes=10**30, wall_time=1e300, cpu_time=1e300)
+    assert call(-1) == 1
 
 
 def test_many_threads_share_a_guardian():

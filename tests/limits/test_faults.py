@@ -1,6 +1,7 @@
 """What happens when a process of ours is killed, at a bad moment."""
 
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -11,9 +12,12 @@ from pathlib import Path
 
 import psutil
 import pytest
+from isolations import FRESH, on_processes
+from overdoing import wait_on
+from processes import alive
 
 from dask_limits import exceptions
-from dask_limits.limits import CancelToken, LimitedCall
+from dask_limits.limits import CancelToken, LimitedCall, Limits
 from dask_limits.limits.guardian import Guardian
 
 GONE_WITHIN_S = 2.0
@@ -55,7 +59,7 @@ def processes_of(guardian):
 
 
 def gone(processes):
-    return [p for p in processes if p.is_running() and p.status() != psutil.STATUS_ZOMBIE] == []
+    return not any(alive(process.pid) for process in processes)
 
 
 @pytest.fixture
@@ -221,25 +225,140 @@ def test_a_fork_of_the_owner_gets_a_guardian_of_its_own(guardian):
     assert guardian.run(LimitedCall(os.getpid), (), {}).result() == pid
 
 
-def test_a_thousand_calls_and_many_breaches_leak_no_file_and_no_process(guardian):
-    call = LimitedCall(abs)
-    guardian.run(call, (1,), {})
+KINDS_OF_CALLS = {
+    "plain": (LimitedCall(abs), (1,)),
+    "captured": (LimitedCall(print, Limits(capture_output=True)), ("x",)),
+    "graceful": (LimitedCall(abs, Limits(wall_time=20, grace_period=1)), (1,)),
+    "large": (LimitedCall(len, Limits(wall_time=20)), (bytes(200_000),)),
+    "large back": (LimitedCall(bytes, Limits(wall_time=20)), (200_000,)),
+    "fresh": (FRESH(abs, wall_time=20), (1,)),
+    "fresh and large": (FRESH(bytes, wall_time=20, capture_output=True), (200_000,)),
+    "raising": (LimitedCall(int, Limits(wall_time=20)), ("x",)),
+    "exiting": (LimitedCall(os._exit), (1,)),
+    "breached": (LimitedCall(time.sleep, Limits(wall_time=0.02, capture_output=True)), (60,)),
+    "unpicklable": (LimitedCall(threading.Lock), ()),
+}
 
-    def count():
-        return len(psutil.Process().open_files()), psutil.Process().num_fds()
 
-    for _ in range(10):
-        guardian.run(LimitedCall(os._exit), (1,), {})
-    guardian.run(call, (1,), {})
-    before = count()
+@pytest.mark.parametrize("kind", KINDS_OF_CALLS)
+def test_many_calls_leak_no_file_and_no_process(guardian, kind):
+    call, args = KINDS_OF_CALLS[kind]
+    ends_its_process = kind in ("exiting", "breached")
+    times = 40 if ends_its_process or kind.startswith("fresh") else 500
+    own, settled = psutil.Process(), 5
+
+    def files_of_its_process():
+        return guardian.run(LimitedCall(os.listdir), ("/proc/self/fd",), {}).result()
+
+    for _ in range(settled):
+        guardian.run(call, args, {})
+    inside, outside = len(files_of_its_process()), own.num_fds()
     guardian_process = psutil.Process(guardian._connection.pid).children()[0]
     wait_until(lambda: len(guardian_process.children()) == 2)
-    guardian_before = guardian_process.num_fds()
-    for _ in range(50):
-        guardian.run(LimitedCall(os._exit), (1,), {})
-        for _ in range(20):
-            guardian.run(call, (1,), {})
-    assert count() == before
+    above = guardian_process.num_fds()
+    for _ in range(times):
+        guardian.run(call, args, {})
+    assert len(files_of_its_process()) == inside
+    assert own.num_fds() == outside
     wait_until(lambda: len(guardian_process.children()) == 2)
-    # The spare may have come in between; a file leaked a breach would make it fifty.
-    wait_until(lambda: guardian_process.num_fds() < guardian_before + 10)
+    # A file or two may be in the hands of the spare; one leaked a call would make it forty.
+    wait_until(lambda: guardian_process.num_fds() <= above + 3)
+
+
+@pytest.mark.parametrize("name", ["limits-guardian", "limits-reaper", "limits-task"])
+@on_processes
+def test_whatever_is_killed_at_whatever_moment_calls_end_and_the_next_one_works(isolated, name):
+    chance = random.Random(name)
+    stop = threading.Event()
+    with Guardian() as guardian:
+        guardian.run(LimitedCall(abs), (1,), {})
+
+        def kill_now_and_then():
+            while not stop.wait(chance.uniform(0.002, 0.08)):
+                connection = guardian._connection
+                if connection is None:
+                    continue
+                try:
+                    reaper = psutil.Process(connection.pid)
+                    found = [p for p in (reaper, *reaper.children(True)) if p.name() == name]
+                    if found:
+                        chance.choice(found).kill()
+                except psutil.NoSuchProcess:
+                    pass
+
+        def call(n):
+            outcome = guardian.run(isolated(pow, wall_time=20), (2, n), {})
+            assert outcome.exception is not None or outcome.value == 2**n
+            return outcome
+
+        killer = threading.Thread(target=kill_now_and_then)
+        killer.start()
+        outcomes = [call(n % 50) for n in range(150)]
+        stop.set()
+        killer.join()
+        for outcome in outcomes:
+            assert outcome.ok or isinstance(outcome.exception, exceptions.CallError)
+        wait_until(lambda: call(3).ok)  # the last one that was killed may just be going
+        below = processes_of(guardian)
+    assert gone(below)
+
+
+def test_an_owner_that_is_killed_at_whatever_moment_leaves_nothing():
+    script = textwrap.dedent(
+        """
+        import os, subprocess, time
+        from dask_limits.limits import limit
+        def start():
+            subprocess.Popen(["sleep", "600"], start_new_session=True)
+        print("ready", flush=True)
+        while True:
+            limit(start, wall_time=0.05)()
+            limit(abs, isolation="fresh")(1)
+        """
+    )
+    for n in range(12):
+        owner = psutil.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE)
+        owner.stdout.readline()
+        time.sleep(n * 0.07)
+        below = owner.children(recursive=True)
+        owner.kill()
+        owner.wait()
+        owner.stdout.close()
+        wait_until(lambda below=below: gone(below), 5 * GONE_WITHIN_S)
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [
+        {"wall_time": 0.5},
+        {"wall_time": 0.3, "grace_period": 0.3},
+        {"wall_time": 0.5, "isolation": "fresh"},
+    ],
+    ids=["warm", "with a grace period", "fresh"],
+)
+def test_a_process_that_cannot_be_killed_holds_up_nobody(limits):
+    outcomes = []
+    with Guardian() as guardian:
+        call = LimitedCall(wait_on, Limits(**limits))
+        thread = threading.Thread(target=lambda: outcomes.append(guardian.run(call, (), {})))
+        guardian.run(LimitedCall(abs), (1,), {})
+        task_process = next(iter(guardian._connection))
+        # The kernel tells its parent of the end of a traced process when the tracer goes.
+        code = (
+            "import ctypes, sys; ptrace = ctypes.CDLL(None).ptrace;"
+            f"print(ptrace(0x4206, {task_process}, None, None), flush=True); sys.stdin.read()"
+        )
+        with subprocess.Popen(
+            [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        ) as tracer:
+            if tracer.stdout.readline() != "0\n":
+                pytest.skip("no process may trace another here")
+            thread.start()
+            thread.join(30)
+            assert not thread.is_alive()
+            assert guardian.run(LimitedCall(abs), (-1,), {}).result() == 1
+            tracer.communicate("")
+    error = outcomes[0].exception
+    assert isinstance(error, exceptions.WallTimeBreach)
+    assert "does not die: it is in an uninterruptible sleep" in str(error)
+    assert error.usage.exit_code is None

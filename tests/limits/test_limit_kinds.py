@@ -1,177 +1,100 @@
-"""The contract of each kind of limit."""
+"""The contract of each kind of limit, at each level of isolation."""
 
 import os
-import subprocess
-import sys
+import pickle
+import threading
 import time
-from dataclasses import dataclass
-from typing import Any
 
-import psutil
-import pynisher
 import pytest
+from isolations import EACH, FORKSERVER, FRESH, SPAWN, WARM, nothing_goes_on, on_each, on_fresh
+from kinds import KINDS, each_kind_on, each_kind_on_each
+from overdoing import detach, sprout
 
 from dask_limits import exceptions
 from dask_limits.limits import Limits, limit
-from dask_limits.limits.guardian import default_guardian
+
+on_each_kind_on_processes = each_kind_on(WARM, FRESH)
 
 
-def sleep_on():
-    time.sleep(600)
+@each_kind_on_each
+def test_a_call_within_its_limit_returns(isolated, kind):
+    assert isolated(divmod, **kind.enough)(7, 2) == (3, 1)
 
 
-def spin():
-    while True:
-        pass
-
-
-def grow():
-    blocks = []
-    while True:
-        blocks.append(bytearray(4_000_000))
-        time.sleep(0.001)
-
-
-def sprout():
-    children = [subprocess.Popen(["sleep", "600"]) for _ in range(4)]
-    children[0].wait()
-
-
-def detach(argv):
-    """Start a program that has nothing to do with its starter any more: double fork, setsid."""
-    if os.fork() == 0:
-        os.setsid()
-        if os.fork() == 0:
-            os.execv(argv[0], argv)
-        os._exit(0)
-    os.wait()
-
-
-SPIN = [sys.executable, "-c", "while True: pass"]
-GROW = [
-    sys.executable,
-    "-c",
-    "import time\nb = []\nwhile True: b.append(bytearray(4_000_000)); time.sleep(0.001)",
-]
-
-
-@dataclass
-class Kind:
-    limits: dict[str, Any]
-    breach: type[exceptions.Breach]
-    pynishers: type[Exception]
-    over: Any
-    over_detached: Any
-    enough: dict[str, Any]
-
-
-KINDS = {
-    "wall_time": Kind(
-        {"wall_time": 0.3},
-        exceptions.WallTimeBreach,
-        pynisher.WallTimeoutException,
-        sleep_on,
-        lambda: (detach(["/bin/sleep", "600"]), time.sleep(600)),
-        {"wall_time": "1 m"},
-    ),
-    "cpu_time": Kind(
-        {"cpu_time": 0.3},
-        exceptions.CpuTimeBreach,
-        pynisher.CpuTimeoutException,
-        spin,
-        lambda: (detach(SPIN), time.sleep(600)),
-        {"cpu_time": (1, "m")},
-    ),
-    "memory": Kind(
-        {"memory": "100 MiB"},
-        exceptions.MemoryBreach,
-        pynisher.MemoryLimitException,
-        grow,
-        lambda: (detach(GROW), time.sleep(600)),
-        {"memory": "2 GiB"},
-    ),
-    "num_processes": Kind(
-        {"num_processes": 2},
-        exceptions.ProcessBreach,
-        exceptions.ProcessLimitException,
-        sprout,
-        lambda: ([detach(["/bin/sleep", "600"]) for _ in range(3)], time.sleep(600)),
-        {"num_processes": 8},
-    ),
-}
-
-
-@pytest.fixture(params=KINDS, ids=str)
-def kind(request):
-    return KINDS[request.param]
-
-
-def ours():
-    """Every process below this one."""
-    return psutil.Process().children(recursive=True)
-
-
-def is_stray(process):
-    try:
-        return process.name() == "sleep" or "while True" in " ".join(process.cmdline())
-    except psutil.NoSuchProcess:  # gone by now, or a zombie
-        return False
-
-
-def strays():
-    """Processes that a call has started and that still are there."""
-    return [p for p in ours() if is_stray(p)]
-
-
-def test_a_call_within_its_limit_returns(kind):
-    assert limit(divmod, **kind.enough)(7, 2) == (3, 1)
-
-
-def test_a_call_over_its_limit_ends_with_pynishers_exception(kind):
-    call = limit(kind.over, **kind.limits)
+@each_kind_on(*EACH, SPAWN, FORKSERVER)
+def test_a_call_over_its_limit_ends_with_pynishers_exception(isolated, kind):
+    call = isolated(kind.over, **kind.limits)
     with pytest.raises(kind.pynishers) as caught:
         call()
     error = caught.value
     assert type(error) is kind.breach
-    assert error.limits == Limits(**kind.limits)
+    assert error.limits == Limits(**isolated.options | kind.limits)
     assert error.call in str(error)
     assert error.usage.wall_time > 0
+    assert str(pickle.loads(pickle.dumps(error))) == str(error)
 
 
-def test_a_breach_says_in_which_line_the_call_was(kind):
-    error = limit(kind.over, **kind.limits).run().exception
+@each_kind_on_each
+def test_a_breach_says_in_which_line_the_call_was(isolated, kind):
+    error = isolated(kind.over, **kind.limits).run().exception
     assert isinstance(error, kind.breach)
-    assert "test_limit_kinds.py" in error.stacks
+    assert "overdoing.py" in error.stacks
     assert f"in {kind.over.__name__}" in str(error)
+    assert "dask_limits/limits" not in error.stacks
 
 
-def test_what_a_call_detached_counts_and_goes_with_it(kind):
-    error = limit(kind.over_detached, **kind.limits).run().exception
-    assert isinstance(error, kind.breach)
-    assert strays() == []
-
-
-def test_after_a_breach_the_next_call_works_and_starts_with_a_clean_account(kind):
-    assert isinstance(limit(kind.over, **kind.limits).run().exception, kind.breach)
-    again = limit(abs, **kind.limits).run(-1)
+@each_kind_on_each
+def test_after_a_breach_the_next_call_works_and_starts_with_a_clean_account(isolated, kind):
+    assert isinstance(isolated(kind.over, **kind.limits).run().exception, kind.breach)
+    again = isolated(abs, **kind.limits).run(-1)
     assert again.result() == 1
     assert again.usage.cpu_time < 0.2
+    nothing_goes_on()
 
 
-def test_all_limits_hold_together(kind):
-    every = {name: value for other in KINDS.values() for name, value in other.enough.items()}
-    error = limit(kind.over, **(every | kind.limits)).run().exception
+@each_kind_on_each
+def test_limits_hold_together(isolated, kind):
+    every = {}
+    for other in KINDS:
+        if other.name != "num_processes" or isolated.name != "thread":
+            every |= other.enough
+    error = isolated(kind.over, **(every | kind.limits)).run().exception
     assert isinstance(error, kind.breach)
 
 
-def test_an_uncaught_breach_leaves_no_process_behind(kind):
-    before = {p.pid for p in ours()}
-    guardian = default_guardian()
-    limit(kind.over, **kind.limits).run()
-    guardian.close()
-    assert {p.pid for p in ours()} - before == set()
+@each_kind_on_each
+def test_limits_hold_in_calls_that_another_thread_makes(isolated, kind):
+    outcomes = []
+    call = isolated(kind.over, **kind.limits)
+    thread = threading.Thread(target=lambda: outcomes.append(call.run()))
+    thread.start()
+    thread.join()
+    assert isinstance(outcomes[0].exception, kind.breach)
 
 
+@on_each_kind_on_processes
+def test_what_a_call_detached_counts_and_goes_with_it(isolated, kind):
+    error = isolated(kind.over_detached, **kind.limits).run().exception
+    assert isinstance(error, kind.breach)
+    nothing_goes_on()
+
+
+@on_each_kind_on_processes
+def test_a_breach_in_a_child_is_one_of_the_call(isolated, kind):
+    def in_a_child():
+        pid = os.fork()
+        if pid == 0:
+            kind.over()
+        os.waitpid(pid, 0)
+
+    assert isinstance(isolated(in_a_child, **kind.limits).run().exception, kind.breach)
+    nothing_goes_on()
+
+
+# -- what is no breach -----------------------------------------------------------------------
+
+
+@on_each("peak_memory")
 @pytest.mark.parametrize(
     "greedy",
     [
@@ -181,45 +104,76 @@ def test_an_uncaught_breach_leaves_no_process_behind(kind):
     ],
     ids=["a large result", "large while it ran", "a cache that stays"],
 )
-def test_memory_of_one_call_does_not_count_against_the_next(greedy):
-    assert limit(greedy, memory="1 GiB").run().ok
-    after = limit(time.sleep, memory="100 MiB").run(0.05)
+def test_memory_of_one_call_does_not_count_against_the_next(isolated, greedy):
+    assert isolated(greedy, memory="1 GiB").run().ok
+    after = isolated(time.sleep, memory="100 MiB").run(0.05)
     assert after.ok
     assert after.usage.peak_memory < 100 * 2**20
 
 
-def test_a_large_argument_does_not_count_against_the_next_call():
-    assert limit(len, wall_time=30)(bytes(200_000_000)) == 200_000_000
-    assert limit(time.sleep, memory="100 MiB").run(0.05).ok
+@on_each()
+def test_a_large_argument_does_not_count_against_the_next_call(isolated):
+    assert isolated(len, wall_time=30)(bytes(200_000_000)) == 200_000_000
+    assert isolated(time.sleep, memory="100 MiB").run(0.05).ok
 
 
-def test_reserving_address_space_is_free():
+@on_each()
+def test_reserving_address_space_is_free(isolated):
     def reserve():
         import mmap
 
         return len(mmap.mmap(-1, 8 * 2**30, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
 
-    assert limit(reserve, memory="100 MiB")() == 8 * 2**30
+    assert isolated(reserve, memory="100 MiB")() == 8 * 2**30
 
 
-def test_sleeping_costs_no_cpu_time():
-    assert limit(time.sleep, cpu_time=0.2).run(0.5).ok
+@on_each()
+def test_the_threads_of_blas_are_no_breach(isolated):
+    def multiply():
+        import numpy as np
+
+        square = np.ones((300, 300))
+        return float((square @ square)[0, 0])
+
+    limits = {"memory": "500 MiB"} | ({"num_processes": 1} if isolated.name != "thread" else {})
+    assert isolated(multiply, **limits)() == 300.0
 
 
-def test_threads_are_not_processes():
+@on_each()
+def test_sleeping_costs_no_cpu_time(isolated):
+    assert isolated(time.sleep, cpu_time=0.2).run(0.5).ok
+
+
+@on_fresh
+def test_starting_a_process_costs_the_call_no_cpu_time(isolated):
+    outcome = isolated(time.sleep, cpu_time=0.05).run(0.1)
+    assert outcome.ok
+    assert outcome.usage.cpu_time < 0.05
+
+
+@on_fresh
+def test_a_fresh_process_is_one_process(isolated):
+    for _ in range(2):
+        outcome = isolated(time.sleep, num_processes=1).run(0.1)
+        assert outcome.ok
+        assert outcome.usage.num_processes == 1
+    assert isinstance(isolated(sprout, num_processes=2).run().exception, exceptions.ProcessBreach)
+
+
+@on_each("num_processes")
+def test_threads_are_not_processes(isolated):
     def threads():
-        import threading
-
         pool = [threading.Thread(target=time.sleep, args=(0.2,)) for _ in range(8)]
         for thread in pool:
             thread.start()
         for thread in pool:
             thread.join()
 
-    assert limit(threads, num_processes=1).run().ok
+    assert isolated(threads, num_processes=1).run().ok
 
 
-def test_memory_that_processes_share_counts_once():
+@on_each("children")
+def test_memory_that_processes_share_counts_once(isolated):
     def share():
         block = bytearray(os.urandom(1000)) * 60_000
         children = []
@@ -233,32 +187,73 @@ def test_memory_that_processes_share_counts_once():
             os.waitpid(pid, 0)
         return len(block)
 
-    assert limit(share, memory="150 MiB").run().ok
+    assert isolated(share, memory="150 MiB").run().ok
 
 
-def test_a_spike_between_two_looks_is_a_breach_all_the_same():
+# -- what is one all the same ----------------------------------------------------------------
+
+
+@on_each("peak_memory")
+def test_a_spike_between_two_looks_is_a_breach_all_the_same(isolated):
     def spike():
         bytearray(300_000_000)
 
-    assert isinstance(limit(spike, memory="200 MiB").run().exception, exceptions.MemoryBreach)
+    error = isolated(spike, memory="200 MiB").run().exception
+    assert isinstance(error, exceptions.MemoryBreach)
 
 
-def test_children_of_threads_count():
+@on_each("children")
+def test_cpu_time_of_children_that_live_shorter_than_a_look_counts(isolated):
+    def burn():
+        for _ in range(2000):
+            pid = os.fork()
+            if pid == 0:
+                until = time.process_time() + 0.002
+                while time.process_time() < until:
+                    pass
+                os._exit(0)
+            os.waitpid(pid, 0)
+
+    assert isinstance(isolated(burn, cpu_time=0.4).run().exception, exceptions.CpuTimeBreach)
+
+
+@on_each("num_processes")
+def test_children_of_threads_count(isolated):
     def fork_in_thread():
-        import threading
-
         starter = threading.Thread(target=sprout)
         starter.start()
         starter.join()
 
-    error = limit(fork_in_thread, num_processes=2).run().exception
+    error = isolated(fork_in_thread, num_processes=2).run().exception
     assert isinstance(error, exceptions.ProcessBreach)
 
 
-def test_what_a_call_leaves_behind_on_return_is_ended():
-    call = limit(lambda: detach(["/bin/sleep", "600"]), wall_time=30)
-    assert call.run().ok
-    deadline = time.monotonic() + 5
-    while strays():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+@on_each("children")
+def test_what_a_call_leaves_behind_on_return_is_ended(isolated):
+    assert isolated(lambda: detach(["/bin/sleep", "600"]), wall_time=30).run().ok
+    nothing_goes_on()
+
+
+@on_each("stacks of all threads")
+def test_a_breach_shows_what_each_thread_was_at(isolated):
+    def wait_in_threads():
+        def wait_there():
+            time.sleep(600)
+
+        threading.Thread(target=wait_there).start()
+        time.sleep(600)
+
+    error = isolated(wait_in_threads, wall_time=0.2).run().exception
+    assert "in wait_there" in error.stacks
+    assert "in wait_in_threads" in error.stacks
+    assert "in wait_in_threads" in str(error)
+
+
+def test_a_call_in_a_call_has_both_limits():
+    inner = limit(time.sleep, wall_time=0.2)
+    assert limit(lambda: limit(abs, wall_time=20)(-1), wall_time=30)() == 1
+    with pytest.raises(exceptions.WallTimeBreach, match="sleep"):
+        limit(lambda: inner(600), wall_time=30)()
+    outer = limit(lambda: limit(time.sleep, wall_time=60)(600), wall_time=1.5).run()
+    assert isinstance(outer.exception, exceptions.WallTimeBreach)
+    nothing_goes_on()

@@ -63,6 +63,7 @@ def test_any_text_is_an_amount_or_a_value_error_that_shows_the_forms(text):
         (-1, ValueError),
         (float("nan"), ValueError),
         (float("inf"), ValueError),
+        (10**400, ValueError),
         ("", ValueError),
         ("much", ValueError),
         ("-5", ValueError),

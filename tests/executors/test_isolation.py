@@ -1,0 +1,83 @@
+"""Limits hold at each level of isolation, wherever calls are run."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from typing import Any
+
+import pytest
+from test_contract import EXECUTORS
+
+from dask_limits import exceptions, limit
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left_behind():
+    """An executor serves all tests here."""
+
+
+@pytest.fixture(scope="module", params=EXECUTORS)
+def executor(request):
+    executor = EXECUTORS[request.param].make()
+    executor.submit(limit(abs, wall_time=30), 1).result(timeout=60)  # starts all that it needs
+    yield executor
+    executor.shutdown(cancel_futures=True)
+
+
+def sleep_in_steps() -> None:
+    while True:
+        time.sleep(0.01)
+
+
+def spin() -> None:
+    while True:
+        pass
+
+
+def grow() -> None:
+    blocks = []
+    while True:
+        blocks.append(b"x" * 4_000_000)
+        time.sleep(0.001)
+
+
+def start_others() -> None:
+    for process in [subprocess.Popen(["sleep", "60"]) for _ in range(3)]:
+        process.wait()
+
+
+KINDS: dict[str, tuple[Any, dict[str, Any], type[exceptions.Breach]]] = {
+    "wall_time": (sleep_in_steps, {"wall_time": 0.2}, exceptions.WallTimeBreach),
+    "cpu_time": (spin, {"cpu_time": 0.2}, exceptions.CpuTimeBreach),
+    "memory": (grow, {"memory": "150 MiB"}, exceptions.MemoryBreach),
+    "num_processes": (start_others, {"num_processes": 2}, exceptions.ProcessBreach),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("isolation", ["warm", "fresh", "thread"])
+def test_each_limit_holds_at_each_isolation_on_each_executor(executor, isolation, kind):
+    over, limits, breach = KINDS[kind]
+    if (isolation, kind) == ("thread", "num_processes"):
+        with pytest.raises(ValueError, match="isolation='thread'"):
+            limit(over, **limits, isolation=isolation)
+        return
+    future = executor.submit(limit(over, **limits, isolation=isolation))
+    assert type(future.exception(timeout=50)) is breach
+    again = executor.submit(limit(abs, **limits, isolation=isolation), -1)
+    assert again.result(timeout=50) == 1
+
+
+def test_a_fresh_process_is_another_each_time(executor):
+    call = limit(os.getpid, wall_time=30, isolation="fresh")
+    pids = [executor.submit(call).result(timeout=50) for _ in range(3)]
+    assert len({*pids, os.getpid()}) == 4
+
+
+def test_what_a_call_prints_comes_back_in_its_usage(executor):
+    call = limit(subprocess.call, wall_time=30, capture_output=True)
+    future = executor.submit(call, ["echo", "text"])
+    assert future.result(timeout=50) == 0
+    assert future.usage.stdout == "text\n"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from dask_limits import render
 from dask_limits.executors import ExecutorRecipe, Future
+from dask_limits.executors.stand_in import StandInFuture
 from dask_limits.exit_state import Action, ExitState, OnException, action_for
 from dask_limits.limits import name_of
 from dask_limits.run_loop import RunLoop, Steps, Timer
@@ -185,8 +186,7 @@ class Run:
                 self.error,
                 len(self.queue),
             )
-        for task in set(self._tasks.values()):
-            self._cancel(list(task._held))
+        self._cancel([f for f in self.queue if isinstance(f, StandInFuture) and f.waits()])
 
     def _close(self, *, wait: bool) -> None:
         self._closed = True

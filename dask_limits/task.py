@@ -21,7 +21,8 @@ from typing import (
 from dask_limits import render
 from dask_limits.events import Emitter, Event, Subscriber
 from dask_limits.executors import Future
-from dask_limits.limits import CancelToken, name_of
+from dask_limits.executors.stand_in import StandInFuture
+from dask_limits.limits import name_of
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -79,6 +80,10 @@ class Task(render.Renderable, Generic[P, R]):
     """A call has raised. Called with its future and the exception."""
     CANCELLED: Event[[Future[Any]]] = Event("on-cancelled")
     """A call was cancelled. Called with its future."""
+    RETRY: Event[[Future[Any], BaseException, int]] = Event("retry")
+    """An attempt has failed, and its call is about to be submitted again. Only of tasks with a
+    plugin that does so. Called with the call's future, the exception, and the number of the
+    attempt to come: 2 for the first retry."""
 
     def __init__(
         self,
@@ -109,7 +114,8 @@ class Task(render.Renderable, Generic[P, R]):
         self.n_submitted = 0
         self.plugins: list[Plugin] = []
         self._futures: dict[Future[R], None] = {}  # as a set that keeps its order
-        self._held: OrderedDict[HeldFuture[R], None] = OrderedDict()  # also in _futures
+        self._held: OrderedDict[StandInFuture[R], None] = OrderedDict()  # also in _futures
+        self._retriers: list[Plugin] = []  # those that may want another attempt
         for plugin in _as_plugins(plugins):
             self.attach_plugin(plugin)
         scheduler._add_task(self)
@@ -152,6 +158,9 @@ class Task(render.Renderable, Generic[P, R]):
                 " A plugin belongs to one task: attach plugin.copy()."
             )
         self.emitter.add_event(*plugin.events())
+        if _may_retry(plugin):
+            self.emitter.add_event(self.RETRY)
+            self._retriers.append(plugin)
         plugin.attach_task(self)
         plugin.task = self
         self.plugins.append(plugin)
@@ -162,7 +171,10 @@ class Task(render.Renderable, Generic[P, R]):
 
     @property
     def n_running(self) -> int:
-        """How many calls have been handed to the executor and are not done."""
+        """How many calls have been handed to the executor and are not done.
+
+        Those that a plugin is about to submit again are among them, also while they wait for it.
+        """
         return len(self._futures) - len(self._held)
 
     @property
@@ -179,13 +191,12 @@ class Task(render.Renderable, Generic[P, R]):
         run = self.scheduler._run
         while self._held and run is not None and run.running() and self._has_place():
             future, _ = self._held.popitem(last=False)
-            if not future.done():  # cancelled, and the loop has not come to that yet
-                future.start(run.executor, run.queue[future])
+            self._start(run, future)
 
     def _forget(self, future: Future[R]) -> None:
         """Take a call off the books because it has ended. For the scheduler."""
         self._futures.pop(future, None)
-        if isinstance(future, HeldFuture):
+        if isinstance(future, StandInFuture):
             self._held.pop(future, None)
 
     def _submit(self, run: Run, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Future[R] | None:
@@ -197,8 +208,11 @@ class Task(render.Renderable, Generic[P, R]):
             call = changed
         future: Future[R]
         if self._held or not self._has_place():
-            future = held = HeldFuture[R]()
+            future = held = StandInFuture[R]()
             self._held[held] = None
+        elif self._retriers:
+            future = stand_in = StandInFuture[R]()
+            self._attempt(run, stand_in, call)
         else:
             future = run.start(call)
         # All is on the books before the first callback, which may submit again.
@@ -207,6 +221,47 @@ class Task(render.Renderable, Generic[P, R]):
         run.add(future, call, self)
         run.guard(partial(self.on_submitted.emit, future, *args, **kwargs))
         return future
+
+    def _start(self, run: Run, future: StandInFuture[R]) -> None:
+        """Start a call that has waited."""
+        if not future.done():  # cancelled, and the loop has not come to that yet
+            self._attempt(run, future, run.queue[future])
+
+    def _attempt(self, run: Run, future: StandInFuture[R], call: Call) -> None:
+        """Hand a call to the executor; if plugins may retry it, they hear first how that ends."""
+
+        def then(attempt: concurrent.futures.Future[R]) -> None:
+            run.loop.put(partial(self._attempt_ended, run, future, attempt))
+
+        future.start(run.executor, call, then if self._retriers else future.end_as)
+
+    def _attempt_ended(
+        self, run: Run, future: StandInFuture[R], attempt: concurrent.futures.Future[R]
+    ) -> None:
+        """End a call as its attempt has ended, or have it submitted again."""
+        if future.done():
+            return  # cancelled in the meantime
+        error = None if attempt.cancelled() else attempt.exception()
+        again = False
+        try:
+            again = error is not None and run.running() and self._again(run, future, error)
+        finally:  # whatever a plugin raises, the call must end
+            if not again:
+                future.end_as(attempt)
+        if again:
+            run.guard(self.emitter.emit, self.RETRY, future, error, future.attempts + 1)
+
+    def _again(self, run: Run, future: StandInFuture[R], error: BaseException) -> bool:
+        """Have a call submitted again if a plugin wants that."""
+        for plugin in self._retriers:
+            if (again := plugin.next_attempt(future, error, run.queue[future])) is not None:
+                call, delay_s = again
+                # Also for no delay: first come callbacks, which may cancel it, or end the run.
+                timer = run.call_later(float(delay_s), partial(self._start, run, future))
+                run.queue[future] = call
+                future.rest(error, timer.cancel)
+                return True
+        return False
 
     def _has_place(self) -> bool:
         return all(plugin.has_place() for plugin in self.plugins)
@@ -220,43 +275,10 @@ class Task(render.Renderable, Generic[P, R]):
         return f"Task({self.name}, {len(self._futures)} not done)"
 
 
-class HeldFuture(Future[R]):
-    """The future of a call that waits for its place; once started, it ends as that call ends."""
+def _may_retry(plugin: Plugin) -> bool:
+    from dask_limits.plugins.plugin import Plugin  # above, this would be a circle
 
-    def __init__(self) -> None:
-        self._token = CancelToken()
-        self._inner: concurrent.futures.Future[R] | None = None
-        super().__init__(on_cancel=self._token.cancel)
-
-    def start(self, executor: concurrent.futures.Executor, call: Call) -> None:
-        """Hand the call to its executor, now that it has its place."""
-        fn, args, kwargs = call
-        try:
-            self._inner = executor.submit(fn, *args, **kwargs)
-        except Exception as error:
-            self.set_exception(error)
-            return
-        self._inner.add_done_callback(self._end_as)
-        if not self._token.on_cancel(self._inner.cancel):
-            self._inner.cancel()
-
-    def running(self) -> bool:
-        """Whether the call has been started and is not done."""
-        return self._inner is not None and self._inner.running()
-
-    def _end_as(self, inner: concurrent.futures.Future[R]) -> None:
-        self.usage = getattr(inner, "usage", None)
-        if inner.cancelled():
-            self.cancel()
-            return
-        error = inner.exception()
-        try:
-            if error is None:
-                self.set_result(inner.result())
-            else:
-                self.set_exception(error)
-        except concurrent.futures.InvalidStateError:
-            pass  # cancelled in the meantime
+    return getattr(type(plugin), "next_attempt", Plugin.next_attempt) is not Plugin.next_attempt
 
 
 def _as_plugins(plugins: Plugin | Iterable[Plugin]) -> Iterable[Plugin]:

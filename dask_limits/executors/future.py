@@ -20,9 +20,14 @@ class Future(concurrent.futures.Future[R], Generic[R]):
 
     Attributes:
         usage: None until the call is done, and where it never ran.
+        attempts: How many times the call was handed to its executor; more than once with
+            [Retry][dask_limits.Retry] alone.
+        earlier: What its earlier attempts have failed with, from the first on.
     """
 
     usage: Usage | None
+    attempts: int = 1
+    earlier: tuple[BaseException, ...] = ()
 
     # Never `set_running_or_notify_cancel()` before the end: the base class lets nothing that runs
     # be cancelled, so to it a running call of ours is a pending one.

@@ -3,5 +3,6 @@
 from dask_limits.plugins.limiter import Limiter
 from dask_limits.plugins.plugin import Plugin
 from dask_limits.plugins.pynisher import PynisherPlugin
+from dask_limits.plugins.retry import Retry
 
-__all__ = ["Limiter", "Plugin", "PynisherPlugin"]
+__all__ = ["Limiter", "Plugin", "PynisherPlugin", "Retry"]

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from dask_limits.executors import Future
+    from dask_limits.run import Call
     from dask_limits.task import Task
 
 P = ParamSpec("P")
@@ -69,6 +70,25 @@ class Plugin(render.Renderable):
     def has_place(self) -> bool:
         """Whether a call may start now. One that may not is held until a call has ended."""
         return True
+
+    def next_attempt(
+        self, future: Future[Any], exception: BaseException, call: Call
+    ) -> tuple[Call, float] | None:
+        """Called when an attempt of a call has failed, before anyone hears of it.
+
+        Override it to have calls submitted again; the task then has the event "retry". It is not
+        called when the call was cancelled, or when the run is ending.
+
+        Args:
+            future: The call's own, not done yet.
+            exception: What the attempt has failed with.
+            call: What was submitted: the function, positional arguments, keyword arguments.
+
+        Returns:
+            What to submit next, and in how many seconds (0 or more). None leaves it to the
+            plugins after this one; if none of them wants another attempt, this was the last.
+        """
+        return None
 
     def post_done(self, future: Future[Any]) -> None:
         """Called when a call has ended, cancelled or not, after the events of the task."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import concurrent.futures
 import functools
 import os
+import signal
+import subprocess
 import sys
 import threading
 import time
@@ -15,8 +17,9 @@ from typing import Any
 
 import pytest
 
-from dask_limits import SequentialExecutor, exceptions, limit
+from dask_limits import PynisherPlugin, Scheduler, SequentialExecutor, exceptions, limit
 from dask_limits.executors import Future, WrappedExecutor
+from dask_limits.plugins import Retry
 
 
 def processes() -> Any:
@@ -272,6 +275,43 @@ def test_a_future_can_be_awaited(executor):
         return await executor.submit(pow, 2, 10)
 
     assert asyncio.run(main()) == 1024
+
+
+def fail_at_first(mark, way):
+    """Breach a limit or crash where there is no mark yet; later return how often it ran."""
+    with Path(mark).open("a+") as marks:
+        marks.write("x")
+        marks.flush()
+        marks.seek(0)
+        n = len(marks.read())
+    if n > 2:
+        return n
+    if way == "breach":
+        subprocess.run(["sleep", "60"], check=True)
+    os.kill(os.getpid(), signal.SIGSEGV)
+    return None
+
+
+@pytest.mark.parametrize("way", ["breach", "crash"])
+def test_a_call_that_is_retried_has_one_future_and_one_end(executor, tmp_path, way):
+    scheduler = Scheduler(executor)
+    limits = PynisherPlugin(process_limit=1)
+    task = scheduler.task(fail_at_first, plugins=[limits, Retry(max_retries=2)])
+    futures, seen = [], []
+    scheduler.on_start(lambda: futures.append(task.submit(str(tmp_path / "mark"), way)))
+    for event in task.emitter.events:
+        task.on(event)(lambda future, *_, name=event.name: seen.append((name, future)))
+    assert scheduler.run(timeout=50).code == "exhausted"
+    [future] = futures
+    assert (future.result(), future.attempts) == (3, 3)
+    assert future.usage is not None
+    kind = exceptions.ProcessBreach if way == "breach" else exceptions.CrashError
+    assert [type(error) for error in future.earlier] == [kind] * 2
+    names = ["on-submitted", "retry", "retry", "on-done", "on-result"]
+    if isinstance(executor, SequentialExecutor):  # it has run before `submit` returns
+        assert sorted(seen, key=str) == sorted(((name, future) for name in names), key=str)
+    else:
+        assert seen == [(name, future) for name in names]
 
 
 def test_after_its_shutdown_it_takes_nothing_and_has_left_nothing(kind):

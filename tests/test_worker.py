@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
 import subprocess
 import sys
 import threading
@@ -15,7 +14,16 @@ from pathlib import Path
 import dask
 import psutil
 import pytest
-from distributed import Client, LocalCluster, get_worker, secede, worker_client
+from distributed import (
+    Client,
+    LocalCluster,
+    Lock,
+    Variable,
+    get_client,
+    get_worker,
+    secede,
+    worker_client,
+)
 from processes import alive, children, start_sleeping, until, written_pid
 
 from dask_limits.exceptions import (
@@ -25,6 +33,7 @@ from dask_limits.exceptions import (
     MemoryLimitException,
     WallTimeBreach,
 )
+from dask_limits.limits import Limits
 from dask_limits.limits.guardian import default_guardian
 from dask_limits.worker import LimitsWorkerPlugin, annotate
 
@@ -98,17 +107,68 @@ def ask_for_a_worker(way: str) -> None:
         get_worker()
     elif way == "secede":
         secede()
+    elif way == "get_client":
+        get_client()
+    elif way == "Lock":
+        with Lock("lock"):
+            pass
+    elif way == "Variable":
+        Variable("variable").get()
     else:
         with worker_client():
             pass
 
 
-@pytest.mark.parametrize("way", ["get_worker", "secede", "worker_client"])
-def test_in_a_task_process_there_is_no_dask_worker(client: Client, way: str) -> None:
+NEEDS_A_WORKER = {
+    "get_worker": ValueError,
+    "secede": ValueError,
+    "worker_client": ValueError,
+    "get_client": ValueError,
+    "Lock": AttributeError,
+    "Variable": RuntimeError,
+}
+
+
+@pytest.mark.parametrize("way", NEEDS_A_WORKER)
+def test_in_a_task_process_there_is_no_dask_worker_and_the_error_says_so(
+    client: Client, way: str
+) -> None:
     with annotate(wall_time=20):
-        error = client.submit(ask_for_a_worker, way).exception()
-    assert type(error) is ValueError
-    assert "No worker found" in str(error)
+        error = client.submit(ask_for_a_worker, way, pure=False).exception()
+    assert type(error) is NEEDS_A_WORKER[way]
+    assert "neither a worker nor a client" in "".join(error.__notes__)
+
+
+def with_its_worker(way: str) -> object:
+    if way == "get_worker":
+        return get_worker().address
+    if way == "secede":
+        return secede()
+    with worker_client() as client:
+        return client.submit(abs, -3).result()
+
+
+@pytest.mark.parametrize("way", ["get_worker", "secede", "worker_client"])
+def test_a_task_that_is_isolated_in_a_thread_has_its_dask_worker(client: Client, way: str) -> None:
+    with annotate(wall_time=20, isolation="thread"):
+        value = client.submit(with_its_worker, way, pure=False).result()
+    expected = {"secede": [None], "worker_client": [3]}
+    assert value in expected.get(way, client.scheduler_info()["workers"])
+
+
+def spin(_: int) -> None:
+    while True:
+        pass
+
+
+def test_tasks_that_are_isolated_in_threads_breach_and_give_back_their_slots(
+    client: Client,
+) -> None:
+    with annotate(wall_time=0.2, isolation="thread"):
+        futures = client.map(spin, range(8), pure=False)
+    assert {type(future.exception()) for future in futures} == {WallTimeBreach}
+    with annotate(wall_time=20, isolation="thread"):
+        assert client.gather(client.map(abs, range(-8, 0), pure=False)) == list(range(8, 0, -1))
 
 
 def raise_what_cannot_travel() -> None:
@@ -184,6 +244,23 @@ def test_limits_reach_every_task_of_a_graph(client: Client) -> None:
     assert not {pid, *(part[1] for part in given)} & set(client.run(os.getpid).values())
 
 
+def raise_it(what: type[BaseException]) -> None:
+    raise what
+
+
+@pytest.mark.parametrize("isolation", ["warm", "thread"])
+@pytest.mark.parametrize(
+    "what", [KeyboardInterrupt, SystemExit, asyncio.CancelledError, StopIteration, GeneratorExit]
+)
+def test_a_worker_outlives_a_task_that_raises(
+    what: type[BaseException], isolation: str, client: Client
+) -> None:
+    with annotate(wall_time=20, isolation=isolation):
+        error = client.submit(raise_it, what, pure=False).exception(timeout=20)
+        assert error is not None
+        assert client.submit(abs, -3, pure=False).result(timeout=20) == 3
+
+
 def test_an_inner_block_adds_to_the_outer_one(client: Client) -> None:
     with annotate(wall_time=60, memory="2 GiB"), annotate(wall_time=0.1, num_processes=3):
         error = client.submit(time.sleep, 50).exception()
@@ -191,6 +268,20 @@ def test_an_inner_block_adds_to_the_outer_one(client: Client) -> None:
     assert error.limits.wall_time == 0.1
     assert error.limits.memory == 2 * 2**30
     assert error.limits.num_processes == 3
+
+
+def test_an_inner_block_wins_with_what_is_the_default_too() -> None:
+    outer = {"isolation": "fresh", "context": "spawn", "capture_output": True, "wall_time": 60}
+    with annotate(**outer), annotate(isolation="warm", capture_output=False, wall_time=None):
+        limits = dask.get_annotations()["limits"]
+    assert Limits(**limits) == Limits(wall_time=60)
+
+
+def test_limits_of_two_blocks_that_do_not_go_together_are_refused_at_once() -> None:
+    with annotate(num_processes=1):
+        with pytest.raises(ValueError, match="num_processes"), annotate(isolation="thread"):
+            pass
+        assert dask.get_annotations()["limits"] == {"num_processes": 1}
 
 
 @pytest.mark.parametrize("wrong", [{"memory": "2 parsecs"}, {"wall_time": 0}, {"cpu_time": -1}])
@@ -224,8 +315,7 @@ def test_workers_that_join_later_enforce_too() -> None:
         assert isinstance(future.exception(), WallTimeBreach)
 
 
-@pytest.mark.parametrize("way", ["plugin removed", "cluster closed", "worker killed"])
-def test_nothing_stays_when_the_worker_goes(way: str, tmp_path: Path) -> None:
+def test_nothing_stays_when_the_plugin_is_removed(tmp_path: Path) -> None:
     with (
         LocalCluster(n_workers=1, threads_per_worker=1, **SETTINGS) as cluster,
         Client(cluster) as client,
@@ -237,14 +327,9 @@ def test_nothing_stays_when_the_worker_goes(way: str, tmp_path: Path) -> None:
         written_pid(tmp_path / "pid")
         processes = psutil.Process(worker).children(recursive=True)
         assert len(processes) >= 2  # guardian and task process
-        if way == "plugin removed":
-            client.unregister_worker_plugin(LimitsWorkerPlugin.name)
-        elif way == "worker killed":
-            os.kill(worker, signal.SIGKILL)
-        if way != "cluster closed":
-            until(lambda: not any(alive(process.pid) for process in processes), 5)
+        client.unregister_worker_plugin(LimitsWorkerPlugin.name)
+        until(lambda: not any(alive(process.pid) for process in processes))
         future.cancel()
-    until(lambda: not any(alive(process.pid) for process in processes), 5)
 
 
 def test_without_the_plugin_dask_refuses() -> None:

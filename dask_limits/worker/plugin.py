@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import distributed
+
+from dask_limits.limits.guardian import Guardian
+from dask_limits.worker.annotations import EXECUTOR
+from dask_limits.worker.executor import LimitsExecutor
+
+
+class LimitsWorkerPlugin(distributed.WorkerPlugin):  # type: ignore[misc]
+    """Brings limits to the workers of a Dask cluster, those too that join later.
+
+    A `Scheduler` on Dask registers it by itself. Code that uses
+    [annotate][dask_limits.annotate] registers it once a cluster; twice does no harm: the first
+    one stays.
+
+    Args:
+        max_calls_per_process: After how many calls a task process is ended, and another one takes
+            its place, 1 or more; None, the default, for no such limit. For functions that leak.
+
+    Raises:
+        ValueError: if it is less than 1.
+
+    Example:
+        >>> from distributed import Client
+        >>> from dask_limits import LimitsWorkerPlugin, annotate
+        >>> with Client(n_workers=1, processes=False, dashboard_address=":0") as client:
+        ...     _ = client.register_plugin(LimitsWorkerPlugin())
+        ...     with annotate(wall_time=10):
+        ...         client.submit(abs, -3).result()
+        3
+    """
+
+    name = "dask-limits"
+    idempotent = True
+
+    def __init__(self, *, max_calls_per_process: int | None = None) -> None:
+        Guardian(max_calls_per_process)  # to refuse it here, and not on each worker
+        self._max_calls = max_calls_per_process
+
+    def setup(self, worker: distributed.Worker) -> None:
+        """Give the worker its "limits" executor."""
+        self._tasks = worker.state.tasks
+        self._executor = worker.executors[EXECUTOR] = LimitsExecutor(worker, self._max_calls)
+
+    def transition(self, key: Any, start: str, finish: str, **_: Any) -> None:
+        """End the call of a task that nobody wants any more; Dask itself lets it run on."""
+        if finish == "executing":
+            task = self._tasks[key]
+            if task.annotations.get("executor") == EXECUTOR and task.run_spec.is_coro:
+                # Dask runs coroutine functions in its own loop and asks no executor, so they
+                # would escape their limits.
+                task.run_spec._is_coro = False
+        elif finish == "released" and start in ("executing", "long-running"):
+            self._executor.cancel(key)
+
+    async def teardown(self, worker: distributed.Worker) -> None:
+        """End what runs, and every process of ours."""
+        del worker.executors[EXECUTOR]
+        self._executor.usage_log.send()
+        await asyncio.to_thread(self._executor.shutdown)

@@ -44,6 +44,8 @@ def main() -> None:
         ours.recv(1000)
 
     limited = limit(echo, wall_time=60, memory="1 GiB")
+    fresh = limit(echo, wall_time=60, memory="1 GiB", isolation="fresh")
+    in_thread = limit(echo, wall_time=60, memory="1 GiB", isolation="thread")
     under_pynisher = pynisher.limit(echo, wall_time=60, memory=(4, "GB"))
     with (
         ProcessExecutor(1) as own,
@@ -56,6 +58,8 @@ def main() -> None:
             {
                 "socket round trip": milliseconds(round_trip, 2000),
                 "dask_limits.limit": milliseconds(lambda: limited(1), 2000),
+                "limit, fresh (fork)": milliseconds(lambda: fresh(1), 20),
+                "limit, thread": milliseconds(lambda: in_thread(1), 2000),
                 "ProcessExecutor": milliseconds(lambda: own.submit(echo, 1).result(), 1000),
                 "stdlib pool (no limits)": milliseconds(
                     lambda: stdlib.submit(echo, 1).result(), 1000

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import socket
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
@@ -64,6 +66,50 @@ _time = _amount(parse_seconds, 'a time above zero, such as 0.5s, 5m or "1h 30m"'
 @click.version_option(package_name="dask-limits")
 def main() -> None:
     """Run work under limits of memory, CPU time and wall time."""
+
+
+@main.command()
+@click.option(
+    "--scheduler-address",
+    metavar="tcp://...",
+    help="Check every worker of the Dask cluster there, and not this machine.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print what was found as JSON.")
+def check(scheduler_address: str | None, as_json: bool) -> None:
+    """Try what limits can be enforced here, and how well.
+
+    Takes some ten seconds, for each worker of a host. Exit codes: 0 if all that is promised holds,
+    1 if something does not, 2 for bad input, 130 if interrupted by Ctrl-C.
+    """
+    from rich.console import Console
+
+    from dask_limits.check.machine import check_here, check_workers
+    from dask_limits.check.report import show
+
+    try:
+        if scheduler_address is not None:
+            _check_address(scheduler_address)
+        with Console(stderr=True).status("Trying") as status:
+            tell = lambda what: status.update(f"Trying: {what}")  # noqa: E731
+            if scheduler_address is None:
+                machines = [check_here(tell)]
+            else:
+                machines = check_workers(scheduler_address, tell)
+    except ConnectionError as error:
+        raise BadInput(f"Nothing can be checked: {error}.") from None
+    except KeyboardInterrupt:
+        sys.exit(_INTERRUPTED)
+    holds = bool(machines) and all(machine.holds for machine in machines)
+    with _output():
+        if as_json:
+            found = {"holds": holds, "machines": [machine.as_dict() for machine in machines]}
+            click.echo(json.dumps(found, indent=2))
+        else:
+            console = Console()
+            with console.capture() as capture:  # by itself it ends the program on a closed pipe
+                show(machines, console)
+            click.echo(capture.get(), nl=False)
+    sys.exit(0 if holds else 1)
 
 
 @main.command()
@@ -315,6 +361,20 @@ def _run(
         report.say("no model was fitted" + (": interrupted" if interrupts.received else ""))
     report.say(f"all trials: {results.trials_csv}")
     return _INTERRUPTED if interrupts.received else 0 if saved else 1
+
+
+@contextmanager
+def _output() -> Iterator[None]:
+    """Say in one sentence that standard output fails, unless it is that nobody reads on."""
+    try:
+        yield
+    except BrokenPipeError:  # as of `| head`, which has read enough
+        _discard_output()
+    except OSError as error:
+        _discard_output()
+        raise click.ClickException(
+            f"What was found cannot be shown: standard output fails with {error.strerror!r}."
+        ) from None
 
 
 def _discard_output() -> None:

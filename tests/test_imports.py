@@ -16,16 +16,17 @@ PACKAGE = Path(dask_limits.__file__).parent
 # From the bottom up. A module belongs to the longest name here that it starts with.
 LAYERS = [
     {"exceptions", "events", "render", "requeue"},
+    {"guards"},
     {"limits"},
-    {"packed"},
+    {"packed", "nodes", "enforce"},
     {"worker"},
     {"executors"},
     {"task", "plugins"},
     {"scheduler", "scheduler_events", "run", "run_loop", "exit_state"},
     {"__init__"},
-    {"search", "cli", "__main__"},
+    {"search", "check", "cli", "__main__"},
 ]
-IMPORTS_DASK = {"worker", "executors.dask", "display"}
+IMPORTS_DASK = {"worker", "executors.dask", "display", "check.machine"}
 SLOW = {"dask", "distributed", "numpy", "pandas", "rich", "asyncio", "loky", "sklearn", "tornado"}
 
 
@@ -77,7 +78,7 @@ def test_a_module_imports_only_from_its_own_layer_and_below(name):
 def test_dask_is_imported_by_few(name):
     tree = ast.parse(modules()[name].read_text())
     dask = {i for i in imports(tree) if i.split(".")[0] in ("dask", "distributed")}
-    assert not dask or name in IMPORTS_DASK
+    assert not dask or any(f"{name}.".startswith(f"{allowed}.") for allowed in IMPORTS_DASK)
 
 
 def in_new_python(code: str) -> str:
@@ -88,9 +89,10 @@ def in_new_python(code: str) -> str:
 
 
 def test_importing_takes_less_than_a_seventh_of_a_second():
-    code = "import time; t = time.perf_counter(); import dask_limits; print(time.perf_counter()-t)"
+    # Of CPU time: a busy machine makes anything take longer.
+    code = "import time; t = time.process_time(); import dask_limits; print(time.process_time()-t)"
     in_new_python(code)  # compiles what has changed
-    assert min(float(in_new_python(code)) for _ in range(3)) < 0.15
+    assert min(float(in_new_python(code)) for _ in range(5)) < 0.15
 
 
 def test_importing_brings_nothing_slow():
@@ -117,13 +119,17 @@ def test_the_public_names_are_these_and_all_exist():
         "Plugin",
         "PynisherPlugin",
         "Requeue",
+        "Retry",
         "Scheduler",
         "SequentialExecutor",
         "Task",
         "Usage",
         "annotate",
+        "enforce_limits",
         "exceptions",
         "limit",
+        "progress",
+        "usages",
     ]
     for name in dask_limits.__all__:
         assert getattr(dask_limits, name) is not None

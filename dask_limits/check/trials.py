@@ -1,0 +1,242 @@
+"""What is tried: each kind of limit, and each level of isolation."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import statistics
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from dask_limits import Outcome, exceptions, limit
+
+_TOLERANCE_S: Final = 0.1
+"""How late a limit may be, in the median of a few tries: a busy machine delays some."""
+_TRIES: Final = 5
+_FAR_S: Final = 60.0
+"""How long the calls would take that are to be ended."""
+_PR_GET_CHILD_SUBREAPER: Final = 37  # prctl(2)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was tried.
+
+    Attributes:
+        name: What was tried.
+        promise: What is promised, in words.
+        measured: What was seen, in words.
+        holds: Whether it is as promised.
+        value: What was measured, where it is a number: seconds, or bytes for memory.
+    """
+
+    name: str
+    promise: str
+    measured: str
+    holds: bool
+    value: float | None = None
+
+
+def find_all(tell: Callable[[str], object] = lambda _: None) -> list[Finding]:
+    """Try everything, which takes some ten seconds.
+
+    Args:
+        tell: Called with the name of what is tried next.
+    """
+    findings: list[Finding] = []
+    for name, trial in _TRIALS.items():
+        tell(name)
+        try:
+            findings.append(trial(name))
+        except Exception as error:  # it is what we are here to find out
+            what = f"{type(error).__name__}: {error}".splitlines()[0]
+            findings.append(Finding(name, "works", what, holds=False))
+    return findings
+
+
+# -- limits --------------------------------------------------------------------------------
+
+
+def _wall_time(name: str) -> Finding:
+    seconds = 0.2
+    limit(abs, wall_time=_FAR_S)(-1)  # what comes first starts the guardian
+    overshoots = []
+    for _ in range(_TRIES):
+        start = time.perf_counter()
+        _expect(exceptions.WallTimeBreach, limit(time.sleep, wall_time=seconds).run(_FAR_S))
+        overshoots.append(time.perf_counter() - start - seconds)
+    return _late(name, overshoots)
+
+
+def _cpu_time(name: str) -> Finding:
+    seconds = 0.2
+    outcomes = [limit(_spin, cpu_time=seconds).run() for _ in range(_TRIES)]
+    for outcome in outcomes:
+        _expect(exceptions.CpuTimeBreach, outcome)
+    return _late(name, [outcome.usage.cpu_time - seconds for outcome in outcomes])
+
+
+def _late(name: str, overshoots: list[float]) -> Finding:
+    median, worst = statistics.median(overshoots), max(overshoots)
+    return Finding(
+        name,
+        f"ends a call within {_TOLERANCE_S * 1000:.0f} ms",
+        f"{median * 1000:.0f} ms late (worst of {len(overshoots)}: {worst * 1000:.0f} ms)",
+        holds=median <= _TOLERANCE_S,
+        value=median,
+    )
+
+
+def _memory(name: str) -> Finding:
+    allowed, rate = 300_000_000, 1_000_000_000
+    outcomes = [limit(_grow, memory=allowed).run(rate) for _ in range(_TRIES)]
+    for outcome in outcomes:
+        _expect(exceptions.MemoryBreach, outcome)
+    overshoots = [outcome.usage.peak_memory - allowed for outcome in outcomes]
+    median, worst = statistics.median(overshoots), max(overshoots)
+    return Finding(
+        name,
+        f"ends a call that grows by 1 GB/s within {_TOLERANCE_S * rate / 1e6:.0f} MB",
+        f"{median / 1e6:.0f} MB over (worst of {_TRIES}: {worst / 1e6:.0f} MB)",
+        holds=median <= _TOLERANCE_S * rate,
+        value=median,
+    )
+
+
+def _num_processes(name: str) -> Finding:
+    outcome = limit(_start_another, num_processes=1).run()
+    _expect(exceptions.ProcessBreach, outcome)
+    seconds = outcome.usage.wall_time
+    return Finding(
+        name, "ends a call with one process too many", f"after {seconds * 1000:.0f} ms", True
+    )
+
+
+def _tree(name: str) -> Finding:
+    outcome = limit(_detach, wall_time=0.3, capture_output=True).run()
+    _expect(exceptions.WallTimeBreach, outcome)
+    pid = int(outcome.usage.stdout or 0)
+    gone = not Path(f"/proc/{pid}").exists()
+    return Finding(
+        name,
+        "what a call has detached is ended with it",
+        "is gone" if gone else f"process {pid} lives on",
+        holds=gone,
+    )
+
+
+def _grace_period(name: str) -> Finding:
+    heard = limit(_wait_for_a_warning, wall_time=0.2, grace_period=10).run().result()
+    return Finding(name, "a call is warned first", f"it got {heard}", holds=heard == "SIGALRM")
+
+
+def _capture_output(name: str) -> Finding:
+    outcome = limit(subprocess.call, wall_time=_FAR_S, capture_output=True).run(["echo", "text"])
+    outcome.result()
+    holds = outcome.usage.stdout == "text\n"
+    return Finding(name, "takes what child processes print", repr(outcome.usage.stdout), holds)
+
+
+def _subreaper(name: str) -> Finding:
+    holds = limit(_is_subreaper, wall_time=_FAR_S).run().result()
+    return Finding(name, "orphans stay with their task process", "yes" if holds else "no", holds)
+
+
+# -- isolation -----------------------------------------------------------------------------
+
+
+def _isolation(level: str, calls: int) -> Callable[[str], Finding]:
+    def trial(name: str) -> Finding:
+        call = limit(abs, wall_time=_FAR_S, isolation=level)  # type: ignore[arg-type]
+        _expect(type(None), call.run(-1))
+        times = []
+        for _ in range(calls):
+            start = time.perf_counter()
+            call(-1)
+            times.append(time.perf_counter() - start)
+        interrupted = limit(_sleep_in_steps, wall_time=0.1, isolation=level)  # type: ignore[arg-type]
+        _expect(exceptions.WallTimeBreach, interrupted.run())
+        median = statistics.median(times)
+        return Finding(name, "works", f"{median * 1000:.3g} ms a call", True, median)
+
+    return trial
+
+
+def _expect(kind: type, outcome: Outcome[Any]) -> None:
+    if not isinstance(outcome.exception, kind):
+        what = outcome.exception or f"it returned {outcome.value!r}"
+        raise AssertionError(f"the call did not end with {kind.__name__}, but: {what}")
+
+
+_TRIALS: Final[dict[str, Callable[[str], Finding]]] = {
+    "wall_time": _wall_time,
+    "cpu_time": _cpu_time,
+    "memory": _memory,
+    "num_processes": _num_processes,
+    "process tree": _tree,
+    "grace_period": _grace_period,
+    "capture_output": _capture_output,
+    "subreaper": _subreaper,
+    "isolation warm": _isolation("warm", 200),
+    "isolation fresh": _isolation("fresh", 10),
+    "isolation thread": _isolation("thread", 200),
+}
+
+
+# -- the functions that are called ---------------------------------------------------------
+
+
+def _spin() -> None:
+    while True:
+        pass
+
+
+def _sleep_in_steps() -> None:
+    while True:
+        time.sleep(0.01)
+
+
+def _grow(bytes_per_second: int) -> None:
+    blocks, block, start = [], 4_000_000, time.perf_counter()
+    while True:
+        blocks.append(b"x" * block)
+        ahead = len(blocks) * block / bytes_per_second - (time.perf_counter() - start)
+        if ahead > 0:
+            time.sleep(ahead)
+
+
+def _start_another() -> None:
+    subprocess.run(["sleep", str(_FAR_S)], check=False)
+
+
+def _detach() -> None:
+    """Leave a process behind that has nothing to do with this one any more."""
+    if os.fork() == 0:
+        os.setsid()
+        if pid := os.fork():
+            os.write(1, b"%d" % pid)
+            os._exit(0)
+        time.sleep(_FAR_S)
+        os._exit(0)
+    time.sleep(_FAR_S)
+
+
+def _wait_for_a_warning() -> str:
+    heard: list[str] = []
+    signal.signal(signal.SIGALRM, lambda number, _: heard.append(signal.Signals(number).name))
+    deadline = time.monotonic() + 5
+    while not heard and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return heard[0] if heard else "nothing"
+
+
+def _is_subreaper() -> bool:
+    value = ctypes.c_int()
+    libc = ctypes.CDLL(None)
+    libc.prctl(_PR_GET_CHILD_SUBREAPER, ctypes.byref(value), 0, 0, 0)
+    return value.value == 1

@@ -10,6 +10,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+collect_ignore_glob = ["*/conftest.py"]  # pytest would look for doctests in them, by one name
+
 
 @pytest.fixture(autouse=True)
 def nothing_is_left_behind() -> Iterator[None]:

@@ -9,6 +9,7 @@ from functools import partial
 from dask_limits.executors.accept import ExecutorRecipe, connect_dask, recipe_of
 from dask_limits.executors.sequential import SequentialExecutor
 from dask_limits.executors.wrapped import WrappedExecutor
+from dask_limits.limits.units import at_least_one
 
 
 def processes(max_workers: int | None, max_calls_per_process: int | None) -> ExecutorRecipe:
@@ -16,8 +17,8 @@ def processes(max_workers: int | None, max_calls_per_process: int | None) -> Exe
     n = _workers("max_workers", max_workers)
     options = {"max_workers": n}
     if max_calls_per_process is not None:
-        options["max_calls_per_process"] = _at_least_one(
-            "max_calls_per_process", max_calls_per_process
+        options["max_calls_per_process"] = at_least_one(
+            max_calls_per_process, "max_calls_per_process"
         )
 
     def make() -> Executor:
@@ -79,11 +80,4 @@ def _workers(name: str, value: int | None) -> int:
     """A checked number of workers; None is one for each CPU that this process may use."""
     if value is None:
         return len(os.sched_getaffinity(0))
-    return _at_least_one(name, value, "one for each CPU")
-
-
-def _at_least_one(name: str, value: int, none: str = "no limit") -> int:
-    """A checked number; `none` says what None means."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{name}={value!r} must be a whole number, 1 or more, or None for {none}")
-    return value
+    return at_least_one(value, name, "one for each CPU")

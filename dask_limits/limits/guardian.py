@@ -15,6 +15,7 @@ from dask_limits.limits.connection import Connection
 from dask_limits.limits.lease import Lease
 from dask_limits.limits.outcome import Outcome, Usage
 from dask_limits.limits.parcel import Parcel
+from dask_limits.limits.units import at_least_one
 
 R = TypeVar("R")
 
@@ -46,15 +47,8 @@ class Guardian:
     """
 
     def __init__(self, max_calls_per_process: int | None = None) -> None:
-        if max_calls_per_process is not None and (
-            isinstance(max_calls_per_process, bool)
-            or not isinstance(max_calls_per_process, int)
-            or max_calls_per_process < 1
-        ):
-            raise ValueError(
-                f"max_calls_per_process={max_calls_per_process!r} must be a whole number, 1 or"
-                " more, or None for no limit"
-            )
+        if max_calls_per_process is not None:
+            at_least_one(max_calls_per_process, "max_calls_per_process")
         self._max_calls = max_calls_per_process
         self._lock = threading.Lock()
         self._connection: Connection | None = None

@@ -144,6 +144,26 @@ def _positive(amount: float, value: object, name: str, forms: str) -> float:
     return amount
 
 
+def at_least_one(value: object, name: str, none: str = "no limit") -> int:
+    """A number of things, 1 or more.
+
+    Args:
+        value: What the user gave.
+        name: What the error calls it.
+        none: What None would mean there, for the error.
+
+    Raises:
+        ValueError: for anything else.
+
+    Example:
+        >>> at_least_one(3, "max_workers")
+        3
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name}={value!r} must be a whole number, 1 or more, or None for {none}")
+    return value
+
+
 def format_bytes(amount: int) -> str:
     """An amount of memory for people.
 

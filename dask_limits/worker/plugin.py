@@ -5,7 +5,7 @@ from typing import Any
 
 import distributed
 
-from dask_limits.limits.guardian import Guardian
+from dask_limits.limits.units import at_least_one
 from dask_limits.worker.annotations import EXECUTOR
 from dask_limits.worker.executor import LimitsExecutor
 
@@ -38,7 +38,8 @@ class LimitsWorkerPlugin(distributed.WorkerPlugin):  # type: ignore[misc]
     idempotent = True
 
     def __init__(self, *, max_calls_per_process: int | None = None) -> None:
-        Guardian(max_calls_per_process)  # to refuse it here, and not on each worker
+        if max_calls_per_process is not None:  # to refuse it here, and not on each worker
+            at_least_one(max_calls_per_process, "max_calls_per_process")
         self._max_calls = max_calls_per_process
 
     def setup(self, worker: distributed.Worker) -> None:

@@ -90,7 +90,7 @@ def make_bag(fn: Callable[[Any], Any]) -> Any:
 
 
 def make_frame(fn: Callable[[Any], Any]) -> Any:
-    dd = pytest.importorskip("dask.dataframe", reason="needs pyarrow")
+    import dask.dataframe as dd
     import pandas as pd
 
     frame = dd.from_pandas(pd.DataFrame({"x": range(6)}), npartitions=2)
@@ -239,7 +239,6 @@ def test_limits_are_not_lost_without_a_warning_to(what: str, client: Client) -> 
 
 
 def test_a_bag_that_becomes_a_dataframe_after_the_block_is_warned_of(client: Client) -> None:
-    pytest.importorskip("dask.dataframe", reason="needs pyarrow")
     with annotate(wall_time=20):
         bag = db.from_sequence([{"x": 1}, {"x": 2}], npartitions=2).map(same)
     with pytest.warns(UserWarning, match=r"are lost: to_dataframe\(\)"):
@@ -367,7 +366,7 @@ def test_a_dataframe_that_leaves_the_block_is_warned_of(client: Client) -> None:
 
 
 def test_a_dataframe_that_is_merged_in_the_block_is_not_warned_of(client: Client) -> None:
-    dd = pytest.importorskip("dask.dataframe", reason="needs pyarrow")
+    import dask.dataframe as dd
     import pandas as pd
 
     frame = dd.from_pandas(pd.DataFrame({"x": range(6), "y": range(6)}), npartitions=2)

@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test lint format bench clean
+.PHONY: demo test lint format bench slurm-up slurm-down clean
 .DELETE_ON_ERROR:
 
 demo: .venv/demo  ## Run a limited search on a Dask cluster on this machine
@@ -24,6 +24,12 @@ format: .venv/test  ## Put the code into its usual form
 
 bench: .venv/test  ## Measure, beside other libraries
 	for program in benchmarks/bench_*.py; do $(BIN)/python $$program || exit 1; done
+
+slurm-up:  ## Start a real SLURM of two nodes on this machine, to try out `--executor slurm`
+	ci/slurm/start --link
+
+slurm-down:  ## ... and end it, with all its jobs
+	ci/slurm/stop
 
 clean:  ## Remove what the other commands have made
 	rm -rf .venv results .mypy_cache .ruff_cache .pytest_cache .hypothesis

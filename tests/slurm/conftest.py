@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from real_slurm import Slurm, start, stop
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    here = [item for item in items if Path(__file__).parent in item.path.parents]
+    for item in here[:1]:
+        item.add_marker(pytest.mark.timeout(600))  # it may have to install SLURM
+
+
+def new_folder() -> Path:
+    """A folder that the user munge can reach, which pytest's are not."""
+    return Path(tempfile.mkdtemp(prefix="dask-limits-slurm-", dir="/tmp"))
+
+
+@pytest.fixture(scope="session")
+def slurm_of_the_session() -> Iterator[Slurm]:
+    folder = new_folder()
+    try:
+        slurm = start(folder, "--with", str(os.getpid()))
+    except subprocess.CalledProcessError as error:
+        stop(folder)
+        if os.environ.get("DASK_LIMITS_NEEDS_SLURM") == "1":
+            pytest.fail(f"no SLURM: {error.stderr}")
+        pytest.skip(f"no SLURM: {error.stderr}")
+    yield slurm
+    stop(folder)
+
+
+@pytest.fixture(scope="module")
+def slurm(slurm_of_the_session: Slurm) -> Iterator[Slurm]:
+    """A real SLURM, which `sbatch` and the like find meanwhile; empty before and after."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SLURM_CONF", str(slurm_of_the_session.configuration))
+        yield slurm_of_the_session
+    slurm_of_the_session.clear()
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """Where a test may start one of its own."""
+    folder = new_folder()
+    yield folder
+    assert not folder.exists()

@@ -4,7 +4,8 @@ The tree (names in *italics* of pynisher are pynisher's own classes)::
 
     Exception
     ├── RuntimeError
-    │   └── SchedulerNotRunningError        submit() while the scheduler does not run
+    │   ├── SchedulerNotRunningError        submit() while the scheduler does not run
+    │   └── WorkersNotStartedError          no worker of a cluster came in time
     ├── LookupError
     │   └── EventNotKnownError              no event of that name
     └── PynisherException                   (pynisher) a call did not come to its own end
@@ -23,6 +24,9 @@ The tree (names in *italics* of pynisher are pynisher's own classes)::
             │   └── SystemMemoryError       ... by the kernel, for want of memory
             ├── ExitError                   the call ended its process: sys.exit, os._exit
             ├── GuardianLostError           the process that watched the call was killed
+            ├── LimitRefusedError           no worker, present or to be had, can grant a limit
+            ├── WorkerLostError             the workers that ran the call were lost
+            ├── ClusterLostError            the cluster was lost; also a BrokenExecutor
             ├── CallCancelledError          the call was cancelled while it ran
             └── CallPicklingError           arguments, result or exception cannot be pickled
 
@@ -41,7 +45,8 @@ All of them can be pickled, and keep their attributes when they are.
 
 from __future__ import annotations
 
-from typing import Any
+from concurrent.futures import BrokenExecutor
+from typing import TYPE_CHECKING, Any
 
 from pynisher.exceptions import (
     CpuTimeoutException,
@@ -51,17 +56,22 @@ from pynisher.exceptions import (
     WallTimeoutException,
 )
 
+if TYPE_CHECKING:
+    from dask_limits.job_state import JobState
+
 __all__ = [
     "Breach",
     "CallCancelledError",
     "CallError",
     "CallPicklingError",
+    "ClusterLostError",
     "CpuTimeBreach",
     "CpuTimeoutException",
     "CrashError",
     "EventNotKnownError",
     "ExitError",
     "GuardianLostError",
+    "LimitRefusedError",
     "MemoryBreach",
     "MemoryLimitException",
     "ProcessBreach",
@@ -73,11 +83,31 @@ __all__ = [
     "TimeoutException",
     "WallTimeBreach",
     "WallTimeoutException",
+    "WorkerLostError",
+    "WorkersNotStartedError",
 ]
 
 
 class SchedulerNotRunningError(RuntimeError):
     """Something was submitted to a scheduler that is not running."""
+
+
+class WorkersNotStartedError(RuntimeError):
+    """No worker of a cluster came within its time.
+
+    Attributes:
+        jobs: The batch jobs that were to bring workers, as the batch system tells of them.
+        script: The script that was submitted.
+        log: The end of a job's log; empty where there is none.
+    """
+
+    def __init__(
+        self, message: str = "", jobs: list[JobState] | None = None, script: str = "", log: str = ""
+    ) -> None:
+        super().__init__(message)
+        self.jobs = jobs or []
+        self.script = script
+        self.log = log
 
 
 class EventNotKnownError(LookupError):
@@ -183,6 +213,78 @@ class ExitError(CallError):
 
 class GuardianLostError(CallError):
     """The process that watched over a call was killed, and the call with it."""
+
+
+class LimitRefusedError(CallError):
+    """No worker, present or to be had, can grant one of a call's limits.
+
+    Attributes:
+        limit: Which: "memory" (bytes), "cores" or "wall_time" (seconds).
+        asked: How much the call asks for.
+        most: The most that there is for one call.
+    """
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        limit: str = "",
+        asked: float = 0,
+        most: float = 0,
+        **about: Any,
+    ) -> None:
+        super().__init__(message, **about)
+        self.limit = limit
+        self.asked = asked
+        self.most = most
+
+
+class WorkerLostError(CallError):
+    """The worker that ran a call was lost, as often as that is forgiven.
+
+    Attributes:
+        worker: The name of the last one, or its address.
+        job: The batch job that the last one was in; empty where it was in none.
+        cause: Why it was lost: what the batch system says, or what else is known.
+        tries: How many workers were lost while they ran the call.
+    """
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        worker: str = "",
+        job: str = "",
+        cause: str = "",
+        tries: int = 0,
+        **about: Any,
+    ) -> None:
+        super().__init__(message, **about)
+        self.worker = worker
+        self.job = job
+        self.cause = cause
+        self.tries = tries
+
+
+class ClusterLostError(CallError, BrokenExecutor):
+    """The connection to the scheduler of a Dask cluster was lost.
+
+    Attributes:
+        address: Of that scheduler.
+        running: The names of all calls that were not done.
+    """
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        address: str = "",
+        running: list[str] | None = None,
+        **about: Any,
+    ) -> None:
+        super().__init__(message, **about)
+        self.address = address
+        self.running = running or []
 
 
 class CallCancelledError(CallError):

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -68,3 +70,63 @@ def all_gone(pids: set[int], timeout_s: float = 15) -> None:
 def below(pid: int) -> set[int]:
     """All processes below this one."""
     return {child.pid for child in psutil.Process(pid).children(recursive=True)}
+
+
+class Proxy:
+    """Connections to an address on this machine that can be cut, and slowed down."""
+
+    def __init__(self, address: str) -> None:
+        host, _, port = address.removeprefix("tcp://").rpartition(":")
+        self._target = (host, int(port))
+        self._sockets: list[socket.socket] = []
+        self._open = True
+        self.n_bytes = 0
+        """How many it has carried to the client."""
+        self._server = socket.create_server(("127.0.0.1", 0))
+        self.address = "tcp://{}:{}".format(*self._server.getsockname())
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._server.accept()
+            except OSError:
+                return
+            if not self._open:
+                client.close()
+                continue
+            scheduler = socket.create_connection(self._target)
+            self._sockets += [client, scheduler]
+            for ends in [(client, scheduler), (scheduler, client)]:
+                threading.Thread(target=self._carry, args=[*ends, client], daemon=True).start()
+
+    def _carry(self, source: socket.socket, sink: socket.socket, client: socket.socket) -> None:
+        try:
+            while data := source.recv(2**16):
+                sink.sendall(data)
+                self.n_bytes += len(data) if sink is client else 0
+        except OSError:
+            pass
+        for end in (source, sink):
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+    def cut(self) -> None:
+        """Cut all connections, and take no new ones."""
+        self._open = False
+        for one in self._sockets:
+            with suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+            one.close()
+        self._sockets.clear()
+
+    def mend(self) -> None:
+        """Take new connections again."""
+        self._open = True
+
+    def close(self) -> None:
+        """Cut all connections, for good."""
+        self.cut()
+        with suppress(OSError):
+            self._server.shutdown(socket.SHUT_RDWR)
+        self._server.close()

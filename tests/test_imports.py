@@ -18,15 +18,22 @@ LAYERS = [
     {"exceptions", "events", "render", "requeue"},
     {"guards"},
     {"limits"},
-    {"packed", "nodes", "enforce"},
+    {"packed", "nodes", "enforce", "placement", "waiting", "job_state", "walltimes"},
     {"worker"},
     {"executors"},
     {"task", "plugins"},
-    {"scheduler", "scheduler_events", "run", "run_loop", "exit_state"},
+    {"scheduler", "scheduler_events", "scheduler_clusters", "run", "run_loop", "exit_state"},
     {"__init__"},
     {"search", "check", "cli", "__main__"},
 ]
-IMPORTS_DASK = {"worker", "executors.dask", "display", "check.machine"}
+IMPORTS_DASK = {
+    "worker",
+    "executors.dask",
+    "executors.jobqueue",
+    "executors.local_cluster",
+    "display",
+    "check.machine",
+}
 SLOW = {"dask", "distributed", "numpy", "pandas", "rich", "asyncio", "loky", "sklearn", "tornado"}
 
 

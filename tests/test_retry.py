@@ -269,10 +269,19 @@ def test_a_worker_that_was_lost_is_known_whosever_it_was():
         BrokenProcessPool,
         loky.process_executor.TerminatedWorkerError,
         KilledWorker,
+        ex.WorkerLostError,
+        ex.ClusterLostError,
     ):
         assert issubclass(kind, LostWorker)
         assert issubclass(kind, Retry.USUAL)
-    for kind in (RuntimeError, ex.ExitError, ex.CallPicklingError, ex.CallCancelledError, OSError):
+    for kind in (
+        RuntimeError,
+        ex.ExitError,
+        ex.CallPicklingError,
+        ex.CallCancelledError,
+        ex.LimitRefusedError,
+        OSError,
+    ):
         assert not issubclass(kind, Retry.USUAL)
 
 
@@ -307,7 +316,7 @@ def test_a_call_whose_dask_worker_dies_is_retried_on_another(tmp_path):
         scheduler.run(timeout=50)
     assert futures[0].result() == "done"
     assert isinstance(futures[0].earlier[0], LostWorker)
-    assert type(futures[0].earlier[0]).__name__ == "KilledWorker"
+    assert type(futures[0].earlier[0]).__name__ == "WorkerLostError"
 
 
 # -- raising the limits ----------------------------------------------------------------------

@@ -6,7 +6,7 @@ from multiprocessing.context import BaseContext
 from numbers import Integral
 from typing import Any, Final, Literal, TypedDict, get_args
 
-from dask_limits.limits.units import Amount, parse_bytes, parse_seconds
+from dask_limits.limits.units import Amount, at_least_one, parse_bytes, parse_seconds
 
 Isolation = Literal["warm", "fresh", "thread"]
 """Where a call runs: in a task process that has run others, in a process of its own, or in a
@@ -28,6 +28,7 @@ class LimitsArguments(TypedDict, total=False):
     cpu_time: Amount | None
     wall_time: Amount | None
     num_processes: int | None
+    cores: int | None
     grace_period: Amount
     capture_output: bool | Amount
     isolation: Isolation
@@ -47,6 +48,8 @@ class Limits:
             end. Forms as for `cpu_time`.
         num_processes: Processes at one time, its own included: 1 lets it start none.
             Threads do not count.
+        cores: How many of its worker's cores the call reserves on Dask; None is one. A request and
+            no limit: nothing keeps the call from using more, and elsewhere it means nothing.
         grace_period: Time between a warning and the end of the call, at a limit on time; 0, the
             default, is none. The warning is a SIGALRM for wall time and a SIGXCPU for CPU time;
             the function may handle it. Otherwise it raises a `WallTimeBreach` or a `CpuTimeBreach`
@@ -76,6 +79,7 @@ class Limits:
     cpu_time: float | None = None
     wall_time: float | None = None
     num_processes: int | None = None
+    cores: int | None = None
     grace_period: float = 0.0
     capture_output: int = 0
     isolation: Isolation = "warm"
@@ -88,6 +92,7 @@ class Limits:
         cpu_time: Amount | None = None,
         wall_time: Amount | None = None,
         num_processes: int | None = None,
+        cores: int | None = None,
         grace_period: Amount = 0,
         capture_output: bool | Amount = False,
         isolation: Isolation = "warm",
@@ -98,6 +103,7 @@ class Limits:
         put(self, "cpu_time", None if cpu_time is None else parse_seconds(cpu_time, "cpu_time"))
         put(self, "wall_time", None if wall_time is None else parse_seconds(wall_time, "wall_time"))
         put(self, "num_processes", None if num_processes is None else _count(num_processes))
+        put(self, "cores", None if cores is None else at_least_one(cores, "cores", "one core"))
         put(self, "grace_period", _seconds_or_none(grace_period))
         put(self, "capture_output", _bytes_to_keep(capture_output))
         put(self, "isolation", _isolation(isolation))
@@ -130,7 +136,7 @@ class Limits:
     def within(self, other: Limits) -> Limits:
         """The stricter of each two limits, if both say something; otherwise the one that does.
 
-        Of `capture_output` and `isolation`, which are no limits, ours.
+        Of `cores`, `capture_output` and `isolation`, which are no limits, ours.
 
         Raises:
             ValueError: if the isolation of one does not go with a limit of the other.

@@ -43,6 +43,7 @@ class PynisherPlugin(Plugin):
             `(5, "m")`, or `"1h 30m"`.
         walltime_limit: Time from a call's start to its end, in the same forms.
         process_limit: Processes of a call at one time, its own included.
+        cores: How many of its worker's cores a call reserves on Dask; None is one.
         context: How pynisher starts the process of a fresh call. With `isolation="warm"` it is
             kept, and without any effect: task processes neither fork from your process nor
             import into it, so there is nothing to choose.
@@ -106,6 +107,7 @@ class PynisherPlugin(Plugin):
         cputime_limit: Amount | None = None,
         walltime_limit: Amount | None = None,
         process_limit: int | None = None,
+        cores: int | None = None,
         context: str | BaseContext | None = None,
         wall_time_limit: Amount | None = None,
         cpu_time_limit: Amount | None = None,
@@ -125,6 +127,7 @@ class PynisherPlugin(Plugin):
             cpu_time=_parsed(parse_seconds, self.cputime_limit, "cputime_limit"),
             wall_time=_parsed(parse_seconds, self.walltime_limit, "walltime_limit"),
             num_processes=process_limit,
+            cores=cores,
             grace_period=grace_period,
             capture_output=capture_output,
             isolation=isolation,
@@ -175,6 +178,7 @@ class PynisherPlugin(Plugin):
             cputime_limit=self.cputime_limit,
             walltime_limit=self.walltime_limit,
             process_limit=self.process_limit,
+            cores=self.limits.cores,
             context=self.context,
             grace_period=self.limits.grace_period,
             capture_output=self.limits.capture_output,
@@ -205,6 +209,8 @@ class PynisherPlugin(Plugin):
             rows.append(f"Wall time {format_seconds(limits.wall_time)}")
         if limits.num_processes is not None:
             rows.append(f"Processes {limits.num_processes}")
+        if limits.cores is not None:
+            rows.append(f"Cores {limits.cores}")
         if limits.isolation != "warm":
             rows.append(f"Isolation {limits.isolation}")
         return render.plugin_panel(self.name, rows)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 
 from dask_limits import render
 from dask_limits.events import Event
-from dask_limits.exceptions import Breach, CrashError, GuardianLostError
+from dask_limits.exceptions import Breach, CrashError, GuardianLostError, WorkerLostError
 from dask_limits.limits import LimitedCall, Limits
 from dask_limits.limits.units import Amount, format_seconds, parse_seconds
 from dask_limits.plugins.plugin import Plugin
@@ -28,15 +28,17 @@ _LARGEST: Final = 2.0**62
 class LostWorker(Exception, metaclass=abc.ABCMeta):
     """Any exception that says that a worker died with the call: for `on` and for `isinstance`.
 
-    These are `BrokenExecutor` of the standard library, which loky's and the process pools'
-    errors are too, and Dask's `KilledWorker`. It knows the latter without importing Dask.
+    These are our `WorkerLostError`; `BrokenExecutor` of the standard library, which our
+    `ClusterLostError` and the errors of loky and of process pools are too; and Dask's
+    `KilledWorker`, which it knows without importing Dask.
     """
 
     @classmethod
     def __subclasshook__(cls, kind: type) -> bool:
         dasks = ("distributed.scheduler", "KilledWorker")
         return any(
-            base is BrokenExecutor or (base.__module__, base.__qualname__) == dasks
+            base in (BrokenExecutor, WorkerLostError)
+            or (base.__module__, base.__qualname__) == dasks
             for base in kind.__mro__
         )
 

@@ -41,7 +41,7 @@ def annotate(**limits: Unpack[LimitsArguments]) -> AbstractContextManager[None]:
     actors run in the worker, unlimited.
 
     Args:
-        **limits: `memory`, `cpu_time`, `wall_time`, `num_processes`, `grace_period`,
+        **limits: `memory`, `cpu_time`, `wall_time`, `num_processes`, `cores`, `grace_period`,
             `capture_output`, `isolation`, `context`: see [Limits][dask_limits.Limits].
 
     Raises:

@@ -1,17 +1,28 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
+import logging
 from typing import Any
 
 import distributed
+from distributed import Status
+from distributed.protocol import pickle
 
 from dask_limits.limits.units import at_least_one
 from dask_limits.worker.annotations import EXECUTOR
 from dask_limits.worker.executor import LimitsExecutor
+from dask_limits.worker.reservations import introduction
+from dask_limits.worker.scheduler_plugin import LimitsSchedulerPlugin
+
+logger = logging.getLogger(__name__)
 
 
 class LimitsWorkerPlugin(distributed.WorkerPlugin):  # type: ignore[misc]
     """Brings limits to the workers of a Dask cluster, those too that join later.
+
+    It brings the scheduler a plugin too, which sends each limited task to a worker that has room
+    for it: see docs/dask.md.
 
     A `Scheduler` on Dask registers it by itself. Code that uses
     [annotate][dask_limits.annotate] registers it once a cluster; twice does no harm: the first
@@ -42,24 +53,53 @@ class LimitsWorkerPlugin(distributed.WorkerPlugin):  # type: ignore[misc]
             at_least_one(max_calls_per_process, "max_calls_per_process")
         self._max_calls = max_calls_per_process
 
-    def setup(self, worker: distributed.Worker) -> None:
-        """Give the worker its "limits" executor."""
+    async def setup(self, worker: distributed.Worker) -> None:
+        """Give the worker its "limits" executor, and tell the scheduler what room it has."""
         self._tasks = worker.state.tasks
         self._executor = worker.executors[EXECUTOR] = LimitsExecutor(worker, self._max_calls)
+        worker.stream_handlers["dask-limits-give-back"] = self._executor.give_back
+        here = await introduction(worker)
+        self._executor.set_room(here)
+        try:
+            await worker.scheduler.register_scheduler_plugin(
+                plugin=pickle.dumps(LimitsSchedulerPlugin()),
+                name=LimitsSchedulerPlugin.name,
+                idempotent=True,
+            )
+            is_placed = await worker.scheduler.dask_limits_join(
+                worker=worker.address, introduction=dataclasses.asdict(here)
+            )
+        except Exception as error:
+            # Such as a scheduler that may not unpickle, or cannot import dask_limits.
+            logger.warning(
+                "Limits are kept on this worker, but the scheduler does not look at them when it"
+                " chooses one: %r",
+                error,
+            )
+        else:
+            if is_placed:
+                self._executor.set_placed()
 
     def transition(self, key: Any, start: str, finish: str, **_: Any) -> None:
         """End the call of a task that nobody wants any more; Dask itself lets it run on."""
         if finish == "executing":
             task = self._tasks[key]
-            if task.annotations.get("executor") == EXECUTOR and task.run_spec.is_coro:
+            if task.annotations.get("executor") != EXECUTOR:
+                if "limits" in task.annotations:  # empty ones, of a call that the facade has sent
+                    self._executor.runs_elsewhere(task)
+            elif task.run_spec.is_coro:
                 # Dask runs coroutine functions in its own loop and asks no executor, so they
                 # would escape their limits.
                 task.run_spec._is_coro = False
+        elif finish == "long-running":
+            self._executor.seceded(self._tasks[key])
         elif finish == "released" and start in ("executing", "long-running"):
             self._executor.cancel(key)
 
     async def teardown(self, worker: distributed.Worker) -> None:
         """End what runs, and every process of ours."""
         del worker.executors[EXECUTOR]
+        if worker.status == Status.running:  # the plugin goes, and the worker stays
+            await worker.scheduler.dask_limits_leave(worker=worker.address)
         self._executor.usage_log.send()
         await asyncio.to_thread(self._executor.shutdown)

@@ -1,0 +1,59 @@
+"""The workers that calls are placed on, and those that are to be had."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from dask_limits.placement import Room
+from dask_limits.worker.reservations import OWN_BYTES, margin
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """What one worker has that can be had from a queue, for calls that no present one can run.
+
+    Attributes:
+        memory: Bytes of a worker in a batch job of its own; None if nothing limits them.
+        cores: How many.
+        wall_time: How long its job may last, seconds; None if there is no limit.
+    """
+
+    memory: int | None = None
+    cores: int = 1
+    wall_time: float | None = None
+
+    def room(self) -> Room:
+        """What such a worker has for limited calls."""
+        length = math.inf if self.wall_time is None else self.wall_time
+        return Room(
+            memory=math.inf if self.memory is None else max(self.memory - OWN_BYTES, 0),
+            cores=self.cores,
+            margin=0 if self.wall_time is None else margin(length),
+            length=length,
+        )
+
+
+@dataclass(eq=False)
+class Member:
+    """A worker that has introduced itself."""
+
+    state: Any
+    """What Dask's scheduler knows of it: a `WorkerState`."""
+    name: str
+    address: str
+    memory: int | None
+    cores: int
+    system: str
+    job: str
+    ends_in: float | None
+    age: float
+    cause: str = ""
+    """Why it leaves, if it is about to."""
+    time_is_up: bool = False
+    idle_since: float | None = None
+
+    def event(self, op: str, **more: Any) -> dict[str, Any]:
+        """What is logged of it under Dask's topic for clients."""
+        return {"op": op, "worker": self.name, "address": self.address, "job": self.job, **more}

@@ -99,16 +99,18 @@ def scheduler_tree(
     executor: str,
     options: Mapping[str, object],
     n_queued: int,
+    cluster: Iterable[str],
     events: Iterable[EventView],
     tasks: Iterable[RenderableType],
 ) -> Tree:
-    """A scheduler: its executor, how much is queued, its events and its tasks."""
+    """A scheduler: its executor, how much is queued, its cluster, its events and its tasks."""
     from rich.console import Group
     from rich.panel import Panel
     from rich.text import Text
     from rich.tree import Tree
 
-    box = Panel.fit(Text(repr(dict(options)) if options else ""), title=Text(executor))
+    about = [repr(dict(options))] if options else []
+    box = Panel.fit(Text("\n".join([*about, *cluster])), title=Text(executor))
     top = Panel(Group(Text(f"Executor Queue: ({n_queued})"), box), title=Text("Scheduler"))
     tree = Tree(top, guide_style="bold")
     tree.add(Group(*map(_event, events)))

@@ -10,6 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 from dask_limits import render
 from dask_limits.executors import ExecutorRecipe, Future
+from dask_limits.executors.cluster import (
+    ClusterEvent,
+    ClusterState,
+    Rerun,
+    WaitingForWorkers,
+    WatchedExecutor,
+    WorkerAdded,
+    WorkerRemoved,
+)
 from dask_limits.executors.stand_in import StandInFuture
 from dask_limits.exit_state import Action, ExitState, OnException, action_for
 from dask_limits.limits import name_of
@@ -42,6 +51,8 @@ class Run:
 
     What happens in it, in this order:
 
+    - Of a cluster, the workers that are there, and what happens until there is a first one: events
+      of the cluster come at any time from here on.
     - STARTED; then, for each call that ends, the events of the scheduler, those of its task, and
       what its plugins make of it; then whether its exception ends the run.
     - Each time that nothing is left, no call and no timer: EMPTY. What is submitted by its
@@ -51,6 +62,7 @@ class Run:
 
     Attributes:
         queue: The calls that are not done. Each leaves it before its events are emitted.
+        cluster: What the executor has told of its cluster.
         error: What is to be raised in the end.
     """
 
@@ -58,6 +70,7 @@ class Run:
         self.loop = RunLoop()
         self.queue: dict[Future[Any], Call] = {}
         self.error: BaseException | None = None
+        self.cluster = ClusterState()
         self._scheduler = scheduler
         self._options = options
         self._recipe = recipe
@@ -117,8 +130,10 @@ class Run:
         with self._view() as self._redraw:
             if self._options.timeout_s is not None:
                 self._deadline = time.monotonic() + self._options.timeout_s
-            self.guard(self._scheduler.on_start.emit)
-            while (state := self._end()) is None:
+            state = yield from self._wait_for_workers()
+            if state is None:
+                self.guard(self._scheduler.on_start.emit)
+            while state is None and (state := self._end()) is None:
                 yield from self._step()
             self._begin_finishing(state)
             while self.queue:
@@ -138,6 +153,23 @@ class Run:
 
     # -- one step after another ------------------------------------------------------------
 
+    def _wait_for_workers(self) -> Steps[ExitState | None]:
+        """Wait until the executor can take calls; why the run is to end before that, if it is.
+
+        Raises:
+            Exception: as the executor says, if it never will.
+        """
+        if not isinstance(executor := self.executor, WatchedExecutor):
+            return None
+        executor.watch(self.loop.put)
+        while self.loop.has_more() or not executor.ready():
+            if (error := executor.start_error()) is not None:
+                raise error
+            if (state := self._reason_to_end()) is not None:
+                return state
+            yield from self._step()
+        return self._reason_to_end()
+
     def _step(self) -> Steps[None]:
         """Wait for one thing, and do it; then what has come due in the meantime."""
         wait_s = self.loop.wait_s(self._deadline)
@@ -147,6 +179,8 @@ class Run:
         thing = yield wait_s
         if isinstance(thing, Future):
             self._ended(thing)
+        elif isinstance(thing, ClusterEvent):
+            self._changed(thing)
         elif callable(thing):
             self.guard(thing)
         for call in self.loop.due():
@@ -157,12 +191,18 @@ class Run:
         if self._exit is None and not self._empty_told and self.empty():
             self._empty_told = True
             self.guard(self._scheduler.on_empty.emit)
+        reason = self._reason_to_end()
+        over = self._options.end_on_empty and self.empty()
+        if over and (reason is None or reason.code == ExitState.Code.TIMEOUT):
+            return ExitState(ExitState.Code.EXHAUSTED)
+        return reason
+
+    def _reason_to_end(self) -> ExitState | None:
+        """Why the run is to end now, whatever is left to do."""
         if self._exit is not None:
             return self._exit
         if self._stop is not None:
             return ExitState(ExitState.Code.STOPPED, self._stop[1])
-        if self._options.end_on_empty and self.empty():
-            return ExitState(ExitState.Code.EXHAUSTED)
         if self._deadline is not None and time.monotonic() >= self._deadline:
             return ExitState(ExitState.Code.TIMEOUT)
         return None
@@ -190,6 +230,8 @@ class Run:
 
     def _close(self, *, wait: bool) -> None:
         self._closed = True
+        if isinstance(self.executor, WatchedExecutor):
+            self.executor.watch(None)
         self.loop.cancel_timers()
         self.loop.close()  # first: a thread of the executor may be asking for something
         try:
@@ -200,6 +242,24 @@ class Run:
 
     def _view(self) -> AbstractContextManager[Callable[[], None] | None]:
         return render.live(self._scheduler) if self._options.display else nullcontext()
+
+    # -- what becomes of the cluster -------------------------------------------------------
+
+    def _changed(self, event: ClusterEvent) -> None:
+        """Emit what the executor has told."""
+        self.cluster.update(event)
+        scheduler = self._scheduler
+        match event:
+            case WorkerAdded(worker):
+                self.guard(scheduler.on_worker_added.emit, worker)
+            case WorkerRemoved(worker, reason):
+                self.guard(scheduler.on_worker_removed.emit, worker, reason)
+            case WaitingForWorkers(jobs) if jobs:
+                self.guard(scheduler.on_waiting_for_workers.emit, jobs)
+            case Rerun(future, error, attempt) if future in self.queue:
+                self.guard(scheduler.on_future_rerun.emit, future, error, attempt)
+                if (task := self._tasks.get(future)) is not None:
+                    self.guard(task.on_rerun.emit, future, error, attempt)
 
     # -- what becomes of calls -------------------------------------------------------------
 

@@ -63,6 +63,10 @@ class RunLoop:
         if (wake := self._wake) is not None:
             wake()
 
+    def has_more(self) -> bool:
+        """Whether something is to be done now."""
+        return not self._todo.empty()
+
     def ask(self, fn: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Call a function in the thread of the loop, whichever thread asks, and wait for it.
 
@@ -172,7 +176,8 @@ class RunLoop:
             while True:
                 if self._todo.empty() and wait_s != 0:
                     try:
-                        await asyncio.wait_for(event.wait(), wait_s)
+                        async with asyncio.timeout(wait_s):  # wait_for may swallow a cancellation
+                            await event.wait()
                     except TimeoutError:
                         pass
                 else:

@@ -14,10 +14,12 @@ from dask_limits.exit_state import Action, ExitState, OnException, check_actions
 from dask_limits.limits.units import Amount, parse_seconds
 from dask_limits.run import Call, Run, RunOptions
 from dask_limits.run_loop import Timer
+from dask_limits.scheduler_clusters import SchedulerClusters
 from dask_limits.scheduler_events import SchedulerEvents
 from dask_limits.task import Task
 
 if TYPE_CHECKING:
+    from distributed import Security
     from rich.console import RenderableType
 
     from dask_limits.plugins.plugin import Plugin
@@ -28,7 +30,7 @@ R = TypeVar("R")
 _NOTHING: Final[Mapping[Future[Any], Call]] = MappingProxyType({})
 
 
-class Scheduler(SchedulerEvents, render.Renderable):
+class Scheduler(SchedulerEvents, SchedulerClusters, render.Renderable):
     """Runs calls somewhere else, and calls you back when something comes of them.
 
     Callbacks run one at a time, in the order in which they were subscribed, in the thread that
@@ -121,19 +123,29 @@ class Scheduler(SchedulerEvents, render.Renderable):
         return cls(recipes.sequential())
 
     @classmethod
-    def with_dask(cls, where: object = None, *, n_workers: int | None = None) -> Self:
+    def with_dask(
+        cls,
+        where: object = None,
+        *,
+        n_workers: int | None = None,
+        security: Security | bool | None = None,
+    ) -> Self:
         """A scheduler whose calls run on Dask.
 
         Args:
             where: A Client, a Cluster, or the address of a Dask scheduler, "tcp://...". What you
                 pass in stays open when a run ends. None starts a LocalCluster for each run.
             n_workers: How many workers a LocalCluster gets; None for one for each CPU.
+            security: Dask's credentials: for an address, those of its scheduler; for a
+                LocalCluster, its own. By default that gets new ones, so that nobody else can
+                connect to it; False turns that off.
 
         Raises:
-            TypeError: for a `where` of another kind.
-            ValueError: for a number below 1, or one beside a `where`.
+            TypeError: for a `where` or a `security` of another kind.
+            ValueError: for a number below 1, or one beside a `where`, or a `security` where it
+                can do nothing.
         """
-        return cls(recipes.dask(where, n_workers))
+        return cls(recipes.dask(where, n_workers, security))
 
     # -- submitting ------------------------------------------------------------------------
 
@@ -238,6 +250,8 @@ class Scheduler(SchedulerEvents, render.Renderable):
 
         Raises:
             RuntimeError: if it is running already.
+            WorkersNotStartedError: if a cluster that was asked for brings no worker.
+            ClusterLostError: if a Dask client has lost its scheduler before the run.
             ValueError: for an argument that makes no sense; nothing has started then.
             BaseException: what a call or a callback raised, if `on_exception` says so.
         """
@@ -346,6 +360,7 @@ class Scheduler(SchedulerEvents, render.Renderable):
             self._recipe.name,
             self._recipe.options,
             len(self.queue),
+            () if self._run is None else self._run.cluster.lines(),
             self.emitter.summary(),
             list(self._tasks.values()),
         )

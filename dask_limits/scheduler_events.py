@@ -4,7 +4,10 @@ from collections import Counter
 from typing import Any, ParamSpec, overload
 
 from dask_limits.events import Emitter, Event, Subscriber
+from dask_limits.exceptions import WorkerLostError
 from dask_limits.executors import Future
+from dask_limits.executors.cluster import WorkerInfo
+from dask_limits.job_state import JobState
 
 Q = ParamSpec("Q")
 
@@ -34,6 +37,17 @@ class SchedulerEvents:
     """A call has raised. Called with its future and the exception, after FUTURE_DONE."""
     FUTURE_RESULT: Event[[Future[Any], Any]] = Event("on_future_result")
     """A call has returned. Called with its future and what it returned, after FUTURE_DONE."""
+    FUTURE_RERUN: Event[[Future[Any], WorkerLostError, int]] = Event("on_future_rerun")
+    """The worker that ran a call was lost, and the call runs again. Called with its future, how
+    the worker was lost, and the number of the attempt to come: 2 for the first rerun."""
+    WORKER_ADDED: Event[[WorkerInfo]] = Event("on_worker_added")
+    """A worker of the cluster can take calls. Those that are there when a run begins are told
+    before STARTED. Only on Dask."""
+    WORKER_REMOVED: Event[[WorkerInfo, str]] = Event("on_worker_removed")
+    """A worker of the cluster has gone. Called with it, and what is known of why. Only on Dask."""
+    WAITING_FOR_WORKERS: Event[[tuple[JobState, ...]]] = Event("on_waiting_for_workers")
+    """Workers were asked for that are not there yet, and what their batch system says of it has
+    changed. Called with the jobs that are to bring them."""
 
     def __init__(self) -> None:
         self.emitter = Emitter(
@@ -50,6 +64,10 @@ class SchedulerEvents:
                 self.FUTURE_CANCELLED,
                 self.FUTURE_EXCEPTION,
                 self.FUTURE_RESULT,
+                self.FUTURE_RERUN,
+                self.WORKER_ADDED,
+                self.WORKER_REMOVED,
+                self.WAITING_FOR_WORKERS,
             ],
         )
         subscriber = self.emitter.subscriber
@@ -66,6 +84,14 @@ class SchedulerEvents:
             self.FUTURE_EXCEPTION
         )
         self.on_future_result: Subscriber[[Future[Any], Any]] = subscriber(self.FUTURE_RESULT)
+        self.on_future_rerun: Subscriber[[Future[Any], WorkerLostError, int]] = subscriber(
+            self.FUTURE_RERUN
+        )
+        self.on_worker_added: Subscriber[[WorkerInfo]] = subscriber(self.WORKER_ADDED)
+        self.on_worker_removed: Subscriber[[WorkerInfo, str]] = subscriber(self.WORKER_REMOVED)
+        self.on_waiting_for_workers: Subscriber[[tuple[JobState, ...]]] = subscriber(
+            self.WAITING_FOR_WORKERS
+        )
 
     @overload
     def on(self, event: Event[Q]) -> Subscriber[Q]: ...  # type: ignore[overload-overlap]

@@ -27,6 +27,7 @@ from dask_limits.limits import name_of
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from dask_limits.exceptions import WorkerLostError
     from dask_limits.plugins.plugin import Plugin
     from dask_limits.run import Call, Run
     from dask_limits.scheduler import Scheduler
@@ -80,6 +81,9 @@ class Task(render.Renderable, Generic[P, R]):
     """A call has raised. Called with its future and the exception."""
     CANCELLED: Event[[Future[Any]]] = Event("on-cancelled")
     """A call was cancelled. Called with its future."""
+    RERUN: Event[[Future[Any], WorkerLostError, int]] = Event("on-rerun")
+    """The worker that ran a call was lost, and the call runs again. Called with its future, how
+    the worker was lost, and the number of the attempt to come: 2 for the first rerun."""
     RETRY: Event[[Future[Any], BaseException, int]] = Event("retry")
     """An attempt has failed, and its call is about to be submitted again. Only of tasks with a
     plugin that does so. Called with the call's future, the exception, and the number of the
@@ -101,7 +105,14 @@ class Task(render.Renderable, Generic[P, R]):
         self.unique_ref = f"Task-{self.name}-{ref}"
         self.emitter = Emitter(
             f"Task {self.name}",
-            [self.SUBMITTED, self.DONE, self.RESULT, self.EXCEPTION, self.CANCELLED],
+            [
+                self.SUBMITTED,
+                self.DONE,
+                self.RESULT,
+                self.EXCEPTION,
+                self.CANCELLED,
+                self.RERUN,
+            ],
         )
         subscriber = self.emitter.subscriber
         self.on_submitted: Subscriber[Concatenate[Future[R], P]] = subscriber(
@@ -111,6 +122,7 @@ class Task(render.Renderable, Generic[P, R]):
         self.on_result: Subscriber[[Future[R], R]] = subscriber(self.RESULT)
         self.on_exception: Subscriber[[Future[R], BaseException]] = subscriber(self.EXCEPTION)
         self.on_cancelled: Subscriber[[Future[R]]] = subscriber(self.CANCELLED)
+        self.on_rerun: Subscriber[[Future[R], WorkerLostError, int]] = subscriber(self.RERUN)
         self.n_submitted = 0
         self.plugins: list[Plugin] = []
         self._futures: dict[Future[R], None] = {}  # as a set that keeps its order

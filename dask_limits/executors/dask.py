@@ -5,23 +5,25 @@ import concurrent.futures
 import contextvars
 import functools
 import itertools
-import logging
-import signal
 import threading
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import BrokenExecutor, CancelledError, InvalidStateError
 from dataclasses import dataclass, field
-from multiprocessing import resource_tracker
 from typing import Any, Final, Self
 
 import dask
 import distributed
 from dask.system import CPU_COUNT
+from distributed.comm import CommClosedError
 from distributed.deploy import Cluster
 
-from dask_limits.exceptions import CallPicklingError
+from dask_limits.exceptions import CallError, CallPicklingError, ClusterLostError
+from dask_limits.executors.cluster import ClusterEvent, WatchedExecutor
+from dask_limits.executors.cluster_events import ClusterEvents
 from dask_limits.executors.future import Future
+from dask_limits.executors.local_cluster import close_cluster, start_cluster
 from dask_limits.limits import LimitedCall
 from dask_limits.packed import PackedCall, pack_call, run_packed, unpack_outcome
 from dask_limits.worker import LimitsWorkerPlugin, limits_annotations
@@ -31,21 +33,15 @@ _TICK_S: Final = 0.001
 sends the calls of a loop one by one, at two thirds of the rate."""
 _DEFAULT: Final = "default"
 """Dask's name for the executor that a worker uses unless told otherwise."""
-_IGNORE_CTRL_C: Final = (
-    "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN);"
-    " signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})"
-)
-"""For workers that share our terminal. What they are to do about Ctrl-C, they are told by us.
-Until they get here the signal is blocked, as it was where they were started."""
-_CLOSE_WAIT_S: Final = 20.0
-"""How long Ctrl-C waits for a cluster that is being started to be closed. A shorter wait may leave
-workers behind, and then Dask holds up the end of Python; a second Ctrl-C cuts it short."""
 _GRAPH_BYTES: Final = 8 * 2**20
 """The most that goes out together, but for a call that is larger itself. Dask warns of graphs of
 10 MB, and many small calls are no reason to."""
+_LOOK_EVERY_S: Final = 0.1
+"""How often the connection is looked at while calls are not done. Dask ends what waits for a task
+at once when it is lost, but not what waits for a result: that, only after 30 seconds."""
 
 
-class DaskExecutor(concurrent.futures.Executor):
+class DaskExecutor(WatchedExecutor):
     """Runs calls on a Dask cluster, each under its own limits.
 
     Calls that are submitted at about the same time go out together, results come back together.
@@ -56,15 +52,20 @@ class DaskExecutor(concurrent.futures.Executor):
     A call that is running is ended when its future is cancelled, if it has limits; without, it
     runs in a thread of the worker, and nothing can end it.
 
+    When the connection to the scheduler is lost, so is the executor, with all calls that are not
+    done. Dask's client may find its scheduler again, or another one in its place, which knows
+    nothing of them and nothing of limits; a new executor on that client then works.
+
     Args:
         client: Where the calls go. Not an asynchronous one.
-        owned: Whether `shutdown` closes the client.
+        close: What `shutdown` calls in the end, to close what was made for this executor.
         annotations: Dask's, for every call: `workers`, `resources`, `retries`, ... They win over
             those that hold where a call is submitted, as arguments of `client.submit` do.
 
     Raises:
         TypeError: if the client is an asynchronous one.
         RuntimeError: if the client is closed, or the cluster cannot import dask_limits.
+        ClusterLostError: if the client has lost its scheduler.
 
     Example:
         >>> from distributed import Client
@@ -78,7 +79,7 @@ class DaskExecutor(concurrent.futures.Executor):
         self,
         client: distributed.Client,
         *,
-        owned: bool = False,
+        close: Callable[[], object] | None = None,
         annotations: Mapping[str, Any] | None = None,
     ) -> None:
         if client.asynchronous:
@@ -87,16 +88,21 @@ class DaskExecutor(concurrent.futures.Executor):
                 " and outside of coroutines."
             )
         self.client = client
-        self._owned = owned
+        self._close = close
         self._annotations = dict(annotations or {})
         self._lock = threading.Lock()
         self._closed = False
         self._waiting: list[_Call] = []  # for the next tick
-        self._outstanding: set[Future[Any]] = set()
+        self._calls: dict[str, _Call] = {}  # by key, those that are not done
         self._following: set[asyncio.Task[None]] = set()  # asyncio holds them weakly
+        self._looking: asyncio.Task[None] | None = None
+        self._events: ClusterEvents | None = None
+        self._how_lost = ""  # the connection
         self._numbers = itertools.count()
         self._id = uuid.uuid4().hex
         _bring_plugin(client)
+        self._address: str = client.scheduler.address
+        self._connection = client.scheduler_comm  # Dask makes another one when it reconnects
 
     @classmethod
     def connect(
@@ -104,6 +110,7 @@ class DaskExecutor(concurrent.futures.Executor):
         where: distributed.Client | Cluster | str | None = None,
         *,
         n_workers: int | None = None,
+        security: distributed.Security | bool | None = None,
         annotations: Mapping[str, Any] | None = None,
     ) -> Self:
         """An executor on whatever Dask a user has, or on a new one.
@@ -114,6 +121,8 @@ class DaskExecutor(concurrent.futures.Executor):
             where: A client, a cluster, or the address of a scheduler. None starts a cluster of
                 worker processes on this machine, each with one thread.
             n_workers: How many of them; as many as there are CPUs, if None.
+            security: Credentials for an address, or for the cluster that is started; None gives
+                that one new ones of its own, False none.
             annotations: Dask's, for every call.
 
         Raises:
@@ -124,18 +133,20 @@ class DaskExecutor(concurrent.futures.Executor):
         if isinstance(where, distributed.Client):
             return cls(where, annotations=annotations)
         if where is None:
-            client = _start_cluster(n_workers or CPU_COUNT)
+            client = start_cluster(n_workers or CPU_COUNT, security)
+            close = functools.partial(close_cluster, client)
         elif isinstance(where, Cluster | str):
-            client = distributed.Client(where, set_as_default=False)
+            client = distributed.Client(where, security=security, set_as_default=False)
+            close = client.close
         else:
             raise TypeError(
                 f"{where!r} is a {type(where).__name__}. Use a Dask Client, a Dask Cluster, the"
                 " address of a scheduler (tcp://...), or None for a new cluster on this machine."
             )
         try:
-            return cls(client, owned=True, annotations=annotations)
+            return cls(client, close=close, annotations=annotations)
         except BaseException:
-            client.close()
+            close()
             raise
 
     # -- from any thread -------------------------------------------------------------------
@@ -150,11 +161,11 @@ class DaskExecutor(concurrent.futures.Executor):
 
         Raises:
             RuntimeError: after `shutdown`.
-            BrokenExecutor: if the client is closed.
+            ClusterLostError: if the connection to the scheduler was lost, or closed.
         """
         limited = fn if isinstance(fn, LimitedCall) else LimitedCall(fn)
-        if self._client_is_closed():
-            raise BrokenExecutor(_lost(limited.name, "the client is closed"))
+        if self._is_lost():
+            raise self._lost_errors()(limited.name)
         try:
             packed, dependencies = pack_call(limited, args, kwargs, distributed.Future)
         except CallPicklingError as error:
@@ -170,15 +181,29 @@ class DaskExecutor(concurrent.futures.Executor):
         with self._lock:
             if self._closed:
                 raise RuntimeError(f"{limited.name}() was submitted after shutdown()")
-            self._outstanding.add(future)
+            self._calls[key] = call
             self._waiting.append(call)
             is_first = len(self._waiting) == 1
-        future.add_done_callback(self._outstanding.discard)
+        future.add_done_callback(lambda _: self._calls.pop(key, None))
         if is_first:
             self._call_soon(self._send_soon)
-            if self._client_is_closed():  # then its loop may have stopped, and call nothing
+            if self._is_lost():  # then its loop may have stopped, and call nothing
                 self._send_waiting()
         return future
+
+    def watch(self, tell: Callable[[ClusterEvent | None], object] | None) -> None:
+        """See `WatchedExecutor.watch`."""
+        super().watch(tell)
+        if self._events is not None:
+            self._events.stop(self.client)
+            self._events = None
+        if tell is not None and not self._is_lost():
+            self._events = ClusterEvents(self._tell, self._future_of)
+            try:
+                self._events.start(self.client)
+            except Exception:
+                if not self._is_lost():  # else each call will say so
+                    raise
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take no more calls, and close what was made for this executor when all are done.
@@ -190,20 +215,60 @@ class DaskExecutor(concurrent.futures.Executor):
         with self._lock:
             self._closed = True
         if cancel_futures:
-            for future in list(self._outstanding):
-                future.cancel()
+            for call in list(self._calls.values()):
+                call.future.cancel()
         if wait:
             self._end()
-        elif self._owned:
+        elif self._close is not None:
             threading.Thread(target=self._end, name="dask-limits-shutdown").start()
 
     def _end(self) -> None:
-        concurrent.futures.wait(list(self._outstanding))
-        if self._owned:
-            self.client.close()
+        concurrent.futures.wait([call.future for call in list(self._calls.values())])
+        if self._close is not None:
+            self._close()
 
-    def _client_is_closed(self) -> bool:
-        return _is_closed(self.client)
+    def _future_of(self, key: str) -> tuple[str, Future[Any]] | None:
+        call = self._calls.get(key)
+        return None if call is None else (call.packed.name, call.future)
+
+    # -- when the connection is lost -------------------------------------------------------
+
+    def _is_lost(self) -> bool:
+        client = self.client
+        return (
+            client.status != "running"
+            or client.scheduler_comm is not self._connection
+            or self._connection.comm.closed()
+            or client._handle_report_task.done()  # the scheduler has closed the stream
+        )
+
+    def _lost_errors(self) -> Callable[[str], ClusterLostError]:
+        """What makes the error of each call, by its name, from how things are now."""
+        counts = Counter(call.packed.name for call in list(self._calls.values()))
+        names = [name + (f" ({n} times)" if n > 1 else "") for name, n in counts.items()]
+        if not self._how_lost:  # Dask gives up after a while, and then closes the client
+            closed = self.client.status in ("closing", "closed")
+            self._how_lost = "was closed" if closed else "was lost"
+        why = (
+            f"the connection to the Dask scheduler at {self._address} {self._how_lost}."
+            f" Not done are: {', '.join(names) or 'no others'}."
+        )
+        return lambda name: ClusterLostError(
+            f"{name}() is lost: {why}", call=name, address=self._address, running=list(counts)
+        )
+
+    def _fail_all(self) -> None:
+        """Fail all calls that are not done. In any thread."""
+        error_of = self._lost_errors()
+        for call in list(self._calls.values()):
+            call.fail(error_of(call.packed.name))
+
+    def _give_up(self) -> None:
+        """Fail all calls that are not done, and wait for nothing more. On the client's loop."""
+        if self._calls:  # else this was done: each that follows a call comes here
+            self._fail_all()
+            for following in self._following:
+                following.cancel()  # some would wait for results for a long time
 
     def _call_soon(self, coroutine_function: Callable[..., Any], *args: Any) -> None:
         # Not in the caller's context: the annotations in it are not for all that goes out then.
@@ -221,25 +286,24 @@ class DaskExecutor(concurrent.futures.Executor):
     def _send_waiting(self) -> None:
         with self._lock:
             waiting, self._waiting = self._waiting, []
+        if self._is_lost():  # Dask would take calls, and never say what became of them
+            self._fail_all()
+            return
         for calls in _together(call for call in waiting if not call.future.done()):
             try:
-                # Once it is closing, Dask takes calls and never says what became of them.
-                if self._client_is_closed():
-                    raise CancelledError("the client is closed")
                 self._send(calls)
             except Exception as error:
                 for call in calls:
                     call.fail(error)
 
     def _send(self, calls: list[_Call]) -> None:
-        annotations = calls[0].annotations
-        if any(call.executor != _DEFAULT for call in calls):
-            # Dask calls an annotation that can be called, with the key of each task.
-            annotations = annotations | {
-                "executor": {call.key: call.executor for call in calls}.get,
-                "limits": {call.key: call.limits for call in calls}.get,
-            }
-        with dask.annotate(**annotations):
+        # Dask calls an annotation that can be called, with the key of each task. Calls without
+        # limits say so: the scheduler places them too, and keeps account of where they run.
+        own = {
+            "executor": {call.key: call.executor for call in calls}.get,
+            "limits": {call.key: call.limits for call in calls}.get,
+        }
+        with dask.annotate(**calls[0].annotations, **own):
             tasks = self.client.map(
                 run_packed,
                 [call.packed for call in calls],
@@ -252,6 +316,8 @@ class DaskExecutor(concurrent.futures.Executor):
             following = asyncio.ensure_future(self._follow(call, task))
             self._following.add(following)
             following.add_done_callback(self._following.discard)
+        if self._looking is None:
+            self._looking = asyncio.ensure_future(self._look_at_connection())
 
     async def _follow(self, call: _Call, task: distributed.Future) -> None:
         """Wait for a task, and settle the call's future with what comes of it.
@@ -260,11 +326,24 @@ class DaskExecutor(concurrent.futures.Executor):
         """
         try:
             call.future.settle(unpack_outcome(await task))
+        except CommClosedError:  # before the client has noticed
+            call.fail(self._lost_errors()(call.packed.name))
         except (Exception, asyncio.CancelledError) as error:
+            if self._is_lost():
+                self._give_up()
             call.fail(error)
 
+    async def _look_at_connection(self) -> None:
+        try:
+            while self._calls and not self._is_lost():
+                await asyncio.sleep(_LOOK_EVERY_S)
+        finally:  # also when the client closes, and its loop with it
+            self._looking = None
+            if self._is_lost():
+                self._give_up()
+
     async def _cancel(self, call: _Call) -> None:
-        if call.task is not None:
+        if call.task is not None and not self._is_lost():
             await self.client.cancel([call.task])
 
 
@@ -276,7 +355,7 @@ class _Call:
     packed: PackedCall
     dependencies: list[distributed.Future]
     executor: str
-    limits: dict[str, Any] | None
+    limits: dict[str, Any]
     annotations: dict[str, Any]
     """Dask's, but for these two: those can differ between calls that go out together."""
     future: Future[Any] = field(init=False)
@@ -285,8 +364,11 @@ class _Call:
 
     def fail(self, error: BaseException) -> None:
         """Say that it was not the call that went wrong, but its way."""
+        name = self.packed.name
         if isinstance(error, CancelledError | asyncio.CancelledError):
-            error = BrokenExecutor(_lost(self.packed.name, str(error)))
+            error = BrokenExecutor(f"{name}() was lost on its way through Dask: {error}")
+        elif isinstance(error, CallError) and not error.call:
+            error.call = name  # the scheduler does not know it
         try:
             self.future.set_exception(error)
         except InvalidStateError:
@@ -307,76 +389,34 @@ def _together(calls: Iterable[_Call]) -> Iterator[list[_Call]]:
         yield group
 
 
-def _lost(name: str, why: str) -> str:
-    return f"{name}() was lost on its way through Dask: {why or 'the client is closed'}"
-
-
 def _split(annotations: dict[str, Any]) -> dict[str, Any]:
     """The annotations that a `_Call` holds for itself, and the rest."""
     rest = dict(annotations)
     executor = rest.pop("executor", _DEFAULT)
-    return {"executor": executor, "limits": rest.pop("limits", None), "annotations": rest}
-
-
-def _is_closed(client: distributed.Client) -> bool:
-    return client.status in ("closing", "closed")
-
-
-def _start_cluster(n_workers: int) -> distributed.Client:
-    """A client, which closes the cluster of worker processes that is made for it.
-
-    Dask cannot be interrupted while it starts one: its workers are then nobody's, and Python
-    waits for them at its end. So a thread starts it that Ctrl-C does not reach, and if nobody
-    waits for the client any more, closes it.
-    """
-    started = concurrent.futures.Future[distributed.Client]()
-
-    def start() -> None:
-        try:
-            # First, as it unblocks the signal in the thread that starts it (CPython, up to 3.12).
-            resource_tracker.ensure_running()
-            # Inherited by Dask's threads and the workers, which Ctrl-C on a terminal reaches too.
-            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-            client = distributed.Client(
-                n_workers=n_workers,
-                threads_per_worker=1,
-                dashboard_address="127.0.0.1:0",  # no warning if the usual port is taken
-                silence_logs=logging.ERROR,
-                preload=[_IGNORE_CTRL_C],
-                set_as_default=False,
-            )
-        except BaseException as error:
-            started.set_exception(error)
-        else:
-            started.set_result(client)
-
-    thread = threading.Thread(target=start, name="dask-limits-start", daemon=True)
-    try:
-        thread.start()
-        return started.result()
-    except BaseException:
-        started.add_done_callback(_close_what_came_up)  # runs there, or here if it is done
-        if thread.is_alive():
-            thread.join(_CLOSE_WAIT_S)
-        raise
-
-
-def _close_what_came_up(started: concurrent.futures.Future[distributed.Client]) -> None:
-    if started.exception() is None:
-        started.result().close()
+    return {"executor": executor, "limits": rest.pop("limits", {}), "annotations": rest}
 
 
 def _bring_plugin(client: distributed.Client) -> None:
     """Have the workers know limits; they do already if this is not the first time."""
-    if _is_closed(client):
-        raise RuntimeError("The Dask client is closed: make a new one")
+    _check_open(client)
     try:
         client.register_plugin(LimitsWorkerPlugin())
     except Exception as error:
-        if _is_closed(client):  # meanwhile
-            raise RuntimeError("The Dask client is closed: make a new one") from error
+        _check_open(client)  # meanwhile it may have been closed
         raise RuntimeError(
             f"The Dask cluster at {client.scheduler.address} cannot use dask_limits: {error}."
             " It must be installed where the scheduler and the workers run, in the version that"
             " is here."
         ) from error
+
+
+def _check_open(client: distributed.Client) -> None:
+    if client.status in ("closing", "closed"):
+        raise RuntimeError("The Dask client is closed: make a new one")
+    if client.status != "running":  # to ask it for anything would take until it gives up
+        address = client.scheduler.address
+        raise ClusterLostError(
+            f"The Dask client has lost the connection to its scheduler at {address}. Try again"
+            " when that answers, or with a new client.",
+            address=address,
+        )

@@ -20,14 +20,16 @@ class Future(concurrent.futures.Future[R], Generic[R]):
 
     Attributes:
         usage: None until the call is done, and where it never ran.
-        attempts: How many times the call was handed to its executor; more than once with
-            [Retry][dask_limits.Retry] alone.
+        attempts: How many times the call was begun: more than once where a
+            [Retry][dask_limits.Retry] had it submitted again, or its worker was lost.
         earlier: What its earlier attempts have failed with, from the first on.
     """
 
     usage: Usage | None
     attempts: int = 1
     earlier: tuple[BaseException, ...] = ()
+    stand_in: Future[R] | None = None
+    """The future that users know the call by, where it is not this one."""
 
     # Never `set_running_or_notify_cancel()` before the end: the base class lets nothing that runs
     # be cancelled, so to it a running call of ours is a pending one.
@@ -96,6 +98,19 @@ class Future(concurrent.futures.Future[R], Generic[R]):
     def mark_started(self) -> None:
         """Say that the call runs now. For executors."""
         self._started = True
+
+    def ran_again(self, lost: BaseException) -> Future[R]:
+        """Say that what ran the call was lost, and that it runs again. For executors.
+
+        Args:
+            lost: How it was lost.
+
+        Returns:
+            The future that users know the call by.
+        """
+        self.attempts += 1
+        self.earlier += (lost,)
+        return self if self.stand_in is None else self.stand_in.ran_again(lost)
 
     def settle(self, outcome: Outcome[R]) -> None:
         """Finish with this outcome, unless it was cancelled in the meantime. For executors."""

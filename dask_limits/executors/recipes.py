@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
 from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from dask_limits.executors.accept import ExecutorRecipe, connect_dask, recipe_of
 from dask_limits.executors.sequential import SequentialExecutor
 from dask_limits.executors.wrapped import WrappedExecutor
 from dask_limits.limits.units import at_least_one
+
+if TYPE_CHECKING:
+    from distributed import Security
 
 
 def processes(max_workers: int | None, max_calls_per_process: int | None) -> ExecutorRecipe:
@@ -60,20 +65,53 @@ def sequential() -> ExecutorRecipe:
     return ExecutorRecipe("SequentialExecutor", SequentialExecutor)
 
 
-def dask(where: object, n_workers: int | None) -> ExecutorRecipe:
+def dask(
+    where: object, n_workers: int | None, security: Security | bool | None = None
+) -> ExecutorRecipe:
     """A Dask that there is, or a LocalCluster."""
+    _check_security(where, security)
+    options = {} if security is None else {"security": security}
     if where is None:
-        n = _workers("n_workers", n_workers)
-        make = partial(connect_dask, None, n_workers=n)
-        return ExecutorRecipe("LocalCluster", make, {"n_workers": n})
+        options |= {"n_workers": _workers("n_workers", n_workers)}
+        return ExecutorRecipe("LocalCluster", partial(connect_dask, None, **options), options)
     if n_workers is not None:
         raise ValueError(
             f"n_workers={n_workers!r} is for a cluster that is started for you, and you have"
             f" passed one in: {where!r}. Give one or the other."
         )
     if isinstance(where, str):
-        return ExecutorRecipe("Dask", partial(connect_dask, where), {"address": where})
+        make = partial(connect_dask, where, **options)
+        return ExecutorRecipe("Dask", make, {"address": where})
     return recipe_of(where)
+
+
+def jobqueue(system: str, options: Mapping[str, Any]) -> ExecutorRecipe:
+    """A cluster of `dask_jobqueue`. What it is to be is checked now, which imports Dask."""
+    from dask_limits.executors.jobqueue import JobQueueExecutor, make_plan
+
+    plan = make_plan(system, **options)
+    make = partial(JobQueueExecutor.start, plan)
+    return ExecutorRecipe(plan.cluster_class.__name__, make, plan.shown)
+
+
+def _check_security(where: object, security: object) -> None:
+    """Refuse credentials that are none, or that could do nothing."""
+    if security is None:
+        return
+    dasks = any(
+        base.__module__.startswith("distributed.") and base.__name__ == "Security"
+        for base in type(security).__mro__
+    )
+    if not (dasks or isinstance(security, bool)):
+        raise TypeError(
+            f"security={security!r} is a {type(security).__name__}. Use a distributed.Security,"
+            " or False for a cluster without credentials."
+        )
+    if where is not None and not (dasks and isinstance(where, str)):
+        raise ValueError(
+            f"security={security!r} is for an address, a distributed.Security then, or for a"
+            f" cluster that is started for you. {where!r} has its own."
+        )
 
 
 def _workers(name: str, value: int | None) -> int:

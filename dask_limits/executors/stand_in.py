@@ -18,7 +18,7 @@ class StandInFuture(Future[R]):
     It is there before the executor's own futures, and ends as the last of them does.
 
     Attributes:
-        attempts: How many times the call was handed to its executor; 0 while it waits for that.
+        attempts: How many times the call was begun; 0 while it waits for its executor.
         earlier: What its earlier attempts have failed with, from the first on.
     """
 
@@ -50,6 +50,8 @@ class StandInFuture(Future[R]):
             attempt = concurrent.futures.Future()
             attempt.set_exception(error)
         self._attempt = attempt
+        if isinstance(attempt, Future):  # a worker cannot be lost before we are here
+            attempt.stand_in = self
         if not self._token.on_cancel(attempt.cancel):
             attempt.cancel()
         attempt.add_done_callback(then)

@@ -18,14 +18,17 @@ from typing import Any
 import dask
 import psutil
 import pytest
-from distributed import Client, KilledWorker, LocalCluster, Scheduler, SchedulerPlugin, get_worker
+from distributed import Client, LocalCluster, Scheduler, SchedulerPlugin, get_worker
 from processes import alive, children, start_sleeping, until, written_pid
 
 from dask_limits.exceptions import (
     CallPicklingError,
+    ClusterLostError,
     ExitError,
+    LimitRefusedError,
     RemoteTraceback,
     WallTimeBreach,
+    WorkerLostError,
 )
 from dask_limits.executors.dask import DaskExecutor
 from dask_limits.executors.future import Future
@@ -272,7 +275,7 @@ def test_an_annotation_is_not_passed_on_to_calls_that_go_out_with_it(
     by_note = {
         bool(tasks[key].annotations.get("note")): tasks[key] for key in tasks.keys() - before
     }
-    assert by_note[True].annotations == {"note": "mine"}
+    assert by_note[True].annotations == {"note": "mine", "executor": "default", "limits": {}}
     assert by_note[False].annotations == {"executor": "limits", "limits": {"wall_time": 60.0}}
     other.cancel()
     concurrent.futures.wait([annotated])
@@ -319,6 +322,17 @@ def test_large_calls_of_one_tick_raise_no_warning(executor: DaskExecutor) -> Non
     assert [future.result() for future in futures] == [3 * 2**20] * 6
 
 
+def test_an_error_that_does_not_know_its_call_is_told(
+    executor: DaskExecutor, client: Client
+) -> None:
+    def refuse() -> None:
+        raise LimitRefusedError("too much", limit="memory", asked=2, most=1)
+
+    error = executor.submit(abs, client.submit(refuse)).exception()
+    assert type(error) is LimitRefusedError
+    assert (error.call, error.limit, error.asked, error.most) == ("abs", "memory", 2, 1)
+
+
 # -- when things end ---------------------------------------------------------------------
 
 
@@ -332,7 +346,7 @@ def test_a_worker_that_keeps_dying_is_an_exception() -> None:
         Client(cluster) as client,
     ):
         future = DaskExecutor(client).submit(kill_the_worker)
-        assert isinstance(future.exception(timeout=30), KilledWorker)
+        assert isinstance(future.exception(timeout=30), WorkerLostError)
 
 
 def test_a_limited_call_runs_again_where_its_worker_was_killed(tmp_path: Path) -> None:
@@ -353,7 +367,7 @@ def test_calls_in_flight_fail_when_their_way_is_closed(what: str) -> None:
         calls = calls_in_flight(executor)
         {"client": client, "cluster": cluster}[what].close()
         all_are_lost(calls)
-        with pytest.raises(BrokenExecutor, match="abs"):
+        with pytest.raises(ClusterLostError, match="abs"):
             executor.submit(abs, -1)
 
 
@@ -385,7 +399,8 @@ def calls_in_flight(executor: DaskExecutor) -> list[Future[Any]]:
 def all_are_lost(calls: list[Future[Any]]) -> None:
     for call, name in zip(calls, ["sleep", "abs", "abs", "abs"], strict=True):
         error = call.exception(timeout=5)
-        assert type(error) is BrokenExecutor
+        assert type(error) is ClusterLostError
+        assert error.call == name
         assert name in str(error)
 
 

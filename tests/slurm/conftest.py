@@ -2,12 +2,18 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from processes import until
 from real_slurm import Slurm, start, stop
+
+pytest.register_assert_rewrite("faults")
+
+from faults import MARK, Run, marked  # noqa: E402
 
 
 @pytest.hookimpl(trylast=True)
@@ -51,3 +57,18 @@ def folder() -> Iterator[Path]:
     folder = new_folder()
     yield folder
     assert not folder.exists()
+
+
+@pytest.fixture
+def new_run(slurm: Slurm, tmp_path: Path, monkeypatch) -> Iterator[Callable[..., Run]]:
+    """Makes runs, of which no job, no process and no file is left in the end."""
+    monkeypatch.setenv(MARK, str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))  # jobs find what they are to call
+    try:
+        yield lambda **options: Run(tmp_path, **options)
+        assert not slurm.jobs()
+        until(lambda: not marked(tmp_path), 15)
+        left = [path for path in (tmp_path / "shared").rglob("*") if path.is_file()]
+        assert {path.parent.name for path in left if path.name != "kept"} <= {"logs"}
+    finally:
+        slurm.clear()

@@ -1,0 +1,109 @@
+"""Jobs whose time is up, while there is more work than fits into it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from faults import Run, work
+from processes import until
+from real_slurm import Slurm
+
+from dask_limits.exceptions import LimitRefusedError
+
+NewRun = Callable[..., Run]
+pytestmark = pytest.mark.timeout(180)  # on a busy machine, each of some workers takes 20 s to come
+
+
+def first_ends_in(seconds: int, folder: Path) -> list[str]:
+    """Lines of a job script that bring the end of the first job so near.
+
+    SLURM's own limits on time are whole minutes.
+    """
+    return [
+        f"if mkdir {folder}/first; then",
+        f"ends=$(( $(date +%s) + {seconds} ))",
+        f"echo $ends > {folder}/first/ends",
+        "scontrol update jobid=$SLURM_JOB_ID EndTime=$(date -d @$ends +%FT%T)",
+        "export SLURM_JOB_END_TIME=$ends",  # as newer SLURMs do
+        "fi",
+    ]
+
+
+def nap(folder: Path, number: int, gate: str) -> int:
+    work(folder, number)
+    time.sleep(1.5)
+    return number
+
+
+def load(path: Path) -> int:
+    """An ordinary task of Dask's, of which it is seen how often it has run."""
+    with path.open("a") as file:
+        file.write("loaded\n")
+    return 1000
+
+
+def test_a_worker_leaves_in_time_and_others_go_on_with_what_it_has(
+    slurm: Slurm, new_run: NewRun, tmp_path: Path
+):
+    run = new_run(n_workers=2, job_script_prologue=first_ends_in(18, tmp_path))
+    with run.going():
+        until(lambda: len(run.added) == 2)
+        near, far = sorted(run.added, key=lambda worker: worker.ends_in)
+        client = run.scheduler._run.executor.client
+        kept = client.submit(load, tmp_path / "loads", workers=[near.address])
+        run.submit(range(2), "opened", walltime_limit=300)  # for which there is time in one
+        run.submit(range(2, 20), call=nap, walltime_limit=3)
+        until(lambda: len(run.added) == 3, 40)  # as there is more to do than the first can
+        run.open("opened")
+        until(lambda: all(future.done() for future in run.futures.values()), 40)
+        assert kept.result() == 1000
+        kept.release()
+        assert slurm.state(near.job) in ("COMPLETED", "CANCELLED")  # and not TIMEOUT
+    there = [one for one in run.begun() if one.job == near.job]
+    end = float((tmp_path / "first" / "ends").read_text())
+    assert len(there) > 2
+    assert all(one.at + 3 < end for one in there)
+    assert {one.job for one in run.begun() if one.number < 2} == {far.job}
+    assert not run.reruns
+    assert len((tmp_path / "loads").read_text().splitlines()) == 1
+    assert run.removed == [(near, "its time is up")]
+
+
+def test_a_call_that_fits_into_no_job_is_refused_with_both_figures(new_run: NewRun):
+    run = new_run()
+    run.failing = {0, 1, 2}
+    with run.going():
+        run.submit(range(1), walltime_limit="1 h")
+        run.submit(range(1, 2), memory_limit="2 GiB")
+        run.submit(range(2, 3), cores=3)
+        run.submit(range(3, 4), memory_limit="700 MiB", walltime_limit="8 m", cores=2)
+    errors = [run.futures[number].exception() for number in range(3)]
+    assert all(isinstance(error, LimitRefusedError) for error in errors)
+    assert [(error.limit, error.asked) for error in errors] == [
+        ("wall_time", 3600),
+        ("memory", 2 << 30),
+        ("cores", 3),
+    ]
+    assert 500 < errors[0].most < 600  # some are kept to come up, and to leave in order
+    assert [error.most for error in errors[1:]] == [run.added[0].memory, 2]
+    for error, (asked, most) in zip(
+        errors, [("3600 s", "5"), ("2.0 GiB", " MiB"), ("3 cores", "than 2")], strict=True
+    ):
+        assert asked in str(error)
+        assert most in str(error)
+
+
+def test_a_call_without_an_end_that_runs_into_that_of_its_job_runs_again(
+    new_run: NewRun, tmp_path: Path
+):
+    prologue = [*first_ends_in(10, tmp_path), "unset SLURM_JOB_END_TIME"]
+    run = new_run(n_workers=1, job_script_prologue=prologue)
+    with run.going():
+        run.submit(range(2), "opened")
+        until(lambda: len(run.reruns) == 2, 60)
+        run.open("opened")
+    job = run.begun()[0].job
+    assert run.told() == dict.fromkeys(range(2), f"job {job} is TIMEOUT (TimeLimit)")

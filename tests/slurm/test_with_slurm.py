@@ -1,0 +1,198 @@
+"""Runs on a real SLURM: their jobs, from the first to the last."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from processes import alive, until
+from real_slurm import Slurm
+
+from dask_limits import PynisherPlugin, Scheduler
+from dask_limits.exceptions import WorkersNotStartedError
+
+
+@pytest.fixture(autouse=True)
+def jobs_find_this_module(monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+
+
+def made(tmp_path: Path, **options) -> Scheduler:
+    given = {"cores": 2, "memory": "1 GiB", "walltime": "10 m", "interface": "lo"}
+    given |= {"shared_temp_directory": str(tmp_path / "shared"), **options}
+    return Scheduler.with_slurm(**given)
+
+
+def whereabouts(seconds: float = 0.0) -> str:
+    time.sleep(seconds)
+    return os.environ["SLURM_JOB_ID"]
+
+
+def test_a_run_has_the_jobs_that_it_asked_for_and_leaves_none(slurm: Slurm, tmp_path):
+    scheduler = made(tmp_path, n_workers=2, job_name="mine")
+    task = scheduler.task(whereabouts, plugins=PynisherPlugin(memory_limit="400 MiB"))
+    workers, waited_for, jobs, asked = [], [], set(), {}
+    scheduler.on_worker_added(workers.append)
+    scheduler.on_waiting_for_workers(waited_for.append)
+    scheduler.on_start(lambda: [task.submit(0.5) for _ in range(4)])
+
+    @task.on_result
+    def note(_, job):
+        jobs.add(job)
+        asked[job] = slurm.job(job)
+
+    scheduler.run()
+    assert len(jobs) == 2  # of 1 GiB less what the worker itself takes, one at a time
+    assert {worker.job for worker in workers} == jobs
+    assert {job.state for states in waited_for for job in states} <= {"PENDING", "RUNNING"}
+    for job in asked.values():
+        assert (job["JobName"], job["TimeLimit"], job["Requeue"]) == ("mine", "00:10:00", "0")
+        assert job["NumCPUs"] == "2"
+        assert job["MinMemoryNode"] == "1G"
+    assert not slurm.jobs()
+    assert not list((tmp_path / "shared").iterdir())
+
+
+def test_a_run_begins_with_the_first_worker_and_tells_why_others_wait(slurm: Slurm, tmp_path):
+    scheduler = made(tmp_path, n_workers=3, cores=3)  # of which there is room for two
+    reasons = set()
+
+    @scheduler.on_waiting_for_workers
+    def note(jobs):
+        reasons.update((job.state, job.reason) for job in jobs)
+        if ("PENDING", "Resources") in reasons:
+            scheduler.stop()
+
+    scheduler.run(end_on_empty=False, timeout=40)
+    assert ("PENDING", "Resources") in reasons
+    assert not slurm.jobs()
+
+
+def test_workers_come_for_a_burst_stay_for_the_next_and_go_when_there_is_none(slurm, tmp_path):
+    adaptive = {"maximum": 3, "keep_idle": 3, "target_duration": 0.5}
+    scheduler = made(tmp_path, adaptive=adaptive, cores=1)
+    task = scheduler.task(whereabouts, plugins=PynisherPlugin(memory_limit="100 MiB"))
+    jobs, added, removed, shown = [], [], [], []
+    scheduler.on_worker_added(added.append)
+    scheduler.on_worker_removed(lambda *_: removed.append(time.monotonic()))
+    task.on_result(lambda _, job: jobs.append(job))
+
+    def burst():
+        for _ in range(9):
+            task.submit(1)
+
+    scheduler.on_start(burst)
+    bursts = 1
+
+    @scheduler.on_empty
+    def again():
+        nonlocal bursts
+        bursts += 1
+        if bursts == 2:
+            scheduler.call_later(1, burst)
+        elif bursts == 3:
+            shown.extend(scheduler._run.cluster.lines())
+            scheduler.call_later(8, lambda: None)  # all are idle for long enough
+
+    scheduler.run()
+    assert len(jobs) == 18
+    assert len(added) == 3  # none went between the bursts, to come again
+    assert set(jobs) == {worker.job for worker in added}
+    assert len(removed) >= 3
+    assert len(shown) == 1  # and no job that is still waited for
+    assert shown[0].startswith("3 workers, 3 cores, ")
+    assert not slurm.jobs()
+
+
+def program(tmp_path: Path, **options) -> subprocess.Popen[str]:
+    """A driver in a process of its own, with a call that takes long; it says when that runs."""
+    code = f"""
+        import time
+        from dask_limits import PynisherPlugin, Scheduler
+
+        def nap():
+            print("napping", flush=True)
+            time.sleep(600)
+
+        if __name__ == "__main__":
+            scheduler = Scheduler.with_slurm(
+                n_workers=2, cores=2, memory="1 GiB", walltime="10 m", interface="lo",
+                shared_temp_directory={str(tmp_path / "shared")!r}, **{options!r},
+            )
+            task = scheduler.task(nap, plugins=PynisherPlugin(memory_limit="400 MiB"))
+            scheduler.on_start(lambda: [task.submit(), print("started", flush=True)])
+            scheduler.run()
+    """
+    script = tmp_path / "driver.py"
+    script.write_text(textwrap.dedent(code))
+    return subprocess.Popen(
+        [sys.executable, str(script)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        start_new_session=True,
+    )  # fmt: skip
+
+
+def workers_of(tmp_path: Path) -> set[int]:
+    """All processes that know of this folder, but for the driver: workers, nannies, canceller."""
+    found = set()
+    for process in psutil.process_iter(["cmdline"]):
+        if str(tmp_path) in " ".join(process.info["cmdline"] or []):
+            found |= {process.pid, *(child.pid for child in process.children(recursive=True))}
+    return found
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL, signal.SIGTERM])
+def test_no_job_and_no_process_outlives_its_driver(slurm: Slurm, tmp_path, number):
+    with program(tmp_path) as driver:
+        assert driver.stdout is not None
+        assert driver.stdout.readline() == "started\n"
+        until(lambda: sorted(slurm.jobs().values()) == ["RUNNING", "RUNNING"])
+        processes = workers_of(tmp_path)
+        os.killpg(driver.pid, number)  # as a terminal does
+        until(lambda: not slurm.jobs(), 30)
+        driver.communicate()
+    until(lambda: not any(map(alive, processes)), 30)
+
+
+def test_ctrl_c_while_jobs_wait_in_the_queue_cancels_them(slurm: Slurm, tmp_path):
+    blocker = slurm.submit("sleep 600", "--nodes=2", "--exclusive")
+    slurm.wait_for(blocker, "RUNNING")
+    with program(tmp_path) as driver:
+        until(lambda: list(slurm.jobs().values()).count("PENDING") == 2)
+        os.killpg(driver.pid, signal.SIGINT)
+        _, errors = driver.communicate()
+    assert "KeyboardInterrupt" in errors
+    assert list(slurm.jobs()) == [blocker]
+    slurm.run("scancel", blocker)
+    slurm.wait_until_empty()
+
+
+def test_jobs_that_end_without_a_worker_are_told_with_their_script_and_log(slurm, tmp_path):
+    scheduler = made(tmp_path, job_script_prologue=["echo no such module >&2", "exit 3"])
+    with pytest.raises(WorkersNotStartedError) as caught:
+        scheduler.run()
+    error = caught.value
+    assert "3 jobs in a row have ended without a worker" in str(error)
+    assert [job.state for job in error.jobs] == ["FAILED"] * 3
+    assert "#SBATCH --cpus-per-task=2" in error.script
+    assert error.log == "no such module"
+    assert "no such module" in str(error)
+    assert not slurm.jobs()
+
+
+def test_what_slurm_does_not_accept_is_told_in_its_words(slurm, tmp_path):
+    with pytest.raises(WorkersNotStartedError, match=r"Batch job submission failed.*not available"):
+        made(tmp_path, memory="9 GiB").run()
+
+
+def test_when_no_worker_comes_in_time_the_queue_s_reason_is_told(slurm: Slurm, tmp_path):
+    with pytest.raises(WorkersNotStartedError, match=r"PENDING \(BeginTime\)") as caught:
+        made(tmp_path, worker_timeout="3 s", job_extra_directives=["--begin=now+1hour"]).run()
+    assert [job.reason for job in caught.value.jobs] == ["BeginTime"]
+    assert not slurm.jobs()

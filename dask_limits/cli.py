@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import logging
 import os
+import shutil
 import socket
 import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
 import click
+import psutil
 
 from dask_limits.limits.units import parse_bytes, parse_seconds
 
@@ -26,6 +29,11 @@ if TYPE_CHECKING:
 
 _INTERRUPTED: Final = 130  # what a shell gives for a program that SIGINT ended
 
+_WORKER_ITSELF: Final = 512 * 2**20
+"""Bytes that a job on SLURM gets beside the memory of its trial: 256 MiB that are kept for Dask's
+worker, its nanny and our guardian, as its limit is on all of them, and some for data and models on
+their way. With less, the trial is refused; more may wait longer in the queue."""
+
 
 class BadInput(click.ClickException):
     """What was asked for cannot be done; the message says why in one sentence."""
@@ -36,8 +44,8 @@ class BadInput(click.ClickException):
 def _amount(parse: Callable[[str, str], float], forms: str) -> Callable[..., float | None]:
     """Reads an option that is an amount with a unit, or "none"."""
 
-    def read(_: click.Context, option: click.Parameter, value: str) -> float | None:
-        if value.strip().lower() == "none":
+    def read(_: click.Context, option: click.Parameter, value: str | None) -> float | None:
+        if value is None or value.strip().lower() == "none":
             return None
         try:
             return parse(value, option.opts[0])
@@ -47,8 +55,10 @@ def _amount(parse: Callable[[str, str], float], forms: str) -> Callable[..., flo
     return read
 
 
-def _count(_: click.Context, option: click.Parameter, value: str) -> int:
+def _count(_: click.Context, option: click.Parameter, value: str | None) -> int | None:
     """Reads an option that is a whole number from 1 up."""
+    if value is None:
+        return None
     try:
         number = int(value)
     except ValueError:
@@ -120,7 +130,7 @@ def check(scheduler_address: str | None, as_json: bool) -> None:
     type=click.Choice(["processes", "dask", "slurm"]),
     default="dask",
     show_default=True,
-    help="Where trials run: in processes of this machine, on Dask, on a SLURM cluster (coming).",
+    help="Where trials run: in processes of this machine, on Dask, or in jobs of a SLURM cluster.",
 )
 @click.option(
     "--scheduler-address",
@@ -131,9 +141,35 @@ def check(scheduler_address: str | None, as_json: bool) -> None:
     "--workers",
     metavar="N",
     callback=_count,
-    default=lambda: str(len(os.sched_getaffinity(0))),
-    show_default="the cores of this machine",
-    help="How many trials run at one time.",
+    show_default="the cores of this machine, as far as its memory goes",
+    help="How many trials run at one time; on SLURM, each in a job of its own.",
+)
+@click.option(
+    "--worker-memory",
+    metavar="MEMORY",
+    callback=_memory,
+    show_default="that of a trial, and 512MiB for the worker itself",
+    help="With --executor slurm: memory of each job.",
+)
+@click.option(
+    "--walltime",
+    metavar="TIME",
+    help="With --executor slurm: time of each job, such as 02:00:00 or 2h. Jobs that have come to"
+    " their end are replaced while trials wait.",
+)
+@click.option("--queue", metavar="NAME", help="With --executor slurm: the partition of the jobs.")
+@click.option("--account", metavar="NAME", help="With --executor slurm: whom they are charged to.")
+@click.option(
+    "--interface",
+    metavar="NAME",
+    help="With --executor slurm: the network between this machine and the workers, such as ib0.",
+)
+@click.option(
+    "--worker-timeout",
+    metavar="TIME",
+    callback=_time,
+    show_default="as long as it takes",
+    help="With --executor slurm: how long to wait for the first job to start.",
 )
 @click.option(
     "--trial-memory",
@@ -192,7 +228,7 @@ def search(
     target: str | None,
     executor: str,
     scheduler_address: str | None,
-    workers: int,
+    workers: int | None,
     trial_memory: int | None,
     trial_wall_time: float | None,
     trial_cpu_time: float | None,
@@ -200,6 +236,7 @@ def search(
     timeout: float | None,
     seed: int,
     out: Path,
+    **of_slurm: Any,
 ) -> None:
     """Search for the best scikit-learn pipeline on DATA, a CSV file.
 
@@ -210,11 +247,16 @@ def search(
 
     Memory is given as 300MiB or "2 GB"; time as 0.5s, 5m or "1h 30m"; "none" lifts a limit.
 
+    On SLURM, what has no option here is set in the files of dask-jobqueue, such as
+    ~/.config/dask/jobqueue.yaml. The search begins when the first job has started. All jobs are
+    cancelled at its end, however that comes.
+
     Exit codes: 0 if a model was saved, 1 if none could be, 2 for bad input, 130 if interrupted by
     Ctrl-C or SIGTERM, after which what was found until then is shown and kept.
     """
     _need_search_extra()
-    _check_combination(data, target, executor, scheduler_address)
+    asked = {name: value for name, value in of_slurm.items() if value is not None}
+    _check_combination(data, target, executor, scheduler_address, workers, asked)
 
     from dask_limits import PynisherPlugin
     from dask_limits.search.interrupts import Interrupts
@@ -224,12 +266,16 @@ def search(
     limits = PynisherPlugin(
         memory_limit=trial_memory, walltime_limit=trial_wall_time, cputime_limit=trial_cpu_time
     )
+    n_parallel = min(workers or _n_workers_here(trial_memory), trials)
+    if trial_memory is not None:
+        asked.setdefault("worker_memory", trial_memory + _WORKER_ITSELF)
     code = _INTERRUPTED
     with Interrupts() as interrupts:
         try:
-            job = RandomSearch(_load(data, target), trials, workers, seed=seed, timeout=timeout)
-            scheduler = _scheduler(executor, scheduler_address, min(workers, trials))
-            code = _run(job, scheduler, limits, out, interrupts)
+            job = RandomSearch(_load(data, target), trials, n_parallel, seed=seed, timeout=timeout)
+            scheduler = _scheduler(executor, scheduler_address, n_parallel, asked)
+            watched = executor == "slurm"
+            code = _run(job, scheduler, limits, out, interrupts, watched=watched)
         except OutputError as error:
             _discard_output()
             raise click.ClickException(str(error)) from None
@@ -256,19 +302,30 @@ def _need_search_extra() -> None:
 
 
 def _check_combination(
-    data: Path | None, target: str | None, executor: str, scheduler_address: str | None
+    data: Path | None,
+    target: str | None,
+    executor: str,
+    scheduler_address: str | None,
+    workers: int | None,
+    of_slurm: dict[str, Any],
 ) -> None:
-    if executor == "slurm":
-        raise BadInput(
-            "--executor slurm is coming: until then, start Dask workers on SLURM yourself and use"
-            " --executor dask with --scheduler-address."
-        )
     if scheduler_address is not None and executor != "dask":
         raise BadInput(f"--scheduler-address goes with --executor dask, not with {executor}.")
+    if of_slurm and executor != "slurm":
+        option = next(iter(of_slurm)).replace("_", "-")
+        raise BadInput(f"--{option} goes with --executor slurm, not with {executor}.")
     if data is None and target is not None:
         raise BadInput("--target names a column of DATA, and no DATA is given.")
     if scheduler_address is not None:
         _check_address(scheduler_address)
+    if executor == "slurm":
+        if workers is None:
+            raise BadInput("--executor slurm needs --workers: each of them is a job.")
+        if shutil.which("sbatch") is None:
+            raise BadInput(
+                "--executor slurm needs SLURM's sbatch, and this machine has none: log in where"
+                " jobs are submitted, or start a SLURM to try it with `make slurm-up`."
+            )
 
 
 def _check_address(address: str) -> None:
@@ -296,14 +353,30 @@ def _load(data: Path | None, target: str | None) -> Dataset:
         raise BadInput(str(error)) from None
 
 
-def _scheduler(executor: str, address: str | None, workers: int) -> Scheduler:
+def _n_workers_here(trial_memory: int | None) -> int:
+    """How many trials this machine can run at one time: Dask shares its memory out to workers."""
+    cores = len(os.sched_getaffinity(0))
+    if trial_memory is None:
+        return cores
+    return max(1, min(cores, psutil.virtual_memory().total // trial_memory))
+
+
+def _scheduler(
+    executor: str, address: str | None, n_parallel: int, of_slurm: dict[str, Any]
+) -> Scheduler:
     from dask_limits import Scheduler
 
     if executor == "processes":
-        return Scheduler.with_processes(workers)
+        return Scheduler.with_processes(n_parallel)
+    if executor == "slurm":
+        memory = of_slurm.pop("worker_memory", None)
+        try:
+            return Scheduler.with_slurm(n_workers=n_parallel, cores=1, memory=memory, **of_slurm)
+        except (TypeError, ValueError) as error:
+            raise BadInput(f"SLURM cannot be asked for such workers: {error}") from None
     if address is not None:
         return Scheduler.with_dask(address)
-    return Scheduler.with_dask(n_workers=workers)
+    return Scheduler.with_dask(n_workers=n_parallel)
 
 
 def _run(
@@ -312,14 +385,17 @@ def _run(
     limits: PynisherPlugin,
     out: Path,
     interrupts: Interrupts,
+    *,
+    watched: bool,
 ) -> int:
-    """Run a search, with its report and its files.
+    """Run a search, with its report, which tells of workers if they are watched, and its files.
 
     Returns:
         The exit code.
     """
     from rich.console import Console
 
+    from dask_limits.exceptions import LimitRefusedError, WorkersNotStartedError
     from dask_limits.search.files import Results
     from dask_limits.search.report import Report
 
@@ -329,6 +405,8 @@ def _run(
         raise BadInput(f"Results cannot be written to {out}: {error.strerror}.") from None
 
     report = Report(Console(), job)
+    if watched:
+        report.watch(scheduler)
     report.say(job.dataset.describe())
     for note in job.dataset.notes:
         report.say(f"note: {note}")
@@ -339,6 +417,7 @@ def _run(
 
     job.on_trial = trial_ended
     warnings.filterwarnings("ignore", "Sending large graph")  # Dask's, of data that we do mean
+    logging.getLogger("distributed.scheduler").addFilter(_is_news)
     interrupts.stop(scheduler)
     with results:
         try:
@@ -348,6 +427,8 @@ def _run(
                 results.save_model(job.model)
         except KeyboardInterrupt:
             pass  # what there is by now is shown and kept
+        except (LimitRefusedError, WorkersNotStartedError) as error:
+            raise click.ClickException(f"No worker can run trials: {error}") from error
         except OSError as error:
             report.sum_up()
             why = error.strerror or str(error).partition("\n")[0].rstrip(". ")
@@ -361,6 +442,11 @@ def _run(
         report.say("no model was fitted" + (": interrupted" if interrupts.received else ""))
     report.say(f"all trials: {results.trials_csv}")
     return _INTERRUPTED if interrupts.received else 0 if saved else 1
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Dask's scheduler logs results of trials as lost that were cancelled on their way."""
+    return not record.getMessage().startswith("Couldn't gather keys")
 
 
 @contextmanager

@@ -80,7 +80,10 @@ def is_alive(process: psutil.Process) -> bool:
         (["--timeout", "nan"], "--timeout 'nan' is not a time above zero"),
         (["--trials", "0"], "--trials '0' is not a whole number from 1 up."),
         (["--workers", "two"], "--workers 'two' is not a whole number from 1 up."),
-        (["--executor", "slurm"], "--executor slurm is coming"),
+        (["--executor", "slurm"], "--executor slurm needs --workers: each of them is a job."),
+        (["--walltime", "1h"], "--walltime goes with --executor slurm, not with dask."),
+        (["--worker-memory", "2GB"], "--worker-memory goes with --executor slurm, not with dask."),
+        (["--worker-memory", "0"], "--worker-memory '0' is not an amount of memory above zero"),
         (
             ["--executor", "processes", "--scheduler-address", "tcp://127.0.0.1:1"],
             "--scheduler-address goes with --executor dask, not with processes.",
@@ -122,6 +125,32 @@ def test_a_file_that_can_be_read_in_two_ways_is_not_searched(
     assert result.exit_code == 2
     assert result.stderr.startswith(f"Error: {sentence}")
     assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ([], "--executor slurm needs SLURM's sbatch, and this machine has none"),
+        (["--walltime", "1:2:3:4"], "SLURM cannot be asked for such workers: walltime='1:2:3:4'"),
+        (["--interface", "none0"], "SLURM cannot be asked for such workers: 'none0' is not"),
+    ],
+)
+def test_what_slurm_cannot_do_is_said_before_a_job_is_submitted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], sentence: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    if arguments:
+        Path("sbatch").write_text("#!/bin/sh\ntouch submitted\n")
+        Path("sbatch").chmod(0o700)
+    result = CliRunner().invoke(
+        main, ["search", "--executor", "slurm", "--workers", "2", *arguments]
+    )
+    assert result.exit_code == 2
+    assert result.stderr.startswith(f"Error: {sentence}")
+    assert result.stderr.count("\n") == 1
+    assert not Path("submitted").exists()
+    assert not Path("results").exists()
 
 
 @pytest.mark.parametrize("missing", ["sklearn", "pandas"])
@@ -209,6 +238,18 @@ def test_a_cluster_that_is_there_already_is_used_and_left_open(tmp_path: Path) -
     assert ended.stderr == ""
     assert ended.returncode == 0
     assert len(rows_of(tmp_path / "results")) == 2
+
+
+def test_a_limit_that_no_worker_can_grant_ends_it_in_one_sentence(tmp_path: Path) -> None:
+    ended = subprocess.run(
+        [*COMMAND, "--executor", "dask", "--trial-memory", "900TiB", "--out", tmp_path],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.stderr.startswith("Error: No worker can run trials: run_trial() reserves 900")
+    assert ended.stderr.count("\n") == 1
+    assert ended.returncode == 1
 
 
 def test_a_full_disk_ends_it_with_what_there_is_and_one_sentence(tmp_path: Path) -> None:

@@ -1,41 +1,18 @@
 """Every example in the README and in docs/ runs as it stands, and prints what it is said to."""
 
-import os
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from pages import BLOCK, PAGES, README, examples, run_as_pasted
 
-QUIET = {"DASK_LOGGING__DISTRIBUTED": "critical"}  # its workers log what tasks fail with
-ROOT = Path(__file__).parent.parent
-README = ROOT / "README.md"
-PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
-BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
-PROGRAMS = [
-    pytest.param(code, id=f"{page.name}-{n}")
-    for page in PAGES
-    for n, (language, code) in enumerate(BLOCK.findall(page.read_text()))
-    if language == "python"
-]
 LINK = re.compile(r"\]\(([^)#]+)\)")
 
 
-@pytest.mark.parametrize("code", PROGRAMS)
+@pytest.mark.parametrize("code", examples(on_slurm=False))
 def test_an_example_runs_as_pasted(code, tmp_path):
-    program = tmp_path / "example.py"
-    program.write_text(code)
-    ended = subprocess.run(
-        [sys.executable, program],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-        check=False,
-        env=os.environ | QUIET,
-    )
-    assert ended.stderr == ""
-    assert ended.returncode == 0
+    run_as_pasted(code, tmp_path)
 
 
 def test_the_first_example_prints_what_it_is_said_to_print():

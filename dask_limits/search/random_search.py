@@ -17,6 +17,7 @@ from dask_limits import PynisherPlugin, Scheduler, Usage
 from dask_limits.exceptions import (
     CallError,
     CpuTimeoutException,
+    LimitRefusedError,
     WallTimeoutException,
 )
 from dask_limits.search.data import N_FOLDS, Dataset
@@ -136,6 +137,8 @@ class RandomSearch:
 
         Raises:
             Exception: what `on_trial` raised, if it did; nothing of the trials.
+            LimitRefusedError: if there is no worker for a trial with these limits.
+            WorkersNotStartedError: if no worker has come.
         """
         self._plan_trials(scheduler, limits)
         if self.fit_best:
@@ -178,6 +181,13 @@ class RandomSearch:
         def keep_error(future: Future[Any], error: BaseException) -> None:
             running[future].error = first_line(error)
             end(future, status_of(error))
+            if isinstance(error, LimitRefusedError):  # all trials ask for the same
+                scheduler.stop(exception=error)
+
+        @task.on_rerun
+        def note_rerun(future: Future[Any], error: BaseException, attempt: int) -> None:
+            number = running[future].number
+            self.notes.append(f"trial {number} was started again: {first_line(error)}")
 
         @task.on_cancelled
         def keep_cancelled(future: Future[Any]) -> None:

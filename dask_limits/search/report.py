@@ -6,7 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -15,6 +15,11 @@ from rich.text import Text
 
 from dask_limits.search.data import N_FOLDS
 from dask_limits.search.random_search import STATUSES, RandomSearch, Trial
+
+if TYPE_CHECKING:
+    from dask_limits import Scheduler
+    from dask_limits.executors.cluster import WorkerInfo
+    from dask_limits.job_state import JobState
 
 _MIB: Final = 2**20
 _COLOURS: Final = {"ok": "green", "raised": "red", "crashed": "red", "cancelled": "dim"}
@@ -39,6 +44,37 @@ class Report:
         self._console = console
         self._search = search
         self._started = time.monotonic()
+        self._workers: set[str] | None = None  # the names of those that are there, if watched
+        self._waited_for: dict[str, JobState] = {}  # by the names of their workers
+
+    def watch(self, scheduler: Scheduler) -> None:
+        """Show its workers too: those of a batch system may be long in coming, and may go."""
+        self._workers = workers = set()
+
+        def tell(line: str) -> None:
+            try:
+                self._tell(line)
+            except OutputError as error:
+                scheduler.stop(exception=error)
+
+        @scheduler.on_waiting_for_workers
+        def waiting(jobs: tuple[JobState, ...]) -> None:
+            before = _in_words(self._waited_for.values())
+            self._waited_for = {job.name: job for job in jobs if job.name not in workers}
+            if (now := _in_words(self._waited_for.values())) not in ("", before):
+                tell(f"waiting for workers: {now}")
+
+        @scheduler.on_worker_added
+        def added(worker: WorkerInfo) -> None:
+            workers.add(worker.name)
+            self._waited_for.pop(worker.name, None)
+            tell(f"worker {worker.name} has come{_of_job(worker)}")
+
+        @scheduler.on_worker_removed
+        def removed(worker: WorkerInfo, reason: str) -> None:
+            workers.discard(worker.name)
+            if scheduler.running():
+                tell(f"worker {worker.name} has gone{_of_job(worker)}{reason and ': '}{reason}")
 
     @contextmanager
     def live(self) -> Iterator[None]:
@@ -53,17 +89,20 @@ class Report:
         """Print a line, however long."""
         self._print(Text(line), soft_wrap=True)
 
+    def _tell(self, line: str) -> None:
+        """Print a line, but on a terminal, which shows it already."""
+        if not self._console.is_terminal:
+            self.say(line)
+
     def trial_ended(self, trial: Trial) -> None:
         """Say how a trial ended; a terminal shows it already."""
-        if self._console.is_terminal:
-            return
         cells = (
             f"trial {trial.number:<4} {trial.configuration.family:17} {trial.status:9}",
             "      " if trial.score is None else f"{trial.score:6.4f}",
             f"{_seconds(trial):>6} s {_mib(trial):>5} MiB" if trial.usage else "",
             trial.error,
         )
-        self.say("  ".join(cells).rstrip())
+        self._tell("  ".join(cells).rstrip())
 
     def sum_up(self) -> None:
         """The leaderboard, how trials ended, the wall time."""
@@ -95,19 +134,49 @@ class Report:
         trials = list(search.trials)
         running = [t for t in trials if t.status == "running"]
         names = ", ".join(f"{t.configuration.family} ({t.number})" for t in running)
-        state = "fitting the best to all rows" if search.fitting else f"running: {names}"
+        state = f"running: {names}" if running else ""
+        if search.fitting:
+            state = "fitting the best to all rows"
         done = (
             f"{len(trials) - len(running)} of {search.n_trials} trials in {self._elapsed:.0f} s: "
         )
         return Group(
             _leaderboard(search, most=5),
+            *self._cluster(),
             Text(state, "dim", overflow="ellipsis", no_wrap=True),
             Text(done).append_text(_endings(trials)),
         )
 
+    def _cluster(self) -> list[Text]:
+        if self._workers is None:
+            return []
+        line = Text(f"workers: {len(self._workers)}", overflow="ellipsis", no_wrap=True)
+        if waiting := _in_words(list(self._waited_for.values())):
+            line.append(f", waiting for {waiting}", "yellow")
+        return [line]
+
     @property
     def _elapsed(self) -> float:
         return time.monotonic() - self._started
+
+
+def _in_words(jobs: Iterable[JobState]) -> str:
+    """What is waited for: "2 jobs PENDING (Resources), 1 job RUNNING (Dask starts there)"."""
+    counts = Counter(
+        (
+            job.state or "submitted",
+            job.reason or ("Dask starts there" if job.state == "RUNNING" else ""),
+        )
+        for job in jobs
+    )
+    return ", ".join(
+        f"{n} job{'s' * (n > 1)} {state}" + (f" ({reason})" if reason else "")
+        for (state, reason), n in counts.items()
+    )
+
+
+def _of_job(worker: WorkerInfo) -> str:
+    return f" (job {worker.job})" if worker.job else ""
 
 
 def _leaderboard(search: RandomSearch, most: int) -> Table:

@@ -1,0 +1,149 @@
+"""`dask-limits search --executor slurm`, as people run it."""
+
+from __future__ import annotations
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import joblib
+import pytest
+from real_slurm import Slurm
+
+COMMAND = [sys.executable, "-m", "dask_limits", "search", "--executor", "slurm", "--workers", "2"]
+LIMITS = ["--trial-memory", "400MiB", "--trial-wall-time", "5s"]
+
+
+@pytest.fixture(autouse=True)
+def no_job_is_left(slurm: Slurm) -> Iterator[None]:
+    yield
+    slurm.wait_until_empty()
+
+
+@contextmanager
+def search(out: Path, *options: str) -> Iterator[subprocess.Popen[str]]:
+    data = out / "data.csv"
+    data.write_text("x,y,kind\n" + "".join(f"{n % 7},{n % 5},{n % 3}\n" for n in range(60)))
+    process = subprocess.Popen(
+        [*COMMAND, data, "--target", "kind", *LIMITS, "--out", out, *options],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,  # a process group, as a shell makes one
+        env=os.environ | {"DASK_JOBQUEUE__SLURM__SHARED_TEMP_DIRECTORY": str(out / "shared")},
+    )
+    with process:
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                process.kill()
+
+
+@contextmanager
+def full(slurm: Slurm) -> Iterator[None]:
+    """Nodes on which nothing else can start."""
+    job = slurm.submit("sleep 60", "--nodes=2", "--ntasks-per-node=4")
+    slurm.wait_for(job, "RUNNING")
+    try:
+        yield
+    finally:
+        slurm.run("scancel", job)
+
+
+def read_until(process: subprocess.Popen[str], beginning: str) -> str:
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith(beginning):
+            return line
+    raise AssertionError(f"it never said {beginning!r}")
+
+
+def trials(out: Path) -> list[dict[str, str]]:
+    with (out / "trials.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_search_runs_in_jobs_and_leaves_trials_and_the_best_model(tmp_path: Path) -> None:
+    with search(tmp_path, "--trials", "6") as process:
+        stdout, stderr = process.communicate()
+    assert stderr == ""
+    assert process.returncode == 0
+    assert " has come (job " in stdout
+    assert sorted(int(row["number"]) for row in trials(tmp_path)) == list(range(6))
+    assert any(row["status"] == "ok" for row in trials(tmp_path))
+    assert joblib.load(tmp_path / "best_model.joblib")
+
+
+def test_waiting_is_told_in_slurms_words_and_ends_by_ctrl_c(tmp_path: Path, slurm: Slurm) -> None:
+    with full(slurm), search(tmp_path) as process:
+        told = read_until(process, "waiting for workers: ")
+        while "2 jobs PENDING (Resources)" not in told and "PENDING (Priority)" not in told:
+            told = read_until(process, "waiting for workers: ")
+        interrupted = time.monotonic()
+        os.killpg(process.pid, signal.SIGINT)
+        stdout, stderr = process.communicate()
+        assert time.monotonic() - interrupted < 5
+        assert process.returncode == 130
+        assert stderr == ""
+        assert "no model was fitted: interrupted" in stdout
+
+
+def test_ctrl_c_ends_a_search_that_runs_with_its_jobs(tmp_path: Path) -> None:
+    with search(tmp_path) as process:
+        read_until(process, "trial ")
+        interrupted = time.monotonic()
+        os.killpg(process.pid, signal.SIGINT)
+        stdout, stderr = process.communicate()
+    assert time.monotonic() - interrupted < 5
+    assert process.returncode == 130
+    assert stderr == ""
+    assert "no model was fitted: interrupted" in stdout
+    assert "cancelled" in {row["status"] for row in trials(tmp_path)}
+
+
+@pytest.mark.parametrize("after_s", [1, 2, 3])
+def test_ctrl_c_while_it_starts_leaves_no_job_either(tmp_path: Path, after_s: float) -> None:
+    with search(tmp_path) as process:
+        time.sleep(after_s)
+        os.killpg(process.pid, signal.SIGINT)
+        _, stderr = process.communicate()
+    assert process.returncode in (130, -signal.SIGINT)  # the latter before it is past its imports
+    assert stderr == ""
+
+
+def test_a_trial_that_loses_its_job_is_started_again(tmp_path: Path, slurm: Slurm) -> None:
+    with search(tmp_path, "--trials", "8") as process:
+        read_until(process, "trial ")
+        slurm.run("scancel", next(iter(slurm.jobs())))
+        stdout, stderr = process.communicate()
+    assert stderr == ""
+    assert process.returncode == 0
+    assert " has gone (job " in stdout
+    assert " was started again: " in stdout
+    assert len(trials(tmp_path)) == 8
+    assert "crashed" not in {row["status"] for row in trials(tmp_path)}
+
+
+def test_trials_for_which_jobs_are_too_small_end_it_in_one_sentence(tmp_path: Path) -> None:
+    with search(tmp_path, "--worker-memory", "300MiB") as process:
+        _, stderr = process.communicate()
+    assert process.returncode == 1
+    assert stderr.startswith("Error: No worker can run trials: ")
+    assert "400.0 MiB" in stderr
+    assert stderr.count("\n") == 1
+
+
+def test_it_gives_up_when_told_to_and_shows_the_jobs(tmp_path: Path, slurm: Slurm) -> None:
+    with full(slurm), search(tmp_path, "--worker-timeout", "2s") as process:
+        _, stderr = process.communicate()
+    assert process.returncode == 1
+    assert stderr.startswith("Error: No worker can run trials: ")
+    assert "PENDING" in stderr
+    assert "#SBATCH" in stderr

@@ -13,6 +13,8 @@ from processes import until
 PROGRAMS = Path(__file__).parent.parent / "ci" / "slurm"
 ENDED = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "OUT_OF_MEMORY", "NODE_FAIL"}
 
+_OUT_OF_SERVICE = ("down", "drain")
+
 
 class Slurm:
     """One that has been started in this folder."""
@@ -67,9 +69,13 @@ class Slurm:
         self.run("scontrol", "update", f"nodename={node}", "state=down", "reason=a test")
 
     def node_up(self, node: str) -> None:
-        if self.node_state(node).startswith("down"):
+        """Let a node take jobs, that was set down, or that SLURM itself has put out of service.
+
+        It does that to one that still runs jobs of which a controller that was killed knew nothing.
+        """
+        if self.node_state(node).startswith(_OUT_OF_SERVICE):
             self.run("scontrol", "update", f"nodename={node}", "state=resume")
-        until(lambda: not self.node_state(node).startswith("down"))
+        until(lambda: not self.node_state(node).startswith(_OUT_OF_SERVICE))
 
     def clear(self) -> None:
         """Cancel all jobs, and have all nodes up."""

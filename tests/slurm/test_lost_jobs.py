@@ -160,13 +160,20 @@ def start_controller(slurm: Slurm) -> None:
     )
 
 
+def wait_until_saved(slurm: Slurm, job: str) -> None:
+    """Wait until the controller would know of a job after it was killed: it saves every 5 s."""
+    state, now = slurm.folder / "ctld" / "job_state", time.time()
+    slurm.run("scontrol", "update", f"jobid={job}", "comment=something to save")
+    until(lambda: state.exists() and state.stat().st_mtime > now)
+
+
 def test_a_run_goes_on_while_the_controller_hangs_or_is_gone(
     slurm: Slurm, new_run: NewRun, control: Callable[[int], None]
 ):
     run = new_run(n_workers=2)
     with run.going():
         run.submit(range(4), "first")
-        run.wait_for(4)
+        wait_until_saved(slurm, run.wait_for(4)[0].job)
         control(signal.SIGSTOP)  # squeue and the like hang from now on
         run.open("first")
         run.submit(range(4, 12))

@@ -14,9 +14,21 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
-from processes import alive, until
+import pytest
+from processes import alive, children, until
+
+from dask_limits.limits.guardian import default_guardian
 
 SETTINGS = {"dashboard_address": "127.0.0.1:0", "worker_dashboard_address": "127.0.0.1:0"}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def nothing_is_left_behind() -> Iterator[None]:
+    """For modules whose clusters live on from one test to the next: import it there."""
+    before = children()
+    yield
+    default_guardian().close()
+    until(lambda: children() <= before)
 
 
 @contextmanager

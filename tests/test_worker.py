@@ -14,6 +14,7 @@ from pathlib import Path
 import dask
 import psutil
 import pytest
+from clusters import nothing_is_left_behind  # noqa: F401
 from distributed import (
     Client,
     LocalCluster,
@@ -24,7 +25,7 @@ from distributed import (
     secede,
     worker_client,
 )
-from processes import alive, children, start_sleeping, until, written_pid
+from processes import alive, start_sleeping, until, written_pid
 
 from dask_limits.exceptions import (
     Breach,
@@ -34,19 +35,9 @@ from dask_limits.exceptions import (
     WallTimeBreach,
 )
 from dask_limits.limits import Limits
-from dask_limits.limits.guardian import default_guardian
 from dask_limits.worker import LimitsWorkerPlugin, annotate
 
 SETTINGS = {"dashboard_address": "127.0.0.1:0", "worker_dashboard_address": "127.0.0.1:0"}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def nothing_is_left_behind() -> Iterator[None]:
-    # Of the whole module, not of each test: clusters live on from one test to the next.
-    before = children()
-    yield
-    default_guardian().close()
-    until(lambda: children() <= before)
 
 
 @pytest.fixture(scope="module", params=["nanny", "no nanny", "threads of one process"])

@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+import distributed
+
 from dask_limits.placement import Room
 from dask_limits.worker.reservations import OWN_BYTES, margin
 
@@ -57,3 +59,14 @@ class Member:
     def event(self, op: str, **more: Any) -> dict[str, Any]:
         """What is logged of it under Dask's topic for clients."""
         return {"op": op, "worker": self.name, "address": self.address, "job": self.job, **more}
+
+
+def removal_of(scheduler: distributed.Scheduler, address: str) -> dict[str, Any]:
+    """What Dask has logged of the last removal of a worker; empty if it has not.
+
+    "expected" in it says whether Dask knew that the worker would go.
+    """
+    for _, event in reversed(scheduler.get_events("all")):
+        if event.get("action") == "remove-worker" and event.get("worker") == address:
+            return dict(event)
+    return {}

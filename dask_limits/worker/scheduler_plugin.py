@@ -16,7 +16,7 @@ from dask_limits.placement import Placement, Room, Start, refusal
 from dask_limits.waiting import Call
 from dask_limits.worker import hooks
 from dask_limits.worker.losses import Loss, Losses, cause_of_loss, had_begun
-from dask_limits.worker.members import Capacity, Member
+from dask_limits.worker.members import Capacity, Member, removal_of
 from dask_limits.worker.placed_tasks import addresses, is_ours, order_of, where_of
 from dask_limits.worker.reservations import margin, refused, request_of
 from dask_limits.worker.retiring import leave_in_time
@@ -146,7 +146,7 @@ class LimitsSchedulerPlugin(distributed.SchedulerPlugin):  # type: ignore[misc]
         self._cancel_timer(f"end-{worker}")
         if member is None:
             return
-        removal = self._removal(worker)
+        removal = removal_of(scheduler, worker)
         was_expected = bool(removal.get("expected"))
         if room is not None and not was_expected and member.ends_in is None:
             self._gone.append((time.monotonic() + _BACK_S, room))
@@ -203,13 +203,6 @@ class LimitsSchedulerPlugin(distributed.SchedulerPlugin):  # type: ignore[misc]
                 self._err({key: self._losses.error(key, key_split(key))})
             else:
                 self._decide(self._scheduler.tasks[key])
-
-    def _removal(self, worker: str) -> dict[str, Any]:
-        """What Dask has logged of the removal of a worker, which has just been."""
-        for _, event in reversed(self._scheduler.get_events("all")):
-            if event.get("action") == "remove-worker" and event.get("worker") == worker:
-                return dict(event)
-        return {}
 
     def _retire(self, member: Member, why: str) -> None:
         """Let a worker take no more calls, and go when those that it has are done."""

@@ -8,25 +8,15 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from clusters import SETTINGS
+from clusters import SETTINGS, nothing_is_left_behind  # noqa: F401
 from distributed import Client, LocalCluster
-from processes import children, until
+from processes import until
 
 from dask_limits import Retry, Scheduler, Task, limit
 from dask_limits.exceptions import WorkerLostError
 from dask_limits.executors.cluster import WorkerInfo
 from dask_limits.executors.dask import DaskExecutor
-from dask_limits.limits.guardian import default_guardian
 from dask_limits.worker.topic import TOPIC
-
-
-@pytest.fixture(scope="module", autouse=True)
-def nothing_is_left_behind() -> Iterator[None]:
-    # Of the whole module, not of each test: a cluster lives on from one test to the next.
-    before = children()
-    yield
-    default_guardian().close()
-    until(lambda: children() <= before)
 
 
 @pytest.fixture(scope="module")

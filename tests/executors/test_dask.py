@@ -18,6 +18,7 @@ from typing import Any
 import dask
 import psutil
 import pytest
+from clusters import nothing_is_left_behind  # noqa: F401
 from distributed import Client, LocalCluster, Scheduler, SchedulerPlugin, get_worker
 from processes import alive, children, start_sleeping, until, written_pid
 
@@ -33,18 +34,8 @@ from dask_limits.exceptions import (
 from dask_limits.executors.dask import DaskExecutor
 from dask_limits.executors.future import Future
 from dask_limits.limits import limit
-from dask_limits.limits.guardian import default_guardian
 
 SETTINGS = {"dashboard_address": "127.0.0.1:0", "threads_per_worker": 1}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def nothing_is_left_behind() -> Iterator[None]:
-    # Of the whole module, not of each test: clusters live on from one test to the next.
-    before = children()
-    yield
-    default_guardian().close()
-    until(lambda: children() <= before)
 
 
 @pytest.fixture(scope="module")

@@ -14,26 +14,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from clusters import SETTINGS, Proxy, dask_program
+from clusters import SETTINGS, Proxy, dask_program, nothing_is_left_behind  # noqa: F401
 from distributed import Client, LocalCluster
-from processes import children, until
+from processes import until
 
 from dask_limits import PynisherPlugin, Retry, Scheduler, limit
 from dask_limits.exceptions import ClusterLostError
 from dask_limits.executors.dask import DaskExecutor
-from dask_limits.limits.guardian import default_guardian
 
 AT_ONCE_S = 5.0
 """Far less than the 30 seconds that Dask takes to give up; its usual time is 0.2 s."""
-
-
-@pytest.fixture(scope="module", autouse=True)
-def nothing_is_left_behind() -> Iterator[None]:
-    # Of the whole module, not of each test: a cluster lives on from one test to the next.
-    before = children()
-    yield
-    default_guardian().close()
-    until(lambda: children() <= before)
 
 
 LISTENING = {"dashboard_address": SETTINGS["dashboard_address"], "protocol": "tcp"}

@@ -81,30 +81,29 @@ def test_a_search_runs_in_jobs_and_leaves_trials_and_the_best_model(tmp_path: Pa
     assert joblib.load(tmp_path / "best_model.joblib")
 
 
+def interrupt(process: subprocess.Popen[str]) -> None:
+    """Ctrl-C, and what is promised of it."""
+    interrupted = time.monotonic()
+    os.killpg(process.pid, signal.SIGINT)
+    stdout, stderr = process.communicate()
+    assert time.monotonic() - interrupted < 5
+    assert process.returncode == 130
+    assert stderr == ""
+    assert "no model was fitted: interrupted" in stdout
+
+
 def test_waiting_is_told_in_slurms_words_and_ends_by_ctrl_c(tmp_path: Path, slurm: Slurm) -> None:
     with full(slurm), search(tmp_path) as process:
         told = read_until(process, "waiting for workers: ")
         while "2 jobs PENDING (Resources)" not in told and "PENDING (Priority)" not in told:
             told = read_until(process, "waiting for workers: ")
-        interrupted = time.monotonic()
-        os.killpg(process.pid, signal.SIGINT)
-        stdout, stderr = process.communicate()
-        assert time.monotonic() - interrupted < 5
-        assert process.returncode == 130
-        assert stderr == ""
-        assert "no model was fitted: interrupted" in stdout
+        interrupt(process)
 
 
 def test_ctrl_c_ends_a_search_that_runs_with_its_jobs(tmp_path: Path) -> None:
     with search(tmp_path) as process:
         read_until(process, "trial ")
-        interrupted = time.monotonic()
-        os.killpg(process.pid, signal.SIGINT)
-        stdout, stderr = process.communicate()
-    assert time.monotonic() - interrupted < 5
-    assert process.returncode == 130
-    assert stderr == ""
-    assert "no model was fitted: interrupted" in stdout
+        interrupt(process)
     assert "cancelled" in {row["status"] for row in trials(tmp_path)}
 
 

@@ -24,7 +24,7 @@ from dask_limits.executors.jobqueue.plan import Plan
 from dask_limits.job_state import JobState
 from dask_limits.limits.units import format_seconds
 from dask_limits.worker.batch_job import states
-from dask_limits.worker.members import Capacity
+from dask_limits.worker.members import Capacity, removal_of
 from dask_limits.worker.scheduler_plugin import bring
 
 logger = logging.getLogger("dask_limits")
@@ -160,7 +160,7 @@ class JobKeeper(distributed.SchedulerPlugin):  # type: ignore[misc]
     def remove_worker(self, scheduler: distributed.Scheduler, worker: str, **_: Any) -> None:
         """A worker has gone."""
         kept = self._job_of(self._names.pop(worker, ""))
-        if kept is not None and _was_retired(scheduler, worker):
+        if kept is not None and removal_of(scheduler, worker).get("expected"):
             kept.leaves = True
         self._hurry()
 
@@ -398,11 +398,3 @@ def _end_of(path: Path) -> list[str]:
             return file.read().decode(errors="replace").splitlines()[-_LOG_LINES:]
     except OSError:
         return []
-
-
-def _was_retired(scheduler: distributed.Scheduler, worker: str) -> bool:
-    """Whether Dask knew that a worker would go."""
-    for _, event in reversed(scheduler.get_events("all")):
-        if event.get("action") == "remove-worker" and event.get("worker") == worker:
-            return bool(event.get("expected"))
-    return False

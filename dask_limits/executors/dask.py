@@ -24,6 +24,7 @@ from dask_limits.executors.cluster import ClusterEvent, WatchedExecutor
 from dask_limits.executors.cluster_events import ClusterEvents
 from dask_limits.executors.future import Future
 from dask_limits.executors.local_cluster import close_cluster, start_cluster
+from dask_limits.executors.uninterrupted import start_uninterrupted
 from dask_limits.limits import LimitedCall
 from dask_limits.packed import PackedCall, pack_call, run_packed, unpack_outcome
 from dask_limits.worker import LimitsWorkerPlugin, limits_annotations
@@ -133,16 +134,37 @@ class DaskExecutor(WatchedExecutor):
         if isinstance(where, distributed.Client):
             return cls(where, annotations=annotations)
         if where is None:
-            client = start_cluster(n_workers or CPU_COUNT, security)
-            close = functools.partial(close_cluster, client)
-        elif isinstance(where, Cluster | str):
-            client = distributed.Client(where, security=security, set_as_default=False)
-            close = client.close
-        else:
+            # Up to the plugin: Dask complains if the cluster is closed while that gets there.
+            return start_uninterrupted(
+                lambda: cls._on_new_cluster(n_workers or CPU_COUNT, security, annotations),
+                lambda executor: executor.shutdown(cancel_futures=True),
+            )
+        if not isinstance(where, Cluster | str):
             raise TypeError(
                 f"{where!r} is a {type(where).__name__}. Use a Dask Client, a Dask Cluster, the"
                 " address of a scheduler (tcp://...), or None for a new cluster on this machine."
             )
+        client = distributed.Client(where, security=security, set_as_default=False)
+        return cls._closing(client, client.close, annotations)
+
+    @classmethod
+    def _on_new_cluster(
+        cls,
+        n_workers: int,
+        security: distributed.Security | bool | None,
+        annotations: Mapping[str, Any] | None,
+    ) -> Self:
+        client = start_cluster(n_workers, security)
+        return cls._closing(client, functools.partial(close_cluster, client), annotations)
+
+    @classmethod
+    def _closing(
+        cls,
+        client: distributed.Client,
+        close: Callable[[], object],
+        annotations: Mapping[str, Any] | None,
+    ) -> Self:
+        """An executor that closes what was made for it; so does this, if it fails."""
         try:
             return cls(client, close=close, annotations=annotations)
         except BaseException:

@@ -7,8 +7,6 @@ from typing import Final
 
 import distributed
 
-from dask_limits.executors.uninterrupted import start_uninterrupted
-
 _IGNORE_CTRL_C: Final = (
     "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN);"
     " signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})"
@@ -18,9 +16,11 @@ Until they get here the signal is blocked, as it was where they were started."""
 
 
 def start_cluster(
-    n_workers: int, security: distributed.Security | bool | None = None
+    n_workers: int, security: distributed.Security | bool | None
 ) -> distributed.Client:
     """A client, and a cluster of worker processes for it: for `close_cluster`.
+
+    To be called in `start_uninterrupted`.
 
     All of it listens on the loopback interface alone, and talks to nobody who has not the
     credentials of this one cluster: whoever reaches a Dask scheduler without can run anything.
@@ -30,23 +30,19 @@ def start_cluster(
         security: Credentials; None or True for new ones, False for none but those that Dask is
             configured to use.
     """
-
-    def start() -> distributed.Client:
-        cluster = distributed.LocalCluster(
-            n_workers=n_workers,
-            threads_per_worker=1,
-            dashboard_address="127.0.0.1:0",  # no warning if the usual port is taken
-            silence_logs=logging.ERROR,
-            preload=[_IGNORE_CTRL_C],
-            security=True if security is None else security or distributed.Security(),
-        )
-        try:
-            return distributed.Client(cluster, set_as_default=False)
-        except BaseException:
-            cluster.close()
-            raise
-
-    return start_uninterrupted(start, close_cluster)
+    cluster = distributed.LocalCluster(
+        n_workers=n_workers,
+        threads_per_worker=1,
+        dashboard_address="127.0.0.1:0",  # no warning if the usual port is taken
+        silence_logs=logging.ERROR,
+        preload=[_IGNORE_CTRL_C],
+        security=True if security is None else security or distributed.Security(),
+    )
+    try:
+        return distributed.Client(cluster, set_as_default=False)
+    except BaseException:
+        cluster.close()
+        raise
 
 
 def close_cluster(client: distributed.Client) -> None:

@@ -409,13 +409,14 @@ def _run(
         report.watch(scheduler)
     report.say(job.dataset.describe())
     for note in job.dataset.notes:
-        report.say(f"note: {note}")
+        report.note(note)
 
     def trial_ended(trial: Trial) -> None:
         results.add(trial)
         report.trial_ended(trial)
 
     job.on_trial = trial_ended
+    job.on_note = report.note
     warnings.filterwarnings("ignore", "Sending large graph")  # Dask's, of data that we do mean
     logging.getLogger("distributed.scheduler").addFilter(_is_news)
     interrupts.stop(scheduler)

@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from dask_limits import PynisherPlugin, Scheduler, Usage
 from dask_limits.exceptions import (
@@ -22,6 +22,8 @@ from dask_limits.exceptions import (
 )
 from dask_limits.search.data import N_FOLDS, Dataset
 from dask_limits.search.pipelines import Configuration, build, draw
+
+T = TypeVar("T")
 
 ENDINGS: Final = {
     MemoryError: "memory",  # the limit's, and of arrays that no machine could hold
@@ -112,11 +114,11 @@ class RandomSearch:
         fit_best: Whether to fit the best pipeline to all data at the end: under the limits of a
             trial, and if it goes over them, the next best.
         on_trial: Called with each trial when it has ended.
+        on_note: Called with a sentence when something goes otherwise than hoped for.
         trials: All that were started, in order.
         best: The trial whose pipeline was fitted.
         model: That pipeline.
         fitting: The trial whose pipeline is being, or was last, fitted to all data.
-        notes: What went otherwise than hoped for, a sentence each.
     """
 
     dataset: Dataset
@@ -126,17 +128,17 @@ class RandomSearch:
     timeout: float | None = None
     fit_best: bool = True
     on_trial: Callable[[Trial], object] = lambda trial: None
+    on_note: Callable[[str], object] = lambda note: None
     trials: list[Trial] = field(default_factory=list)
     best: Trial | None = None
     model: Any = None
     fitting: Trial | None = None
-    notes: list[str] = field(default_factory=list)
 
     def run(self, scheduler: Scheduler, limits: PynisherPlugin) -> None:
         """Run all trials, then fit the best pipeline.
 
         Raises:
-            Exception: what `on_trial` raised, if it did; nothing of the trials.
+            Exception: what `on_trial` or `on_note` raised, if they did; nothing of the trials.
             LimitRefusedError: if there is no worker for a trial with these limits.
             WorkersNotStartedError: if no worker has come.
         """
@@ -187,7 +189,8 @@ class RandomSearch:
         @task.on_rerun
         def note_rerun(future: Future[Any], error: BaseException, attempt: int) -> None:
             number = running[future].number
-            self.notes.append(f"trial {number} was started again: {first_line(error)}")
+            note = f"trial {number} was started again: {first_line(error)}"
+            _tell(scheduler, self.on_note, note)
 
         @task.on_cancelled
         def keep_cancelled(future: Future[Any]) -> None:
@@ -196,10 +199,7 @@ class RandomSearch:
         def end(future: Future[Any], status: str) -> None:
             trial = running.pop(future)
             trial.status, trial.usage = status, getattr(future, "usage", None)
-            try:
-                self.on_trial(trial)
-            except Exception as error:  # a full disk, say: there is no point in going on
-                scheduler.stop(exception=error)
+            _tell(scheduler, self.on_trial, trial)
             if not running:
                 for timer in clock:
                     timer.cancel()
@@ -233,10 +233,18 @@ class RandomSearch:
 
         @fit.on_exception
         def keep_reason(_: object, error: BaseException) -> None:
-            self.notes.append(
+            note = (
                 f"trial {tried[-1].number} could not be fitted to all rows"
                 f" ({status_of(error)}): {first_line(error)}"
             )
+            _tell(scheduler, self.on_note, note)
+
+
+def _tell(scheduler: Scheduler, callback: Callable[[T], object], news: T) -> None:
+    try:
+        callback(news)
+    except Exception as error:  # a full disk, say: there is no point in going on
+        scheduler.stop(exception=error)
 
 
 def status_of(error: BaseException) -> str:

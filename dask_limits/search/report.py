@@ -104,6 +104,10 @@ class Report:
         )
         self._tell("  ".join(cells).rstrip())
 
+    def note(self, note: str) -> None:
+        """Say what is out of the ordinary, at once; on a terminal it stays above the live view."""
+        self.say(f"note: {note}")
+
     def sum_up(self) -> None:
         """The leaderboard, how trials ended, the wall time."""
         search = self._search
@@ -111,8 +115,6 @@ class Report:
             self._print(_leaderboard(search, most=10))
             metric = "balanced accuracy" if search.dataset.classification else "R²"
             self.say(f"score: {metric}, mean and standard deviation of {N_FOLDS} folds")
-        for note in search.notes:
-            self.say(f"note: {note}")
         counts = Text(f"trials: {len(search.trials)}")
         if search.trials:
             counts.append(" (").append_text(_endings(search.trials)).append(")")

@@ -141,11 +141,12 @@ def test_a_pipeline_that_cannot_be_fitted_makes_way_for_the_next_best(tmp_path: 
             return good.features
 
     moody: Any = Moody()
-    search = RandomSearch(moody, n_trials=4, n_parallel=2)
+    notes: list[str] = []
+    search = RandomSearch(moody, n_trials=4, n_parallel=2, on_note=notes.append)
     search.run(Scheduler.with_processes(2), PynisherPlugin())
     first, second = search.ranking()[:2]
     assert search.best is second
-    assert search.notes == [
+    assert notes == [
         f"trial {first.number} could not be fitted to all rows"
         " (memory): MemoryError: too much for all rows"
     ]

@@ -19,6 +19,7 @@ from dask_limits import PynisherPlugin, Scheduler
 from dask_limits.exceptions import WorkerLostError
 from dask_limits.executors import Future
 from dask_limits.executors.cluster import WorkerInfo
+from dask_limits.job_state import JobState
 
 MARK = "DASK_LIMITS_TEST"
 """A variable that everything inherits that a test starts, in jobs too: the name of its folder."""
@@ -73,8 +74,10 @@ class Run:
         self.failing: set[int] = set()
         self.futures: dict[int, Future[Any]] = {}
         self.reruns: list[tuple[int, WorkerLostError, int]] = []
+        self.waiting: list[JobState] = []
         self.added: list[WorkerInfo] = []
         self.removed: list[tuple[WorkerInfo, str]] = []
+        self.scheduler.on_waiting_for_workers(self.waiting.extend)
         self.scheduler.on_worker_added(self.added.append)
         self.scheduler.on_worker_removed(lambda *about: self.removed.append(about))
         self.scheduler.on_future_rerun(self._note_rerun)

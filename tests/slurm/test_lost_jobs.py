@@ -7,6 +7,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import dask
@@ -152,9 +153,9 @@ def control(slurm: Slurm) -> Iterator[Callable[[int], None]]:
         start_controller(slurm)
 
 
-def start_controller(slurm: Slurm) -> None:
+def start_controller(slurm: Slurm, *options: str) -> None:
     environment = {"PATH": os.environ["PATH"], "SLURM_CONF": str(slurm.configuration)}
-    subprocess.run(["slurmctld"], env=environment, check=True)
+    subprocess.run(["slurmctld", *options], env=environment, check=True)
     until(
         lambda: "UP" in subprocess.run(["scontrol", "ping"], capture_output=True, text=True).stdout
     )
@@ -187,6 +188,23 @@ def test_a_run_goes_on_while_the_controller_hangs_or_is_gone(
         start_controller(slurm)
     assert not run.reruns
     assert len(run.added) == 2
+
+
+def test_a_job_that_slurm_has_forgotten_is_submitted_again(
+    slurm: Slurm, new_run: NewRun, control: Callable[[int], None]
+):
+    for node in slurm.nodes:
+        slurm.node_down(node)
+    run = new_run(n_workers=1)
+    run.scheduler.on_start(lambda: run.submit(range(1)))
+    with ThreadPoolExecutor(1) as thread:
+        ended = thread.submit(run.scheduler.run, timeout=100)
+        until(lambda: any(job.state == "PENDING" for job in run.waiting))
+        control(signal.SIGKILL)
+        start_controller(slurm, "-c")  # which clears what it has saved
+        ended.result()
+    run.check()
+    assert {job.name for job in run.waiting} == {"slurm-0", "slurm-1"}
 
 
 def test_jobs_that_slurm_does_not_take_are_told_at_once(new_run: NewRun):

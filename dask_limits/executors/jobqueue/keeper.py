@@ -227,9 +227,12 @@ class JobKeeper(distributed.SchedulerPlugin):  # type: ignore[misc]
             return
         self._asked_at = now
         known = await states(asked)
+        if known is None:
+            return
         for job, kept in asked.items():
-            if known is not None and kept.state != known.get(job, kept.state):
-                kept.state = known[job]
+            state = known.get(job, JobState(job, state="UNKNOWN", reason="SLURM has forgotten it"))
+            if kept.state != state:
+                kept.state = state
                 self._hurry()
 
     def _has_ended(self, kept: _Kept, present: Iterable[str], now: float) -> bool:

@@ -13,6 +13,12 @@ import pytest
 collect_ignore_glob = ["*/conftest.py"]  # pytest would look for doctests in them, by one name
 
 
+def pytest_collection_finish() -> None:
+    """Spare what is there by now, for good, from each look at what a test has left: 0.2 s each."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(autouse=True)
 def nothing_is_left_behind() -> Iterator[None]:
     """Fail a test after which a process, a thread of ours or an open file is left that it made."""

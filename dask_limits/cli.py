@@ -105,8 +105,8 @@ def check(scheduler_address: str | None, as_json: bool) -> None:
                 machines = [check_here(tell)]
             else:
                 machines = check_workers(scheduler_address, tell)
-    except ConnectionError as error:
-        raise BadInput(f"Nothing can be checked: {error}.") from None
+    except OSError as error:
+        raise BadInput(f"Nothing can be checked: {str(error).rstrip('.')}.") from None
     except KeyboardInterrupt:
         sys.exit(_INTERRUPTED)
     holds = bool(machines) and all(machine.holds for machine in machines)

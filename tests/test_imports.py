@@ -29,6 +29,7 @@ LAYERS = [
 IMPORTS_DASK = {
     "worker",
     "executors.dask",
+    "executors.greeting",
     "executors.jobqueue",
     "executors.local_cluster",
     "display",

@@ -57,15 +57,15 @@ def check_workers(address: str, tell: Callable[[str], object]) -> list[Machine]:
         tell: Called with the address of a worker whose turn it is; by another thread.
 
     Raises:
-        ConnectionError: when there is no scheduler at this address.
+        OSError: when there is no scheduler at this address.
+        ValueError: when it is no address.
     """
     from distributed import Client
 
-    try:
-        client = Client(address)
-    except Exception as error:  # of many kinds: a worker that is asked has a TypeError
-        raise ConnectionError(f"what answers at {address} is no Dask scheduler") from error
-    with client:
+    from dask_limits.executors.greeting import greet_scheduler
+
+    greet_scheduler(address)
+    with Client(address) as client:
         hosts: dict[str, list[str]] = {}
         for worker, about in client.scheduler_info(n_workers=-1)["workers"].items():
             hosts.setdefault(about["host"], []).append(worker)

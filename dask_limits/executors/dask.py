@@ -23,6 +23,7 @@ from dask_limits.exceptions import CallError, CallPicklingError, ClusterLostErro
 from dask_limits.executors.cluster import ClusterEvent, WatchedExecutor
 from dask_limits.executors.cluster_events import ClusterEvents
 from dask_limits.executors.future import Future
+from dask_limits.executors.greeting import greet_scheduler
 from dask_limits.executors.local_cluster import close_cluster, start_cluster
 from dask_limits.executors.uninterrupted import start_uninterrupted
 from dask_limits.limits import LimitedCall
@@ -129,7 +130,8 @@ class DaskExecutor(WatchedExecutor):
         Raises:
             TypeError: if it is something else, or an asynchronous client.
             RuntimeError: if it is a client that is closed.
-            OSError: if nothing answers at the address.
+            OSError: if there is no scheduler at the address.
+            ValueError: if it is no address.
         """
         if isinstance(where, distributed.Client):
             return cls(where, annotations=annotations)
@@ -144,6 +146,8 @@ class DaskExecutor(WatchedExecutor):
                 f"{where!r} is a {type(where).__name__}. Use a Dask Client, a Dask Cluster, the"
                 " address of a scheduler (tcp://...), or None for a new cluster on this machine."
             )
+        if isinstance(where, str):
+            greet_scheduler(where, security if isinstance(security, distributed.Security) else None)
         client = distributed.Client(where, security=security, set_as_default=False)
         return cls._closing(client, client.close, annotations)
 

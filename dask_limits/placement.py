@@ -48,7 +48,7 @@ class Room:
     @property
     def longest(self) -> float:
         """Seconds that there are for a call in a new job: starting takes some of it too."""
-        return self.length - 2 * self.margin
+        return max(self.length - 2 * self.margin, 0)
 
     def holds(self, asked: Request) -> bool:
         """Whether such a call could ever run in such a room."""
@@ -87,8 +87,7 @@ def refusal(asked: Request, rooms: Iterable[Room]) -> Refusal | None:
     with_memory = [room for room in with_cores if room.memory >= asked.memory]
     if not with_memory:
         return Refusal("memory", asked.memory, max(room.memory for room in with_cores))
-    most = max(room.longest for room in with_memory)
-    return Refusal("wall_time", asked.seconds, max(most, 0))
+    return Refusal("wall_time", asked.seconds, max(room.longest for room in with_memory))
 
 
 class Start(NamedTuple):

@@ -10,7 +10,10 @@ from pathlib import Path
 
 import pytest
 
-QUIET = {"DASK_LOGGING__DISTRIBUTED": "critical"}  # its workers log what tasks fail with
+QUIET = {
+    "DASK_LOGGING__DISTRIBUTED": "critical",  # its workers log what tasks fail with
+    "PYTHONWARNINGS": "ignore:Port 8787 is already in use",  # by another test, or by anybody
+}
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
 PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
@@ -39,6 +42,6 @@ def run_as_pasted(code: str, directory: Path) -> str:
         check=False,
         env=os.environ | QUIET,
     )
-    assert ended.stderr == ""
+    assert ended.stderr == "", ended.stderr
     assert ended.returncode == 0
     return ended.stdout

@@ -292,6 +292,12 @@ def test_what_no_room_could_ever_grant_is_refused(asked: Request, why: Refusal |
     assert refusal(asked, rooms) == why
 
 
+def test_a_call_without_an_end_waits_where_all_jobs_are_about_to_end() -> None:
+    rooms = [Room(length=3, margin=2)]
+    assert refusal(Request(memory=1), rooms) is None
+    assert refusal(Request(seconds=1), rooms) == Refusal("wall_time", 1, 0)
+
+
 @given(st.lists(st.tuples(requests, st.integers(0, 5)), max_size=300), st.randoms())
 @settings(max_examples=50, deadline=None)
 def test_a_line_finds_what_a_plain_search_would(calls, random) -> None:

@@ -2,66 +2,79 @@
 
 from __future__ import annotations
 
-import _thread
 import threading
 import time
 
 import pytest
 from processes import until
 
-from dask_limits.guards import ExecutionTimeout, InterruptType, mem_guard, time_guard
+from dask_limits.guards import ExecutionTimeout, InterruptType, time_guard
 from dask_limits.guards.entry import here, inside
 from dask_limits.guards.watcher import watcher
 
+COUNTING = """
+import _thread
+from dask_limits.guards.entry import inside
+from dask_limits.guards.watcher import watcher
 
-@pytest.fixture
-def threads_before() -> int:
-    until(lambda: not watcher.running)
-    return _thread._count()
+def until(condition):
+    while not condition():
+        time.sleep(0.01)
+
+def started(enter):
+    threads = [threading.Thread(target=enter) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    return threads
+
+threads_before = _thread._count()
+"""
 
 
-def test_one_thread_watches_over_all_guards_and_ends_with_the_last(threads_before):
-    with time_guard(100), mem_guard(1e12), time_guard(50):
-        until(lambda: watcher.running)
-        ready, go = threading.Barrier(9), threading.Event()
+def test_one_thread_watches_over_all_guards_and_ends_with_the_last(run_program):
+    code = """
+ready, go = threading.Barrier(9), threading.Event()
 
-        def enter():
-            with time_guard(100):
-                ready.wait()
-                go.wait()
-
-        threads = [threading.Thread(target=enter) for _ in range(8)]
-        for thread in threads:
-            thread.start()
+def enter():
+    with time_guard(100):
         ready.wait()
-        assert len(inside) == 11
-        assert _thread._count() == threads_before + len(threads) + 1
-        go.set()
-        for thread in threads:
-            thread.join()
-    until(lambda: not watcher.running and _thread._count() == threads_before)
+        go.wait()
+
+with time_guard(100), mem_guard(1e12), time_guard(50):
+    until(lambda: watcher.running)
+    threads = started(enter)
+    ready.wait()
+    assert len(inside) == 11
+    assert _thread._count() == threads_before + len(threads) + 1
+    go.set()
+    for thread in threads:
+        thread.join()
+until(lambda: not watcher.running and _thread._count() == threads_before)
+"""
+    assert run_program(COUNTING + code).stderr == ""
 
 
-def test_threads_that_enter_in_the_same_moment_start_one_watcher(threads_before):
-    for _ in range(20):
-        together, go = threading.Barrier(9), threading.Event()
+def test_threads_that_enter_in_the_same_moment_start_one_watcher(run_program):
+    code = """
+for _ in range(20):
+    together, go = threading.Barrier(9), threading.Event()
 
-        def enter(together=together, go=go):
-            together.wait()
-            with time_guard(100):
-                go.wait()
-
-        threads = [threading.Thread(target=enter) for _ in range(8)]
-        for thread in threads:
-            thread.start()
+    def enter():
         together.wait()
-        until(lambda: len(inside) == 8)
-        expected = threads_before + len(threads) + 1
-        until(lambda expected=expected: watcher.running and _thread._count() == expected)
-        go.set()
-        for thread in threads:
-            thread.join()
-        until(lambda: not watcher.running)
+        with time_guard(100):
+            go.wait()
+
+    threads = started(enter)
+    together.wait()
+    until(lambda: len(inside) == 8)
+    until(lambda: watcher.running)
+    assert _thread._count() == threads_before + len(threads) + 1
+    go.set()
+    for thread in threads:
+        thread.join()
+    until(lambda: not watcher.running and _thread._count() == threads_before)
+"""
+    assert run_program(COUNTING + code).stderr == ""
 
 
 def test_it_sleeps_while_only_time_guards_are_there():

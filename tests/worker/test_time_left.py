@@ -116,11 +116,11 @@ def test_a_worker_leaves_in_time_and_nothing_runs_twice(
     client: Client, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     with worker(client, monkeypatch, "ends", 1000):
-        let_end_in(client, "ends", 6)  # which leaves 2 s for a call
-        with annotate(wall_time=1):
+        let_end_in(client, "ends", 10)  # which leaves 6 s for a call
+        with annotate(wall_time=5):
             kept = client.submit(count_run, tmp_path / "kept")
             assert kept.result(timeout=20) == 1
-        with annotate(wall_time=2):
+        with annotate(wall_time=4):
             waits = [client.submit(note_run, tmp_path / "runs", pure=False) for _ in range(40)]
         with worker(client, monkeypatch, "stays", None):
             until(lambda: events(client, "worker-removed"))

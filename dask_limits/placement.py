@@ -16,78 +16,16 @@ from __future__ import annotations
 import heapq
 import itertools
 import math
-from collections.abc import Callable, Container, Hashable, Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Container, Hashable, Iterator
+from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
+from dask_limits.rooms import Room, Worker
 from dask_limits.waiting import Call, Line, Offer, Request
 
 _RECALL_S: Final = 0.1
 """How long a call that was sent ahead waits before one asks for it back, to run it elsewhere. Less
 asks for many that are about to run; more lets them wait behind calls that take long."""
-
-
-@dataclass
-class Room:
-    """What a worker has for limited calls.
-
-    Attributes:
-        memory: Bytes; infinity if nothing limits it.
-        cores: How many calls of one core it runs at one time.
-        ends_at: When its batch job ends, by the clock that `place` is given; infinity for never.
-        margin: Seconds before that which are kept free for leaving in order.
-        length: How long the whole job lasts, seconds.
-    """
-
-    memory: float = math.inf
-    cores: int = 1
-    ends_at: float = math.inf
-    margin: float = 0
-    length: float = math.inf
-
-    @property
-    def longest(self) -> float:
-        """Seconds that there are for a call in a new job: starting takes some of it too."""
-        return max(self.length - 2 * self.margin, 0)
-
-    def holds(self, asked: Request) -> bool:
-        """Whether such a call could ever run in such a room."""
-        return not self.lacks(asked)
-
-    def lacks(self, asked: Request) -> str:
-        """The limit that it can never grant: "memory", "cores" or "wall_time"; else empty."""
-        if asked.cores > self.cores:
-            return "cores"
-        if asked.memory > self.memory:
-            return "memory"
-        return "wall_time" if asked.seconds > self.longest else ""
-
-
-class Refusal(NamedTuple):
-    """Why a call can run nowhere: `asked` of `limit`, of which there is at most `most`."""
-
-    limit: str
-    asked: float
-    most: float
-
-
-def refusal(asked: Request, rooms: Iterable[Room]) -> Refusal | None:
-    """Why a call could run in none of these rooms, empty as they may be; None if it could.
-
-    Example:
-        >>> refusal(Request(memory=100), [Room(memory=10), Room(memory=50)])
-        Refusal(limit='memory', asked=100, most=50)
-    """
-    rooms = list(rooms)
-    if not rooms or any(room.holds(asked) for room in rooms):
-        return None
-    with_cores = [room for room in rooms if room.cores >= asked.cores]
-    if not with_cores:
-        return Refusal("cores", asked.cores, max(room.cores for room in rooms))
-    with_memory = [room for room in with_cores if room.memory >= asked.memory]
-    if not with_memory:
-        return Refusal("memory", asked.memory, max(room.memory for room in with_cores))
-    return Refusal("wall_time", asked.seconds, max(room.longest for room in with_memory))
 
 
 class Start(NamedTuple):
@@ -96,48 +34,6 @@ class Start(NamedTuple):
     key: Hashable
     worker: str
     ahead: bool = False
-
-
-@dataclass(eq=False)
-class _Worker:
-    name: str
-    room: Room
-    is_open: bool = True
-    """Whether it takes calls now: not if it is paused, or about to leave."""
-    running: dict[Hashable, Request] = field(default_factory=dict)
-    since: dict[Hashable, float] = field(default_factory=dict)
-    memory: int = 0
-    cores: int = 0
-    beside: set[Hashable] = field(default_factory=set)
-    """Which of the running have started since the worker was claimed."""
-    ahead: Call | None = None
-    ahead_since: float = 0
-    turn: int = 0
-    """The number of the last call that it was given."""
-
-    def take(self, call: Call, now: float) -> None:
-        self.running[call.key] = call.request
-        self.since[call.key] = now
-        self.memory += call.request.memory
-        self.cores += call.request.cores
-
-    def give_back(self, key: Hashable) -> None:
-        request = self.running.pop(key)
-        del self.since[key]
-        self.beside.discard(key)
-        self.memory -= request.memory
-        self.cores -= request.cores
-
-    def time_left(self, now: float) -> float:
-        return self.room.ends_at - self.room.margin - now
-
-    def fits(self, asked: Request, now: float) -> bool:
-        return (
-            self.ahead is None  # whose turn it is next
-            and self.cores + asked.cores <= self.room.cores
-            and self.memory + asked.memory <= self.room.memory
-            and asked.seconds <= self.time_left(now)
-        )
 
 
 class Placement:
@@ -170,11 +66,11 @@ class Placement:
         self._allowed = allowed
         self._cost = cost
         self._quick = quick
-        self._workers: dict[str, _Worker] = {}
+        self._workers: dict[str, Worker] = {}
         self._lines: dict[Hashable, Line] = {}
         self._waiting: dict[Hashable, Call] = {}
-        self._at: dict[Hashable, _Worker] = {}
-        self._claim: tuple[Call, _Worker] | None = None
+        self._at: dict[Hashable, Worker] = {}
+        self._claim: tuple[Call, Worker] | None = None
         self._turns = itertools.count(1)
 
     # -- what there is -----------------------------------------------------------------------
@@ -235,7 +131,7 @@ class Placement:
         if name in self._workers:
             self._workers[name].room = room
         else:
-            self._workers[name] = _Worker(name, room)
+            self._workers[name] = Worker(name, room)
 
     def remove(self, name: str) -> None:
         """A worker has gone, and with it what ran there."""
@@ -361,7 +257,7 @@ class Placement:
 
     # -- how ---------------------------------------------------------------------------------
 
-    def _begin(self, call: Call, worker: _Worker, now: float) -> None:
+    def _begin(self, call: Call, worker: Worker, now: float) -> None:
         claimed = self._claim is not None and self._claim[1] is worker
         is_claimer = self._claim is not None and self._claim[0] is call
         self.leave(call.key)
@@ -378,7 +274,7 @@ class Placement:
         if search.found is not None:
             search.after = search.found
 
-    def _offer(self, worker: _Worker, now: float) -> Offer | None:
+    def _offer(self, worker: Worker, now: float) -> Offer | None:
         """What a worker could give to a call now, if that does not hold the claim."""
         if worker.ahead is not None:
             return None
@@ -392,12 +288,12 @@ class Placement:
             memory = min(memory, worker.room.memory - asked.memory - sum(b.memory for b in beside))
         return Offer(memory, cores, worker.time_left(now)) if cores > 0 and memory >= 0 else None
 
-    def _fitting(self, call: Call, workers: list[_Worker], now: float) -> list[_Worker]:
+    def _fitting(self, call: Call, workers: list[Worker], now: float) -> list[Worker]:
         if self._claim is not None and self._claim[0] is call:
             return [worker for worker in workers if worker.fits(call.request, now)]
         return [w for w in workers if (o := self._offer(w, now)) is not None and call.fits([o])]
 
-    def _best(self, call: Call, workers: list[_Worker]) -> _Worker:
+    def _best(self, call: Call, workers: list[Worker]) -> Worker:
         if len(workers) == 1:
             return workers[0]
         # The one that it fills best: so the largest rooms stay for the largest calls.
@@ -415,7 +311,7 @@ class Placement:
 
     # -- the claim ---------------------------------------------------------------------------
 
-    def _start_claimer(self, workers: list[_Worker], now: float) -> Iterator[Start]:
+    def _start_claimer(self, workers: list[Worker], now: float) -> Iterator[Start]:
         assert self._claim is not None
         call, claimed = self._claim
         allowed = self._allowed(call.where)
@@ -430,7 +326,7 @@ class Placement:
 
     def _claim_before(self, call: Call, lines: list[_Search], now: float) -> bool:
         """Let the first call that fits nowhere claim a worker, before this later one starts."""
-        first: tuple[Call, _Worker] | None = None
+        first: tuple[Call, Worker] | None = None
         for search in lines:
             head = search.line.head
             if head is None or head.place >= call.place:
@@ -446,7 +342,7 @@ class Placement:
 
     def _first_that_could(
         self, search: _Search, before: Call, now: float
-    ) -> tuple[Call, _Worker] | None:
+    ) -> tuple[Call, Worker] | None:
         """The first of a line that would fit if a worker ran nothing else, and that worker."""
         workers = search.workers
         rooms = [Offer(w.room.memory, w.room.cores, w.time_left(now)) for w in workers]
@@ -454,7 +350,7 @@ class Placement:
         if call is None or call.place >= before.place:
             return None
         could = [w for w, room in zip(workers, rooms, strict=True) if call.fits([room])]
-        return call, min(could, key=lambda worker: _until_free(worker, call.request, now))
+        return call, min(could, key=lambda worker: worker.until_free(call.request, now))
 
     def _drop_claim(self) -> None:
         assert self._claim is not None
@@ -464,7 +360,7 @@ class Placement:
     # -- calls that are sent ahead -----------------------------------------------------------
 
     def _send_ahead(
-        self, workers: list[_Worker], lines: list[_Search], now: float
+        self, workers: list[Worker], lines: list[_Search], now: float
     ) -> Iterator[Start]:
         """Give each busy worker one more, where calls are so short that its way would count.
 
@@ -487,7 +383,7 @@ class Placement:
             assert call is not None
             if not self._quick(call.key):
                 return
-            if worker in first.workers and _fits_next(worker, call.request, now):
+            if worker in first.workers and worker.fits_next(call.request):
                 self.leave(call.key)
                 worker.ahead, worker.ahead_since = call, now
                 self._at[call.key] = worker
@@ -499,7 +395,7 @@ class _Search:
     """How far one line has been looked through."""
 
     line: Line
-    workers: list[_Worker]
+    workers: list[Worker]
     found: Call | None = None
     after: Call | None = None
 
@@ -515,38 +411,3 @@ def _largest(offers: list[Offer]) -> list[Offer]:
         if not any(m >= memory and c >= cores and s >= seconds for m, c, s in found):
             found.append(Offer(memory, cores, seconds))
     return found
-
-
-def _fits_next(worker: _Worker, asked: Request, now: float) -> bool:
-    """Whether a call will fit as soon as any one of those that run is done."""
-    running = worker.running.values()
-    longest = max(
-        worker.since[key] + (one.seconds or math.inf) for key, one in worker.running.items()
-    )
-    return (
-        worker.cores == worker.room.cores  # else it would hold up what still fits
-        # Each of them has one of the worker's threads then, and none is left: a call without
-        # limits, that waits for nothing else there, would begin at once in a free one.
-        and all(one.cores == 1 for one in running)
-        and asked.cores == 1
-        and worker.memory - min(one.memory for one in running) + asked.memory <= worker.room.memory
-        and (
-            worker.room.ends_at == math.inf
-            or longest + asked.seconds <= worker.room.ends_at - worker.room.margin
-        )
-    )
-
-
-def _until_free(worker: _Worker, asked: Request, now: float) -> tuple[float, int, float]:
-    """How soon a call will fit: when at the latest, after how many others, with how much to go."""
-    cores, memory, ended = worker.cores, worker.memory, 0
-    at = now
-    ends = sorted(
-        (worker.since[key] + (one.seconds or math.inf), one.cores, one.memory)
-        for key, one in worker.running.items()
-    )
-    for end, one_cores, one_memory in ends:
-        if cores + asked.cores <= worker.room.cores and memory + asked.memory <= worker.room.memory:
-            break
-        at, cores, memory, ended = end, cores - one_cores, memory - one_memory, ended + 1
-    return at, ended, worker.memory - worker.room.memory

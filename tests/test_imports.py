@@ -18,7 +18,7 @@ LAYERS = [
     {"exceptions", "events", "render", "requeue"},
     {"guards"},
     {"limits"},
-    {"packed", "nodes", "enforce", "placement", "waiting", "job_state", "walltimes"},
+    {"packed", "nodes", "enforce", "placement", "rooms", "waiting", "job_state", "walltimes"},
     {"worker"},
     {"executors"},
     {"task", "plugins"},

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from dask_limits.placement import Placement, Refusal, Room, refusal
+from dask_limits.placement import Placement
+from dask_limits.rooms import Refusal, Room, refusal
 from dask_limits.waiting import Call, Line, Offer, Request
 
 requests = st.builds(

@@ -23,7 +23,7 @@ from dask_limits.limits import CancelToken, LimitedCall, Limits, Outcome
 from dask_limits.limits.guardian import Guardian
 from dask_limits.nodes import JoblibBatch, failed_joblib_batch
 from dask_limits.packed import pack_outcome, run_packed
-from dask_limits.placement import Room, refusal
+from dask_limits.rooms import Room, refusal
 from dask_limits.worker.calls import call_of
 from dask_limits.worker.explained import explained
 from dask_limits.worker.gate import Gate, Ticket

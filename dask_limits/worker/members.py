@@ -8,7 +8,7 @@ from typing import Any
 
 import distributed
 
-from dask_limits.placement import Room
+from dask_limits.rooms import Room
 from dask_limits.worker.reservations import OWN_BYTES, margin
 
 

@@ -15,7 +15,7 @@ import psutil
 from dask_limits.exceptions import LimitRefusedError
 from dask_limits.limits import Limits
 from dask_limits.limits.units import format_bytes, format_seconds
-from dask_limits.placement import Refusal
+from dask_limits.rooms import Refusal
 from dask_limits.waiting import Request
 from dask_limits.worker import batch_job
 

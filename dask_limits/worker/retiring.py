@@ -10,7 +10,7 @@ from typing import Final
 import distributed
 from distributed import Status
 
-from dask_limits.placement import Room
+from dask_limits.rooms import Room
 
 _LOOK_EVERY_S: Final = 0.1
 

@@ -12,7 +12,8 @@ from dask.utils import key_split
 from distributed import Status
 from distributed.protocol import pickle
 
-from dask_limits.placement import Placement, Room, Start, refusal
+from dask_limits.placement import Placement, Start
+from dask_limits.rooms import Room, refusal
 from dask_limits.waiting import Call
 from dask_limits.worker import hooks
 from dask_limits.worker.losses import Loss, Losses, cause_of_loss, had_begun

@@ -8,7 +8,7 @@ from typing import Any
 
 import distributed
 
-from dask_limits.placement import Room
+from dask_limits.rooms import Room
 
 
 def workers_for(scheduler: distributed.Scheduler, room: Room, target_duration_s: float) -> int:

@@ -11,7 +11,7 @@ demo: .venv/demo  ## Run a limited search on a Dask cluster on this machine
 	$(BIN)/dask-limits search --executor dask --trials 20 --trial-memory 300MiB --trial-wall-time 5s --out results/
 
 test: .venv/test  ## Run the whole test suite, two files at a time: a test waits most of its time
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --max-worker-restart 0
 
 lint: .venv/test  ## What ruff and mypy have to say
 	$(BIN)/ruff check .

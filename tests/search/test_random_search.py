@@ -117,7 +117,7 @@ def test_a_trial_that_breaches_crashes_or_raises_costs_that_trial_only(
 
 
 def test_when_time_is_up_running_trials_are_cancelled_and_the_best_is_still_fitted() -> None:
-    search = RandomSearch(small(), n_trials=10_000, n_parallel=2, timeout=4)
+    search = RandomSearch(small(), n_trials=10_000, n_parallel=2, timeout=8)
     search.run(Scheduler.with_processes(2), PynisherPlugin())
     statuses = [trial.status for trial in search.trials]
     assert 1 <= statuses.count("cancelled") <= 2

@@ -19,6 +19,7 @@ from real_slurm import Slurm
 
 COMMAND = [sys.executable, "-m", "dask_limits", "search", "--executor", "slurm", "--workers", "2"]
 LIMITS = ["--trial-memory", "400MiB", "--trial-wall-time", "5s"]
+pytestmark = pytest.mark.timeout(180)  # on a busy machine, each of some workers takes 20 s to come
 
 
 @pytest.fixture(autouse=True)

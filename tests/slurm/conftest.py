@@ -18,9 +18,12 @@ from faults import MARK, Run, marked  # noqa: E402
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    here = [item for item in items if Path(__file__).parent in item.path.parents]
-    for item in here[:1]:
-        item.add_marker(pytest.mark.timeout(600))  # it may have to install SLURM
+    """Give the first test of each file the time that it takes to install SLURM."""
+    seen: set[Path] = set()
+    for item in items:
+        if Path(__file__).parent in item.path.parents and item.path not in seen:
+            seen.add(item.path)
+            item.add_marker(pytest.mark.timeout(600))
 
 
 def new_folder() -> Path:

@@ -18,11 +18,13 @@ from dask_limits.guards.entry import inside
 from dask_limits.guards.watcher import watcher
 
 def until(condition):
+    give_up = time.monotonic() + 20
     while not condition():
+        assert time.monotonic() < give_up, "it never came true"
         time.sleep(0.01)
 
 def started(enter):
-    threads = [threading.Thread(target=enter) for _ in range(8)]
+    threads = [threading.Thread(target=enter, daemon=True) for _ in range(8)]
     for thread in threads:
         thread.start()
     return threads
@@ -41,11 +43,11 @@ def enter():
         go.wait()
 
 with time_guard(100), mem_guard(1e12), time_guard(50):
-    until(lambda: watcher.running)
     threads = started(enter)
     ready.wait()
     assert len(inside) == 11
-    assert _thread._count() == threads_before + len(threads) + 1
+    until(lambda: _thread._count() == threads_before + len(threads) + 1)  # each counts itself
+    assert watcher.running
     go.set()
     for thread in threads:
         thread.join()
@@ -67,8 +69,8 @@ for _ in range(20):
     threads = started(enter)
     together.wait()
     until(lambda: len(inside) == 8)
-    until(lambda: watcher.running)
-    assert _thread._count() == threads_before + len(threads) + 1
+    until(lambda: _thread._count() == threads_before + len(threads) + 1)
+    assert watcher.running
     go.set()
     for thread in threads:
         thread.join()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from numbers import Real
+from numbers import Integral, Real
 from typing import Any, Final
 
 Amount = float | tuple[float, str] | str
@@ -159,9 +159,9 @@ def at_least_one(value: object, name: str, none: str = "no limit") -> int:
         >>> at_least_one(3, "max_workers")
         3
     """
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
         raise ValueError(f"{name}={value!r} must be a whole number, 1 or more, or None for {none}")
-    return value
+    return int(value)
 
 
 def format_bytes(amount: int) -> str:

@@ -5,18 +5,21 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import signal
 import stat
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 
 import dask
 import distributed
+import numpy as np
 import psutil
 import pytest
 from batch_systems import BatchSystem
-from processes import until
+from processes import alive, until
 
 from dask_limits import PynisherPlugin, Scheduler
 from dask_limits.exceptions import WorkersNotStartedError
@@ -173,6 +176,18 @@ def test_the_directories_of_drivers_that_were_killed_are_removed_and_no_others(t
     assert not list(shared.iterdir())
 
 
+def test_directories_of_the_user_stay_whatever_they_are_called(shared):
+    results = shared / "run-2025" / "results"
+    results.mkdir(parents=True)
+    (shared / "run-2025" / "lock").touch()
+    (shared / "run-old").mkdir()
+    (shared / "run-old" / "kept").touch()
+    os.utime(shared / "run-old" / "kept", (0, 0))
+    SharedDirectory(str(shared)).remove()
+    assert {path.name for path in shared.iterdir()} == {"run-2025", "run-old"}
+    assert results.exists()
+
+
 # -- what goes wrong -----------------------------------------------------------------------
 
 
@@ -185,6 +200,30 @@ def test_what_a_submit_command_says_when_it_fails_is_told(tmp_path, shared):
         scheduler.run()
     assert "#PBS -l walltime=00:10:00" in caught.value.script
     assert not list(shared.glob("*/lock"))
+
+
+def test_calls_fail_after_jobs_in_a_row_have_failed_and_later_ones_are_not_taken(tmp_path):
+    scheduler, _ = made("pbs", tmp_path)
+    errors = []
+
+    @scheduler.on_start
+    def begin():
+        for _ in range(2):
+            scheduler.submit(time.sleep, 600)
+        executor = scheduler._run.executor
+        executor.client.loop.add_callback(executor._keeper._give_up, "No job could be submitted")
+
+    @scheduler.on_future_exception
+    def try_again(_, error):
+        errors.append(error)
+        with pytest.raises(WorkersNotStartedError, match="No job could be submitted"):
+            scheduler.submit(square, 2)
+
+    assert scheduler.run(timeout=40, on_exception="continue").code == "exhausted"
+    first, second = errors
+    assert first is not second  # each may get notes of its own
+    assert str(first) == str(second)
+    assert first.script == second.script != ""
 
 
 def test_lsf_s_words_are_told_too(tmp_path):
@@ -228,6 +267,8 @@ def test_a_run_does_not_begin_where_it_could_not_end_its_jobs_or_write_their_fil
         ("torque", {}, "'torque' is not a batch system .* slurm, pbs, sge, lsf, oar, moab"),
         ("pbs", {"memory": "1 GiB"}, r"How much cores each job gets is missing: with_pbs\(.*cores"),
         ("slurm", {"cores": 1}, r"How much memory .*jobqueue\.slurm\.memory"),
+        ("slurm", {"cores": 0, "memory": "1 GiB"}, "None for what dask_jobqueue's configuration"),
+        ("slurm", {"cores": 1, "memory": "1 GiB", "processes": 0}, "processes=0 must be a whole"),
         ("slurm", {"cores": 1, "memory": "1 GiB", "wall_time": 3}, "Did you mean 'walltime'"),
         ("slurm", {"cores": 0, "memory": "1 GiB"}, "cores=0 must be a whole number"),
         ("slurm", {"cores": 1, "memory": "1 lot"}, "unknown unit, 'lot'"),
@@ -293,6 +334,48 @@ def test_configuration_files_of_dask_jobqueue_are_honoured():
 
 
 @pytest.mark.parametrize(
+    ("system", "configured", "walltime", "seconds"),
+    [
+        ("slurm", 90, "90", 90 * 60),
+        ("lsf", 720, "720", 720 * 60),  # what YAML makes of 12:00 without quotes
+        ("moab", 90, "90", 90),
+        ("pbs", 90, "90", 90),
+        ("slurm", "01:00:00", "01:00:00", 3600),
+    ],
+)
+def test_a_number_in_a_configuration_file_means_what_it_means_to_dask_jobqueue(
+    system, configured, walltime, seconds
+):
+    with dask.config.set({f"jobqueue.{system}.walltime": configured}):
+        plan = make_plan(system, cores=1, memory="1 GiB")
+    assert (plan.options["walltime"], plan.walltime_s) == (walltime, seconds)
+
+
+@pytest.mark.parametrize("extra", [[], ["--no-dashboard"], ["--dashboard-prefix", "/x"]])
+def test_what_workers_serve_is_on_localhost_unless_an_address_is_given(extra):
+    plan = make_plan("slurm", cores=1, memory="1 GiB", worker_extra_args=extra)
+    assert plan.options["worker_extra_args"] == [*extra, "--dashboard-address", "127.0.0.1:0"]
+    given = ["--dashboard-address", ":8787"]
+    plan = make_plan("slurm", cores=1, memory="1 GiB", worker_extra_args=given)
+    assert plan.options["worker_extra_args"] == given
+
+
+def test_slurm_is_asked_for_the_memory_that_was_given_and_no_more():
+    assert make_plan("slurm", cores=1, memory="1100 MiB").options["job_mem"] == "1100M"
+    assert make_plan("slurm", cores=1, memory=2**30 + 1).options["job_mem"] == "1025M"
+    given = make_plan("slurm", cores=1, memory="1100 MiB", job_mem="3G")
+    assert given.options["job_mem"] == "3G"
+
+
+def test_numbers_of_numpy_are_numbers():
+    given = {"cores": np.int64(4), "processes": np.int8(2), "n_workers": np.int32(3)}
+    plan = make_plan("slurm", memory=np.int64(2**31), adaptive=np.int64(5), **given)
+    found = (plan.cores, plan.processes, plan.n_workers, plan.adaptive)
+    assert found == (2, 2, 3, Adaptive(0, 5))
+    assert "np." not in repr(plan.shown)
+
+
+@pytest.mark.parametrize(
     ("given", "n_workers", "adaptive"),
     [
         ({}, 1, None),
@@ -312,30 +395,42 @@ def test_how_many_workers_are_asked_for(given, n_workers, adaptive):
 # -- the end of the driver -----------------------------------------------------------------
 
 
-def test_no_job_outlives_a_driver_that_is_killed(tmp_path, shared):
+@pytest.mark.parametrize("forked", [False, True])
+def test_no_job_outlives_a_driver_that_is_killed(tmp_path, shared, forked):
     folder = tmp_path / "jobs"
     folder.mkdir()
     system = BatchSystem("pbs", folder)
     code = f"""
-        import time
+        import multiprocessing, time
         from dask_limits import Scheduler
+
+        def start():
+            if {forked}:  # it has all that the driver has open, and lives on
+                child = multiprocessing.get_context("fork").Process(target=time.sleep, args=[600])
+                child.start()
+                print(child.pid, flush=True)
+            else:
+                print(0, flush=True)
 
         if __name__ == "__main__":
             scheduler = Scheduler.with_pbs(
                 n_workers=2, cores=1, memory="1 GiB", interface="lo",
                 shared_temp_directory={str(shared)!r}, **{system.commands!r},
             )
-            scheduler.on_start(lambda: print("started", flush=True))
+            scheduler.on_start(start)
             scheduler.run(end_on_empty=False)
     """
     script = tmp_path / "driver.py"
     script.write_text(textwrap.dedent(code))
     with subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE) as driver:
         assert driver.stdout is not None
-        assert driver.stdout.readline() == b"started\n"
+        child = int(driver.stdout.readline())
         assert len(system.groups()) == 2
         driver.kill()
     until(lambda: not system.runs())
+    if forked:
+        os.kill(child, signal.SIGKILL)
+        until(lambda: not alive(child))
     SharedDirectory(str(shared)).remove()
     assert not list(shared.iterdir())
 

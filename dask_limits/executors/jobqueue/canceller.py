@@ -69,6 +69,17 @@ administrators unhappy."""
 _END_S: Final = 20.0
 """How long the end of a run waits for the canceller, if jobs are left to it. It then goes on."""
 
+_writers: Final[set[int]] = set()
+"""The ends of pipes that tell a shell of the end of this process, as long as it alone has them."""
+
+
+def _close_writers() -> None:
+    while _writers:
+        os.close(_writers.pop())
+
+
+os.register_at_fork(after_in_child=_close_writers)
+
 
 class Canceller:
     """Submits jobs, and cancels them; those that are left when this process ends, too.
@@ -95,6 +106,7 @@ class Canceller:
         self._slots = asyncio.Semaphore(_AT_ONCE)
         self._submitting: set[asyncio.subprocess.Process] | None = set()
         reader, self._writer = os.pipe()
+        _writers.add(self._writer)
         try:
             self._shell = subprocess.Popen(
                 ["/bin/sh", "-c", _CANCELLER, "dask-limits-canceller", *command],
@@ -105,7 +117,7 @@ class Canceller:
                 start_new_session=True,
             )
         except BaseException:
-            os.close(self._writer)
+            self._close_writer()
             raise
         finally:
             os.close(reader)
@@ -204,9 +216,14 @@ class Canceller:
     def close(self) -> None:
         """Cancel all jobs that are left, and wait for that."""
         self._write("bye")
-        os.close(self._writer)
+        self._close_writer()
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._shell.wait(_END_S)
+
+    def _close_writer(self) -> None:
+        if self._writer in _writers:  # else this is a child that was forked
+            _writers.remove(self._writer)
+            os.close(self._writer)
 
     def _write(self, line: str) -> None:
         with contextlib.suppress(BrokenPipeError):  # somebody has killed it

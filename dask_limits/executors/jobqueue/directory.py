@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import re
 import shutil
 import time
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Final
 from uuid import uuid4
 
 _PREFIX: Final = "run-"
+_OURS: Final = re.compile(rf"{_PREFIX}[0-9a-f]{{32}}")
 _LOCK: Final = "lock"
 _LOGS: Final = "logs"
 _KEPT: Final = "kept"
@@ -85,7 +87,9 @@ def _new_lock(path: Path) -> int | None:
 
 def _remove_stale(parent: Path) -> None:
     """Remove what is left of processes that were killed. What has no lock is left alone."""
-    for path in parent.glob(f"{_PREFIX}*"):
+    for path in parent.iterdir():
+        if not _OURS.fullmatch(path.name):  # the user's own, in a directory of the user's
+            continue
         kept = path / _KEPT
         with contextlib.suppress(OSError):  # in use, gone meanwhile, or somebody else's
             if kept.exists():

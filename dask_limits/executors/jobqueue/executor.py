@@ -1,14 +1,16 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import shlex
 from collections.abc import Callable
-from typing import Self
+from typing import Any, Self
 
 import distributed
 
 from dask_limits.executors.cluster import ClusterEvent, WaitingForWorkers
 from dask_limits.executors.dask import DaskExecutor
+from dask_limits.executors.future import Future
 from dask_limits.executors.jobqueue.canceller import Canceller
 from dask_limits.executors.jobqueue.cluster import make_cluster
 from dask_limits.executors.jobqueue.directory import SharedDirectory
@@ -56,6 +58,21 @@ class JobQueueExecutor(DaskExecutor):
             executor._made = made.pop_all()
             return executor
 
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """See `DaskExecutor.submit`.
+
+        Raises:
+            RuntimeError: after `shutdown`.
+            ClusterLostError: if the connection to the scheduler was lost, or closed.
+            WorkersNotStartedError: if no worker will come any more.
+        """
+        if (error := self.start_error()) is not None:
+            raise copy.copy(error)
+        future = super().submit(fn, *args, **kwargs)
+        if self.start_error() is not None:  # since then, and before it knew of this call
+            self._hear(None)
+        return future
+
     def watch(self, tell: Callable[[ClusterEvent | None], object] | None) -> None:
         """See `WatchedExecutor.watch`."""
         super().watch(tell)
@@ -74,7 +91,7 @@ class JobQueueExecutor(DaskExecutor):
         """What the keeper tells."""
         if (error := self._keeper.error) is not None:
             for call in list(self._calls.values()):
-                call.fail(error)
+                call.fail(copy.copy(error))  # each may get notes of its own
         self._tell(event)
 
     def _end(self) -> None:

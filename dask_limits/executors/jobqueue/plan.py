@@ -10,6 +10,7 @@ import os
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from numbers import Integral
 from pathlib import Path
 from typing import Any, Final
 
@@ -225,11 +226,14 @@ def _set_resources(system: str, options: dict[str, Any], configured: _Configured
                 f"How much {what} each job gets is missing: with_{system}(..., {name}={example}),"
                 f" or jobqueue.{system}.{name} in dask_jobqueue's configuration"
             )
-    cores = at_least_one(options["cores"], "cores")
+    configuration = "what dask_jobqueue's configuration says"
+    cores = options["cores"] = at_least_one(options["cores"], "cores", configuration)
     options["memory"] = parse_bytes(options["memory"])
     # Limited calls run in processes of their own: one worker packs them best.
-    processes = options.get("processes") or configured.get("processes") or 1
-    options["processes"] = at_least_one(processes, "processes")
+    processes = options.get("processes")
+    if processes is None:
+        processes = configured.get("processes") or 1
+    processes = options["processes"] = at_least_one(processes, "processes", configuration)
     if processes > cores:
         raise ValueError(f"processes={processes} is more than cores={cores}")
     if options["memory"] <= OWN_BYTES * processes:
@@ -247,6 +251,8 @@ def _set_walltime(system: str, options: dict[str, Any], configured: _Configured)
     walltime: Walltime | None = options.get("walltime")
     if walltime is None:
         walltime = configured.get("walltime")
+        if isinstance(walltime, int):  # in the batch system's unit, as dask_jobqueue writes it
+            walltime = str(walltime)
     if walltime is None:
         return None
     options["walltime"] = walltime_text(walltime, system)
@@ -256,7 +262,7 @@ def _set_walltime(system: str, options: dict[str, Any], configured: _Configured)
 def _workers(n_workers: int | None, adaptive: object) -> tuple[int, Adaptive | None]:
     """How many workers are asked for first, and how many there are to be then."""
     if n_workers is not None:
-        at_least_one(n_workers, "n_workers", "one")
+        n_workers = at_least_one(n_workers, "n_workers", "one")
     if adaptive is None or adaptive is False:
         return n_workers or 1, None
     scaling = _adaptive(adaptive, n_workers)
@@ -275,7 +281,7 @@ def _adaptive(adaptive: object, n_workers: int | None) -> Adaptive:
                 " adaptive=20, adaptive=(2, 20)"
             )
         options = {"maximum": n_workers}
-    elif isinstance(adaptive, int):
+    elif isinstance(adaptive, Integral):
         options = {"maximum": adaptive}
     elif isinstance(adaptive, tuple) and len(adaptive) == 2:
         options = {"minimum": adaptive[0], "maximum": adaptive[1]}
@@ -294,10 +300,11 @@ def _adaptive(adaptive: object, n_workers: int | None) -> Adaptive:
             " target_duration"
         )
     minimum, maximum = options.get("minimum", 0), at_least_one(options["maximum"], "maximum")
-    if isinstance(minimum, bool) or not isinstance(minimum, int) or not 0 <= minimum <= maximum:
+    is_number = isinstance(minimum, Integral) and not isinstance(minimum, bool)
+    if not is_number or not 0 <= int(minimum) <= maximum:
         raise ValueError(f"minimum={minimum!r} must be a whole number from 0 to {maximum}")
     return Adaptive(
-        minimum,
+        int(minimum),
         maximum,
         parse_seconds(options.get("keep_idle", _KEEP_IDLE_S), "keep_idle"),
         parse_seconds(options.get("target_duration", _TARGET_DURATION_S), "target_duration"),
@@ -367,7 +374,7 @@ def _set_defaults(
     options["scheduler_options"] = scheduler
 
     extra = _words("worker_extra_args", options, configured)
-    if not any(str(word).startswith(("--dashboard", "--no-dashboard")) for word in extra):
+    if not any(str(word).startswith("--dashboard-address") for word in extra):
         extra += ["--dashboard-address", "127.0.0.1:0"]
     options["worker_extra_args"] = extra
 
@@ -380,6 +387,10 @@ def _set_defaults(
         prologue = _words("job_script_prologue", options, configured)
         ends = f"export {JOB_ENDS}=$(( $(date +%s) + {math.floor(walltime_s)} ))"
         options["job_script_prologue"] = [*prologue, ends]
+
+    if system == "slurm" and not (options.get("job_mem") or configured.get("job-mem")):
+        # dask_jobqueue rounds up to whole gigabytes: of 1.1 GiB it makes 2.
+        options["job_mem"] = f"{-(-options['memory'] // 2**20)}M"
 
     if system == "slurm":  # A job that runs again does so with a worker of the same name.
         directives = _words("job_extra_directives", options, configured)

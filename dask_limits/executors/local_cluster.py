@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import logging
+import multiprocessing
+import os
+import select
+import threading
 from typing import Final
 
 import distributed
@@ -13,6 +17,9 @@ _IGNORE_CTRL_C: Final = (
 )
 """For workers that share our terminal. What they are to do about Ctrl-C, they are told by us.
 Until they get here the signal is blocked, as it was where they were started."""
+
+_END_WITH_DRIVER: Final = f"from {__name__} import end_with_driver; end_with_driver()"
+"""Likewise: a child that the driver has forked keeps the connections and pipes that would tell."""
 
 
 def start_cluster(
@@ -35,7 +42,7 @@ def start_cluster(
         threads_per_worker=1,
         dashboard_address="127.0.0.1:0",  # no warning if the usual port is taken
         silence_logs=logging.ERROR,
-        preload=[_IGNORE_CTRL_C],
+        preload=[_IGNORE_CTRL_C, _END_WITH_DRIVER],
         security=True if security is None else security or distributed.Security(),
     )
     try:
@@ -52,3 +59,19 @@ def close_cluster(client: distributed.Client) -> None:
         client.close()
     finally:
         cluster.close()
+
+
+def end_with_driver() -> None:
+    """Have this process, a worker's, end as soon as the one that has started it does."""
+    driver = multiprocessing.parent_process()
+    assert driver is not None and driver.pid is not None
+    try:
+        handle = os.pidfd_open(driver.pid)
+    except ProcessLookupError:
+        os._exit(1)
+
+    def wait() -> None:
+        select.select([handle], [], [])
+        os._exit(1)  # what runs here is ended by its guardian
+
+    threading.Thread(target=wait, name="dask-limits-end-with-driver", daemon=True).start()

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import BrokenExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -494,6 +495,51 @@ def test_ctrl_c_while_a_cluster_starts_leaves_nothing(at: str, tmp_path: Path) -
                 process.kill()
     assert said == "interrupted\n"
     assert script.returncode == 0
+
+
+KILLED = """
+import multiprocessing, os, signal, time
+from dask_limits.executors.dask import DaskExecutor
+
+if __name__ == "__main__":
+    with DaskExecutor.connect(n_workers=2) as executor:
+        executor.submit(abs, -1).result()
+        child = multiprocessing.get_context("fork").Process(target=time.sleep, args=[600])
+        child.start()  # it has all that this process has open
+        print(child.pid, flush=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_workers_end_with_a_driver_that_is_killed_though_a_child_of_it_lives_on(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "script.py").write_text(KILLED)
+    with subprocess.Popen(
+        [sys.executable, str(tmp_path / "script.py")],
+        stdout=subprocess.PIPE,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        start_new_session=True,
+    ) as script:
+        assert script.stdout is not None
+        child = int(script.stdout.readline())
+        script.wait()
+        try:
+            until(lambda: child in {process.pid for process in in_session(script.pid)})
+            until(lambda: not others_than(child, script.pid))
+        finally:
+            for process in in_session(script.pid):
+                process.kill()
+
+
+def others_than(child: int, session: int) -> list[psutil.Process]:
+    """Those of a session but for one, and what multiprocessing keeps for as long as that lives."""
+    found = []
+    for process in in_session(session):
+        with suppress(psutil.NoSuchProcess):
+            if process.pid != child and "resource_tracker" not in " ".join(process.cmdline()):
+                found.append(process)
+    return found
 
 
 def in_session(session: int) -> list[psutil.Process]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import distributed
@@ -20,11 +20,31 @@ class Capacity:
         memory: Bytes of a worker in a batch job of its own; None if nothing limits them.
         cores: How many.
         wall_time: How long its job may last, seconds; None if there is no limit.
+        was_seen: Whether this is what workers have had, and not only what was asked for.
     """
 
     memory: int | None = None
     cores: int = 1
     wall_time: float | None = None
+    was_seen: bool = False
+
+    def after(self, member: Member) -> Capacity:
+        """When one has come from the queue: it may have less than was asked for, or more.
+
+        Of several the best counts. Else a call for which all of them are too small would wait, and
+        job after job be submitted for it.
+        """
+        memory = math.inf if member.memory is None else member.memory + OWN_BYTES
+        cores = member.cores
+        if self.was_seen:
+            memory = max(memory, math.inf if self.memory is None else self.memory)
+            cores = max(cores, self.cores)
+        return replace(
+            self,
+            memory=None if memory == math.inf else int(memory),
+            cores=cores,
+            was_seen=True,
+        )
 
     def room(self) -> Room:
         """What such a worker has for limited calls."""

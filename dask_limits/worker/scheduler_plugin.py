@@ -114,6 +114,8 @@ class LimitsSchedulerPlugin(distributed.SchedulerPlugin):  # type: ignore[misc]
             room.ends_at = time.monotonic() + member.ends_in
             left = room.ends_at - room.margin - time.monotonic()
             self._later(f"end-{worker}", left, lambda: self._retire(member, "its time is up"))
+        if self.capacity is not None and member.job:
+            self.capacity = self.capacity.after(member)
         self._placement.add(worker, room)
         about = {"memory": member.memory, "cores": member.cores, "ends_in": member.ends_in}
         self._log(member.event("worker-added", **about))
@@ -198,11 +200,9 @@ class LimitsSchedulerPlugin(distributed.SchedulerPlugin):  # type: ignore[misc]
             if not ends and key in self._scheduler.tasks:
                 tries = self._losses.tries(key)
                 self._log(member.event("rerun", key=key, cause=cause, tries=tries))
-            if not self._waits(key):
-                continue
-            if ends:
+            if ends:  # though it may wait for what it depends on, which was lost with the worker
                 self._err({key: self._losses.error(key, key_split(key))})
-            else:
+            elif self._waits(key):
                 self._decide(self._scheduler.tasks[key])
 
     def _retire(self, member: Member, why: str) -> None:

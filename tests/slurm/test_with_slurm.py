@@ -16,7 +16,7 @@ from processes import alive, until
 from real_slurm import Slurm
 
 from dask_limits import PynisherPlugin, Scheduler
-from dask_limits.exceptions import WorkersNotStartedError
+from dask_limits.exceptions import LimitRefusedError, WorkersNotStartedError
 
 
 @pytest.fixture(autouse=True)
@@ -55,9 +55,18 @@ def test_a_run_has_the_jobs_that_it_asked_for_and_leaves_none(slurm: Slurm, tmp_
     for job in asked.values():
         assert (job["JobName"], job["TimeLimit"], job["Requeue"]) == ("mine", "00:10:00", "0")
         assert job["NumCPUs"] == "2"
-        assert job["MinMemoryNode"] == "1G"
+        assert job["MinMemoryNode"] in ("1G", "1024M")
     assert not slurm.jobs()
     assert not list((tmp_path / "shared").iterdir())
+
+
+def test_what_jobs_turn_out_to_be_too_small_for_is_refused_and_not_waited_for(tmp_path):
+    # Without --mem, a job of two cores has 1000 MB here.
+    scheduler = made(tmp_path, job_directives_skip=["--mem"])
+    task = scheduler.task(whereabouts, plugins=PynisherPlugin(memory_limit="760 MiB"))
+    scheduler.on_start(lambda: task.submit())
+    with pytest.raises(LimitRefusedError, match=r"760\.0 MiB .* more than 7\d\d\.\d MiB"):
+        scheduler.run(timeout=60)
 
 
 def test_a_run_begins_with_the_first_worker_and_tells_why_others_wait(slurm: Slurm, tmp_path):

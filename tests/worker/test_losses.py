@@ -54,7 +54,7 @@ def run_until(go: Path, runs: Path) -> str:
     return "done"
 
 
-def kill_own_worker(runs: Path) -> None:
+def kill_own_worker(runs: Path, _: bytes = b"") -> None:
     """A call that kills the worker above it, before that can have said that it has begun."""
     with runs.open("a") as lines:
         lines.write("ran\n")
@@ -129,6 +129,28 @@ def test_a_call_that_brings_down_each_of_its_workers_ends_as_an_error_that_names
         assert [file.read_text() for file in runs.values()] == ["ran\nran\n"] * 3
         assert [event["tries"] for event in events(client, "rerun")] == [1, 1, 1]
         assert client.submit(abs, -1).result(timeout=20) == 1
+
+
+@pytest.mark.parametrize("kind", ["graph", "facade"])
+def test_one_that_takes_what_it_depends_on_with_it_ends_as_well(kind: str, tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    with (
+        dask.config.set({"distributed.scheduler.allowed-failures": 1}),
+        LocalCluster(n_workers=1, threads_per_worker=1, **SETTINGS) as cluster,
+        Client(cluster) as client,
+        DaskExecutor(client) as executor,
+    ):
+        data = client.submit(bytes, 1000)
+        if kind == "graph":
+            with annotate(wall_time=60):
+                future: Any = client.submit(kill_own_worker, runs, data)
+        else:
+            future = executor.submit(limit(kill_own_worker, wall_time=60), runs, data)
+        error = future.exception(timeout=50)
+        assert isinstance(error, WorkerLostError)
+        assert error.tries == 2
+        assert runs.read_text() == "ran\nran\n"
+        assert [event["tries"] for event in events(client, "rerun")] == [1]
 
 
 def test_a_worker_that_is_retired_counts_for_nothing_but_is_told(

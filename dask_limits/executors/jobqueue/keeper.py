@@ -316,7 +316,7 @@ class JobKeeper(distributed.SchedulerPlugin):  # type: ignore[misc]
             return first
         if plan.adaptive is None:
             return first if has_waiting(scheduler) else 0
-        room = self._capacity.room()
+        room = (bring(scheduler).capacity or self._capacity).room()
         workers = workers_for(scheduler, room, plan.adaptive.target_duration_s)
         workers = max(plan.adaptive.minimum, min(plan.adaptive.maximum, workers))
         return -(-workers // plan.processes)

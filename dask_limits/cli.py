@@ -273,7 +273,7 @@ def search(
     with Interrupts() as interrupts:
         try:
             job = RandomSearch(_load(data, target), trials, n_parallel, seed=seed, timeout=timeout)
-            scheduler = _scheduler(executor, scheduler_address, n_parallel, asked)
+            scheduler = _scheduler(executor, scheduler_address, n_parallel, limits, asked)
             watched = executor == "slurm"
             code = _run(job, scheduler, limits, out, interrupts, watched=watched)
         except OutputError as error:
@@ -361,8 +361,31 @@ def _n_workers_here(trial_memory: int | None) -> int:
     return max(1, min(cores, psutil.virtual_memory().total // trial_memory))
 
 
+def _check_room(worker_memory: int | None, limits: PynisherPlugin) -> None:
+    """Refuse jobs that are too small for a trial, before they wait in the queue."""
+    from dask_limits.limits.units import format_bytes
+    from dask_limits.worker.reservations import OWN_BYTES
+
+    if worker_memory is None:
+        raise BadInput(
+            "--executor slurm needs --worker-memory with --trial-memory none: nothing else says"
+            " how large its jobs are to be."
+        )
+    asked = limits.limits.memory or 0
+    if asked > worker_memory - OWN_BYTES:
+        raise BadInput(
+            f"--trial-memory {format_bytes(asked)} is more than --worker-memory"
+            f" {format_bytes(worker_memory)} leaves: {format_bytes(OWN_BYTES)} of it are for"
+            " Dask's worker and our own processes."
+        )
+
+
 def _scheduler(
-    executor: str, address: str | None, n_parallel: int, of_slurm: dict[str, Any]
+    executor: str,
+    address: str | None,
+    n_parallel: int,
+    limits: PynisherPlugin,
+    of_slurm: dict[str, Any],
 ) -> Scheduler:
     from dask_limits import Scheduler
 
@@ -370,6 +393,7 @@ def _scheduler(
         return Scheduler.with_processes(n_parallel)
     if executor == "slurm":
         memory = of_slurm.pop("worker_memory", None)
+        _check_room(memory, limits)
         try:
             return Scheduler.with_slurm(n_workers=n_parallel, cores=1, memory=memory, **of_slurm)
         except (TypeError, ValueError) as error:

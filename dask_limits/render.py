@@ -22,6 +22,21 @@ REDRAW_EVERY_S: Final = 0.125
 """How often a live view is drawn anew. One drawing costs some milliseconds of the run loop."""
 
 
+_CONTROLS: Final = {
+    n: f"\\x{n:02x}" for n in (*range(32), *range(127, 160)) if chr(n) not in "\n\t"
+}
+
+
+def readable(text: str) -> str:
+    r"""Text of users, tasks and workers, in which what commands a terminal is spelled out.
+
+    Example:
+        >>> print(readable("cleared: \x1b[2J"))
+        cleared: \x1b[2J
+    """
+    return text.translate(_CONTROLS)
+
+
 class EventView(Protocol):
     """What is shown of an event."""
 
@@ -110,7 +125,7 @@ def scheduler_tree(
     from rich.tree import Tree
 
     about = [repr(dict(options))] if options else []
-    box = Panel.fit(Text("\n".join([*about, *cluster])), title=Text(executor))
+    box = Panel.fit(Text(readable("\n".join([*about, *cluster]))), title=Text(executor))
     top = Panel(Group(Text(f"Executor Queue: ({n_queued})"), box), title=Text("Scheduler"))
     tree = Tree(top, guide_style="bold")
     tree.add(Group(*map(_event, events)))

@@ -29,6 +29,7 @@ ENDINGS: Final = {
     MemoryError: "memory",  # the limit's, and of arrays that no machine could hold
     WallTimeoutException: "wall time",
     CpuTimeoutException: "cpu time",
+    LimitRefusedError: "refused",
     CallError: "crashed",  # any other end that was not the call's own
     BaseException: "raised",
 }

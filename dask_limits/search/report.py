@@ -13,6 +13,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from dask_limits.render import readable
 from dask_limits.search.data import N_FOLDS
 from dask_limits.search.random_search import STATUSES, RandomSearch, Trial
 
@@ -87,7 +88,7 @@ class Report:
 
     def say(self, line: str) -> None:
         """Print a line, however long."""
-        self._print(Text(line), soft_wrap=True)
+        self._print(Text(readable(line)), soft_wrap=True)
 
     def _tell(self, line: str) -> None:
         """Print a line, but on a terminal, which shows it already."""
@@ -154,7 +155,7 @@ class Report:
             return []
         line = Text(f"workers: {len(self._workers)}", overflow="ellipsis", no_wrap=True)
         if waiting := _in_words(list(self._waited_for.values())):
-            line.append(f", waiting for {waiting}", "yellow")
+            line.append(f", waiting for {readable(waiting)}", "yellow")
         return [line]
 
     @property

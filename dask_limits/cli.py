@@ -361,23 +361,20 @@ def _n_workers_here(trial_memory: int | None) -> int:
     return max(1, min(cores, psutil.virtual_memory().total // trial_memory))
 
 
-def _check_room(worker_memory: int | None, limits: PynisherPlugin) -> None:
-    """Refuse jobs that are too small for a trial, before they wait in the queue."""
-    from dask_limits.limits.units import format_bytes
-    from dask_limits.worker.reservations import OWN_BYTES
+def _check_room(memory: int, walltime: str | None, limits: PynisherPlugin) -> None:
+    """Refuse jobs that no trial would fit in, before they wait in the queue."""
+    from dask_limits.rooms import refusal
+    from dask_limits.walltimes import walltime_seconds, walltime_text
+    from dask_limits.worker.members import Capacity
+    from dask_limits.worker.reservations import refused, request_of
 
-    if worker_memory is None:
-        raise BadInput(
-            "--executor slurm needs --worker-memory with --trial-memory none: nothing else says"
-            " how large its jobs are to be."
-        )
-    asked = limits.limits.memory or 0
-    if asked > worker_memory - OWN_BYTES:
-        raise BadInput(
-            f"--trial-memory {format_bytes(asked)} is more than --worker-memory"
-            f" {format_bytes(worker_memory)} leaves: {format_bytes(OWN_BYTES)} of it are for"
-            " Dask's worker and our own processes."
-        )
+    seconds = (
+        None if walltime is None else walltime_seconds(walltime_text(walltime, "slurm"), "slurm")
+    )
+    asked = limits.limits.as_dict()
+    why = refusal(request_of(asked), [Capacity(memory, 1, seconds).room()])
+    if why is not None:
+        raise BadInput(f"No worker could run trials: {refused('run_trial', asked, why)}")
 
 
 def _scheduler(
@@ -393,11 +390,18 @@ def _scheduler(
         return Scheduler.with_processes(n_parallel)
     if executor == "slurm":
         memory = of_slurm.pop("worker_memory", None)
-        _check_room(memory, limits)
+        if memory is None:
+            raise BadInput(
+                "--executor slurm needs --worker-memory with --trial-memory none: nothing else"
+                " says how large its jobs are to be."
+            )
         try:
-            return Scheduler.with_slurm(n_workers=n_parallel, cores=1, memory=memory, **of_slurm)
+            options = {"n_workers": n_parallel, "cores": 1, "memory": memory, **of_slurm}
+            scheduler = Scheduler.with_slurm(**options)
         except (TypeError, ValueError) as error:
             raise BadInput(f"SLURM cannot be asked for such workers: {error}") from None
+        _check_room(memory, of_slurm.get("walltime"), limits)
+        return scheduler
     if address is not None:
         return Scheduler.with_dask(address)
     return Scheduler.with_dask(n_workers=n_parallel)

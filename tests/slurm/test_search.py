@@ -151,7 +151,13 @@ def test_a_trial_that_loses_its_job_is_started_again(tmp_path: Path, slurm: Slur
     [
         (
             ["--worker-memory", "300MiB"],
-            "--trial-memory 400.0 MiB is more than --worker-memory 300.0 MiB leaves: 256.0 MiB",
+            "No worker could run trials: run_trial() reserves 400.0 MiB of memory, and no worker,"
+            " present or to be had, has more than 44.0 MiB for its calls.",
+        ),
+        (
+            ["--trial-wall-time", "2h", "--walltime", "10m"],
+            "No worker could run trials: run_trial() may take 7200 s by its wall_time and"
+            " grace_period, and no worker, present or to be had, has more than 540 s for a call.",
         ),
         (["--trial-memory", "none"], "--executor slurm needs --worker-memory with"),
     ],
@@ -167,7 +173,8 @@ def test_jobs_that_no_trial_would_fit_in_are_not_submitted(
 
 
 def test_trials_for_which_jobs_are_too_small_end_it_in_one_sentence(tmp_path: Path) -> None:
-    with search(tmp_path, "--trial-wall-time", "2h", "--walltime", "10m") as process:
+    # A job has half an hour, by dask-jobqueue's own configuration.
+    with search(tmp_path, "--trial-wall-time", "2h") as process:
         _, stderr = process.communicate()
     assert process.returncode == 1
     assert stderr.startswith("Error: No worker can run trials: ")

@@ -1,25 +1,19 @@
-"""The `dask-limits` command: reads and checks what was asked for, then has it done."""
-
 from __future__ import annotations
 
 import importlib.util
-import json
 import logging
 import os
 import shutil
-import socket
 import sys
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Any
 
 import click
-import psutil
 
-from dask_limits.limits.units import parse_bytes, parse_seconds
+from dask_limits.cli.options import BadInput, check_address, read_count, read_memory, read_time
+from dask_limits.cli.output import INTERRUPTED, discard_output
+from dask_limits.cli.workers import WORKER_ITSELF, make_scheduler, n_workers_here
 
 if TYPE_CHECKING:
     from dask_limits import PynisherPlugin, Scheduler
@@ -27,102 +21,8 @@ if TYPE_CHECKING:
     from dask_limits.search.interrupts import Interrupts
     from dask_limits.search.random_search import RandomSearch, Trial
 
-_INTERRUPTED: Final = 130  # what a shell gives for a program that SIGINT ended
 
-_WORKER_ITSELF: Final = 512 * 2**20
-"""Bytes that a job on SLURM gets beside the memory of its trial: 256 MiB that are kept for Dask's
-worker, its nanny and our guardian, as its limit is on all of them, and some for data and models on
-their way. With less, the trial is refused; more may wait longer in the queue."""
-
-
-class BadInput(click.ClickException):
-    """What was asked for cannot be done; the message says why in one sentence."""
-
-    exit_code = 2
-
-
-def _amount(parse: Callable[[str, str], float], forms: str) -> Callable[..., float | None]:
-    """Reads an option that is an amount with a unit, or "none"."""
-
-    def read(_: click.Context, option: click.Parameter, value: str | None) -> float | None:
-        if value is None or value.strip().lower() == "none":
-            return None
-        try:
-            return parse(value, option.opts[0])
-        except ValueError:
-            raise BadInput(f"{option.opts[0]} {value!r} is not {forms}.") from None
-
-    return read
-
-
-def _count(_: click.Context, option: click.Parameter, value: str | None) -> int | None:
-    """Reads an option that is a whole number from 1 up."""
-    if value is None:
-        return None
-    try:
-        number = int(value)
-    except ValueError:
-        number = 0
-    if number < 1:
-        raise BadInput(f"{option.opts[0]} {value!r} is not a whole number from 1 up.")
-    return number
-
-
-_memory = _amount(parse_bytes, 'an amount of memory above zero, such as 300MiB or "2 GB"')
-_time = _amount(parse_seconds, 'a time above zero, such as 0.5s, 5m or "1h 30m"')
-
-
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="dask-limits")
-def main() -> None:
-    """Run work under limits of memory, CPU time and wall time."""
-
-
-@main.command()
-@click.option(
-    "--scheduler-address",
-    metavar="tcp://...",
-    help="Check every worker of the Dask cluster there, and not this machine.",
-)
-@click.option("--json", "as_json", is_flag=True, help="Print what was found as JSON.")
-def check(scheduler_address: str | None, as_json: bool) -> None:
-    """Try what limits can be enforced here, and how well.
-
-    Takes some ten seconds, for each worker of a host. Exit codes: 0 if all that is promised holds,
-    1 if something does not, 2 for bad input, 130 if interrupted by Ctrl-C.
-    """
-    from rich.console import Console
-
-    from dask_limits.check.machine import check_here, check_workers
-    from dask_limits.check.report import show
-
-    try:
-        if scheduler_address is not None:
-            _check_address(scheduler_address)
-        with Console(stderr=True).status("Trying") as status:
-            tell = lambda what: status.update(f"Trying: {what}")  # noqa: E731
-            if scheduler_address is None:
-                machines = [check_here(tell)]
-            else:
-                machines = check_workers(scheduler_address, tell)
-    except OSError as error:
-        raise BadInput(f"Nothing can be checked: {str(error).rstrip('.')}.") from None
-    except KeyboardInterrupt:
-        sys.exit(_INTERRUPTED)
-    holds = bool(machines) and all(machine.holds for machine in machines)
-    with _output():
-        if as_json:
-            found = {"holds": holds, "machines": [machine.as_dict() for machine in machines]}
-            click.echo(json.dumps(found, indent=2))
-        else:
-            console = Console()
-            with console.capture() as capture:  # by itself it ends the program on a closed pipe
-                show(machines, console)
-            click.echo(capture.get(), nl=False)
-    sys.exit(0 if holds else 1)
-
-
-@main.command()
+@click.command("search")
 @click.argument("data", required=False, type=click.Path(path_type=Path))
 @click.option("--target", metavar="COLUMN", help="The column of DATA to predict.")
 @click.option(
@@ -140,14 +40,14 @@ def check(scheduler_address: str | None, as_json: bool) -> None:
 @click.option(
     "--workers",
     metavar="N",
-    callback=_count,
+    callback=read_count,
     show_default="the cores of this machine, as far as its memory goes",
     help="How many trials run at one time; on SLURM, each in a job of its own.",
 )
 @click.option(
     "--worker-memory",
     metavar="MEMORY",
-    callback=_memory,
+    callback=read_memory,
     show_default="that of a trial, and 512MiB for the worker itself",
     help="With --executor slurm: memory of each job.",
 )
@@ -167,14 +67,14 @@ def check(scheduler_address: str | None, as_json: bool) -> None:
 @click.option(
     "--worker-timeout",
     metavar="TIME",
-    callback=_time,
+    callback=read_time,
     show_default="as long as it takes",
     help="With --executor slurm: how long to wait for the first job to start.",
 )
 @click.option(
     "--trial-memory",
     metavar="MEMORY",
-    callback=_memory,
+    callback=read_memory,
     default="1GiB",
     show_default=True,
     help="Limit of each trial.",
@@ -182,7 +82,7 @@ def check(scheduler_address: str | None, as_json: bool) -> None:
 @click.option(
     "--trial-wall-time",
     metavar="TIME",
-    callback=_time,
+    callback=read_time,
     default="60s",
     show_default=True,
     help="Limit of each trial.",
@@ -190,7 +90,7 @@ def check(scheduler_address: str | None, as_json: bool) -> None:
 @click.option(
     "--trial-cpu-time",
     metavar="TIME",
-    callback=_time,
+    callback=read_time,
     default="60s",
     show_default=True,
     help="Limit of each trial.",
@@ -198,7 +98,7 @@ def check(scheduler_address: str | None, as_json: bool) -> None:
 @click.option(
     "--trials",
     metavar="N",
-    callback=_count,
+    callback=read_count,
     default="50",
     show_default=True,
     help="How many pipelines to try.",
@@ -206,7 +106,7 @@ def check(scheduler_address: str | None, as_json: bool) -> None:
 @click.option(
     "--timeout",
     metavar="TIME",
-    callback=_time,
+    callback=read_time,
     default="5m",
     show_default=True,
     help="Time for all trials together: those that still run are then cancelled, and the best is"
@@ -223,7 +123,7 @@ def check(scheduler_address: str | None, as_json: bool) -> None:
     help="Directory for trials.csv and best_model.joblib; what earlier searches left there is"
     " kept as trials.1.csv, best_model.1.joblib, and so on.",
 )
-def search(
+def search_command(
     data: Path | None,
     target: str | None,
     executor: str,
@@ -266,18 +166,18 @@ def search(
     limits = PynisherPlugin(
         memory_limit=trial_memory, walltime_limit=trial_wall_time, cputime_limit=trial_cpu_time
     )
-    n_parallel = min(workers or _n_workers_here(trial_memory), trials)
+    n_parallel = min(workers or n_workers_here(trial_memory), trials)
     if trial_memory is not None:
-        asked.setdefault("worker_memory", trial_memory + _WORKER_ITSELF)
-    code = _INTERRUPTED
+        asked.setdefault("worker_memory", trial_memory + WORKER_ITSELF)
+    code = INTERRUPTED
     with Interrupts() as interrupts:
         try:
             job = RandomSearch(_load(data, target), trials, n_parallel, seed=seed, timeout=timeout)
-            scheduler = _scheduler(executor, scheduler_address, n_parallel, limits, asked)
+            scheduler = make_scheduler(executor, scheduler_address, n_parallel, limits, asked)
             watched = executor == "slurm"
             code = _run(job, scheduler, limits, out, interrupts, watched=watched)
         except OutputError as error:
-            _discard_output()
+            discard_output()
             raise click.ClickException(str(error)) from None
         except KeyboardInterrupt:
             pass
@@ -317,7 +217,7 @@ def _check_combination(
     if data is None and target is not None:
         raise BadInput("--target names a column of DATA, and no DATA is given.")
     if scheduler_address is not None:
-        _check_address(scheduler_address)
+        check_address(scheduler_address)
     if executor == "slurm":
         if workers is None:
             raise BadInput("--executor slurm needs --workers: each of them is a job.")
@@ -328,22 +228,6 @@ def _check_combination(
             )
 
 
-def _check_address(address: str) -> None:
-    """See whether anybody is there: Dask itself goes on trying for half a minute."""
-    try:
-        parts = urlsplit(address if "://" in address else f"tcp://{address}")
-        where = parts.hostname or "", parts.port or 0
-    except ValueError:
-        where = "", 0
-    if not all(where):
-        raise BadInput(f"--scheduler-address {address!r} is not like tcp://host:8786.")
-    try:
-        socket.create_connection(where, timeout=5).close()
-    except OSError as error:
-        why = error.strerror or "it takes too long"
-        raise BadInput(f"No Dask scheduler answers at {address}: {why}.") from None
-
-
 def _load(data: Path | None, target: str | None) -> Dataset:
     from dask_limits.search.data import DataError, bundled, load_csv
 
@@ -351,60 +235,6 @@ def _load(data: Path | None, target: str | None) -> Dataset:
         return bundled() if data is None else load_csv(data, target)
     except DataError as error:
         raise BadInput(str(error)) from None
-
-
-def _n_workers_here(trial_memory: int | None) -> int:
-    """How many trials this machine can run at one time: Dask shares its memory out to workers."""
-    cores = len(os.sched_getaffinity(0))
-    if trial_memory is None:
-        return cores
-    return max(1, min(cores, psutil.virtual_memory().total // trial_memory))
-
-
-def _check_room(memory: int, walltime: str | None, limits: PynisherPlugin) -> None:
-    """Refuse jobs that no trial would fit in, before they wait in the queue."""
-    from dask_limits.rooms import refusal
-    from dask_limits.walltimes import walltime_seconds, walltime_text
-    from dask_limits.worker.members import Capacity
-    from dask_limits.worker.reservations import refused, request_of
-
-    seconds = (
-        None if walltime is None else walltime_seconds(walltime_text(walltime, "slurm"), "slurm")
-    )
-    asked = limits.limits.as_dict()
-    why = refusal(request_of(asked), [Capacity(memory, 1, seconds).room()])
-    if why is not None:
-        raise BadInput(f"No worker could run trials: {refused('run_trial', asked, why)}")
-
-
-def _scheduler(
-    executor: str,
-    address: str | None,
-    n_parallel: int,
-    limits: PynisherPlugin,
-    of_slurm: dict[str, Any],
-) -> Scheduler:
-    from dask_limits import Scheduler
-
-    if executor == "processes":
-        return Scheduler.with_processes(n_parallel)
-    if executor == "slurm":
-        memory = of_slurm.pop("worker_memory", None)
-        if memory is None:
-            raise BadInput(
-                "--executor slurm needs --worker-memory with --trial-memory none: nothing else"
-                " says how large its jobs are to be."
-            )
-        try:
-            options = {"n_workers": n_parallel, "cores": 1, "memory": memory, **of_slurm}
-            scheduler = Scheduler.with_slurm(**options)
-        except (TypeError, ValueError) as error:
-            raise BadInput(f"SLURM cannot be asked for such workers: {error}") from None
-        _check_room(memory, of_slurm.get("walltime"), limits)
-        return scheduler
-    if address is not None:
-        return Scheduler.with_dask(address)
-    return Scheduler.with_dask(n_workers=n_parallel)
 
 
 def _run(
@@ -470,30 +300,9 @@ def _run(
     else:
         report.say("no model was fitted" + (": interrupted" if interrupts.received else ""))
     report.say(f"all trials: {results.trials_csv}")
-    return _INTERRUPTED if interrupts.received else 0 if saved else 1
+    return INTERRUPTED if interrupts.received else 0 if saved else 1
 
 
 def _is_news(record: logging.LogRecord) -> bool:
     """Dask's scheduler logs results of trials as lost that were cancelled on their way."""
     return not record.getMessage().startswith("Couldn't gather keys")
-
-
-@contextmanager
-def _output() -> Iterator[None]:
-    """Say in one sentence that standard output fails, unless it is that nobody reads on."""
-    try:
-        yield
-    except BrokenPipeError:  # as of `| head`, which has read enough
-        _discard_output()
-    except OSError as error:
-        _discard_output()
-        raise click.ClickException(
-            f"What was found cannot be shown: standard output fails with {error.strerror!r}."
-        ) from None
-
-
-def _discard_output() -> None:
-    """Let what could not be written go nowhere: Python would try again at its end."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, sys.stdout.fileno())
-    os.close(nowhere)

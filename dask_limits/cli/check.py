@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+import json
+import sys
+
+import click
+
+from dask_limits.cli.options import BadInput, check_address
+from dask_limits.cli.output import INTERRUPTED, output
+
+
+@click.command("check")
+@click.option(
+    "--scheduler-address",
+    metavar="tcp://...",
+    help="Check every worker of the Dask cluster there, and not this machine.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print what was found as JSON.")
+def check_command(scheduler_address: str | None, as_json: bool) -> None:
+    """Try what limits can be enforced here, and how well.
+
+    Takes some ten seconds, for each worker of a host. Exit codes: 0 if all that is promised holds,
+    1 if something does not, 2 for bad input, 130 if interrupted by Ctrl-C.
+    """
+    from rich.console import Console
+
+    from dask_limits.check.machine import check_here, check_workers
+    from dask_limits.check.report import show
+
+    try:
+        if scheduler_address is not None:
+            check_address(scheduler_address)
+        with Console(stderr=True).status("Trying") as status:
+            tell = lambda what: status.update(f"Trying: {what}")  # noqa: E731
+            if scheduler_address is None:
+                machines = [check_here(tell)]
+            else:
+                machines = check_workers(scheduler_address, tell)
+    except OSError as error:
+        raise BadInput(f"Nothing can be checked: {str(error).rstrip('.')}.") from None
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+    holds = bool(machines) and all(machine.holds for machine in machines)
+    with output():
+        if as_json:
+            found = {"holds": holds, "machines": [machine.as_dict() for machine in machines]}
+            click.echo(json.dumps(found, indent=2))
+        else:
+            console = Console()
+            with console.capture() as capture:  # by itself it ends the program on a closed pipe
+                show(machines, console)
+            click.echo(capture.get(), nl=False)
+    sys.exit(0 if holds else 1)

@@ -1,0 +1,64 @@
+"""Reads and checks what was asked for on the command line."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from urllib.parse import urlsplit
+
+import click
+
+from dask_limits.limits.units import parse_bytes, parse_seconds
+
+
+class BadInput(click.ClickException):
+    """What was asked for cannot be done; the message says why in one sentence."""
+
+    exit_code = 2
+
+
+def _amount(parse: Callable[[str, str], float], forms: str) -> Callable[..., float | None]:
+    """Reads an option that is an amount with a unit, or "none"."""
+
+    def read(_: click.Context, option: click.Parameter, value: str | None) -> float | None:
+        if value is None or value.strip().lower() == "none":
+            return None
+        try:
+            return parse(value, option.opts[0])
+        except ValueError:
+            raise BadInput(f"{option.opts[0]} {value!r} is not {forms}.") from None
+
+    return read
+
+
+def read_count(_: click.Context, option: click.Parameter, value: str | None) -> int | None:
+    """Reads an option that is a whole number from 1 up."""
+    if value is None:
+        return None
+    try:
+        number = int(value)
+    except ValueError:
+        number = 0
+    if number < 1:
+        raise BadInput(f"{option.opts[0]} {value!r} is not a whole number from 1 up.")
+    return number
+
+
+read_memory = _amount(parse_bytes, 'an amount of memory above zero, such as 300MiB or "2 GB"')
+read_time = _amount(parse_seconds, 'a time above zero, such as 0.5s, 5m or "1h 30m"')
+
+
+def check_address(address: str) -> None:
+    """See whether anybody is there: Dask itself goes on trying for half a minute."""
+    try:
+        parts = urlsplit(address if "://" in address else f"tcp://{address}")
+        where = parts.hostname or "", parts.port or 0
+    except ValueError:
+        where = "", 0
+    if not all(where):
+        raise BadInput(f"--scheduler-address {address!r} is not like tcp://host:8786.")
+    try:
+        socket.create_connection(where, timeout=5).close()
+    except OSError as error:
+        why = error.strerror or "it takes too long"
+        raise BadInput(f"No Dask scheduler answers at {address}: {why}.") from None

@@ -1,0 +1,81 @@
+"""Where the trials of a search run."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any, Final
+
+import psutil
+
+from dask_limits.cli.options import BadInput
+
+if TYPE_CHECKING:
+    from dask_limits import PynisherPlugin, Scheduler
+
+WORKER_ITSELF: Final = 512 * 2**20
+"""Bytes that a job on SLURM gets beside the memory of its trial: 256 MiB that are kept for Dask's
+worker, its nanny and our guardian, as its limit is on all of them, and some for data and models on
+their way. With less, the trial is refused; more may wait longer in the queue."""
+
+
+def n_workers_here(trial_memory: int | None) -> int:
+    """How many trials this machine can run at one time: Dask shares its memory out to workers."""
+    cores = len(os.sched_getaffinity(0))
+    if trial_memory is None:
+        return cores
+    return max(1, min(cores, psutil.virtual_memory().total // trial_memory))
+
+
+def make_scheduler(
+    executor: str,
+    address: str | None,
+    n_parallel: int,
+    limits: PynisherPlugin,
+    of_slurm: dict[str, Any],
+) -> Scheduler:
+    """A scheduler on what `--executor` names.
+
+    Args:
+        executor: "processes", "dask" or "slurm".
+        address: Of a Dask scheduler; None for a new cluster.
+        n_parallel: How many trials are to run at one time.
+        limits: Of a trial.
+        of_slurm: The options for SLURM that were given.
+    """
+    from dask_limits import Scheduler
+
+    if executor == "processes":
+        return Scheduler.with_processes(n_parallel)
+    if executor == "slurm":
+        memory = of_slurm.pop("worker_memory", None)
+        if memory is None:
+            raise BadInput(
+                "--executor slurm needs --worker-memory with --trial-memory none: nothing else"
+                " says how large its jobs are to be."
+            )
+        try:
+            options = {"n_workers": n_parallel, "cores": 1, "memory": memory, **of_slurm}
+            scheduler = Scheduler.with_slurm(**options)
+        except (TypeError, ValueError) as error:
+            raise BadInput(f"SLURM cannot be asked for such workers: {error}") from None
+        _check_room(memory, of_slurm.get("walltime"), limits)
+        return scheduler
+    if address is not None:
+        return Scheduler.with_dask(address)
+    return Scheduler.with_dask(n_workers=n_parallel)
+
+
+def _check_room(memory: int, walltime: str | None, limits: PynisherPlugin) -> None:
+    """Refuse jobs that no trial would fit in, before they wait in the queue."""
+    from dask_limits.rooms import refusal
+    from dask_limits.walltimes import walltime_seconds, walltime_text
+    from dask_limits.worker.members import Capacity
+    from dask_limits.worker.reservations import refused, request_of
+
+    seconds = (
+        None if walltime is None else walltime_seconds(walltime_text(walltime, "slurm"), "slurm")
+    )
+    asked = limits.limits.as_dict()
+    why = refusal(request_of(asked), [Capacity(memory, 1, seconds).room()])
+    if why is not None:
+        raise BadInput(f"No worker could run trials: {refused('run_trial', asked, why)}")

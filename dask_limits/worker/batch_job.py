@@ -107,22 +107,24 @@ async def states(jobs: Iterable[str]) -> dict[str, JobState] | None:
     ids = ",".join(job for job in jobs for _ in range(2))  # one alone is an error if not known
     if not ids:
         return {}
-    text = await _answer("squeue", "--noheader", "--states=all", "--jobs", ids, "-o", "%i|%T|%r")
+    text = await _answer("squeue", "--noheader", "--states=all", "--jobs", ids, "-o", "%F|%T|%r")
     return None if text is None else parse_squeue(text)
 
 
 def parse_squeue(text: str) -> dict[str, JobState]:
-    """Lines of `squeue -o "%i|%T|%r"`; what is no such line is passed over.
+    """Lines of `squeue -o "%F|%T|%r"`; what is no such line is passed over.
+
+    Of the tasks of an array, which have one id, one that has not ended counts.
 
     Example:
         >>> parse_squeue("17|PENDING|Resources")["17"].reason
         'Resources'
     """
-    found = {}
+    found: dict[str, JobState] = {}
     for line in text.splitlines():
         job, _, rest = line.strip().partition("|")
         state, _, reason = rest.partition("|")
-        if job and state:
+        if job and state and (job not in found or found[job].ended):
             found[job] = JobState(job, state=state, reason=_reason(reason))
     return found
 
@@ -181,6 +183,8 @@ def _printed(command: Sequence[str]) -> str | None:
             text=True,
             errors="replace",
             timeout=_ANSWER_S,
+            # Without the user's filters: what they leave out is not gone.
+            env={k: v for k, v in os.environ.items() if not k.startswith("SQUEUE_")},
             start_new_session=True,  # Ctrl-C is none of its business
         )
     except (OSError, subprocess.TimeoutExpired):

@@ -195,6 +195,21 @@ def test_jobs_that_end_without_a_worker_are_told_with_their_script_and_log(slurm
     assert not slurm.jobs()
 
 
+@pytest.mark.parametrize("odd", ["filter", "array"])
+def test_a_job_that_waits_is_never_taken_for_one_that_is_gone(slurm, tmp_path, monkeypatch, odd):
+    directives = ["--begin=now+1hour"]
+    if odd == "filter":
+        monkeypatch.setenv("SQUEUE_PARTITION", "another")  # as people have it in their .bashrc
+    else:
+        directives.append("--array=0-0")  # squeue calls it 17_[0]
+    scheduler = made(tmp_path, worker_timeout="6 s", job_extra_directives=directives)
+    with pytest.raises(WorkersNotStartedError, match="No worker has come within 6 s") as caught:
+        scheduler.run()
+    assert [(job.state, job.reason) for job in caught.value.jobs] == [("PENDING", "BeginTime")]
+    monkeypatch.delenv("SQUEUE_PARTITION", raising=False)
+    assert not slurm.jobs()
+
+
 def test_what_slurm_does_not_accept_is_told_in_its_words(slurm, tmp_path):
     with pytest.raises(WorkersNotStartedError, match=r"Batch job submission failed.*not available"):
         made(tmp_path, memory="9 GiB").run()

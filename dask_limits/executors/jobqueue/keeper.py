@@ -35,6 +35,8 @@ _ASK_EVERY_S: Final = 5.0
 """How often SLURM is asked for the states of jobs, if nothing has happened."""
 _ASK_SOON_FOR_S: Final = 10.0
 """For how long it is asked each second when something has: that is when most changes."""
+_FORGOTTEN: Final = "UNKNOWN"
+"""The state of a job that SLURM does not list. It is no word of SLURM's."""
 _AWAY_S: Final = 30.0
 """How long a worker may be away while its job runs: its nanny starts another one, in seconds."""
 _GONE_S: Final = 5.0
@@ -230,7 +232,7 @@ class JobKeeper(distributed.SchedulerPlugin):  # type: ignore[misc]
         if known is None:
             return
         for job, kept in asked.items():
-            state = known.get(job, JobState(job, state="UNKNOWN", reason="SLURM has forgotten it"))
+            state = known.get(job, JobState(job, state=_FORGOTTEN, reason="SLURM has forgotten it"))
             if kept.state != state:
                 kept.state = state
                 self._hurry()
@@ -250,7 +252,9 @@ class JobKeeper(distributed.SchedulerPlugin):  # type: ignore[misc]
             self._kept.pop(kept.name, None)
             self._cluster.worker_spec.pop(kept.name, None)
             self._cluster.workers.pop(kept.name, None)
-            if kept.job.job_id and kept.state is not None and kept.state.ended:
+            ended = kept.state is not None and kept.state.ended
+            # One that is only not listed is cancelled, to be sure.
+            if kept.job.job_id and ended and kept.told().state != _FORGOTTEN:
                 self._canceller.gone(kept.job.job_id)
                 kept.job.job_id = None
         await asyncio.gather(*(kept.job.close() for kept in gone))

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import multiprocessing
 import os
-import select
 import threading
+import time
 from typing import Final
 
 import distributed
+import psutil
 
 _IGNORE_CTRL_C: Final = (
     "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN);"
@@ -20,6 +22,8 @@ Until they get here the signal is blocked, as it was where they were started."""
 
 _END_WITH_DRIVER: Final = f"from {__name__} import end_with_driver; end_with_driver()"
 """Likewise: a child that the driver has forked keeps the connections and pipes that would tell."""
+_LOOK_EVERY_S: Final = 0.5
+"""How often a worker looks for its driver; each look takes 30 us."""
 
 
 def start_cluster(
@@ -63,15 +67,18 @@ def close_cluster(client: distributed.Client) -> None:
 
 def end_with_driver() -> None:
     """Have this process, a worker's, end as soon as the one that has started it does."""
-    driver = multiprocessing.parent_process()
-    assert driver is not None and driver.pid is not None
+    parent = multiprocessing.parent_process()
+    assert parent is not None and parent.pid is not None
     try:
-        handle = os.pidfd_open(driver.pid)
-    except ProcessLookupError:
+        driver = psutil.Process(parent.pid)
+    except psutil.NoSuchProcess:
         os._exit(1)
 
     def wait() -> None:
-        select.select([handle], [], [])
+        # By looking, as Linux before 5.3 has nothing to wait for that a fork does not keep.
+        with contextlib.suppress(psutil.NoSuchProcess):
+            while driver.is_running() and driver.status() != psutil.STATUS_ZOMBIE:
+                time.sleep(_LOOK_EVERY_S)
         os._exit(1)  # what runs here is ended by its guardian
 
     threading.Thread(target=wait, name="dask-limits-end-with-driver", daemon=True).start()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from concurrent.futures import ThreadPoolExecutor
+import concurrent.futures
+import threading
 from typing import Final
 
 import dask
 import distributed
 from dask.utils import parse_timedelta
+from distributed.comm import CommClosedError
 
 _ASK_OTHERWISE: Final = "distributed.client.security-loader"
 """What gives Dask's client credentials for an address, if it is set; we have none to ask with."""
@@ -34,8 +36,17 @@ def greet_scheduler(address: str, security: distributed.Security | None = None) 
     """
     if security is None and dask.config.get(_ASK_OTHERWISE, None) is not None:
         return
-    with ThreadPoolExecutor(1) as thread:  # the loop of this one may be running, as in Jupyter
-        thread.submit(asyncio.run, _greet(address, security or distributed.Security())).result()
+    answer = concurrent.futures.Future[None]()
+
+    def greet() -> None:
+        try:
+            answer.set_result(asyncio.run(_greet(address, security or distributed.Security())))
+        except BaseException as error:
+            answer.set_exception(error)
+
+    # The loop of this thread may be running, as in Jupyter. And Ctrl-C waits for no answer.
+    threading.Thread(target=greet, name="dask-limits-greet", daemon=True).start()
+    answer.result()
 
 
 async def _greet(address: str, security: distributed.Security) -> None:
@@ -51,6 +62,11 @@ async def _greet(address: str, security: distributed.Security) -> None:
         raise OSError(
             f"Nobody can connect to {address} without credentials: pass a distributed.Security, or"
             f" have Dask's configuration name them under distributed.comm.tls ({error})."
+        ) from error
+    except CommClosedError as error:  # which says nothing more
+        raise OSError(
+            f"The connection to {address} was closed before it was made"
+            f" ({error.__cause__ or error}). Perhaps the credentials are those of another cluster."
         ) from error
     except (OSError, ValueError):
         raise

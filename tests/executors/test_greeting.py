@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import re
 import socket
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -77,6 +80,33 @@ def test_nobody_there_is_said_as_dask_says_it() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     assert "Timed out trying to connect" in refused(f"tcp://127.0.0.1:{port}")
+
+
+def test_credentials_of_another_cluster_are_told_of() -> None:
+    own, others = Security.temporary(), Security.temporary()
+    options = {"n_workers": 0, "dashboard_address": "127.0.0.1:0"}
+    with LocalCluster(security=own, **options) as cluster:
+        told = refused(cluster.scheduler_address, others)
+        assert "Perhaps the credentials are those of another cluster" in told
+
+
+INTERRUPTED = """
+import os, signal, sys, threading
+from dask_limits import Scheduler
+threading.Timer(1, os.kill, [os.getpid(), signal.SIGINT]).start()
+try:
+    Scheduler.with_dask(sys.argv[1]).run()
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+
+
+def test_ctrl_c_waits_for_no_answer() -> None:
+    began = time.monotonic()
+    with listening() as address:
+        program = [sys.executable, "-c", INTERRUPTED, address]
+        assert subprocess.check_output(program) == b"interrupted\n"
+    assert time.monotonic() - began < 20  # Dask's time for connecting is 30 s
 
 
 def test_credentials_that_are_missing_are_asked_for(cluster: LocalCluster) -> None:

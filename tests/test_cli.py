@@ -223,7 +223,7 @@ def test_a_csv_with_gaps_and_brackets_is_learnt_from(tmp_path: Path, target: str
 
 def test_a_cluster_that_is_there_already_is_used_and_left_open(tmp_path: Path) -> None:
     with (
-        distributed.LocalCluster(n_workers=1, threads_per_worker=2, dashboard_address=None) as c,
+        distributed.LocalCluster(n_workers=1, threads_per_worker=2, dashboard_address=":0") as c,
         distributed.Client(c) as client,
     ):
         there = ["--executor", "dask", "--scheduler-address", c.scheduler_address]

@@ -48,16 +48,12 @@ def make_scheduler(
         return Scheduler.with_processes(n_parallel)
     if executor == "slurm":
         memory = of_slurm.pop("worker_memory", None)
-        if memory is None:
-            raise BadInput(
-                "--executor slurm needs --worker-memory with --trial-memory none: nothing else"
-                " says how large its jobs are to be."
-            )
         try:
             options = {"n_workers": n_parallel, "cores": 1, "memory": memory, **of_slurm}
             scheduler = Scheduler.with_slurm(**options)
         except (TypeError, ValueError) as error:
-            raise BadInput(f"SLURM cannot be asked for such workers: {error}") from None
+            instead = "" if memory else " On the command line it is --worker-memory."
+            raise BadInput(f"SLURM cannot be asked for such workers: {error}.{instead}") from None
         _check_room(memory, of_slurm.get("walltime"), limits)
         return scheduler
     if address is not None:
@@ -65,7 +61,7 @@ def make_scheduler(
     return Scheduler.with_dask(n_workers=n_parallel)
 
 
-def _check_room(memory: int, walltime: str | None, limits: PynisherPlugin) -> None:
+def _check_room(memory: int | None, walltime: str | None, limits: PynisherPlugin) -> None:
     """Refuse jobs that no trial would fit in, before they wait in the queue."""
     from dask_limits.rooms import refusal
     from dask_limits.walltimes import walltime_seconds, walltime_text

@@ -7,6 +7,7 @@ import math
 import sys
 import threading
 import time
+from collections.abc import Iterator
 
 import pytest
 from processes import until
@@ -44,13 +45,17 @@ def sender_of_its_own_interrupt() -> type[Sender]:
 
 
 @pytest.fixture
-def watched() -> None:
-    """The watcher runs already.
+def watched(monkeypatch) -> Iterator[None]:
+    """The watcher runs already, and stays.
 
     In Python 3.11 a thread that has not run yet gets what is sent to the one that starts it.
     """
+    monkeypatch.setattr("dask_limits.guards.watcher._LINGER_S", LONG)
     with time_guard(LONG):
         until(lambda: watcher.wakes_at < math.inf)
+    yield
+    monkeypatch.undo()
+    watcher._bell.put(None)  # it would sleep for as long
 
 
 def run_on() -> None:

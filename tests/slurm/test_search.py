@@ -159,7 +159,10 @@ def test_a_trial_that_loses_its_job_is_started_again(tmp_path: Path, slurm: Slur
             "No worker could run trials: run_trial() may take 7200 s by its wall_time and"
             " grace_period, and no worker, present or to be had, has more than 540 s for a call.",
         ),
-        (["--trial-memory", "none"], "--executor slurm needs --worker-memory with"),
+        (
+            ["--trial-memory", "none"],
+            "SLURM cannot be asked for such workers: How much memory each job gets is missing",
+        ),
     ],
 )
 def test_jobs_that_no_trial_would_fit_in_are_not_submitted(

@@ -87,7 +87,7 @@ def _new_lock(path: Path) -> int | None:
 
 def _remove_stale(parent: Path) -> None:
     """Remove what is left of processes that were killed. What has no lock is left alone."""
-    for path in parent.iterdir():
+    for path in parent.glob(f"{_PREFIX}*"):  # of none, in one that cannot be listed
         if not _OURS.fullmatch(path.name):  # the user's own, in a directory of the user's
             continue
         kept = path / _KEPT

@@ -30,6 +30,13 @@ def started(enter):
     return threads
 
 threads_before = _thread._count()
+
+def one_watcher_until_all_go(threads, go):
+    until(lambda: _thread._count() == threads_before + len(threads) + 1)  # each counts itself
+    assert watcher.running
+    go.set()
+    for thread in threads:
+        thread.join()
 """
 
 
@@ -46,11 +53,7 @@ with time_guard(100), mem_guard(1e12), time_guard(50):
     threads = started(enter)
     ready.wait()
     assert len(inside) == 11
-    until(lambda: _thread._count() == threads_before + len(threads) + 1)  # each counts itself
-    assert watcher.running
-    go.set()
-    for thread in threads:
-        thread.join()
+    one_watcher_until_all_go(threads, go)
 until(lambda: not watcher.running and _thread._count() == threads_before)
 """
     assert run_program(COUNTING + code).stderr == ""
@@ -69,11 +72,7 @@ for _ in range(20):
     threads = started(enter)
     together.wait()
     until(lambda: len(inside) == 8)
-    until(lambda: _thread._count() == threads_before + len(threads) + 1)
-    assert watcher.running
-    go.set()
-    for thread in threads:
-        thread.join()
+    one_watcher_until_all_go(threads, go)
     until(lambda: not watcher.running and _thread._count() == threads_before)
 """
     assert run_program(COUNTING + code).stderr == ""

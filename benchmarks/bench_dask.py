@@ -12,7 +12,7 @@ from distributed import Client, Future, LocalCluster
 from measure import compare
 
 from dask_limits import LimitsWorkerPlugin, annotate, limit
-from dask_limits.executors.dask import DaskExecutor
+from dask_limits.executors.dask.executor import DaskExecutor
 
 CALLS = 500
 CANCELS = 30

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from dask_limits import limit
-from dask_limits.limits.guardian import default_guardian
+from dask_limits.limits.owner.guardian import default_guardian
 
 RATE = 1_000_000_000
 """Bytes a second by which memory grows."""

@@ -1,20 +1,20 @@
 """An event-driven scheduler for Dask and local executors; every task runs under its own limits."""
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 from dask_limits import exceptions
 from dask_limits.events import Event
 from dask_limits.executors import SequentialExecutor
-from dask_limits.exit_state import ExitState
 from dask_limits.limits import Limits, Outcome, Usage, limit, progress
 from dask_limits.plugins import Limiter, Plugin, PynisherPlugin, Retry
-from dask_limits.requeue import Requeue
-from dask_limits.scheduler import Scheduler
-from dask_limits.task import Task
+from dask_limits.scheduler import ExitState, Requeue, Scheduler, Task
 
 if TYPE_CHECKING:
-    from dask_limits.enforce import enforce_limits
-    from dask_limits.worker import LimitsWorkerPlugin, annotate, usages
+    from dask_limits.compat.enforce_limits import enforce_limits
+    from dask_limits.dask.graphs.annotations import annotate
+    from dask_limits.dask.usage_log import usages
+    from dask_limits.dask.worker.plugin import LimitsWorkerPlugin
 
 __all__ = [
     "Event",
@@ -39,28 +39,28 @@ __all__ = [
     "usages",
 ]
 
-_FROM_WORKER = ("LimitsWorkerPlugin", "annotate", "usages")  # these import Dask
-_FROM_ENFORCE = (
-    "AnythingException",
-    "CpuTimeoutException",
-    "MemorylimitException",
-    "PynisherError",
-    "SignalException",
-    "SubprocessException",
-    "TimeoutException",
-    "enforce_limits",
+_LAZY = {  # by the module each is in: these import Dask, or are for old scripts alone
+    "LimitsWorkerPlugin": "dask_limits.dask.worker.plugin",
+    "annotate": "dask_limits.dask.graphs.annotations",
+    "usages": "dask_limits.dask.usage_log",
+} | dict.fromkeys(
+    (
+        "AnythingException",
+        "CpuTimeoutException",
+        "MemorylimitException",
+        "PynisherError",
+        "SignalException",
+        "SubprocessException",
+        "TimeoutException",
+        "enforce_limits",
+    ),
+    "dask_limits.compat.enforce_limits",
 )
 
 
 def __getattr__(name: str) -> Any:
-    if name in _FROM_WORKER:
-        from dask_limits import worker
-
-        return getattr(worker, name)
-    if name in _FROM_ENFORCE:
-        from dask_limits import enforce
-
-        return getattr(enforce, name)
+    if name in _LAZY:
+        return getattr(importlib.import_module(_LAZY[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -57,7 +57,7 @@ from pynisher.exceptions import (
 )
 
 if TYPE_CHECKING:
-    from dask_limits.job_state import JobState
+    from dask_limits.batch_systems.job_state import JobState
 
 __all__ = [
     "Breach",

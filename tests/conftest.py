@@ -24,8 +24,8 @@ def nothing_is_left_behind() -> Iterator[None]:
     """Fail a test after which a process, a thread of ours or an open file is left that it made."""
     before = _children(), _open_files()
     yield
-    if "dask_limits.limits.guardian" in sys.modules:
-        sys.modules["dask_limits.limits.guardian"].default_guardian().close()
+    if "dask_limits.limits.owner.guardian" in sys.modules:
+        sys.modules["dask_limits.limits.owner.guardian"].default_guardian().close()
     left = _wait_for_nothing(lambda: _left(*before), seconds=10)
     assert not left, f"left behind: {left}"
 

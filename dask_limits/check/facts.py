@@ -13,7 +13,7 @@ from typing import Final
 
 import psutil
 
-from dask_limits.limits.units import format_bytes
+from dask_limits.units import format_bytes
 
 _LIBRARIES: Final = (
     "dask-limits",

@@ -62,7 +62,7 @@ def check_workers(address: str, tell: Callable[[str], object]) -> list[Machine]:
     """
     from distributed import Client
 
-    from dask_limits.executors.greeting import greet_scheduler
+    from dask_limits.executors.dask.probe import greet_scheduler
 
     greet_scheduler(address)
     with Client(address) as client:

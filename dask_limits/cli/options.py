@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 import click
 
-from dask_limits.limits.units import parse_bytes, parse_seconds
+from dask_limits.units import parse_bytes, parse_seconds
 
 
 class BadInput(click.ClickException):

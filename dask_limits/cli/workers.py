@@ -63,10 +63,10 @@ def make_scheduler(
 
 def _check_room(memory: int | None, walltime: str | None, limits: PynisherPlugin) -> None:
     """Refuse jobs that no trial would fit in, before they wait in the queue."""
-    from dask_limits.rooms import refusal
-    from dask_limits.walltimes import walltime_seconds, walltime_text
-    from dask_limits.worker.members import Capacity
-    from dask_limits.worker.reservations import refused, request_of
+    from dask_limits.batch_systems.walltimes import walltime_seconds, walltime_text
+    from dask_limits.dask.reservations import refused, request_of
+    from dask_limits.dask.scheduler.workers import Capacity
+    from dask_limits.placement.resources import refusal
 
     seconds = (
         None if walltime is None else walltime_seconds(walltime_text(walltime, "slurm"), "slurm")

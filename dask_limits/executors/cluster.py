@@ -8,12 +8,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from dask_limits.limits.units import format_bytes
+from dask_limits.units import format_bytes
 
 if TYPE_CHECKING:
+    from dask_limits.batch_systems.job_state import JobState
     from dask_limits.exceptions import WorkerLostError
     from dask_limits.executors.future import Future
-    from dask_limits.job_state import JobState
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from dask_limits.executors.future import Future
 from dask_limits.limits import CancelToken, LimitedCall, Outcome, Usage
-from dask_limits.limits.guardian import Guardian
+from dask_limits.limits.owner.guardian import Guardian
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -8,10 +8,10 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from dask_limits.executors.accept import ExecutorRecipe, connect_dask, recipe_of
+from dask_limits.executors.factories import ExecutorRecipe, connect_dask, recipe_of
 from dask_limits.executors.sequential import SequentialExecutor
 from dask_limits.executors.wrapped import WrappedExecutor
-from dask_limits.limits.units import at_least_one
+from dask_limits.units import at_least_one
 
 if TYPE_CHECKING:
     from distributed import Security

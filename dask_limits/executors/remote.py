@@ -5,8 +5,9 @@ from __future__ import annotations
 import pickle
 from typing import Any
 
-from dask_limits.limits import LimitedCall, pickling, run_call
-from dask_limits.packed import pack_outcome
+from dask_limits.dask.packed import pack_outcome
+from dask_limits.limits import LimitedCall, run_call
+from dask_limits.limits.ipc import pickling
 
 
 def pack_call(call: LimitedCall[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
@@ -25,7 +26,7 @@ def run_packed_call(packed: bytes) -> bytes:
     """Run a packed call where it has arrived.
 
     Returns:
-        Its outcome, for `dask_limits.packed.unpack_outcome`.
+        Its outcome, for `dask_limits.dask.packed.unpack_outcome`.
     """
     call, args, kwargs = pickle.loads(packed)
     return pack_outcome(run_call(call, args, kwargs), call.name)

@@ -6,11 +6,11 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ParamSpec, TypeVar
 
+from dask_limits.dask.packed import unpack_outcome
 from dask_limits.exceptions import CallPicklingError
 from dask_limits.executors.future import Future
 from dask_limits.executors.remote import pack_call, run_packed_call
 from dask_limits.limits import CancelToken, LimitedCall, run_call
-from dask_limits.packed import unpack_outcome
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -107,7 +107,7 @@ def run_call(
     """
     if not call.limits:
         return run_in_place(call.fn, args, kwargs)
-    from dask_limits.limits.guardian import default_guardian
+    from dask_limits.limits.owner.guardian import default_guardian
 
     return default_guardian().run(call, args, kwargs, cancel=cancel)
 

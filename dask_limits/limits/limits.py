@@ -6,7 +6,7 @@ from multiprocessing.context import BaseContext
 from numbers import Integral
 from typing import Any, Final, Literal, TypedDict, get_args
 
-from dask_limits.limits.units import Amount, at_least_one, parse_bytes, parse_seconds
+from dask_limits.units import Amount, at_least_one, parse_bytes, parse_seconds
 
 Isolation = Literal["warm", "fresh", "thread"]
 """Where a call runs: in a task process that has run others, in a process of its own, or in a

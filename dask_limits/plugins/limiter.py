@@ -3,10 +3,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, ParamSpec, Self, TypeVar
 
-from dask_limits import render
+from dask_limits.display import render
 from dask_limits.events import Event
-from dask_limits.plugins.plugin import Plugin
-from dask_limits.task import Task
+from dask_limits.plugins.base import Plugin
+from dask_limits.scheduler.task import Task
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -5,17 +5,18 @@ from collections.abc import Callable
 from multiprocessing.context import BaseContext
 from typing import TYPE_CHECKING, Any, ClassVar, Final, ParamSpec, Self, TypeVar
 
-from dask_limits import exceptions, render
+from dask_limits import exceptions
+from dask_limits.display import render
 from dask_limits.events import Event
 from dask_limits.limits import Isolation, LimitedCall, Limits
-from dask_limits.limits.units import (
+from dask_limits.plugins.base import Plugin
+from dask_limits.units import (
     Amount,
     format_bytes,
     format_seconds,
     parse_bytes,
     parse_seconds,
 )
-from dask_limits.plugins.plugin import Plugin
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

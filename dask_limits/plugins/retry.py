@@ -7,19 +7,19 @@ from concurrent.futures import BrokenExecutor
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 
-from dask_limits import render
+from dask_limits.display import render
 from dask_limits.events import Event
 from dask_limits.exceptions import Breach, CrashError, GuardianLostError, WorkerLostError
 from dask_limits.limits import LimitedCall, Limits
-from dask_limits.limits.units import Amount, format_seconds, parse_seconds
-from dask_limits.plugins.plugin import Plugin
-from dask_limits.task import Task
+from dask_limits.plugins.base import Plugin
+from dask_limits.scheduler.task import Task
+from dask_limits.units import Amount, format_seconds, parse_seconds
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from dask_limits.executors import Future
-    from dask_limits.run import Call
+    from dask_limits.scheduler.run import Call
 
 _LARGEST: Final = 2.0**62
 """Bytes, or seconds: where raising ends. A limit has 64 bits, and is out of reach long before."""

@@ -13,14 +13,14 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from dask_limits.render import readable
+from dask_limits.display.render import readable
 from dask_limits.search.data import N_FOLDS
 from dask_limits.search.random_search import STATUSES, RandomSearch, Trial
 
 if TYPE_CHECKING:
     from dask_limits import Scheduler
+    from dask_limits.batch_systems.job_state import JobState
     from dask_limits.executors.cluster import WorkerInfo
-    from dask_limits.job_state import JobState
 
 _MIB: Final = 2**20
 _COLOURS: Final = {"ok": "green", "raised": "red", "crashed": "red", "cancelled": "dim"}

@@ -35,7 +35,7 @@ def loky() -> Any:
 
 
 def dask() -> Any:
-    from dask_limits.executors.dask import DaskExecutor
+    from dask_limits.executors.dask.executor import DaskExecutor
 
     return DaskExecutor.connect(n_workers=2)
 

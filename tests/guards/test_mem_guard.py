@@ -9,8 +9,7 @@ import time
 
 import pytest
 
-from dask_limits.guards import InterruptType, MemoryLimitExceeded, mem_guard
-from dask_limits.guards import memory as memory_module
+from dask_limits.guards import InterruptType, MemoryLimitExceeded, mem_guard, memory
 from dask_limits.guards.entry import inside
 from dask_limits.guards.memory import resident_kib
 
@@ -94,7 +93,7 @@ def test_each_fall_below_the_limit_starts_the_grace_period_anew():
 
     def look(now: float, kib: float) -> MemoryLimitExceeded | None:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(memory_module, "resident_kib", lambda: kib)
+            patch.setattr(memory, "resident_kib", lambda: kib)
             return entry.look(now)
 
     assert look(100.0, 11) is None
@@ -124,7 +123,7 @@ def test_memory_that_cannot_be_seen_is_said_on_entry(monkeypatch):
     def no_proc():
         raise FileNotFoundError
 
-    monkeypatch.setattr(memory_module, "resident_kib", no_proc)
+    monkeypatch.setattr(memory, "resident_kib", no_proc)
     guarded = mem_guard(10)(print)
     with pytest.raises(RuntimeError, match="only Linux"):
         guarded()

@@ -13,7 +13,7 @@ import pytest
 
 from dask_limits import exceptions
 from dask_limits.limits import CancelToken, LimitedCall, Limits, Outcome, limit
-from dask_limits.limits.guardian import Guardian, default_guardian
+from dask_limits.limits.owner.guardian import Guardian, default_guardian
 
 
 def run(fn, *args, **kwargs) -> Outcome:
@@ -285,7 +285,7 @@ def test_with_too_few_files_a_call_runs_or_says_why_it_cannot():
     program = (
         "import resource, sys\n"
         "from dask_limits import limit\n"
-        "import dask_limits.limits.guardian\n"
+        "import dask_limits.limits.owner.guardian\n"
         "resource.setrlimit(resource.RLIMIT_NOFILE, (int(sys.argv[1]), 4096))\n"
         "outcome = limit(abs, wall_time=30).run(-1)\n"
         "print(outcome.value or outcome.exception)"

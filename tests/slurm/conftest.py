@@ -11,9 +11,9 @@ import pytest
 from processes import until
 from real_slurm import Slurm, start, stop
 
-pytest.register_assert_rewrite("faults")
+pytest.register_assert_rewrite("slurm_faults")
 
-from faults import MARK, Run, marked  # noqa: E402
+from slurm_faults import MARK, Run, marked  # noqa: E402
 
 
 @pytest.hookimpl(trylast=True)

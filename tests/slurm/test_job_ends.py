@@ -7,9 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from faults import Run, work
 from processes import until
 from real_slurm import Slurm
+from slurm_faults import Run, work
 
 from dask_limits.exceptions import LimitRefusedError
 

@@ -9,9 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from faults import Run, above, begun_in, marked
 from processes import until
 from real_slurm import Slurm
+from slurm_faults import Run, above, begun_in, marked
 
 NewRun = Callable[..., Run]
 pytestmark = pytest.mark.timeout(180)  # on a busy machine, each of some workers takes 20 s to come
@@ -73,7 +73,7 @@ def test_a_run_goes_on_without_its_canceller(slurm: Slurm, new_run: NewRun):
 def test_nothing_is_left_of_a_driver_that_is_killed(slurm: Slurm, new_run: NewRun, tmp_path: Path):
     code = f"""
         from pathlib import Path
-        from faults import Run
+        from slurm_faults import Run
 
         if __name__ == "__main__":
             run = Run(Path({str(tmp_path)!r}), n_workers=2)

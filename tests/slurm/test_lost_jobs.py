@@ -12,9 +12,9 @@ from pathlib import Path
 
 import dask
 import pytest
-from faults import Run, work
 from processes import until
 from real_slurm import Slurm
+from slurm_faults import Run, work
 
 from dask_limits.exceptions import (
     MemoryBreach,

@@ -10,9 +10,9 @@ import distributed
 from distributed.core import Status
 from distributed.deploy import Cluster
 
-from dask_limits.executors.jobqueue.canceller import Canceller
-from dask_limits.executors.jobqueue.directory import SharedDirectory
-from dask_limits.executors.jobqueue.plan import Plan
+from dask_limits.executors.jobqueue.shared_directory import SharedDirectory
+from dask_limits.executors.jobqueue.spec import Plan
+from dask_limits.executors.jobqueue.submission import Canceller
 
 
 def make_cluster(plan: Plan, canceller: Canceller, directory: SharedDirectory) -> Any:

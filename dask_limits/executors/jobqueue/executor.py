@@ -9,14 +9,14 @@ from typing import Any, Self
 import distributed
 
 from dask_limits.executors.cluster import ClusterEvent, WaitingForWorkers
-from dask_limits.executors.dask import DaskExecutor
+from dask_limits.executors.dask.executor import DaskExecutor
+from dask_limits.executors.dask.uninterrupted import start_uninterrupted
 from dask_limits.executors.future import Future
-from dask_limits.executors.jobqueue.canceller import Canceller
 from dask_limits.executors.jobqueue.cluster import make_cluster
-from dask_limits.executors.jobqueue.directory import SharedDirectory
-from dask_limits.executors.jobqueue.keeper import JobKeeper
-from dask_limits.executors.jobqueue.plan import Plan
-from dask_limits.executors.uninterrupted import start_uninterrupted
+from dask_limits.executors.jobqueue.job_pool import JobKeeper
+from dask_limits.executors.jobqueue.shared_directory import SharedDirectory
+from dask_limits.executors.jobqueue.spec import Plan
+from dask_limits.executors.jobqueue.submission import Canceller
 
 
 class JobQueueExecutor(DaskExecutor):

@@ -1,0 +1,93 @@
+"""How long a batch job may take: from and to the forms in which the batch systems write it."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from typing import Final
+
+from dask_limits.units import Amount, parse_seconds
+
+Walltime = Amount | timedelta
+"""A batch system's own text ("01:30:00"), a timedelta, or an amount with our units."""
+
+_UNITS: Final[Mapping[str, Mapping[int, Sequence[int]]]] = {
+    # What the numbers between the colons are in seconds, for 1, 2, ... numbers.
+    "slurm": {1: (60,), 2: (60, 1), 3: (3600, 60, 1)},  # man sbatch, --time
+    "pbs": {1: (1,), 2: (60, 1), 3: (3600, 60, 1)},  # man pbs_resources
+    "moab": {1: (1,), 2: (60, 1), 3: (3600, 60, 1), 4: (86400, 3600, 60, 1)},
+    "sge": {1: (1,), 2: (60, 1), 3: (3600, 60, 1)},  # man sge_types, time_specifier
+    "lsf": {1: (60,), 2: (3600, 60)},  # man bsub, -W
+    "oar": {1: (3600,), 2: (3600, 60), 3: (3600, 60, 1)},  # man oarsub, -l walltime=
+}
+_AFTER_DAYS: Final = {1: (3600,), 2: (3600, 60), 3: (3600, 60, 1)}  # SLURM's "days-hours:..."
+_CLOCK: Final = re.compile(r"(?:(\d+)-)?(\d+(?::\d+)*)", re.ASCII)
+_NO_END: Final = {"UNLIMITED", "INFINITE", "INFINITY"}
+
+
+def walltime_text(walltime: Walltime, system: str) -> str:
+    """A wall time as a batch system wants it.
+
+    A text of digits, colons and a dash means what it means to the batch system, "90" too (minutes
+    for SLURM and LSF, seconds for PBS, Moab and SGE, hours for OAR). A plain number is seconds,
+    as everywhere in this package.
+
+    Args:
+        walltime: "01:30:00", "1-12" (SLURM), "1h 30m", `(90, "m")`, 5400, `timedelta(hours=1.5)`.
+        system: "slurm", "pbs", "moab", "sge", "lsf" or "oar".
+
+    Raises:
+        ValueError: if it is none of these, or not more than zero.
+        TypeError: if it is of another type.
+
+    Example:
+        >>> walltime_text("1h 30m", "slurm"), walltime_text("1-12", "slurm")
+        ('01:30:00', '1-12')
+        >>> walltime_text(5430, "lsf")
+        '01:31'
+    """
+    if isinstance(walltime, str) and (_CLOCK.fullmatch(walltime) or walltime.upper() in _NO_END):
+        if walltime_seconds(walltime, system) == 0 and system != "slurm":  # there it is no limit
+            raise ValueError(f"walltime={walltime!r} must be more than zero")
+        return walltime
+    if isinstance(walltime, timedelta):
+        walltime = walltime.total_seconds()
+    seconds = math.ceil(parse_seconds(walltime, "walltime"))
+    if system == "lsf":
+        minutes = math.ceil(seconds / 60)
+        return f"{minutes // 60:02}:{minutes % 60:02}"
+    return f"{seconds // 3600:02}:{seconds // 60 % 60:02}:{seconds % 60:02}"
+
+
+def walltime_seconds(text: str, system: str) -> float | None:
+    """What a batch system understands by a text.
+
+    Returns:
+        Seconds; None for no limit.
+
+    Raises:
+        ValueError: if the system has no such form.
+
+    Example:
+        >>> walltime_seconds("90", "slurm"), walltime_seconds("01:30", "lsf")
+        (5400.0, 5400.0)
+    """
+    if text.upper() in _NO_END:
+        return None
+    clock = _CLOCK.fullmatch(text)
+    if clock is not None:
+        numbers = [int(number) for number in clock[2].split(":")]
+        forms = _UNITS[system]
+        if clock[1] is not None:
+            forms = _AFTER_DAYS if system == "slurm" else {}
+        if (units := forms.get(len(numbers))) is not None:
+            below = sum(number * unit for number, unit in zip(numbers, units, strict=True))
+            seconds = float(int(clock[1] or 0) * 86400 + below)
+            return None if system == "slurm" and seconds == 0 else seconds
+    raise ValueError(
+        f'walltime={text!r} is not a time that {system} knows. Use "01:30:00"'
+        + (' (LSF: "01:30")' if system == "lsf" else "")
+        + ', "1h 30m", (90, "m"), a number of seconds, or a timedelta.'
+    )

@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import logging
+from typing import Any
+
+import distributed
+from distributed import Status
+from distributed.protocol import pickle
+
+from dask_limits.dask.graphs.annotations import EXECUTOR
+from dask_limits.dask.reservations import introduction
+from dask_limits.dask.scheduler.plugin import LimitsSchedulerPlugin
+from dask_limits.dask.worker.executor import LimitsExecutor
+from dask_limits.units import at_least_one
+
+logger = logging.getLogger(__name__)
+
+
+class LimitsWorkerPlugin(distributed.WorkerPlugin):  # type: ignore[misc]
+    """Brings limits to the workers of a Dask cluster, those too that join later.
+
+    It brings the scheduler a plugin too, which sends each limited task to a worker that has room
+    for it: see docs/dask.md.
+
+    A `Scheduler` on Dask registers it by itself. Code that uses
+    [annotate][dask_limits.annotate] registers it once a cluster; twice does no harm: the first
+    one stays.
+
+    Args:
+        max_calls_per_process: After how many calls a task process is ended, and another one takes
+            its place, 1 or more; None, the default, for no such limit. For functions that leak.
+
+    Raises:
+        ValueError: if it is less than 1.
+
+    Example:
+        >>> from distributed import Client
+        >>> from dask_limits import LimitsWorkerPlugin, annotate
+        >>> with Client(n_workers=1, processes=False, dashboard_address=":0") as client:
+        ...     _ = client.register_plugin(LimitsWorkerPlugin())
+        ...     with annotate(wall_time=10):
+        ...         client.submit(abs, -3).result()
+        3
+    """
+
+    name = "dask-limits"
+    idempotent = True
+
+    def __init__(self, *, max_calls_per_process: int | None = None) -> None:
+        if max_calls_per_process is not None:  # to refuse it here, and not on each worker
+            at_least_one(max_calls_per_process, "max_calls_per_process")
+        self._max_calls = max_calls_per_process
+
+    async def setup(self, worker: distributed.Worker) -> None:
+        """Give the worker its "limits" executor, and tell the scheduler what room it has."""
+        self._tasks = worker.state.tasks
+        self._executor = worker.executors[EXECUTOR] = LimitsExecutor(worker, self._max_calls)
+        worker.stream_handlers["dask-limits-give-back"] = self._executor.give_back
+        here = await introduction(worker)
+        self._executor.set_room(here)
+        try:
+            await worker.scheduler.register_scheduler_plugin(
+                plugin=pickle.dumps(LimitsSchedulerPlugin()),
+                name=LimitsSchedulerPlugin.name,
+                idempotent=True,
+            )
+            is_placed = await worker.scheduler.dask_limits_join(
+                worker=worker.address, introduction=dataclasses.asdict(here)
+            )
+        except Exception as error:
+            # Such as a scheduler that may not unpickle, or cannot import dask_limits.
+            logger.warning(
+                "Limits are kept on this worker, but the scheduler does not look at them when it"
+                " chooses one: %r",
+                error,
+            )
+        else:
+            if is_placed:
+                self._executor.set_placed()
+
+    def transition(self, key: Any, start: str, finish: str, **_: Any) -> None:
+        """End the call of a task that nobody wants any more; Dask itself lets it run on."""
+        if finish == "executing":
+            task = self._tasks[key]
+            if task.annotations.get("executor") != EXECUTOR:
+                if "limits" in task.annotations:  # empty ones, of a call that the facade has sent
+                    self._executor.runs_elsewhere(task)
+            elif task.run_spec.is_coro:
+                # Dask runs coroutine functions in its own loop and asks no executor, so they
+                # would escape their limits.
+                task.run_spec._is_coro = False
+        elif finish == "long-running":
+            self._executor.seceded(self._tasks[key])
+        elif finish == "released" and start in ("executing", "long-running"):
+            self._executor.cancel(key)
+
+    async def teardown(self, worker: distributed.Worker) -> None:
+        """End what runs, and every process of ours."""
+        del worker.executors[EXECUTOR]
+        if worker.status == Status.running:  # the plugin goes, and the worker stays
+            await worker.scheduler.dask_limits_leave(worker=worker.address)
+        self._executor.usage_log.send()
+        await asyncio.to_thread(self._executor.shutdown)

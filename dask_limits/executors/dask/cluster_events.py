@@ -1,0 +1,198 @@
+"""From what our plugin on a Dask scheduler says to the events of an executor."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final
+
+from dask_limits.dask.topic import TOPIC
+from dask_limits.exceptions import WorkerLostError
+from dask_limits.executors.cluster import (
+    ClusterEvent,
+    Rerun,
+    WorkerAdded,
+    WorkerInfo,
+    WorkerRemoved,
+)
+from dask_limits.executors.future import Future
+
+if TYPE_CHECKING:
+    import distributed
+
+_LENGTH: Final = 300  # characters of what workers say of themselves; more would fill a terminal
+
+_Listener = Callable[[float, object], None]
+_listeners: weakref.WeakKeyDictionary[distributed.Client, list[_Listener]] = (
+    weakref.WeakKeyDictionary()
+)
+"""Of each client: Dask has one handler for a topic of a client, and a client may have several
+executors."""
+_listeners_lock: Final = threading.Lock()
+
+
+class ClusterEvents:
+    """Tells one executor's watcher of its cluster.
+
+    Anybody on the cluster can write to the topic. So nothing is taken on trust: what makes no
+    sense is passed over.
+
+    Args:
+        tell: Called with each event, in the thread that starts this or in that of the client.
+        future_of: The name and the future of a call that is not done, by its key in Dask; None of
+            others' calls.
+    """
+
+    def __init__(
+        self,
+        tell: Callable[[ClusterEvent], object],
+        future_of: Callable[[str], tuple[str, Future[Any]] | None],
+    ) -> None:
+        self._tell = tell
+        self._future_of = future_of
+        self._workers: dict[str, WorkerInfo] = {}  # by address
+        self._reasons: dict[str, str] = {}  # of those that are about to go
+        self._lock = threading.Lock()
+        self._early: list[tuple[float, object]] | None = []  # until it is known who is there
+
+    def start(self, client: distributed.Client) -> None:
+        """Tell of the workers that are there, and from then on of all that happens.
+
+        Raises:
+            OSError: if the connection to the scheduler is lost.
+        """
+        with _listeners_lock:
+            listeners = _listeners.setdefault(client, [])
+            listeners.append(self._heard)
+            if len(listeners) == 1:
+                client.subscribe_topic(TOPIC, lambda event: _hand_on(listeners, event))
+        try:
+            now, there = client.run_on_scheduler(_subscribe, client.id)
+        except OSError:
+            raise
+        except Exception:
+            # A scheduler that may not unpickle, or cannot import this: nor has it our plugin.
+            now, there = 0.0, []
+        with self._lock:
+            for message in there:
+                self._happened(message)
+            for stamp, message in self._early or ():
+                if stamp > now:
+                    self._happened(message)
+            self._early = None
+
+    def stop(self, client: distributed.Client) -> None:
+        """Tell of nothing any more."""
+        with _listeners_lock:
+            listeners = _listeners.get(client, [])
+            if self._heard in listeners:
+                listeners.remove(self._heard)
+                if not listeners:
+                    del _listeners[client]
+                    with contextlib.suppress(Exception):  # the client may be closed
+                        client.unsubscribe_topic(TOPIC)
+
+    def _heard(self, stamp: float, message: object) -> None:
+        with self._lock:
+            if self._early is not None:
+                self._early.append((stamp, message))
+            else:
+                self._happened(message)
+
+    def _happened(self, message: object) -> None:
+        if not isinstance(message, dict):
+            return
+        op, address = message.get("op"), _text(message.get("address"))
+        if op == "worker-added":
+            if (worker := _worker(message)) is not None:
+                self._add(worker)
+        elif op == "worker-retiring":
+            self._reasons[address] = _text(message.get("reason"))
+        elif op == "worker-removed":
+            reason = self._reasons.pop(address, "") or _text(message.get("reason"))
+            if (gone := self._workers.pop(address, None)) is not None:
+                self._tell(WorkerRemoved(gone, reason))
+        elif op == "rerun":
+            self._rerun(message)
+
+    def _add(self, worker: WorkerInfo) -> None:
+        if worker.address not in self._workers:
+            self._workers[worker.address] = worker
+            self._tell(WorkerAdded(worker))
+
+    def _rerun(self, message: dict[Any, Any]) -> None:
+        key = message.get("key")
+        found = self._future_of(key) if isinstance(key, str) else None
+        if found is None:
+            return
+        name, future = found
+        worker, job = _text(message.get("worker")), _text(message.get("job"))
+        cause, tries = _text(message.get("cause")), _whole(message.get("tries")) or 1
+        where = f"worker {worker or '?'}" + (f" of job {job}" if job else "")
+        error = WorkerLostError(
+            f"{name}() ran on {where}, which was lost: {cause or 'nothing is known of why'}."
+            " It runs again.",
+            call=name,
+            worker=worker,
+            job=job,
+            cause=cause,
+            tries=tries,
+        )
+        users = future.ran_again(error)
+        self._tell(Rerun(users, error, users.attempts))
+
+
+def _hand_on(listeners: list[_Listener], event: tuple[float, object]) -> None:
+    """Hand an event of Dask's on: when it was logged, by the scheduler's clock, and what."""
+    stamp, message = event
+    for listener in list(listeners):
+        listener(stamp, message)
+
+
+def _subscribe(
+    client: str, dask_scheduler: distributed.Scheduler | None = None
+) -> tuple[float, list[object]]:
+    """Have a client told from now on; on the scheduler, so that nothing falls in between.
+
+    Returns:
+        The time there, and what the workers that are there have said when they came.
+    """
+    assert dask_scheduler is not None
+    dask_scheduler.subscribe_topic(TOPIC, client)
+    there: dict[object, object] = {}
+    for _, message in dask_scheduler.get_events(TOPIC):
+        match message:
+            case {"op": "worker-added", "address": str(address)}:
+                there[address] = message
+            case {"op": "worker-removed", "address": str(address)}:
+                there.pop(address, None)
+    return time.time(), list(there.values())
+
+
+def _worker(message: dict[Any, Any]) -> WorkerInfo | None:
+    address = _text(message.get("address"))
+    if not address:
+        return None
+    ends_in = message.get("ends_in")
+    return WorkerInfo(
+        name=_text(message.get("worker")) or address,
+        address=address,
+        job=_text(message.get("job")),
+        memory=_whole(message.get("memory")),
+        cores=_whole(message.get("cores")) or 1,
+        ends_in=float(ends_in) if isinstance(ends_in, int | float) else None,
+    )
+
+
+def _text(value: object) -> str:
+    """A line for people; empty for what is no text. Dask's names of workers may be numbers."""
+    if not isinstance(value, str | int):
+        return ""
+    return "".join(c if c.isprintable() else " " for c in str(value)[:_LENGTH])
+
+
+def _whole(value: object) -> int | None:
+    return int(value) if isinstance(value, int | float) and 0 <= value < 2**63 else None

@@ -1,0 +1,420 @@
+"""The guardian: a single-threaded process that starts task processes, watches and ends them.
+
+Nothing in its loop may block: one call that cannot be ended must not delay the end of another.
+So a task process is ended in steps, each taken when the loop comes by:
+
+    condemned   its Python stacks are being written, for a few milliseconds at most
+    killed      its tree has its SIGKILL; wait for it to be gone
+    buried      the verdict is with the owner, or on its way there
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import math
+import os
+import pickle
+import resource
+import select
+import signal
+import socket
+import struct
+import time
+import traceback
+from typing import Final
+
+from dask_limits.limits.guardian.monitor import TICK_S, Watch
+from dask_limits.limits.ipc import messages, owner_cells, task_cells, transport
+from dask_limits.limits.ipc.cells import Table
+from dask_limits.limits.linux import proctree, stacks
+from dask_limits.limits.task import main as task_main
+from dask_limits.limits.task.grace import SIGNALS
+
+_STACKS_WAIT_S: Final = 0.06
+"""How long to wait for stacks. They take a millisecond, but on a busy machine a process may have
+to wait for its turn; what uses memory meanwhile has its turn, and writes them first."""
+_BLOCKED_STACKS_WAIT_S: Final = 0.02
+"""As long if it blocks their signal, as each does for a moment that starts a program (vfork(2))."""
+_STACKS_POLL_S: Final = 0.001
+_KILL_WAIT_S: Final = 1.0
+"""After this long, a process that SIGKILL has not ended is in an uninterruptible sleep."""
+_IDLE_TICKS: Final = 50
+"""Ticks without a new call before the guardian sleeps until a call is due to be looked at. To wake
+it costs the owner a message, 10 us."""
+_LONGEST_SLEEP_S: Final = 1.0
+"""As often the reaper is looked after."""
+_MIN_WAIT_S: Final = 0.001
+_DEATHS_BY_WARNING: Final = {-number for number in (*SIGNALS.values(), stacks.SIGNAL)}
+
+
+class TaskProcess:
+    """The guardian's record of one task process.
+
+    Attributes:
+        row: Its row in the table.
+        sock: A copy of its own end: verdicts go out on it, also when the process is dead.
+        owner_end: The other end, until the owner has it.
+        watch: What is known of the call that runs.
+        cause: Why it is being ended; empty while it is not.
+    """
+
+    def __init__(self, row: int, pid: int, sock: socket.socket, notes_fd: int) -> None:
+        self.row = row
+        self.pid = pid
+        self.sock = sock
+        self.notes_fd = notes_fd
+        self.notes = task_cells.read(notes_fd)
+        self.watch: Watch | None = None
+        self.cause = ""
+        self.stacks_until = math.inf
+        self.stacks_size = 0
+        self.killed_at = math.inf
+        self.dead = False
+        self.released = False
+        self.verdict: tuple[int, int, bytes] | None = None
+        self.hung_up = False
+
+    def close(self) -> None:
+        """Let go of its files."""
+        self.sock.close()
+        self.notes.close()
+        os.close(self.notes_fd)
+
+
+class GuardianProcess:
+    """The guardian's loop.
+
+    Args:
+        control: Its socket with the owner.
+        table: The table that both have.
+    """
+
+    def __init__(self, control: socket.socket, table: Table) -> None:
+        self._control = control
+        self._receiver = transport.Receiver(control)
+        self._slots = table
+        self._by_row: dict[int, TaskProcess] = {}
+        self._by_pid: dict[int, TaskProcess] = {}
+        # Each task process costs two files here; what they get themselves is the owner's limit.
+        self._open_files = resource.getrlimit(resource.RLIMIT_NOFILE)
+        hard = self._open_files[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        self._free_rows = list(range(owner_cells.ROWS - 1, 0, -1))
+        self._spare: tuple[TaskProcess, socket.socket] | None = None
+        self._idle_ticks = 0
+        self._reaper = os.getppid()
+        # SIGCHLD must end the poll: its handler writes to this socket.
+        self._woken, self._wake = socket.socketpair()
+        self._woken.setblocking(False)
+        self._wake.setblocking(False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.set_wakeup_fd(self._wake.fileno(), warn_on_full_buffer=False)
+        self._poll = select.poll()
+        self._poll.register(control, select.POLLIN)
+        self._poll.register(self._woken, select.POLLIN)
+        gc.freeze()  # what exists by now stays in pages that the children share
+
+    def run(self) -> None:
+        """Watch, until the owner or the reaper is gone."""
+        try:
+            while os.getppid() == self._reaper and self._step():
+                pass
+        finally:
+            signal.set_wakeup_fd(-1)
+
+    def _step(self) -> bool:
+        """Wait for something to happen, and act on it. False when the owner is gone."""
+        self._keep_spare()
+        ready = {fd for fd, _ in self._poll.poll(self._patience_ms())}
+        if self._woken.fileno() in ready:
+            self._woken.recv(4096)
+        for pid, (status, used) in collect_ended().items():
+            self._bury(pid, status, used)
+        if self._control.fileno() in ready and not self._take_message():
+            return False
+        self._look(time.monotonic())
+        return True
+
+    def _patience_ms(self) -> float:
+        """How long to wait for something to happen, at most."""
+        wait = TICK_S
+        if self._idle_ticks > _IDLE_TICKS:
+            if owner_cells.is_asleep(self._slots):
+                wait = _LONGEST_SLEEP_S
+            else:
+                # The owner may be starting a call, and have seen that we are awake: look once
+                # more.
+                owner_cells.set_asleep(self._slots, True)
+        now = time.monotonic()
+        for process in self._by_row.values():
+            if process.cause and not process.dead:
+                wait = min(wait, _STACKS_POLL_S)
+            elif process.watch is not None:
+                wait = min(wait, max(process.watch.next_look - now, _MIN_WAIT_S))
+        return wait * 1000
+
+    # -- what the owner asks for -----------------------------------------------------------
+
+    def _take_message(self) -> bool:
+        """Do what one message says. False when the owner is gone."""
+        message = self._receiver.receive()
+        if message is None:
+            return False
+        kind, row, body, _ = message
+        if kind == messages.SPAWN:
+            self._hand_out()
+        elif kind == messages.WAKE:
+            owner_cells.set_asleep(self._slots, False)
+            self._idle_ticks = 0
+        elif (process := self._by_row.get(row)) is None:
+            pass  # to be cancelled, and over and released before that was said
+        elif kind == messages.END:
+            self._release(process)
+        elif kind == messages.CANCEL:
+            (number,) = struct.unpack("=Q", body)
+            self._end_if_running(process, number, "cancelled")
+        return True
+
+    def _hand_out(self) -> None:
+        """Give the owner a task process."""
+        try:
+            spare = self._spare or self._fork()
+        except OSError as error:
+            transport.send(self._control, messages.REFUSED, 0, str(error).encode())
+            return
+        self._spare = None
+        process, owner_end = spare
+        self._by_row[process.row] = process
+        body = struct.pack("=Q", process.pid)
+        transport.send(self._control, messages.SPAWNED, process.row, body, fds=[owner_end.fileno()])
+        owner_end.close()
+
+    def _fork(self) -> tuple[TaskProcess, socket.socket]:
+        """Start a task process.
+
+        Raises:
+            OSError: where the system, or the table, has room for no more.
+        """
+        if not self._free_rows:
+            raise OSError(f"{owner_cells.ROWS - 1} calls run at this time, the most there can be")
+        with contextlib.ExitStack() as undo:
+            owner_end, own_end = map(undo.enter_context, transport.pair())
+            notes_fd = task_cells.make()
+            undo.callback(os.close, notes_fd)
+            pid = os.fork()
+            undo.pop_all()
+        if pid == 0:
+            self._slots.close()
+            task_main.run(own_end.fileno(), notes_fd, self._open_files)
+        row = self._free_rows.pop()
+        self._slots.clear(row)
+        process = self._by_pid[pid] = TaskProcess(row, pid, own_end, notes_fd)
+        return process, owner_end
+
+    def _keep_spare(self) -> None:
+        """Have a task process ready for the next call that needs a new one."""
+        if self._spare is None and self._by_row:
+            try:
+                self._spare = self._fork()
+            except OSError:
+                pass  # and whoever asks for one will be told
+
+    def _release(self, process: TaskProcess) -> None:
+        """The owner has no more use for this process: only now may another have its row."""
+        process.released = True
+        if process.dead:
+            self._forget(process)
+        elif not process.cause:
+            self._kill(process, "released")
+
+    def _forget(self, process: TaskProcess) -> None:
+        self._by_row.pop(process.row, None)  # where it is not, if it was the spare
+        self._free_rows.append(process.row)
+        process.close()
+
+    # -- watching --------------------------------------------------------------------------
+
+    def _look(self, now: float) -> None:
+        """Take every task process one step on."""
+        busy = False
+        for process in list(self._by_row.values()):
+            try:
+                busy |= self._look_at(process, now)
+            except Exception:  # what is wrong with one process must not be the end of all others
+                traceback.print_exc()
+                self._kill(process, process.cause or "died")
+        if busy:
+            self._idle_ticks = 0
+            owner_cells.set_asleep(self._slots, False)
+        else:
+            self._idle_ticks += 1
+
+    def _look_at(self, process: TaskProcess, now: float) -> bool:
+        """Take one task process a step on, and say whether there is more to do with it."""
+        if process.dead:
+            self._answer_for(process)
+            return process.verdict is not None and not process.hung_up
+        if process.cause:
+            self._go_on_ending(process, now)
+            return True
+        number = self._slots.get(process.row, owner_cells.CALL)
+        if number == 0:
+            process.watch = None
+            return False
+        watch = process.watch
+        is_new = watch is None or watch.number != number
+        watch = self._watch(process, number)
+        if now < watch.next_look:
+            return False
+        breached = watch.look(now)
+        if breached and watch.warn_of(breached):
+            self._warn(process, watch, SIGNALS[breached])
+        elif breached:
+            self._end_if_running(process, number, breached)
+        return is_new or bool(breached)
+
+    def _warn(self, process: TaskProcess, watch: Watch, number: int) -> None:
+        """Send a call a signal before its end, with its stacks noted."""
+        process.notes.put(0, task_cells.WARNED, watch.number)
+        if process.notes.get(0, task_cells.DONE) == watch.number:
+            return  # see GraceWarning
+        task_cells.forget_stacks(process.notes_fd)
+        # Of two signals that wait, the handler of faulthandler, in C, is run first.
+        runner = watch.runner
+        proctree.send_signal(runner, stacks.SIGNAL)
+        proctree.send_signal(runner, number)
+
+    def _watch(self, process: TaskProcess, number: int) -> Watch:
+        if process.watch is None or process.watch.number != number:
+            process.watch = Watch(self._slots, process.row, process.notes, process.pid, number)
+        return process.watch
+
+    def _end_if_running(self, process: TaskProcess, number: int, cause: str) -> None:
+        """Begin to end a process, unless the call that is at fault is over already.
+
+        The call may end at any moment and another one start in the same process. So we write
+        first that the process is condemned, then look what it runs; the owner clears first what
+        it runs, then looks whether the process is condemned, and if so runs nothing more in it.
+        """
+        if process.cause or process.dead:
+            return
+        self._slots.put(process.row, owner_cells.CONDEMNED, number)
+        if self._slots.get(process.row, owner_cells.CALL) != number:
+            return  # and the owner lets go of the process
+        runner = self._watch(process, number).runner
+        process.cause = cause
+        blocked = proctree.blocks_signal(runner, stacks.SIGNAL)
+        patience = _BLOCKED_STACKS_WAIT_S if blocked else _STACKS_WAIT_S
+        process.stacks_until = time.monotonic() + patience
+        task_cells.forget_stacks(process.notes_fd)
+        proctree.send_signal(runner, signal.SIGCONT)  # a stopped process writes nothing
+        proctree.send_signal(runner, stacks.SIGNAL)
+
+    # -- ending ----------------------------------------------------------------------------
+
+    def _go_on_ending(self, process: TaskProcess, now: float) -> None:
+        if process.killed_at == math.inf:
+            size = task_cells.stacks_length(process.notes_fd)
+            if (size and size == process.stacks_size) or now > process.stacks_until:
+                self._kill(process, process.cause)
+            process.stacks_size = size
+        elif now > process.killed_at + _KILL_WAIT_S and process.verdict is None:
+            if process.watch is not None:
+                self._judge(process, process.watch, None, None)
+            self._deliver(process)
+
+    def _kill(self, process: TaskProcess, cause: str) -> None:
+        process.cause = cause
+        process.killed_at = time.monotonic()
+        proctree.kill_tree(process.pid)
+
+    def _bury(self, pid: int, status: int, used: resource.struct_rusage) -> None:
+        """A child has ended: end what it left behind, and tell the owner if a call ran in it."""
+        process = self._by_pid.pop(pid, None)
+        if process is None:
+            return  # an orphan of a call
+        self._end_orphans()
+        process.dead = True
+        if self._spare is not None and self._spare[0] is process:
+            self._spare[1].close()
+            self._spare = None
+            self._forget(process)
+            return
+        process.sock.shutdown(socket.SHUT_RD)  # an owner that still sends is not to wait for ever
+        number = self._slots.get(process.row, owner_cells.CALL)
+        begun = bool(process.cause) or process.notes.get(0, task_cells.CALL) == number
+        if process.verdict is None and number and begun:
+            self._judge(process, self._watch(process, number), status, used)
+        self._answer_for(process)
+        if process.released:
+            self._forget(process)
+
+    def _answer_for(self, process: TaskProcess) -> None:
+        """Tell the owner what it waits to hear of a process that is dead.
+
+        Until it knows, it may hand it another call; that one has not begun, and can run elsewhere.
+        """
+        number = self._slots.get(process.row, owner_cells.CALL)
+        if process.verdict is None and number:
+            process.verdict = messages.UNBEGUN, number, b""
+        self._deliver(process)
+
+    def _end_orphans(self) -> None:
+        """End what calls had started: whatever detaches becomes our child when they end."""
+        for _ in range(1000):
+            orphans = [p for p in proctree.children_of(os.getpid()) if p not in self._by_pid]
+            if not orphans:
+                return
+            for pid in orphans:
+                proctree.kill_tree(pid)
+                try:
+                    os.waitpid(pid, os.WNOHANG)
+                except ChildProcessError:
+                    pass
+
+    def _judge(
+        self,
+        process: TaskProcess,
+        watch: Watch,
+        status: int | None,
+        used: resource.struct_rusage | None,
+    ) -> None:
+        code = None if status is None else os.waitstatus_to_exitcode(status)
+        cause = process.cause or self._cause_of_death(process, watch, code)
+        verdict = watch.verdict(cause, code, used, task_cells.stacks(process.notes_fd))
+        process.verdict = messages.VERDICT, watch.number, pickle.dumps(verdict)
+
+    def _cause_of_death(self, process: TaskProcess, watch: Watch, code: int | None) -> str:
+        """Why a process has ended that was not ended by us."""
+        if process.notes.get(0, task_cells.DEAF):
+            return "deaf"
+        if watch.warned_of and code in _DEATHS_BY_WARNING:
+            return watch.warned_of  # the call has put back what these signals do by default
+        return "died"
+
+    def _deliver(self, process: TaskProcess) -> None:
+        """Send the verdict, if any, as soon as the owner has made room for it; then hang up."""
+        if process.hung_up or process.verdict is None:
+            return
+        try:
+            transport.send(process.sock, *process.verdict, flags=socket.MSG_DONTWAIT)
+            process.sock.shutdown(socket.SHUT_RDWR)
+        except BlockingIOError:
+            return
+        except OSError:
+            pass  # the owner has given up on this call
+        process.hung_up = True
+
+
+def collect_ended() -> dict[int, tuple[int, resource.struct_rusage]]:
+    """Wait for those children that have ended: wait status and resources used, by pid."""
+    ended: dict[int, tuple[int, resource.struct_rusage]] = {}
+    while True:
+        try:
+            pid, status, used = os.wait4(-1, os.WNOHANG)
+        except ChildProcessError:
+            return ended
+        if pid == 0:
+            return ended
+        ended[pid] = status, used

@@ -1,0 +1,295 @@
+from __future__ import annotations
+
+import math
+import os
+import resource
+import time
+from typing import Final
+
+from dask_limits.limits.ipc import owner_cells, task_cells
+from dask_limits.limits.ipc.cells import Table
+from dask_limits.limits.ipc.messages import Verdict
+from dask_limits.limits.linux import proctree
+from dask_limits.limits.task.grace import SIGNALS
+
+TICK_S: Final = 0.01
+"""How often a call is looked at. Less sees more and costs more: 20 us a look."""
+_LONGEST_REST_S: Final = 0.1
+_REST_SHARE: Final = 0.02
+"""A call that has run for five seconds and is far from its limits is looked at less often."""
+_GROWTH_B_PER_S: Final = 10e9
+"""More than one thread can fill: the kernel has to clear each page first."""
+_FORKS_PER_S: Final = 5000
+_PROCESSORS: Final = os.cpu_count() or 1
+_COSTLY_SHARE: Final = 0.05
+"""Share of the guardian's time that may go into the costly looks at one call: the children of
+each of its threads, and memory with shared pages counted once."""
+_MAX_OVERHEAD: Final = 4
+"""A fresh process by multiprocessing has a resource tracker beside it, or a fork server above."""
+_BEGIN_WAIT_S: Final = 60.0
+"""How long a call may take to begin, which is how long its arguments are on their way."""
+_ANSWER_WAIT_S: Final = 20.0
+"""How long a call that is done may take to send its answer. It takes far less than a millisecond,
+but for a fresh process, whose memory has to be given back before."""
+
+
+class Watch:
+    """What the guardian knows of one call.
+
+    Args:
+        table: Where the owner has written the call's limits.
+        row: Where in it.
+        noted: What the task process notes of its calls.
+        pid: The task process that runs the call.
+        number: The number of the call.
+
+    Attributes:
+        number: As given.
+        warned_of: The limit on time that it has been warned of; empty if it has not.
+        next_look: When to look again, in seconds of `time.monotonic()`.
+    """
+
+    def __init__(self, table: Table, row: int, noted: Table, pid: int, number: int) -> None:
+        self.number = number
+        self._slots = table
+        self._row = row
+        self._notes = noted
+        self._pid = pid
+        self._handed_over = table.get_float(row, owner_cells.START)
+        self._cpu_before = table.get_float(row, owner_cells.CPU_BEFORE)
+        self._wall_limit = table.get_float(row, owner_cells.WALL_TIME) or math.inf
+        self._cpu_limit = table.get_float(row, owner_cells.CPU_TIME) or math.inf
+        self._memory_limit = table.get(row, owner_cells.MEMORY) or math.inf
+        self._process_limit = table.get(row, owner_cells.NUM_PROCESSES) or math.inf
+        self._grace_period = table.get_float(row, owner_cells.GRACE_PERIOD)
+        self.warned_of, self._warned_at = "", math.inf
+        self._done_at = math.inf
+        self._oom_kills = _oom_kills()
+        self._below: list[proctree.Process] = []
+        self._next_scan = 0.0
+        self._next_exact = 0.0
+        self._waited = 0.0
+        self._vanished = 0.0
+        self._cpu_time = 0.0
+        self._memory = 0
+        self._processes = 1
+        self.next_look = 0.0
+        self._peak_memory = 0
+        self._peak_processes = 1
+
+    @property
+    def wall_deadline(self) -> float:
+        """When the call's wall time is over, in seconds of `time.monotonic()`; may be inf."""
+        if self.warned_of:
+            return self._warned_at + self._grace_period
+        return self._last_progress + self._wall_limit
+
+    @property
+    def _last_progress(self) -> float:
+        """When its wall time began to count."""
+        if self._notes.get(0, task_cells.CALL) == self.number:
+            return self._notes.get_float(0, task_cells.CLOCK)
+        return self._handed_over + _BEGIN_WAIT_S
+
+    @property
+    def _started(self) -> float:
+        if self._notes.get(0, task_cells.CALL) == self.number:
+            return self._notes.get_float(0, task_cells.START)
+        return self._handed_over
+
+    def look(self, now: float) -> str:
+        """See what the call uses.
+
+        Returns:
+            The limit that it has breached, "mute" if it is done and does not answer, or nothing.
+        """
+        self.next_look = now + TICK_S
+        if self._notes.get(0, task_cells.DONE) == self.number:
+            return self._look_for_answer(now)
+        if self._notes.get(0, task_cells.CALL) != self.number:
+            return "wall_time" if now >= self.wall_deadline else ""  # it has not begun yet
+        root = proctree.read_process(self._pid)
+        if root is None:
+            return ""
+        self._find_children(root)
+        cpu_time = self._tree_cpu_time(root)
+        memory = self._tree_memory(root, now)
+        below = sum(not p.has_ended for p in self._below) - self._overhead()
+        processes = 1 + max(below, 0)
+        self._note(cpu_time, memory, processes)
+        if late := self._over_time(now, cpu_time):
+            return late
+        if memory > self._memory_limit:
+            return "memory"
+        if processes > self._process_limit:
+            return "num_processes"
+        self.next_look = min(now + self._rest(root, now), self.wall_deadline)
+        return ""
+
+    def _rest(self, root: proctree.Process, now: float) -> float:
+        """Seconds until it can be over a limit, or a share of its age if that is less."""
+        if root.ignores_children or self.warned_of:  # then its children have to be seen often
+            return TICK_S
+        tasks = min(root.threads + sum(p.threads for p in self._below), _PROCESSORS)
+        rest = min(
+            (self._memory_limit - self._memory) / (_GROWTH_B_PER_S * tasks),
+            (self._cpu_limit - self._cpu_time) / _PROCESSORS,
+            (self._process_limit - self._processes) / _FORKS_PER_S,
+            (now - self._started) * _REST_SHARE,
+            _LONGEST_REST_S,
+        )
+        return max(rest, TICK_S)
+
+    def _look_for_answer(self, now: float) -> str:
+        """All that is left to do is to send the answer; when that is done the owner may be slow."""
+        if self._notes.get(0, task_cells.ANSWERED) == self.number:
+            return ""
+        self._done_at = min(self._done_at, now)
+        return "mute" if now > self._done_at + _ANSWER_WAIT_S else ""
+
+    def _over_time(self, now: float, cpu_time: float) -> str:
+        """The limit on time that it is over, if it is to be warned or ended for that now."""
+        if now >= self._last_progress + self._wall_limit:
+            over = "wall_time"
+        elif cpu_time > self._cpu_limit:
+            over = "cpu_time"
+        else:
+            self.warned_of, self._warned_at = "", math.inf  # it may have got on since
+            return ""
+        if not self.warned_of:
+            return over
+        return self.warned_of if now >= self._warned_at + self._grace_period else ""
+
+    def warn_of(self, limit: str) -> bool:
+        """Whether a call that is over this limit is to be warned before it is ended."""
+        begun = self._notes.get(0, task_cells.CALL) == self.number
+        if not self._grace_period or self.warned_of or limit not in SIGNALS or not begun:
+            return False
+        self.warned_of, self._warned_at = limit, time.monotonic()
+        return True
+
+    @property
+    def runner(self) -> int:
+        """The pid of the process that the function itself runs in."""
+        pid = self._notes.get(0, task_cells.RUNNER)
+        # A call could write there what it likes: only what is its own is believed.
+        return pid if any(p.pid == pid for p in self._below) else self._pid
+
+    @property
+    def _is_fresh(self) -> bool:
+        """Whether the call runs in a fresh process."""
+        return self._notes.get(0, task_cells.RUNNER) != 0
+
+    def _overhead(self) -> int:
+        """How many processes below the task process are not the call's own doing."""
+        if not self._is_fresh:
+            return 0
+        return min(self._notes.get(0, task_cells.OVERHEAD), _MAX_OVERHEAD)
+
+    def _find_children(self, root: proctree.Process) -> None:
+        """Look for new descendants, less often where there are many threads to look through."""
+        before, known = time.monotonic(), self._below
+        if before < self._next_scan:
+            again = (proctree.read_process(p.pid) for p in known)
+            self._below = [p for p in again if p is not None]
+        else:
+            self._below = proctree.descendants_of(root)
+            if root.threads > 1:
+                after = time.monotonic()
+                self._next_scan = after + (after - before) / _COSTLY_SHARE
+        self._keep_account_of_vanished(root, known)
+
+    def _keep_account_of_vanished(
+        self, root: proctree.Process, known: list[proctree.Process]
+    ) -> None:
+        """Keep the CPU time of children that were not waited for, as with SIGCHLD ignored.
+
+        What a child has used goes into the account of the parent that waits for it, or nowhere.
+        """
+        still = {p.pid for p in self._below}
+        used = sum(p.cpu_time + p.waited_cpu_time for p in known if p.pid not in still)
+        waited = root.waited_cpu_time + sum(p.waited_cpu_time for p in self._below)
+        if used:
+            self._vanished += max(used - max(waited - self._waited, 0.0), 0.0)
+        self._waited = waited
+
+    def _tree_cpu_time(self, root: proctree.Process) -> float:
+        """CPU seconds of the call; of a fresh process without its start and the task process."""
+        total = proctree.cpu_time_below(root, self._below) + self._vanished
+        if self._is_fresh:
+            total -= self._notes.get_float(0, task_cells.CPU_BEFORE)
+        else:
+            total += proctree.cpu_seconds(self._pid) - self._cpu_before
+        return max(total, self._cpu_time)
+
+    def _tree_memory(self, root: proctree.Process, now: float) -> int:
+        """Resident bytes of the tree: shared pages once, as soon as that makes a difference.
+
+        A fresh process counts without the task process, which does nothing but wait for it.
+        """
+        counted = self._below if self._overhead() else [root, *self._below]
+        total = sum(p.resident for p in counted)
+        if len(counted) < 2 or total <= self._memory_limit:
+            return total
+        most = max(p.resident for p in counted)
+        if most > self._memory_limit:
+            return most  # no need to look whom else its pages belong to
+        if now < self._next_exact:
+            return self._peak_memory
+        exact = max(most, sum(proctree.proportional_memory(p.pid) for p in counted))
+        after = time.monotonic()
+        self._next_exact = after + (after - now) / _COSTLY_SHARE
+        return exact
+
+    def _note(self, cpu_time: float, memory: int, processes: int) -> None:
+        """Keep the highest figures, and write them where the owner finds them."""
+        self._cpu_time, self._memory, self._processes = cpu_time, memory, processes
+        self._peak_memory = max(self._peak_memory, memory)
+        self._peak_processes = max(self._peak_processes, processes)
+        self._slots.put(self._row, owner_cells.PEAK_MEMORY, self._peak_memory)
+        self._slots.put(self._row, owner_cells.PEAK_PROCESSES, self._peak_processes)
+        self._slots.put_float(self._row, owner_cells.CPU_USED, cpu_time)
+        self._slots.put(self._row, owner_cells.SEEN, self.number)
+
+    def verdict(
+        self,
+        cause: str,
+        status: int | None,
+        used: resource.struct_rusage | None,
+        stacks: str,
+    ) -> Verdict:
+        """What the owner is told of the end of this call.
+
+        Args:
+            cause: See Verdict.
+            status: See Verdict.
+            used: What wait4(2) says that the process has used in its life; None if it still lives.
+            stacks: Python stacks, as text.
+        """
+        cpu_time, peak_memory = self._cpu_time, self._peak_memory
+        if used is not None:
+            if not self._is_fresh:
+                cpu_time = max(cpu_time, used.ru_utime + used.ru_stime - self._cpu_before)
+            peak_memory = peak_memory or used.ru_maxrss * 1024
+        return Verdict(
+            cause=cause,
+            status=status,
+            wall_time=time.monotonic() - self._started,
+            cpu_time=cpu_time,
+            peak_memory=peak_memory,
+            peak_processes=self._peak_processes,
+            system_memory=_oom_kills() > self._oom_kills,
+            stacks=stacks,
+        )
+
+
+def _oom_kills() -> int:
+    """How many processes the kernel has killed for want of memory since the machine started."""
+    try:
+        with open("/proc/vmstat", "rb") as file:
+            for line in file:
+                if line.startswith(b"oom_kill "):
+                    return int(line.split()[1])
+    except OSError:
+        pass
+    return 0

@@ -1,0 +1,79 @@
+"""The program that an owner starts: a reaper and, below it, the guardian.
+
+A guardian that is killed leaves task processes, which die with it, and what these have started,
+which does not. The reaper does nothing but wait for that, and ends what is left. If the reaper is
+killed itself, the guardian notices and ends everything too.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+import traceback
+from typing import NoReturn
+
+from dask_limits.limits.guardian.main import GuardianProcess, collect_ended
+from dask_limits.limits.ipc import transport
+from dask_limits.limits.ipc.cells import Table
+from dask_limits.limits.ipc.owner_cells import ROWS
+from dask_limits.limits.linux import prctl, proctree
+
+
+def main(control_fd: int, slots_fd: int) -> NoReturn:
+    """Become a reaper, and start the guardian.
+
+    Args:
+        control_fd: The guardian's end of its socket with the owner.
+        slots_fd: The table that both have.
+    """
+    _open_standard_files()
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # they are for the owner; we end when it does
+    del sys.argv[1:]  # for us, not for the functions that will run here
+    owner = os.getppid()
+    prctl.become_subreaper()
+    guardian = os.fork()
+    try:
+        if guardian:
+            os.close(control_fd)
+            os.close(slots_fd)
+            prctl.set_name("limits-reaper")
+            _wait_for_either(guardian, owner)
+        else:
+            prctl.become_subreaper()
+            prctl.set_name("limits-guardian")
+            process = GuardianProcess(transport.adopt(control_fd), Table(ROWS, slots_fd))
+            process.run()
+        _end_children(give_up_at=time.monotonic() + 10)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(0)
+
+
+def _open_standard_files() -> None:
+    """Take the numbers that a daemon has closed, or else files of ours would get them."""
+    while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(fd, True)
+    os.close(fd)
+
+
+def _wait_for_either(guardian: int, owner: int) -> None:
+    """Wait for the end of the guardian, or of the owner."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
+    while os.getppid() == owner and os.waitpid(guardian, os.WNOHANG)[0] == 0:
+        signal.sigtimedwait({signal.SIGCHLD}, 1.0)
+
+
+def _end_children(give_up_at: float) -> None:
+    """End everything below this process, and wait until it is gone."""
+    while children := proctree.children_of(os.getpid()):
+        for pid in children:
+            proctree.kill_tree(pid)
+        collect_ended()
+        if time.monotonic() > give_up_at:
+            return
+        time.sleep(0.001)

@@ -1,0 +1,44 @@
+"""The table through which an owner tells its guardian what runs.
+
+A call that is short need not cost the guardian anything: the owner writes its limits and its
+start here and sends the guardian no message; the guardian looks every few milliseconds.
+
+Each task process has a row. The owner writes a call's cells first and its number (`CALL`) last,
+and clears the number when the call is over. Row 0 belongs to no task process: its first cell says
+that the guardian sleeps and must be woken to see a new call.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from dask_limits.limits.ipc.cells import Table
+
+ROWS: Final = 4096
+"""How many task processes an owner can have at one time. A row that is not used costs nothing."""
+
+# Written by the owner.
+CALL: Final = 0  # number of the call that runs; 0 is none
+START: Final = 1  # when it was handed over, seconds of time.monotonic()
+WALL_TIME: Final = 2  # limits; 0 is none
+CPU_TIME: Final = 3
+MEMORY: Final = 4
+NUM_PROCESSES: Final = 5
+CPU_BEFORE: Final = 6  # CPU seconds that the process had used before the call
+GRACE_PERIOD: Final = 7  # seconds between a warning and the end; 0 is no warning
+# Written by the guardian.
+CONDEMNED: Final = 8  # number of the call for which it ends this process; 0 is none
+SEEN: Final = 9  # number of the call that the next three are about
+PEAK_MEMORY: Final = 10  # bytes
+PEAK_PROCESSES: Final = 11
+CPU_USED: Final = 12  # seconds
+
+
+def is_asleep(table: Table) -> bool:
+    """Whether the guardian must be woken to see a new call."""
+    return table.get(0, 0) != 0
+
+
+def set_asleep(table: Table, asleep: bool) -> None:
+    """Say whether the guardian must be woken. For the guardian."""
+    table.put(0, 0, int(asleep))

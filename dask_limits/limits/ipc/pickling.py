@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import io
+import pickle
+import sys
+from typing import TYPE_CHECKING, Any
+
+import cloudpickle
+
+from dask_limits.exceptions import CallPicklingError
+from dask_limits.limits.ipc import payload
+from dask_limits.limits.ipc.messages import say
+from dask_limits.limits.ipc.payload import Payload
+
+if TYPE_CHECKING:
+    from dask_limits.limits.call import LimitedCall
+
+
+def new_pickler(file: Any, protocol: int, **options: Any) -> Any:
+    """A pickler for anything that can be pickled; functions of `__main__` and closures too."""
+    # In a worker that multiprocessing has spawned, the user's script is a module `__mp_main__`,
+    # which cloudpickle would take for one that can be imported elsewhere.
+    main = sys.modules.get("__mp_main__")
+    if main is not None:
+        cloudpickle.register_pickle_by_value(main)
+    return cloudpickle.Pickler(file, protocol, **options)
+
+
+def dumps(thing: object) -> bytes:
+    """Pickle anything that can be, into bytes."""
+    buffer = io.BytesIO()
+    new_pickler(buffer, pickle.HIGHEST_PROTOCOL).dump(thing)
+    return buffer.getvalue()
+
+
+def pack(thing: object) -> Payload:
+    """Pack an object to be sent; by value where the plain way, by name, does not do.
+
+    Raises:
+        Exception: if it cannot be pickled in any way.
+    """
+    try:
+        return payload.pack(thing, pickle.Pickler)
+    except Exception:
+        return payload.pack(thing, new_pickler)
+
+
+def without_history(error: BaseException) -> BaseException:
+    """The same exception without its traceback and those that led to it, for its way elsewhere.
+
+    They travel as text. As objects they would too once `distributed` is imported, for it has
+    tblib register how all exceptions are pickled, and the way would fail if one of them holds
+    what cannot be: `get_worker()` raises its ValueError over a LookupError with a ContextVar.
+    """
+    error.__traceback__ = error.__cause__ = error.__context__ = None
+    if isinstance(error, BaseExceptionGroup):
+        for part in error.exceptions:
+            without_history(part)
+    return error
+
+
+def unpicklable_arguments(
+    call: LimitedCall[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], why: Exception
+) -> CallPicklingError:
+    """The error of a call that cannot be sent, which names the part that is at fault."""
+    error = CallPicklingError(
+        f"{call.name}() cannot be sent: {_culprit(call.fn, args, kwargs)} cannot be pickled"
+        f" ({say(why)})",
+        part="arguments",
+        call=call.name,
+        limits=call.limits,
+    )
+    error.__cause__ = why
+    return error
+
+
+def _culprit(fn: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+    """Which part of a call it is that cannot be pickled, in words."""
+    parts = [("the function", fn)]
+    parts += [(f"argument {n}", value) for n, value in enumerate(args, 1)]
+    parts += [(f"argument {name!r}", value) for name, value in kwargs.items()]
+    for words, value in parts:
+        try:
+            dumps(value)
+        except Exception:
+            return f"{words}, a {type(value).__name__},"
+    return "what it was called with"

@@ -1,0 +1,90 @@
+"""The error of a call that has gone over a limit, and the words for it."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Final
+
+from dask_limits.exceptions import (
+    Breach,
+    CpuTimeBreach,
+    MemoryBreach,
+    ProcessBreach,
+    WallTimeBreach,
+)
+from dask_limits.limits.call import LimitedCall
+from dask_limits.limits.limits import Limits
+from dask_limits.limits.outcome import Usage
+from dask_limits.units import format_bytes, format_seconds
+
+BREACHES: Final[dict[str, type[Breach]]] = {
+    "wall_time": WallTimeBreach,
+    "cpu_time": CpuTimeBreach,
+    "memory": MemoryBreach,
+    "num_processes": ProcessBreach,
+}
+_STACK_LINES: Final = 6
+"""How many lines of a stack a message shows; the whole of it is an attribute."""
+
+
+def breach(call: LimitedCall[..., Any], limit: str, usage: Usage, stacks: str) -> Breach:
+    """The error of a call that has gone over a limit.
+
+    Args:
+        call: The function and its limits.
+        limit: The name of the one that it went over.
+        usage: What it has used.
+        stacks: Python stacks of its threads, as faulthandler writes them; may be empty.
+    """
+    used, allowed = _figures(limit, usage, call.limits)
+    return BREACHES[limit](
+        f"{call.name}() went over its {limit} limit of {allowed}: {used}{where(stacks)}",
+        call=call.name,
+        limits=call.limits,
+        usage=usage,
+        stacks=stacks,
+    )
+
+
+def _figures(limit: str, usage: Usage, limits: Limits) -> tuple[str, str]:
+    """What was used of one limit, and what was allowed, as text."""
+    if limit == "memory":
+        return f"had {format_bytes(usage.peak_memory)}", format_bytes(limits.memory or 0)
+    if limit == "num_processes":
+        return f"had {usage.num_processes}", f"{limits.num_processes}"
+    used = usage.wall_time if limit == "wall_time" else usage.cpu_time
+    allowed = limits.wall_time if limit == "wall_time" else limits.cpu_time
+    return f"took {format_seconds(used)}", format_seconds(allowed or 0.0)
+
+
+def users_part(stacks: str) -> str:
+    """Stacks without the frames below the user's function, which are ours and pynisher's."""
+    kept: list[str] = []
+    below = False
+    for line in stacks.splitlines():
+        below = line.startswith("  ") and (below or bool(_OUR_FRAME.search(line)))
+        if not below:
+            kept.append(line)
+    return "\n".join(kept).strip()
+
+
+_OUR_FRAME: Final = re.compile(
+    r'File "[^"]*dask_limits/'
+    r'(limits/(task/(run_function|grace)|call|owner/in_thread)|dask/(packed|nodes))\.py"'
+)
+
+
+def where(stacks: str) -> str:
+    """The innermost lines of the stack of the thread that ran."""
+    lines = stacks.splitlines()
+    at = next((n for n, line in enumerate(lines) if line.startswith("Current thread")), None)
+    if at is None:
+        at = next((n for n, line in enumerate(lines) if "most recent call first" in line), None)
+    if at is None:
+        return ""
+    frames: list[str] = []
+    for line in lines[at + 1 :]:
+        if not line.startswith("  ") or len(frames) == _STACK_LINES:
+            break
+        frames.append(line)
+    return ", in:\n" + "\n".join(frames) if frames else ""

@@ -1,0 +1,210 @@
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+
+from dask_limits.limits.ipc import messages, owner_cells, transport
+from dask_limits.limits.ipc.cells import Table
+from dask_limits.limits.owner.lease import Lease
+from dask_limits.limits.task.process_state import Setting
+
+_PROGRAM = (
+    "import sys; sys.path[:] = sys.argv[3:];"
+    " from dask_limits.limits.guardian.reaper import main; main(int(sys.argv[1]), int(sys.argv[2]))"
+)
+_END_WAIT_S = 15.0
+"""How long to wait for the end of all our processes. They take milliseconds; one in an
+uninterruptible sleep makes the guardian give up after 10 s."""
+
+
+class Connection:
+    """One guardian process, and the task processes that it has handed out.
+
+    Started by `subprocess` and not by `multiprocessing`, which forbids daemonic processes, as
+    Dask's workers are, to have children. Only inherited sockets connect the two: there is no
+    port and no file name by which anybody else could reach it.
+
+    Args:
+        max_calls: After how many calls a task process is ended; None for as many as it can.
+
+    Attributes:
+        max_calls: As given.
+        slots: The table that both have.
+        numbers: Gives each call its number.
+    """
+
+    def __init__(self, max_calls: int | None = None) -> None:
+        self.max_calls = max_calls
+        self.numbers = itertools.count(1)
+        self._lock = threading.Lock()
+        self._idle: list[Lease] = []
+        self._leases: set[Lease] = set()
+        self._closed = False
+        self._lost = False
+        self._control, theirs = transport.pair()
+        self._receiver = transport.Receiver(self._control)
+        slots_fd = transport.above_standard(os.memfd_create("dask-limits-slots", os.MFD_CLOEXEC))
+        self.slots = Table(owner_cells.ROWS, slots_fd)
+        fds = [theirs.fileno(), slots_fd]
+        path = Setting.here().for_another_process().path
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", _PROGRAM, *map(str, fds), *path],
+                stdin=subprocess.DEVNULL,
+                pass_fds=fds,
+                start_new_session=True,  # Ctrl-C in a terminal is for the owner alone
+            )
+        except BaseException:
+            self._control.close()
+            raise
+        finally:
+            theirs.close()
+            os.close(slots_fd)
+
+    @property
+    def closed(self) -> bool:
+        """Whether it was closed by its owner."""
+        return self._closed
+
+    @property
+    def lost(self) -> bool:
+        """Whether the guardian has gone, and it was not its owner who closed it."""
+        if not self._lost and not self._closed:
+            try:
+                ended = not self._control.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                ended = False
+            except OSError:
+                ended = True
+            if ended and not self._closed:
+                self._lost = True  # and for good: another thread may close it at this moment
+        return self._lost
+
+    def wait_for_loss(self, seconds: float) -> bool:
+        """Give the guardian some time to go.
+
+        Returns:
+            Whether it has gone, and it was not its owner who closed it.
+        """
+        deadline = time.monotonic() + seconds
+        while not self.lost and not self._closed and time.monotonic() < deadline:
+            time.sleep(0.005)
+        return self.lost
+
+    def _has_news(self) -> bool:
+        """Whether the guardian has sent something that was not received yet."""
+        try:
+            return bool(self._control.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT))
+        except OSError:
+            return False
+
+    def acquire(self, memory: int | None) -> Lease:
+        """A task process that runs nothing: one that has run before, or a new one.
+
+        Args:
+            memory: The memory limit of the call that is to run, bytes. A process that holds more
+                than half of that from earlier calls is not fit for it, and is ended.
+
+        Raises:
+            ConnectionError: when the guardian is gone.
+            BlockingIOError: when the system has no room for another process.
+        """
+        with self._lock:
+            if self._closed:
+                raise ConnectionError("the guardian was closed")
+            while not self._idle and self._has_news():
+                self._idle.append(self._take_over())  # asked for by one that Ctrl-C interrupted
+            while self._idle:
+                lease = self._idle.pop()
+                if lease.has_room_for(memory):
+                    return lease
+                self._end(lease)
+            transport.send(self._control, messages.SPAWN, 0)
+            return self._take_over()
+
+    def _take_over(self) -> Lease:
+        """Receive a task process from the guardian."""
+        message = self._receiver.receive()
+        if message is None:
+            raise ConnectionError("the guardian is gone")
+        if message.kind == messages.REFUSED:
+            raise BlockingIOError(bytes(message.body).decode())
+        row = message.number
+        if not message.fds:
+            self._tell(messages.END, row)
+            raise BlockingIOError("this process has too many open files to take over another")
+        (pid,) = struct.unpack("=Q", message.body)
+        lease = Lease(self, row, pid, transport.adopt(message.fds.pop()))
+        self._leases.add(lease)
+        return lease
+
+    def give_back(self, lease: Lease) -> None:
+        """Keep a task process for the next call."""
+        with self._lock:
+            self._idle.append(lease)
+
+    def end(self, lease: Lease) -> None:
+        """End a task process and everything below it, and wait for nothing."""
+        with self._lock:
+            self._end(lease)
+
+    def _end(self, lease: Lease) -> None:
+        lease.close()
+        self._leases.discard(lease)
+        self._tell(messages.END, lease.row)
+
+    def cancel(self, row: int, number: int) -> None:
+        """End the task process of this row if it still runs this call."""
+        with self._lock:
+            self._tell(messages.CANCEL, row, struct.pack("=Q", number))
+
+    def wake(self) -> None:
+        """Have the guardian look for a new call."""
+        with self._lock:
+            self._tell(messages.WAKE, 0)
+
+    def _tell(self, kind: int, row: int, body: bytes = b"") -> None:
+        try:
+            transport.send(self._control, kind, row, body)
+        except OSError:
+            pass  # it is gone, and with it every process that could have been meant
+
+    def close(self) -> None:
+        """End the guardian and everything below it, and wait until it is gone."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            self._control.close()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(_END_WAIT_S)
+        with self._lock:
+            for lease in self._idle:
+                self._leases.discard(lease)
+                lease.close()
+            self._idle.clear()
+
+    def abandon(self) -> None:
+        """Let go of a guardian that belongs to the process that we were forked from."""
+        self._closed = True
+        self._process.returncode = 0  # not our child: nothing to wait for
+        self._control.close()
+        for lease in self._leases:
+            lease.close()
+
+    def __iter__(self) -> Iterator[int]:
+        """The pids of the task processes that are in use or kept."""
+        return (lease.pid for lease in tuple(self._leases))
+
+    @property
+    def pid(self) -> int:
+        """Of the reaper, the parent of the guardian."""
+        return self._process.pid

@@ -1,0 +1,222 @@
+from __future__ import annotations
+
+import atexit
+import errno
+import functools
+import os
+import threading
+import weakref
+from typing import Any, Self, TypeVar
+
+from dask_limits.limits.call import LimitedCall
+from dask_limits.limits.cancel import CancelToken
+from dask_limits.limits.ipc import messages, payload, pickling
+from dask_limits.limits.ipc.payload import Payload
+from dask_limits.limits.outcome import Outcome, Usage
+from dask_limits.limits.owner import in_thread, outcomes
+from dask_limits.limits.owner.connection import Connection
+from dask_limits.limits.owner.lease import Lease
+from dask_limits.units import at_least_one
+
+R = TypeVar("R")
+
+_MAX_STARTS = 3
+"""A guardian that is killed is started again; one that cannot start is not tried for ever."""
+_NO_ROOM = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC}
+_LOSS_WAIT_S = 2.0
+"""A guardian that loses its reaper ends task processes first, and itself then."""
+
+
+class Guardian:
+    """Runs calls in task processes, under limits: the owner's side of the guardian process.
+
+    The process is started on first need, again after it was killed, and ended by `close()` or
+    with the owner. Everything here can be called from any thread.
+
+    Args:
+        max_calls_per_process: After how many calls a task process is ended; None, the default,
+            for one that is used until a call leaves it unfit for another.
+
+    Raises:
+        ValueError: if `max_calls_per_process` is no whole number, or less than 1.
+
+    Example:
+        >>> from dask_limits.limits import LimitedCall, Limits
+        >>> with Guardian() as guardian:
+        ...     guardian.run(LimitedCall(abs, Limits(wall_time=5)), (-3,), {}).result()
+        3
+    """
+
+    def __init__(self, max_calls_per_process: int | None = None) -> None:
+        if max_calls_per_process is not None:
+            at_least_one(max_calls_per_process, "max_calls_per_process")
+        self._max_calls = max_calls_per_process
+        self._lock = threading.Lock()
+        self._connection: Connection | None = None
+        _guardians.add(self)
+
+    def run(
+        self,
+        call: LimitedCall[..., R],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        *,
+        cancel: CancelToken | None = None,
+    ) -> Outcome[R]:
+        """Run one call to its end, whichever way it ends.
+
+        Args:
+            call: The function and its limits.
+            args: Positional arguments.
+            kwargs: Keyword arguments.
+            cancel: Ends the call, with everything it started, from another thread.
+
+        Returns:
+            Its value or its exception, and its usage. Nothing of the call is raised.
+        """
+        cancel = cancel or CancelToken()
+        if call.limits.isolation == "thread":
+            if cancel.cancelled:
+                return outcomes.cancelled(call)
+            return in_thread.run(call, args, kwargs)
+        try:
+            request = payload.pack((call.fn, args, kwargs), pickling.new_pickler)
+        except Exception as error:
+            if isinstance(error, OSError) and error.errno in _NO_ROOM:
+                return outcomes.refused(call, str(error))
+            failure = pickling.unpicklable_arguments(call, args, kwargs, error)
+            return Outcome(exception=failure, usage=Usage(wall_time=0.0, cpu_time=0.0))
+        with request:
+            return self._run_on_some_guardian(call, request, cancel)
+
+    def _run_on_some_guardian(
+        self, call: LimitedCall[..., R], request: Payload, cancel: CancelToken
+    ) -> Outcome[R]:
+        """Run a call, with another guardian if this one is lost before it began."""
+        for _ in range(_MAX_STARTS):
+            try:
+                connection = self._connect()
+            except OSError as error:  # no room for another process, or file
+                return outcomes.refused(call, str(error))
+            try:
+                return self._run_on(connection, call, request, cancel)
+            except ConnectionError:  # the guardian was killed, or closed, before the call began
+                self._disconnect(connection)
+            except OSError as error:  # no room for another process, or file
+                return outcomes.refused(call, str(error))
+        return outcomes.refused(call, "the guardian process ends as soon as it is started")
+
+    def _run_on(
+        self,
+        connection: Connection,
+        call: LimitedCall[..., R],
+        request: Payload,
+        cancel: CancelToken,
+    ) -> Outcome[R]:
+        """Run a call in the first task process that takes it."""
+        stillborn = 0
+        while stillborn < _MAX_STARTS:
+            if cancel.cancelled:
+                return outcomes.cancelled(call)
+            lease = connection.acquire(call.limits.memory)
+            try:
+                outcome = self._run_in(lease, connection, call, request, cancel)
+            except BaseException:  # Ctrl-C: nobody waits for this call any more
+                lease.drop()
+                raise
+            finally:
+                cancel.on_cancel(None)
+            if outcome is not None:
+                lease.finish()
+                return outcome
+            lease.drop()  # it was killed while it had nothing to do; take another
+            stillborn += lease.is_new
+        return outcomes.refused(call, "new processes end before they can begin it")
+
+    def _run_in(
+        self,
+        lease: Lease,
+        connection: Connection,
+        call: LimitedCall[..., R],
+        request: Payload,
+        cancel: CancelToken,
+    ) -> Outcome[R] | None:
+        """Run a call in this task process. None if that was dead before the call could begin."""
+        if not lease.begin(call.limits, request):
+            return None
+        end = functools.partial(connection.cancel, lease.row, lease.number)
+        if not cancel.on_cancel(end):
+            end()
+        message = lease.wait()
+        if message is not None:
+            if message.kind == messages.UNBEGUN:
+                return None
+            try:
+                return outcomes.outcome(call, lease, message)
+            finally:
+                message.close()
+        lease.reusable = False
+        if connection.wait_for_loss(_LOSS_WAIT_S):
+            self._disconnect(connection)
+            return outcomes.guardian_lost(call)
+        if connection.closed:
+            return outcomes.cancelled(call)
+        return outcomes.broken(call)
+
+    def _connect(self) -> Connection:
+        with self._lock:
+            if self._connection is None:
+                self._connection = Connection(self._max_calls)
+            return self._connection
+
+    def _disconnect(self, connection: Connection) -> None:
+        """Let go of a guardian that is lost."""
+        with self._lock:
+            if self._connection is connection:
+                self._connection = None
+        if connection.lost:
+            connection.close()
+
+    def close(self) -> None:
+        """End the guardian and every process below it; calls that run end as cancelled."""
+        with self._lock:
+            connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _forget(self) -> None:
+        """In a fork of the owner: this guardian is the parent's."""
+        self._lock = threading.Lock()
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.abandon()
+
+
+_guardians: weakref.WeakSet[Guardian] = weakref.WeakSet()
+_default = Guardian()
+
+
+def default_guardian() -> Guardian:
+    """The guardian of this process, for calls that come without one."""
+    return _default
+
+
+def close_all() -> None:
+    """End every guardian of this process. The next call that needs one starts it again."""
+    for guardian in list(_guardians):
+        guardian.close()
+
+
+def _forget_all() -> None:
+    for guardian in list(_guardians):
+        guardian._forget()
+
+
+atexit.register(close_all)
+os.register_at_fork(after_in_child=_forget_all)

@@ -1,0 +1,147 @@
+"""A call in the thread of its caller, which guards interrupt when it goes over a limit."""
+
+from __future__ import annotations
+
+import threading
+import time
+import traceback
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from typing import Any, Final, TypeVar
+
+from dask_limits.guards import (
+    GuardException,
+    InterruptType,
+    MemoryLimitExceeded,
+    TimeGuard,
+    mem_guard,
+    time_guard,
+)
+from dask_limits.guards.entry import Entry
+from dask_limits.guards.escalation import Steps
+from dask_limits.guards.guard import Guard
+from dask_limits.limits.call import LimitedCall, run_in_place
+from dask_limits.limits.limits import Limits
+from dask_limits.limits.outcome import Outcome, Usage
+from dask_limits.limits.owner.breaches import breach, users_part
+
+R = TypeVar("R")
+
+_CHECK_INTERVAL_MS: Final = 10
+_REPEAT_S: Final = 1.0
+"""A call that has handled its interrupt and goes on gets it again after this, twice."""
+
+
+def run(call: LimitedCall[..., R], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Outcome[R]:
+    """Run a call in this thread, and interrupt it when it goes over a limit.
+
+    Returns:
+        Its value or its exception, and its usage, of memory nothing.
+    """
+    limits = call.limits
+    outcome: Outcome[R] | None = None
+    interrupt: GuardException | None = None
+    wall_time, cpu_time = time.perf_counter(), time.thread_time()
+    clock, last_step = _wall_guard(limits), 0.0
+    try:
+        with clock or nullcontext(), _cpu_guard(limits), _memory_guard(limits):
+            outcome = run_in_place(call.fn, args, kwargs)
+            last_step = clock.elapsed if clock else 0.0
+    except GuardException as error:  # it came when the function had ended, in code of ours
+        interrupt = error
+        last_step = getattr(error, "elapsed", 0.0)
+    if outcome is None:
+        wall_time, cpu_time = time.perf_counter() - wall_time, time.thread_time() - cpu_time
+        outcome = Outcome(exception=interrupt, usage=Usage(wall_time, cpu_time))
+    return _judged(call, outcome, last_step)
+
+
+def _wall_guard(limits: Limits) -> TimeGuard | None:
+    if limits.wall_time is None:
+        return None
+    return time_guard(
+        limits.wall_time,
+        grace_period=_REPEAT_S,
+        interrupt_type=InterruptType.exception,
+        check_interval=_CHECK_INTERVAL_MS,
+    )
+
+
+def _cpu_guard(limits: Limits) -> AbstractContextManager[object]:
+    return nullcontext() if limits.cpu_time is None else _CpuGuard(limits.cpu_time)
+
+
+def _memory_guard(limits: Limits) -> AbstractContextManager[object]:
+    if limits.memory is None:
+        return nullcontext()
+    return mem_guard(
+        limits.memory / 1024,
+        absolute=False,
+        secondary_grace_period=_REPEAT_S,
+        interrupt_type=InterruptType.exception,
+        check_interval=_CHECK_INTERVAL_MS,
+    )
+
+
+def _judged(call: LimitedCall[..., R], outcome: Outcome[R], last_step: float) -> Outcome[R]:
+    """An outcome whose exception is the breach, if the call went over a limit."""
+    error, usage, limits = outcome.exception, outcome.usage, call.limits
+    if isinstance(error, MemoryLimitExceeded) and error.max_memory * 1024 == limits.memory:
+        limit, usage = "memory", replace(usage, peak_memory=round(error.memory * 1024))
+    elif limits.wall_time is not None and last_step > limits.wall_time:
+        limit = "wall_time"
+    elif limits.cpu_time is not None and usage.cpu_time > limits.cpu_time:
+        limit = "cpu_time"
+    else:
+        return outcome
+    late = breach(call, limit, usage, "" if error is None else _stack(error))
+    late.__cause__ = error
+    return Outcome(exception=late, usage=usage)
+
+
+def _stack(error: BaseException) -> str:
+    """Where it was raised, as faulthandler would write it."""
+    frames = reversed(traceback.extract_tb(error.__traceback__))
+    lines = [f'  File "{f.filename}", line {f.lineno} in {f.name}' for f in frames]
+    return users_part("\n".join(["Current thread (most recent call first):", *lines]))
+
+
+class _CpuTimeExceeded(GuardException):
+    """A thread has used more CPU time than its call may."""
+
+
+class _CpuGuard(Guard):
+    """Interrupts a thread that uses too much CPU time.
+
+    Args:
+        seconds: What it may use.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(InterruptType.exception, False, _CHECK_INTERVAL_MS)
+        self.seconds = seconds
+
+    def _entry(self, what: str, thread: threading.Thread, steps: Steps) -> Entry:
+        return _CpuEntry(self, what, thread, steps, self.seconds)
+
+
+class _CpuEntry(Entry):
+    __slots__ = ("_clock", "_until")
+
+    def __init__(
+        self, guard: Guard, what: str, thread: threading.Thread, steps: Steps, seconds: float
+    ) -> None:
+        super().__init__(guard, what, thread, steps, due=time.monotonic() + seconds)
+        self._clock = time.pthread_getcpuclockid(self.ident)
+        self._until = time.clock_gettime(self._clock) + seconds
+
+    def look(self, now: float) -> GuardException | None:
+        left = self._until - time.clock_gettime(self._clock)
+        if left <= 0 and self.level < len(self.steps) and now >= self.next_at:
+            return _CpuTimeExceeded("The call went over its cpu_time limit.")
+        self.due = now + max(left, _CHECK_INTERVAL_MS / 1000)
+        return None
+
+    def escalate(self, now: float) -> None:
+        self.level += 1
+        self.due = self.next_at = now + _REPEAT_S

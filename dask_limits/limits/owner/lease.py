@@ -1,0 +1,181 @@
+from __future__ import annotations
+
+import copy
+import pickle
+import socket
+import time
+from typing import TYPE_CHECKING
+
+from dask_limits.limits.ipc import messages, owner_cells, transport
+from dask_limits.limits.ipc.messages import Orders
+from dask_limits.limits.ipc.payload import Payload, pack
+from dask_limits.limits.limits import Limits
+from dask_limits.limits.linux import proctree
+from dask_limits.limits.linux.output import Capture
+from dask_limits.limits.task.process_state import Setting
+
+if TYPE_CHECKING:
+    from dask_limits.limits.owner.connection import Connection
+
+
+class Lease:
+    """A task process in its owner's hands, for one call at a time.
+
+    Attributes:
+        row: Its row in the table.
+        pid: Its process.
+        number: Of the call that it runs, or ran last.
+        children_cpu_time: CPU seconds of all children that it has waited for, as it said last.
+        peak_memory: Bytes that it had at most in the call that it ran last.
+        reusable: Whether another call may run in it.
+    """
+
+    def __init__(self, connection: Connection, row: int, pid: int, sock: socket.socket) -> None:
+        self._connection = connection
+        self._slots = connection.slots
+        self._sock = sock
+        self._receiver = transport.Receiver(sock)
+        self._seen_setting: Setting | None = None
+        self._capture: Capture | None = None
+        self._calls = 0
+        self.row = row
+        self.pid = pid
+        self.number = 0
+        self.children_cpu_time = 0.0
+        self.peak_memory = 0
+        self.reusable = True
+
+    def begin(self, limits: Limits, request: Payload) -> bool:
+        """Start a call.
+
+        Args:
+            limits: What it may use.
+            request: The function, its positional and its keyword arguments.
+
+        Returns:
+            False when the process was dead before, and cannot have begun it.
+        """
+        row, table = self.row, self._slots
+        self.number = next(self._connection.numbers)
+        table.put_float(row, owner_cells.WALL_TIME, limits.wall_time or 0.0)
+        table.put_float(row, owner_cells.CPU_TIME, limits.cpu_time or 0.0)
+        table.put(row, owner_cells.MEMORY, min(limits.memory or 0, 2**63))
+        table.put(row, owner_cells.NUM_PROCESSES, min(limits.num_processes or 0, 2**63))
+        table.put_float(row, owner_cells.GRACE_PERIOD, limits.grace_period)
+        cpu_before = proctree.cpu_seconds(self.pid) + self.children_cpu_time
+        table.put_float(row, owner_cells.CPU_BEFORE, cpu_before)
+        table.put_float(row, owner_cells.START, time.monotonic())
+        table.put(row, owner_cells.CALL, self.number)
+        if owner_cells.is_asleep(table):
+            self._connection.wake()
+        try:
+            self._send_setting()
+            self._send_request(limits, request)
+        except ConnectionError:
+            return False
+        return True
+
+    def _send_request(self, limits: Limits, request: Payload) -> None:
+        orders = Orders(
+            wall_time=limits.wall_time or 0.0,
+            cpu_time=limits.cpu_time or 0.0,
+            grace_period=limits.grace_period,
+            start_method=(limits.context or "fork") if limits.isolation == "fresh" else "",
+            captures=limits.capture_output > 0,
+        )
+        fds = request.fds
+        if limits.capture_output:
+            self._capture = Capture(limits.capture_output)
+            fds += tuple(self._capture.fds)
+        transport.send(
+            self._sock, messages.REQUEST, self.number, orders.pack(), request.head, fds=fds
+        )
+        if self._capture is not None:
+            self._capture.sent()
+
+    def _send_setting(self) -> None:
+        """Keep the process where its owner is: the same modules, the same relative paths."""
+        setting = Setting.here()
+        if setting != self._seen_setting:
+            self._seen_setting = copy.deepcopy(setting)
+            with pack(setting.for_another_process(), pickle.Pickler) as state:
+                transport.send(self._sock, messages.SETTING, self.number, state.head, fds=state.fds)
+
+    def wait(self) -> transport.Message | None:
+        """Wait for the end of the call: what it says, or what the guardian says of it.
+
+        An answer of a process that is condemned for this call does not count. It was not done
+        when its time was over, and may have come only because a signal broke off a system call.
+
+        Returns:
+            The message, for the caller to close; None when there is no guardian or no socket
+            any more.
+        """
+        while True:
+            try:
+                if self._capture is not None:
+                    self._capture.take_until_readable(self._sock)
+                message = self._receiver.receive()
+            except OSError:
+                return None
+            if message is None:
+                return None
+            condemned = self._slots.get(self.row, owner_cells.CONDEMNED) == self.number
+            from_guardian = message.kind in (messages.VERDICT, messages.UNBEGUN)
+            if message.number == self.number and (from_guardian or not condemned):
+                return message
+            message.close()
+
+    def output(self) -> tuple[str | None, str | None]:
+        """What the call has printed, and printed as errors; None where that is not captured."""
+        return (None, None) if self._capture is None else self._capture.texts()
+
+    def seen(self) -> tuple[int, int, float]:
+        """What the guardian has seen of this call: most bytes, most processes, CPU seconds."""
+        table, row = self._slots, self.row
+        if table.get(row, owner_cells.SEEN) != self.number:
+            return 0, 1, 0.0
+        return (
+            table.get(row, owner_cells.PEAK_MEMORY),
+            table.get(row, owner_cells.PEAK_PROCESSES),
+            table.get_float(row, owner_cells.CPU_USED),
+        )
+
+    @property
+    def is_new(self) -> bool:
+        """Whether it has not run any call to its end."""
+        return self._calls == 0
+
+    def finish(self) -> None:
+        """The call is over: give the process back, or end it if it is not fit for another."""
+        self._close_capture()
+        self._slots.put(self.row, owner_cells.CALL, 0)
+        self._calls += 1
+        if self._calls == self._connection.max_calls:
+            self.reusable = False
+        if self.reusable and not self._slots.get(self.row, owner_cells.CONDEMNED):
+            self._connection.give_back(self)
+        else:
+            self.drop()
+
+    def drop(self) -> None:
+        """End the process, whatever it does."""
+        self._close_capture()
+        self._slots.put(self.row, owner_cells.CALL, 0)
+        self._connection.end(self)
+
+    def _close_capture(self) -> None:
+        if self._capture is not None:
+            self._capture.close()
+            self._capture = None
+
+    def has_room_for(self, memory: int | None) -> bool:
+        """Whether what it holds from earlier calls is no more than half of this limit, bytes."""
+        if memory is None or 2 * self.peak_memory <= memory:
+            return True  # it holds no more than it had at most
+        process = proctree.read_process(self.pid)
+        return process is not None and 2 * process.resident <= memory
+
+    def close(self) -> None:
+        """Close the socket with the process."""
+        self._sock.close()

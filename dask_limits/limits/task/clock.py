@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+import time
+
+from dask_limits.limits.ipc import task_cells
+from dask_limits.limits.ipc.cells import Table
+from dask_limits.limits.progress import restart_by
+
+
+class WallClock:
+    """The wall clock of the calls of one process, which `progress()` restarts.
+
+    Args:
+        noted: Where the guardian sees it.
+
+    Attributes:
+        longest_step: Seconds: the longest time that the call took without progress.
+    """
+
+    def __init__(self, noted: Table) -> None:
+        self._notes = noted
+        self._start = 0.0
+        self.longest_step = 0.0
+        restart_by(self._restart)
+
+    def begin(self, number: int) -> None:
+        """A call of this number begins."""
+        self._start = time.monotonic()
+        self.longest_step = 0.0
+        self._notes.put_float(0, task_cells.START, self._start)
+        self._notes.put_float(0, task_cells.CLOCK, self._start)
+        self._notes.put(0, task_cells.CALL, number)
+
+    def end(self) -> float:
+        """The call ends.
+
+        Returns:
+            Seconds since it began.
+        """
+        now = time.monotonic()
+        self._end_step(now)
+        return now - self._start
+
+    def _restart(self) -> None:
+        now = time.monotonic()
+        self._end_step(now)
+        self._notes.put_float(0, task_cells.CLOCK, now)
+
+    def _end_step(self, now: float) -> None:
+        self.longest_step = max(self.longest_step, now - self._notes.get_float(0, task_cells.CLOCK))

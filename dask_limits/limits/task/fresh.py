@@ -1,0 +1,282 @@
+"""A call in a process of its own, which pynisher starts and limits below the task process.
+
+A task process is neither daemonic nor threaded, so pynisher works there as its authors meant it,
+also on the workers of Dask. Its limits are the second line behind the guardian's: whole seconds,
+up to five seconds late. Its limit on memory is not used: it is one on address space, and code
+that reserves much and uses little (NumPy's threads do) would be ended for nothing. Its pipe is
+not used either: what a call writes there by mistake it would take for an answer to wait for.
+
+Source: https://github.com/automl/pynisher
+"""
+
+from __future__ import annotations
+
+import errno
+import faulthandler
+import math
+import multiprocessing
+import os
+import resource
+import select
+import signal
+import socket
+import sys
+import time
+from typing import Any, Final, NoReturn
+
+import pynisher
+
+from dask_limits.limits.ipc import messages, pickling, task_cells, transport
+from dask_limits.limits.ipc.cells import Table
+from dask_limits.limits.ipc.messages import Orders
+from dask_limits.limits.ipc.payload import Payload
+from dask_limits.limits.linux import output, proctree, stacks
+from dask_limits.limits.task.clock import WallClock
+from dask_limits.limits.task.grace import GraceWarning
+from dask_limits.limits.task.run_function import Ended, answer
+
+_MARGIN_S: Final = 1
+"""How much later than the guardian pynisher ends a call, beside that it counts whole seconds."""
+
+
+def run(number: int, orders: Orders, head: memoryview, fds: list[int], notes_fd: int) -> Ended:
+    """Run one call in a new process. For task processes.
+
+    Args:
+        number: Of the call.
+        orders: What the owner wants beside.
+        head: The packed function and arguments.
+        fds: The file that came with it; it is closed.
+        notes_fd: The notes of the task process.
+    """
+    on_sigterm = signal.getsignal(signal.SIGTERM)  # pynisher sets its own, and leaves it there
+    table = task_cells.read(notes_fd)
+    ours, theirs = transport.pair()
+    with ours, theirs:
+        transport.send(ours, messages.REQUEST, number, fds=(notes_fd, *fds))
+        transport.close_files(fds)
+        answers = _Answers(ours)
+        sender = _Sender(theirs, number)
+        context = _Context(orders.start_method, answers, sender)
+        limited = _Pynisher(number, orders, table, context)
+        try:
+            return limited(sender, bytes(head), orders, os.getpid())  # type: ignore[no-any-return]
+        except pynisher.PynisherException as error:
+            if answers.poll(0):  # pynisher looks for an answer first, and for the process then
+                return answers.recv()[0]
+            limit = _limit_of(error)
+            if not limit:
+                _end_like(context.process)
+            return Ended(messages.BREACHED, pickling.pack(limit), *_figures_of(table))
+        finally:
+            table.put(0, task_cells.RUNNER, 0)
+            table.close()
+            signal.signal(signal.SIGTERM, on_sigterm)
+            context.close()
+
+
+class _Answers:
+    """What pynisher takes for the end of its pipe from which it receives."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        sock.setblocking(False)
+        self._poll = select.poll()
+        self._poll.register(sock, select.POLLIN)
+        self._receiver = transport.Receiver(sock)
+        self._ended: Ended | None = None
+
+    def poll(self, seconds: float) -> bool:
+        """Wait for an answer."""
+        if self._ended is None and self._poll.poll(seconds * 1000):
+            try:
+                self._take()
+            except BlockingIOError:
+                pass  # it was noise
+        return self._ended is not None
+
+    def _take(self) -> None:
+        message = self._receiver.receive()
+        if message is not None:
+            head = bytes(message.body[messages.FRESH_ACCOUNT.size :])
+            figures = messages.FRESH_ACCOUNT.unpack_from(message.body)
+            self._ended = Ended(message.kind, Payload(head, *message.fds), *figures)
+
+    def recv(self) -> tuple[Ended, None, None]:
+        """The answer: a result without an error and its traceback."""
+        assert self._ended is not None
+        return self._ended, None, None
+
+    def close(self) -> None:
+        """Do nothing: we may look once more."""
+
+
+class _Sender:
+    """What pynisher takes for the other end, in the new process.
+
+    Args:
+        sock: Where the answer goes.
+        number: Of the call.
+    """
+
+    def __init__(self, sock: socket.socket, number: int) -> None:
+        self.sock = sock
+        self.number = number
+        self.notes: Table | None = None
+
+    def settle_in(self) -> tuple[int, list[int]]:
+        """Put the files of ours out of the way of the call's.
+
+        Returns:
+            The notes of the task process, and the file that came with the call.
+        """
+        received = transport.Receiver(self.sock).receive()
+        assert received is not None
+        notes_fd = transport.out_of_the_way(received.fds[0])
+        os.close(received.fds.pop(0))
+        sock = transport.adopt(transport.out_of_the_way(self.sock.fileno()))
+        self.sock.close()
+        self.sock = sock
+        self.notes = task_cells.read(notes_fd)
+        return notes_fd, received.fds
+
+    def send(self, response: tuple[Ended | None, BaseException | None, str | None]) -> NoReturn:
+        """Answer, and end: what else the call has left in this process is not to be waited for."""
+        ended, _, text = response
+        if ended is None:
+            sys.stderr.write(str(text))
+            os._exit(1)
+        end = ended.end
+        account = messages.FRESH_ACCOUNT.pack(
+            ended.wall_time, ended.longest_step, ended.cpu_time, ended.peak_memory
+        )
+        try:
+            transport.send(self.sock, ended.kind, self.number, account, end.head, fds=end.fds)
+        except OSError as error:
+            if error.errno in (errno.EBADF, errno.ENOTSOCK, errno.ENOTCONN) and self.notes:
+                self.notes.put(0, task_cells.DEAF, 1)
+        os._exit(0)
+
+    def close(self) -> None:
+        """Do nothing: it is closed with the process."""
+
+
+class _Context:
+    """A context of multiprocessing that has its pipe already, and knows the process it makes.
+
+    Args:
+        method: "fork", "forkserver" or "spawn".
+        answers: The end of the pipe to receive from.
+        sender: The other end.
+    """
+
+    def __init__(self, method: str, answers: _Answers, sender: _Sender) -> None:
+        self._context: Any = multiprocessing.get_context(method)
+        self._pipe = answers, sender
+        self.process: Any = None
+
+    def Pipe(self, duplex: bool) -> tuple[_Answers, _Sender]:  # noqa: N802
+        return self._pipe
+
+    def Process(self, **arguments: Any) -> Any:  # noqa: N802
+        self.process = self._context.Process(**arguments)
+        return self.process
+
+    def close(self) -> None:
+        """Let go of the files of the process, which pynisher has ended."""
+        if self.process is not None and self.process.pid is not None:
+            if self.process.exitcode is None:
+                # psutil has waited for it, and multiprocessing will look for it for ever: two
+                # files are lost with each call.
+                self.process._popen.returncode = 0
+            self.process.join()
+            self.process.close()
+
+
+class _Pynisher(pynisher.Pynisher):  # type: ignore[misc]
+    """pynisher with a wall clock that begins with the function, and that `progress()` restarts."""
+
+    def __init__(self, number: int, orders: Orders, table: Table, context: _Context) -> None:
+        self._number = number
+        self._seconds = math.ceil(orders.wall_time + orders.grace_period) + _MARGIN_S
+        self._limited = orders.wall_time > 0
+        self._notes = table
+        self._since = time.monotonic()
+        cpu_time = math.ceil(orders.cpu_time + orders.grace_period) + _MARGIN_S
+        super().__init__(
+            _run_function, cpu_time=cpu_time if orders.cpu_time else None, context=context
+        )
+
+    @property
+    def wall_time(self) -> float | None:
+        """Seconds from when pynisher began, as it stands now."""
+        if not self._limited or self._notes.get(0, task_cells.CALL) != self._number:
+            return None
+        return self._notes.get_float(0, task_cells.CLOCK) - self._since + self._seconds
+
+    @wall_time.setter
+    def wall_time(self, _: object) -> None:
+        """It is not given: it is known from the notes."""
+
+
+def _limit_of(error: Exception) -> str:
+    if isinstance(error, pynisher.WallTimeoutException):
+        return "wall_time"
+    return "cpu_time" if isinstance(error, pynisher.CpuTimeoutException) else ""
+
+
+def _figures_of(table: Table) -> tuple[float, float, float, int]:
+    """What a call that pynisher has ended has used, as far as it is known here."""
+    now = time.monotonic()
+    step = now - table.get_float(0, task_cells.CLOCK)
+    return now - table.get_float(0, task_cells.START), step, 0.0, 0
+
+
+def _end_like(process: Any) -> NoReturn:
+    """End as the process of the call did, so that the guardian sees of which end it was."""
+    faulthandler.disable()
+    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
+    status = process.exitcode or 0
+    if status < 0:
+        if -status not in (signal.SIGKILL, signal.SIGSTOP):
+            signal.signal(-status, signal.SIG_DFL)
+        os.kill(os.getpid(), -status)
+    os._exit(status)
+
+
+# -- in the new process --------------------------------------------------------------------
+
+
+def _run_function(sender: _Sender, head: bytes, orders: Orders, task_process: int) -> Ended:
+    """What pynisher runs: the function of a call, and the account that is kept of it."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # pynisher's handler would go on, without a pipe
+    output.buffer_by_lines()
+    notes_fd, fds = sender.settle_in()
+    table, number = task_cells.read(notes_fd), sender.number
+    stacks.write_to(notes_fd)
+    _say_who_runs(table, task_process)
+    warning = GraceWarning(table, notes_fd, number, orders.grace_period)
+    clock = WallClock(table)
+    cpu_before = time.process_time() + proctree.children_cpu_time()
+    clock.begin(number)
+    pid = os.getpid()
+    kind, end = answer(memoryview(head), fds, warning.can_reach_it())
+    if os.getpid() != pid:
+        os._exit(0)  # the call has forked, and its child has returned from it too
+    output.flush()
+    wall_time = clock.end()
+    table.put(0, task_cells.DONE, number)
+    for child in proctree.children_of(pid):
+        proctree.kill_tree(child)  # pynisher would wait for them, for seconds
+    cpu_time = time.process_time() + proctree.children_cpu_time() - cpu_before
+    peak_memory = proctree.own_peak_memory()
+    return Ended(kind, end, wall_time, clock.longest_step, cpu_time, peak_memory)
+
+
+def _say_who_runs(table: Table, task_process: int) -> None:
+    """Tell the guardian which descendant of the task process is the call's own process."""
+    root = proctree.read_process(task_process)
+    if root is not None:
+        beside = proctree.descendants_of(root)
+        table.put(0, task_cells.OVERHEAD, len(beside))
+        table.put_float(0, task_cells.CPU_BEFORE, proctree.cpu_time_below(root, beside))
+    table.put(0, task_cells.RUNNER, os.getpid())

@@ -1,0 +1,93 @@
+"""How a call hears that its time is over, before it is ended."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import Iterator
+from types import FrameType
+from typing import Final
+
+from dask_limits.exceptions import Breach, CpuTimeBreach, WallTimeBreach
+from dask_limits.limits.ipc import task_cells
+from dask_limits.limits.ipc.cells import Table
+from dask_limits.units import format_seconds
+
+SIGNALS: Final = {"wall_time": signal.SIGALRM, "cpu_time": signal.SIGXCPU}
+"""What a call gets that goes over a limit on time."""
+
+
+class GraceWarning:
+    """Handles the signals of one call, in the process that runs its function.
+
+    To be made before the call is noted as begun, for it can be warned from then on.
+
+    The guardian notes that it has warned a call and then looks whether that is done already; we
+    note that it is done, and then look whether it was warned. So either it sends no signal, or we
+    know that one is on its way, and keep the handlers that let it pass.
+
+    Args:
+        noted: The notes of the task process.
+        stacks_fd: The file that they are in.
+        number: Of the call.
+        grace_period: Seconds; 0 is none, and nothing is done.
+    """
+
+    def __init__(self, noted: Table, stacks_fd: int, number: int, grace_period: float) -> None:
+        self._notes = noted
+        self._stacks_fd = stacks_fd
+        self._number = number
+        self._grace_period = grace_period
+        self._inside = False
+        self._early = 0
+        self._before: dict[int, object] = {}
+        if grace_period:
+            for name in SIGNALS.values():
+                self._before[name] = signal.signal(name, self._handle)
+
+    @contextlib.contextmanager
+    def can_reach_it(self) -> Iterator[None]:
+        """Let the warning be raised within this block, and nowhere else.
+
+        One that has come before, while the arguments were being rebuilt, is raised at its start.
+        """
+        try:
+            self._inside = True
+            if self._early:
+                raise self._breach(self._early)
+            yield
+        finally:
+            self._inside = False
+
+    @property
+    def came(self) -> bool:
+        """Whether the guardian has warned the call."""
+        return self._notes.get(0, task_cells.WARNED) == self._number
+
+    def take_back_handlers(self) -> None:
+        """When the call is noted as done: leave all as it was, unless a signal may still come."""
+        if not self.came:
+            for number, handler in self._before.items():
+                if signal.getsignal(number) == self._handle:
+                    signal.signal(number, handler)  # type: ignore[arg-type]
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if not self.came:  # it is not from the guardian: do as without us
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        elif self._inside:
+            raise self._breach(number)
+        else:
+            self._early = number
+
+    def _breach(self, number: int) -> Breach:
+        kind, limit = (
+            (WallTimeBreach, "wall_time")
+            if number == signal.SIGALRM
+            else (CpuTimeBreach, "cpu_time")
+        )
+        return kind(
+            f"over the {limit} limit; this call is ended in {format_seconds(self._grace_period)}",
+            stacks=task_cells.stacks(self._stacks_fd),
+        )

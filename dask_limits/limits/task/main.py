@@ -1,0 +1,205 @@
+"""The task process: runs the calls of one owner, one at a time, and says how they ended."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import resource
+import signal
+import socket
+import time
+import traceback
+from typing import Final, NoReturn
+
+from dask_limits.limits.ipc import messages, payload, task_cells, transport
+from dask_limits.limits.ipc.cells import Table
+from dask_limits.limits.ipc.payload import Payload
+from dask_limits.limits.linux import output, prctl, proctree, stacks
+from dask_limits.limits.task import fresh
+from dask_limits.limits.task.clock import WallClock
+from dask_limits.limits.task.grace import GraceWarning
+from dask_limits.limits.task.process_state import Setting, leaves_something, traits
+from dask_limits.limits.task.run_function import Ended, answer
+
+_NOTHING: Final = contextlib.nullcontext()
+_IDLE_GROWTH: Final = 256 * 2**20
+"""Bytes by which a process that has nothing to do may have grown since its first call, or by as
+much again as it had then: a new process costs the next call its imports, this one costs memory."""
+
+
+def run(sock_fd: int, notes_fd: int, open_files: tuple[int, int]) -> NoReturn:
+    """Be a task process, in a new child of the guardian, until the owner closes the socket.
+
+    Args:
+        sock_fd: Where calls come in and answers go out.
+        notes_fd: The file for notes and stacks.
+        open_files: The limits on open files, soft and hard, that the owner has.
+    """
+    try:
+        sock_fd, notes_fd = _settle_in(sock_fd, notes_fd, open_files)
+        table = task_cells.read(notes_fd)
+        try:
+            process = TaskProcess(transport.adopt(sock_fd), table, notes_fd)
+            process.serve()
+        except OSError as error:
+            if error.errno in (errno.EBADF, errno.ENOTSOCK, errno.ENOTCONN):
+                table.put(0, task_cells.DEAF, 1)
+            elif not isinstance(error, ConnectionError):  # the owner has given up on this call
+                raise
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(0)
+
+
+def _settle_in(sock_fd: int, notes_fd: int, open_files: tuple[int, int]) -> tuple[int, int]:
+    """Shake off what a fork of the guardian brings along.
+
+    Returns:
+        The two files, at their new places.
+    """
+    prctl.die_with_parent(signal.SIGKILL)
+    prctl.become_subreaper()
+    prctl.set_name("limits-task")
+    os.setsid()  # signals to its process group are for nobody else
+    signal.set_wakeup_fd(-1)
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD):
+        signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    resource.setrlimit(resource.RLIMIT_NOFILE, open_files)
+    sock_fd, notes_fd = transport.out_of_the_way(sock_fd), transport.out_of_the_way(notes_fd)
+    first, second = sorted((sock_fd, notes_fd))
+    os.closerange(3, first)
+    os.closerange(first + 1, second)
+    os.closerange(second + 1, _ALL_FILES)
+    stacks.write_to(notes_fd)
+    output.buffer_by_lines()
+    return sock_fd, notes_fd
+
+
+_ALL_FILES: Final = 2**31 - 1  # the sum of all limits: the owner's may have been lowered since
+
+
+class TaskProcess:
+    """Takes calls, runs them, answers.
+
+    Args:
+        sock: Where calls come in and answers go out.
+        table: Its notes.
+        notes_fd: The file that they are in.
+    """
+
+    def __init__(self, sock: socket.socket, table: Table, notes_fd: int) -> None:
+        self._sock = sock
+        self._receiver = transport.Receiver(sock)
+        self._notes = table
+        self._notes_fd = notes_fd
+        self._pid = os.getpid()
+        self._setting = Setting.here().for_another_process()
+        self._traits = traits()
+        self._children_cpu_time = 0.0
+        self._peak_memory = proctree.own_peak_memory()
+        self._first_idle_memory = 0
+        self._statm_fd = os.open("/proc/self/statm", os.O_RDONLY)
+        self._clock = WallClock(table)
+
+    def serve(self) -> None:
+        """Answer requests until the other end is closed, or a call leaves this process unfit."""
+        while self._is_fit() and (message := self._receiver.receive()) is not None:
+            if message.kind == messages.SETTING:
+                self._setting = payload.unpack(message.body, message.fds)
+                message.close()
+                self._setting.restore()
+                continue
+            number = message.number
+            account, kind, end = self._run(message)
+            transport.send(self._sock, kind, number, account, end.head, fds=end.fds)
+            end.close()
+            self._notes.put(0, task_cells.ANSWERED, number)
+            del end
+            # What was large is not for the next account.
+            self._peak_memory = proctree.own_peak_memory()
+
+    def _run(self, request: transport.Message) -> tuple[bytes, int, Payload]:
+        """Run one call, and make its account and its end ready to be sent."""
+        number = request.number
+        orders = messages.Orders.unpack(request.body)
+        head = request.body[messages.ORDERS.size :]
+        run = self._run_below if orders.start_method else self._run_here
+        if orders.captures:
+            out = request.fds[-2:]
+            del request.fds[-2:]
+            with output.redirected(out):
+                ended = run(number, orders, head, request.fds)
+        else:
+            ended = run(number, orders, head, request.fds)
+        self._children_cpu_time = proctree.children_cpu_time()
+        account = messages.ACCOUNT.pack(
+            ended.wall_time,
+            ended.longest_step,
+            ended.cpu_time,
+            self._children_cpu_time,
+            ended.peak_memory,
+        )
+        return account, ended.kind, ended.end
+
+    def _run_below(
+        self, number: int, orders: messages.Orders, head: memoryview, fds: list[int]
+    ) -> Ended:
+        """Run one call in a fresh process."""
+        return fresh.run(number, orders, head, fds, self._notes_fd)
+
+    def _run_here(
+        self, number: int, orders: messages.Orders, head: memoryview, fds: list[int]
+    ) -> Ended:
+        """Run one call in this process."""
+        grace = orders.grace_period
+        warning = GraceWarning(self._notes, self._notes_fd, number, grace) if grace else None
+        cpu_before = time.process_time() + self._children_cpu_time
+        self._clock.begin(number)
+        kind, end = answer(head, fds, _NOTHING if warning is None else warning.can_reach_it())
+        if os.getpid() != self._pid:
+            os._exit(0)  # the call has forked, and its child has returned from it too
+        if orders.captures:
+            output.flush()  # the call's own streams may take their time, which is the call's
+        wall_time = self._clock.end()
+        self._notes.put(0, task_cells.DONE, number)
+        if warning is not None:
+            warning.take_back_handlers()
+        cpu_time = time.process_time() + proctree.children_cpu_time() - cpu_before
+        return Ended(kind, end, wall_time, self._clock.longest_step, cpu_time, self._peak())
+
+    def _peak(self) -> int:
+        """Most bytes of this process in this call, as far as the kernel keeps account of it."""
+        peak = proctree.own_peak_memory()
+        if peak > self._peak_memory:
+            return peak
+        try:  # the peak was in an earlier call: in this one it was between now and then
+            return self._resident()
+        except OSError:  # closed by a call
+            return 0
+
+    def _resident(self) -> int:
+        """Bytes that this process has now."""
+        return int(os.pread(self._statm_fd, 100, 0).split()[1]) * resource.getpagesize()
+
+    def _is_fit(self) -> bool:
+        """Put back what a call has changed, and see whether that is all.
+
+        Done when the answer is on its way. If this process is not fit for another call it ends,
+        and what a call has left in it with it; a request that is on its way here then is known
+        not to have begun, and goes to another process.
+        """
+        self._setting.restore()
+        warned = self._notes.get(0, task_cells.WARNED) == self._notes.get(0, task_cells.CALL) != 0
+        return not (warned or leaves_something() or traits() != self._traits or self._has_grown())
+
+    def _has_grown(self) -> bool:
+        """Whether it holds on to much more memory than after its first call."""
+        if self._notes.get(0, task_cells.CALL) == 0:
+            return False
+        if self._first_idle_memory == 0:
+            self._first_idle_memory = self._resident()
+        most = self._first_idle_memory + max(_IDLE_GROWTH, self._first_idle_memory)
+        return self._peak_memory > most and self._resident() > most

@@ -1,0 +1,101 @@
+"""Runs the function of one call, and makes of its end what can be sent."""
+
+from __future__ import annotations
+
+import traceback
+from contextlib import AbstractContextManager
+from types import TracebackType
+from typing import Final, NamedTuple
+
+from dask_limits.limits import call
+from dask_limits.limits.ipc import messages, payload, pickling, transport
+from dask_limits.limits.ipc.payload import Payload
+
+
+class Ended(NamedTuple):
+    """How the function of a call ended, and what its process used.
+
+    Attributes:
+        kind: One of those in `messages`.
+        end: What goes with it.
+        wall_time: Seconds.
+        longest_step: Seconds, of its longest time without progress.
+        cpu_time: Seconds, of its process and the children that this has waited for.
+        peak_memory: Bytes.
+    """
+
+    kind: int
+    end: Payload
+    wall_time: float
+    longest_step: float
+    cpu_time: float
+    peak_memory: int
+
+
+def answer(
+    head: memoryview, fds: list[int], around: AbstractContextManager[object]
+) -> tuple[int, Payload]:
+    """Run one call to its end, whichever way it ends.
+
+    Args:
+        head: Its function, positional and keyword arguments, packed.
+        fds: The file that came with it; it is closed.
+        around: Entered around the call of the function alone.
+
+    Returns:
+        The kind of end, one of those in `messages`, and what goes with it.
+    """
+    try:
+        fn, args, kwargs = payload.unpack(head, fds)
+    except BaseException as error:
+        return _unpicklable("arguments", error)
+    finally:
+        transport.close_files(fds)
+    try:
+        with around:
+            value = call.to_its_end(fn(*args, **kwargs))
+    except SystemExit as error:
+        return messages.EXITED, pickling.pack(call.exit_status(error))
+    except BaseException as error:
+        return _pack_exception(error)
+    try:
+        return messages.RETURNED, pickling.pack(value)
+    except BaseException as error:
+        return _unpicklable("result", error)
+
+
+def _pack_exception(error: BaseException) -> tuple[int, Payload]:
+    text = _text(error)
+    try:
+        packed = pickling.pack((pickling.without_history(error), text))
+        # many exceptions can be pickled, but not unpickled
+        payload.unpack(memoryview(packed.head), list(packed.fds))
+    except BaseException as why:
+        return _unpicklable("exception", why, messages.say(error), text)
+    return messages.RAISED, packed
+
+
+def _unpicklable(
+    part: str, error: BaseException, what: str = "", text: str = ""
+) -> tuple[int, Payload]:
+    return messages.UNPICKLABLE, pickling.pack(
+        (part, messages.say(error), what, text or _text(error))
+    )
+
+
+def _text(error: BaseException) -> str:
+    """The traceback as Python prints it, from the user's own function on."""
+    tb = _users_part(error.__traceback__)
+    try:
+        return "".join(traceback.format_exception(type(error), error, tb))
+    except Exception:  # it breaks even the printing of itself
+        return "".join(traceback.format_tb(tb)) + messages.say(error)
+
+
+def _users_part(tb: TracebackType | None) -> TracebackType | None:
+    while tb is not None and tb.tb_frame.f_code.co_filename in _OUR_FILES:
+        tb = tb.tb_next
+    return tb
+
+
+_OUR_FILES: Final = (__file__,)

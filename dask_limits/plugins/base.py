@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, ClassVar, ParamSpec, Self, TypeVar
+
+from dask_limits.display import render
+from dask_limits.events import Event
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from dask_limits.executors import Future
+    from dask_limits.scheduler.run import Call
+    from dask_limits.scheduler.task import Task
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Plugin(render.Renderable):
+    """Something attached to a task, that can change, refuse or hold its calls.
+
+    Derive from it and override what you need. Events that are class attributes become events of
+    the task; emit them with `self.task.emitter.emit(...)`.
+
+    Attributes:
+        name: What it is called where it is shown.
+        task: The task it is attached to, once it is.
+
+    Example:
+        >>> from dask_limits import Event, Scheduler
+        >>> class OnlyEven(Plugin):
+        ...     name = "only-even"
+        ...     ODD = Event("odd-refused")
+        ...     def pre_submit(self, fn, n):
+        ...         if n % 2:
+        ...             self.task.emitter.emit(self.ODD, n)
+        ...             return None
+        ...         return fn, (n,), {}
+        >>> scheduler = Scheduler.with_sequential()
+        >>> halve = scheduler.task(lambda n: n // 2, plugins=OnlyEven())
+        >>> _ = halve.on("odd-refused")(lambda n: print("refused", n))
+        >>> _ = halve.on_result(lambda _, half: print(half))
+        >>> _ = scheduler.on_start(lambda: [halve.submit(n) for n in (3, 4)])
+        >>> _ = scheduler.run()
+        refused 3
+        2
+    """
+
+    name: ClassVar[str] = "plugin"
+
+    task: Task[Any, Any]
+
+    def attach_task(self, task: Task[Any, Any]) -> None:
+        """Called when it is attached to a task. Its events are known to the task by then."""
+        self.task = task
+
+    def pre_submit(
+        self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs
+    ) -> tuple[Callable[P, R], tuple[Any, ...], dict[str, Any]] | None:
+        """Called before each submit, with what is about to be submitted.
+
+        Returns:
+            The function, positional and keyword arguments to submit instead; None refuses the
+            call, and `task.submit` returns None.
+        """
+        return fn, args, kwargs
+
+    def has_place(self) -> bool:
+        """Whether a call may start now. One that may not is held until a call has ended."""
+        return True
+
+    def next_attempt(
+        self, future: Future[Any], exception: BaseException, call: Call
+    ) -> tuple[Call, float] | None:
+        """Called when an attempt of a call has failed, before anyone hears of it.
+
+        Override it to have calls submitted again; the task then has the event "retry". It is not
+        called when the call was cancelled, or when the run is ending.
+
+        Args:
+            future: The call's own, not done yet.
+            exception: What the attempt has failed with.
+            call: What was submitted: the function, positional arguments, keyword arguments.
+
+        Returns:
+            What to submit next, and in how many seconds (0 or more). None leaves it to the
+            plugins after this one; if none of them wants another attempt, this was the last.
+        """
+        return None
+
+    def post_done(self, future: Future[Any]) -> None:
+        """Called when a call has ended, cancelled or not, after the events of the task."""
+
+    def events(self) -> list[Event[...]]:
+        """The events that it adds to the task: those among its class's attributes."""
+        found: dict[str, Event[...]] = {}
+        for cls in reversed(type(self).__mro__):
+            for name, value in vars(cls).items():
+                if isinstance(value, Event):
+                    found[name] = value
+        return list(found.values())
+
+    def copy(self) -> Self:
+        """A plugin like this one, that is attached to no task. Override it to reset counts."""
+        same = copy.copy(self)
+        vars(same).pop("task", None)
+        return same
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}()"
+
+    def __rich__(self) -> RenderableType:
+        return render.plugin_panel(self.name)

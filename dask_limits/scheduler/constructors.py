@@ -1,0 +1,152 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Self
+
+from dask_limits.executors import recipes
+
+if TYPE_CHECKING:
+    from distributed import Security
+
+    from dask_limits.batch_systems.walltimes import Walltime
+    from dask_limits.units import Amount
+
+
+class SchedulerClusters:
+    """The constructors of a `Scheduler` whose calls run in the jobs of a batch system."""
+
+    if TYPE_CHECKING:
+
+        def __init__(self, executor: object) -> None: ...
+
+    @classmethod
+    def with_jobqueue(
+        cls,
+        name: str,
+        /,
+        *,
+        n_workers: int | None = None,
+        adaptive: bool | int | tuple[int, int] | dict[str, Any] | None = None,
+        worker_timeout: Amount | None = None,
+        security: Security | bool | None = None,
+        submit_command: str | None = None,
+        cancel_command: str | None = None,
+        **options: Any,
+    ) -> Self:
+        """A scheduler whose calls run on Dask workers in the jobs of a batch system.
+
+        Each run submits jobs of its own, begins when the first worker is there, and cancels them
+        when it ends, however it ends. A job that ends while there is work is replaced.
+
+        Args:
+            name: "slurm", "pbs", "sge", "lsf", "oar", "moab" or "htcondor".
+            n_workers: How many workers, 1 or more. By default 1.
+            adaptive: For as many workers as there is work for: the most there are to be; the
+                least and the most, `(2, 20)`; True for up to `n_workers`; or a dict of `minimum`,
+                `maximum`, `keep_idle` (how long a worker without work is kept, 2 minutes by
+                default) and `target_duration` (in what time the work should be done if workers
+                could be had at once, 5 seconds by default).
+            worker_timeout: When to give up if no worker has come: seconds, `(30, "m")`, "2h".
+                By default never; but three jobs in a row that end without one are enough.
+            security: Credentials of yours; False for connections that anybody may make and
+                read. By default each run makes its own, in a directory that it removes.
+            submit_command: In place of "sbatch", "qsub", ...
+            cancel_command: In place of "scancel", "qdel", ...
+            options: What the class of `dask_jobqueue` takes: `cores` and `memory` of each job,
+                `walltime`, `queue`, `account`, `interface`, `job_extra_directives`, ... What
+                is not given comes from its configuration files, where there are any.
+                `walltime` may also be "1h 30m", `(90, "m")`, seconds or a timedelta, `memory`
+                whatever a limit may be. `shared_temp_directory` is where credentials and logs
+                lie, on a file system that the nodes see: by default "~/.dask-limits".
+
+        Raises:
+            ValueError: for what makes no sense, is not known, or is missing.
+            TypeError: for what is of a wrong type.
+
+        Example:
+            >>> from dask_limits import Scheduler
+            >>> scheduler = Scheduler.with_jobqueue("pbs", cores=4, memory="16 GiB", n_workers=10)
+        """
+        options |= {
+            "n_workers": n_workers,
+            "adaptive": adaptive,
+            "worker_timeout": worker_timeout,
+            "security": security,
+            "submit_command": submit_command,
+            "cancel_command": cancel_command,
+        }
+        return cls(recipes.jobqueue(name, options))
+
+    @classmethod
+    def with_slurm(
+        cls,
+        *,
+        n_workers: int | None = None,
+        cores: int | None = None,
+        memory: Amount | None = None,
+        walltime: Walltime | None = None,
+        adaptive: bool | int | tuple[int, int] | dict[str, Any] | None = None,
+        worker_timeout: Amount | None = None,
+        security: Security | bool | None = None,
+        **options: Any,
+    ) -> Self:
+        """A scheduler whose calls run on Dask workers in SLURM jobs. See `with_jobqueue`.
+
+        Args:
+            n_workers: How many workers.
+            cores: Of each job.
+            memory: Of each job: bytes, `(16, "GB")`, "16 GiB".
+            walltime: Of each job: "1h 30m", `(90, "m")`, seconds, or as SLURM writes it,
+                "01:30:00", "1-12", "90" (minutes).
+            adaptive: See `with_jobqueue`, as for `worker_timeout`, `security` and `options`.
+            worker_timeout: When to give up if no worker has come.
+            security: Credentials.
+            options: What `dask_jobqueue.SLURMCluster` takes.
+
+        Example:
+            >>> from dask_limits import Scheduler
+            >>> scheduler = Scheduler.with_slurm(n_workers=9, cores=4, memory="1 GiB")
+        """
+        return cls.with_jobqueue(
+            "slurm",
+            n_workers=n_workers,
+            cores=cores,
+            memory=memory,
+            walltime=walltime,
+            adaptive=adaptive,
+            worker_timeout=worker_timeout,
+            security=security,
+            **options,
+        )
+
+    @classmethod
+    def with_pbs(cls, *, n_workers: int | None = None, **options: Any) -> Self:
+        """A scheduler whose calls run on Dask workers in PBS jobs. See `with_jobqueue`."""
+        return cls.with_jobqueue("pbs", n_workers=n_workers, **options)
+
+    @classmethod
+    def with_sge(cls, *, n_workers: int | None = None, **options: Any) -> Self:
+        """A scheduler whose calls run on Dask workers in SGE jobs. See `with_jobqueue`."""
+        return cls.with_jobqueue("sge", n_workers=n_workers, **options)
+
+    @classmethod
+    def with_lsf(cls, *, n_workers: int | None = None, **options: Any) -> Self:
+        """A scheduler whose calls run on Dask workers in LSF jobs. See `with_jobqueue`."""
+        return cls.with_jobqueue("lsf", n_workers=n_workers, **options)
+
+    @classmethod
+    def with_oar(cls, *, n_workers: int | None = None, **options: Any) -> Self:
+        """A scheduler whose calls run on Dask workers in OAR jobs. See `with_jobqueue`."""
+        return cls.with_jobqueue("oar", n_workers=n_workers, **options)
+
+    @classmethod
+    def with_moab(cls, *, n_workers: int | None = None, **options: Any) -> Self:
+        """A scheduler whose calls run on Dask workers in Moab jobs. See `with_jobqueue`."""
+        return cls.with_jobqueue("moab", n_workers=n_workers, **options)
+
+    @classmethod
+    def with_htcondor(cls, *, n_workers: int | None = None, **options: Any) -> Self:
+        """A scheduler whose calls run on Dask workers in HTCondor jobs. See `with_jobqueue`.
+
+        HTCondor wants to know `disk` as well, and its jobs have no wall time.
+        """
+        return cls.with_jobqueue("htcondor", n_workers=n_workers, **options)

@@ -1,0 +1,355 @@
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import CancelledError
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from dask_limits.display import render
+from dask_limits.executors import ExecutorRecipe, Future
+from dask_limits.executors.cluster import (
+    ClusterEvent,
+    ClusterState,
+    Rerun,
+    WaitingForWorkers,
+    WatchedExecutor,
+    WorkerAdded,
+    WorkerRemoved,
+)
+from dask_limits.executors.deferred_future import StandInFuture
+from dask_limits.limits import name_of
+from dask_limits.scheduler.exit_state import Action, ExitState, OnException, action_for
+from dask_limits.scheduler.run_loop import RunLoop, Steps, Timer
+
+if TYPE_CHECKING:
+    from dask_limits.scheduler.scheduler import Scheduler
+    from dask_limits.scheduler.task import Task
+
+logger = logging.getLogger("dask_limits")
+
+Call = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
+"""What was handed in: the function, positional arguments, keyword arguments."""
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """What `Scheduler.run` was told, checked."""
+
+    timeout_s: float | None
+    end_on_empty: bool
+    wait: bool
+    on_exception: OnException
+    on_cancelled: Action
+    display: bool
+
+
+class Run:
+    """One run of a scheduler, from the start of its executor to its end.
+
+    What happens in it, in this order:
+
+    - Of a cluster, the workers that are there, and what happens until there is a first one: events
+      of the cluster come at any time from here on.
+    - STARTED; then, for each call that ends, the events of the scheduler, those of its task, and
+      what its plugins make of it; then whether its exception ends the run.
+    - Each time that nothing is left, no call and no timer: EMPTY. What is submitted by its
+      callbacks goes on; if nothing is, that is the end.
+    - STOP or TIMEOUT where that is the reason, FINISHING, the events of the calls that are
+      waited for or cancelled, FINISHED.
+
+    Attributes:
+        queue: The calls that are not done. Each leaves it before its events are emitted.
+        cluster: What the executor has told of its cluster.
+        error: What is to be raised in the end.
+    """
+
+    def __init__(self, scheduler: Scheduler, recipe: ExecutorRecipe, options: RunOptions) -> None:
+        self.loop = RunLoop()
+        self.queue: dict[Future[Any], Call] = {}
+        self.error: BaseException | None = None
+        self.cluster = ClusterState()
+        self._scheduler = scheduler
+        self._options = options
+        self._recipe = recipe
+        self._tasks: dict[Future[Any], Task[Any, Any]] = {}
+        self._empty_told = False
+        self._stop: tuple[str, BaseException | None] | None = None
+        self._exit: ExitState | None = None
+        self._finishing = False
+        self._closed = False
+        self._deadline: float | None = None
+        self._redraw: Callable[[], None] | None = None
+        self.executor = recipe.make()
+
+    def running(self) -> bool:
+        """Whether calls can be submitted."""
+        return not self._finishing and self._exit is None and self._stop is None
+
+    def empty(self) -> bool:
+        """Whether there is nothing that could still happen of itself."""
+        return not self.queue and not self.loop.has_timers()
+
+    def submit(self, call: Call) -> Future[Any]:
+        """Hand a call to the executor, and take it in."""
+        future = self.start(call)
+        self.add(future, call)
+        return future
+
+    def start(self, call: Call) -> Future[Any]:
+        """Hand a call to the executor."""
+        fn, args, kwargs = call
+        future = self.executor.submit(fn, *args, **kwargs)
+        assert isinstance(future, Future)  # the contract of our executors
+        return future
+
+    def add(self, future: Future[Any], call: Call, task: Task[Any, Any] | None = None) -> None:
+        """Take a call in, be it started or held."""
+        self.queue[future] = call
+        if task is not None:
+            self._tasks[future] = task
+        self._empty_told = False
+        future.when_settled(self.loop.put)
+        self.guard(self._scheduler.on_future_submitted.emit, future)
+
+    def call_later(self, delay_s: float, call: Callable[[], object]) -> Timer:
+        """Call something after so many seconds, unless the run ends before."""
+        self._empty_told = False
+        return self.loop.call_later(delay_s, call)
+
+    def stop(self, message: str, exception: BaseException | None) -> None:
+        """End as soon as what is being done now is done. From any thread."""
+        if self.running():
+            self._stop = (message, exception)
+            self.loop.put(None)
+
+    def steps(self) -> Steps[ExitState]:
+        """The run, from its start to its end."""
+        with self._view() as self._redraw:
+            if self._options.timeout_s is not None:
+                self._deadline = time.monotonic() + self._options.timeout_s
+            state = yield from self._wait_for_workers()
+            if state is None:
+                self.guard(self._scheduler.on_start.emit)
+            while state is None and (state := self._end()) is None:
+                yield from self._step()
+            self._begin_finishing(state)
+            while self.queue:
+                yield from self._step()
+            self._close(wait=self._options.wait)
+        return state
+
+    def finish_at_once(self) -> None:
+        """End here and now, whatever is running: on Ctrl-C, or when the coroutine is cancelled."""
+        if self._closed:
+            return
+        if not self._finishing:
+            self._finishing = True
+            self.guard(self._scheduler.on_finishing.emit)
+        self._cancel(list(self.queue))
+        self._close(wait=False)
+
+    # -- one step after another ------------------------------------------------------------
+
+    def _wait_for_workers(self) -> Steps[ExitState | None]:
+        """Wait until the executor can take calls; why the run is to end before that, if it is.
+
+        Raises:
+            Exception: as the executor says, if it never will.
+        """
+        if not isinstance(executor := self.executor, WatchedExecutor):
+            return None
+        executor.watch(self.loop.put)
+        while self.loop.has_more() or not executor.ready():
+            if (error := executor.start_error()) is not None:
+                raise error
+            if (state := self._reason_to_end()) is not None:
+                return state
+            yield from self._step()
+        return self._reason_to_end()
+
+    def _step(self) -> Steps[None]:
+        """Wait for one thing, and do it; then what has come due in the meantime."""
+        wait_s = self.loop.wait_s(self._deadline)
+        if self._redraw is not None:
+            self._redraw()
+            wait_s = min(render.REDRAW_EVERY_S, render.REDRAW_EVERY_S if wait_s is None else wait_s)
+        thing = yield wait_s
+        if isinstance(thing, Future):
+            self._ended(thing)
+        elif isinstance(thing, ClusterEvent):
+            self._changed(thing)
+        elif callable(thing):
+            self.guard(thing)
+        for call in self.loop.due():
+            self.guard(call)
+
+    def _end(self) -> ExitState | None:
+        """Why the run is to end now, if it is."""
+        if self._exit is None and not self._empty_told and self.empty():
+            self._empty_told = True
+            self.guard(self._scheduler.on_empty.emit)
+        reason = self._reason_to_end()
+        over = self._options.end_on_empty and self.empty()
+        if over and (reason is None or reason.code == ExitState.Code.TIMEOUT):
+            return ExitState(ExitState.Code.EXHAUSTED)
+        return reason
+
+    def _reason_to_end(self) -> ExitState | None:
+        """Why the run is to end now, whatever is left to do."""
+        if self._exit is not None:
+            return self._exit
+        if self._stop is not None:
+            return ExitState(ExitState.Code.STOPPED, self._stop[1])
+        if self._deadline is not None and time.monotonic() >= self._deadline:
+            return ExitState(ExitState.Code.TIMEOUT)
+        return None
+
+    def _begin_finishing(self, state: ExitState) -> None:
+        self._exit = state
+        self._finishing = True
+        self._deadline = None
+        self.loop.cancel_timers()
+        if self._stop is not None:
+            self.guard(self._scheduler.on_stop.emit, *self._stop)
+        if state.code == ExitState.Code.TIMEOUT:
+            self.guard(self._scheduler.on_timeout.emit)
+        self.guard(self._scheduler.on_finishing.emit)
+        if not self._options.wait:
+            self._cancel(list(self.queue))
+        elif self.error is not None and self.queue:  # it may take long until it is raised
+            logger.warning(
+                "The run ends because of %r, when %d calls have come to their end."
+                " With run(wait=False) they would be ended now.",
+                self.error,
+                len(self.queue),
+            )
+        self._cancel([f for f in self.queue if isinstance(f, StandInFuture) and f.waits()])
+
+    def _close(self, *, wait: bool) -> None:
+        self._closed = True
+        if isinstance(self.executor, WatchedExecutor):
+            self.executor.watch(None)
+        self.loop.cancel_timers()
+        self.loop.close()  # first: a thread of the executor may be asking for something
+        try:
+            if self._recipe.owned:
+                self.executor.shutdown(wait or self._recipe.ends_calls, cancel_futures=True)
+        finally:
+            self.guard(self._scheduler.on_finished.emit)
+
+    def _view(self) -> AbstractContextManager[Callable[[], None] | None]:
+        return render.live(self._scheduler) if self._options.display else nullcontext()
+
+    # -- what becomes of the cluster -------------------------------------------------------
+
+    def _changed(self, event: ClusterEvent) -> None:
+        """Emit what the executor has told."""
+        self.cluster.update(event)
+        scheduler = self._scheduler
+        match event:
+            case WorkerAdded(worker):
+                self.guard(scheduler.on_worker_added.emit, worker)
+            case WorkerRemoved(worker, reason):
+                self.guard(scheduler.on_worker_removed.emit, worker, reason)
+            case WaitingForWorkers(jobs) if jobs:
+                self.guard(scheduler.on_waiting_for_workers.emit, jobs)
+            case Rerun(future, error, attempt) if future in self.queue:
+                self.guard(scheduler.on_future_rerun.emit, future, error, attempt)
+                if (task := self._tasks.get(future)) is not None:
+                    self.guard(task.on_rerun.emit, future, error, attempt)
+
+    # -- what becomes of calls -------------------------------------------------------------
+
+    def _ended(self, future: Future[Any]) -> None:
+        """Emit the events of a call that has ended; once, however often this is called."""
+        call = self.queue.pop(future, None)
+        if call is None:
+            return
+        task = self._tasks.pop(future, None)
+        if task is not None:
+            task._forget(future)
+        error = None if future.cancelled() else future.exception()
+        if future.cancelled():
+            self._emit_cancelled(future, task)
+        elif error is None:
+            if task is not None:
+                self.guard(task.start_held)  # before callbacks, which may take their time
+            self._emit_result(future, task)
+        else:
+            self._emit_exception(future, error, task)
+        if task is not None:
+            for plugin in task.plugins:
+                self.guard(plugin.post_done, future)
+        if future.cancelled():
+            self._apply_on_cancelled(call)
+        elif error is not None:
+            self._failed(error, of_callback=False)
+        if task is not None:
+            self.guard(task.start_held)
+
+    def _emit_cancelled(self, future: Future[Any], task: Task[Any, Any] | None) -> None:
+        self.guard(self._scheduler.on_future_cancelled.emit, future)
+        if task is not None:
+            self.guard(task.on_cancelled.emit, future)
+
+    def _emit_result(self, future: Future[Any], task: Task[Any, Any] | None) -> None:
+        result = future.result()
+        self.guard(self._scheduler.on_future_done.emit, future)
+        self.guard(self._scheduler.on_future_result.emit, future, result)
+        if task is not None:
+            self.guard(task.on_done.emit, future)
+            self.guard(task.on_result.emit, future, result)
+
+    def _emit_exception(
+        self, future: Future[Any], error: BaseException, task: Task[Any, Any] | None
+    ) -> None:
+        self.guard(self._scheduler.on_future_done.emit, future)
+        self.guard(self._scheduler.on_future_exception.emit, future, error)
+        if task is not None:
+            self.guard(task.on_done.emit, future)
+            self.guard(task.on_exception.emit, future, error)
+
+    def _cancel(self, futures: Iterable[Future[Any]]) -> None:
+        """Cancel calls, ending those that run; one that is done by now ends as it is."""
+        for future in futures:
+            future.cancel()
+            self._ended(future)
+
+    def _apply_on_cancelled(self, call: Call) -> None:
+        """See to a call that was cancelled by someone else than this run."""
+        action = self._options.on_cancelled
+        if self._finishing or action == "continue":
+            return
+        error = CancelledError(
+            f"{name_of(call[0])}() was cancelled. To go on when that happens, use"
+            " run(on_cancelled='continue')."
+        )
+        if action == "raise" and self.error is None:
+            self.error = error
+        if self._exit is None:
+            self._exit = ExitState(ExitState.Code.CANCELLED, error)
+
+    # -- what becomes of errors ------------------------------------------------------------
+
+    def guard(self, call: Callable[..., object], *args: object) -> None:
+        """Call what leads to callbacks of the user, and see to their errors."""
+        try:
+            call(*args)
+        except Exception as error:
+            self._failed(error, of_callback=True)
+
+    def _failed(self, error: BaseException, *, of_callback: bool) -> None:
+        """Do about an error what `on_exception` says. The first one counts."""
+        action = action_for(self._options.on_exception, error)
+        kept = False
+        if action == "raise" and self.error is None:
+            self.error = error
+            kept = True
+        if action != "continue" and self._exit is None:
+            self._exit = ExitState(ExitState.Code.EXCEPTION, error)
+            kept = True
+        if of_callback and not kept:  # nobody else would ever hear of it
+            logger.error("A callback raised, and the scheduler goes on", exc_info=error)

@@ -1,0 +1,170 @@
+"""A worker whose batch job ends: no call begins that would not be done, and it leaves in order."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from clusters import SETTINGS, dask_program
+from distributed import Client, LocalCluster
+from processes import until
+
+from dask_limits import LimitsWorkerPlugin, annotate
+from dask_limits.batch_systems.slurm import JOB_ENDS
+from dask_limits.dask.reservations import OWN_BYTES
+from dask_limits.dask.scheduler import plugin as plugin_module
+from dask_limits.dask.scheduler.plugin import bring
+from dask_limits.dask.scheduler.workers import Capacity
+from dask_limits.dask.topic import TOPIC
+from dask_limits.exceptions import LimitRefusedError
+
+
+@pytest.fixture
+def client() -> Iterator[Client]:
+    with LocalCluster(n_workers=0, **SETTINGS) as cluster, Client(cluster) as client:
+        client.register_plugin(LimitsWorkerPlugin())
+        yield client
+
+
+@contextmanager
+def worker(
+    client: Client, monkeypatch: pytest.MonkeyPatch, name: str, seconds: float | None
+) -> Iterator[None]:
+    """A worker in a job that ends in so many seconds; None for one in no job."""
+    with monkeypatch.context() as patch:
+        patch.delenv(JOB_ENDS, raising=False)
+        if seconds is not None:
+            patch.setenv(JOB_ENDS, str(time.time() + seconds))
+        options = ["--name", name, "--nthreads", "1", "--memory-limit", "2 GiB", "--no-dashboard"]
+        program: AbstractContextManager[Any] = dask_program(
+            "worker", client.cluster.scheduler_address, *options
+        )
+        with program:
+            until(lambda: name in [event["worker"] for event in events(client, "worker-added")])
+            yield
+
+
+def let_end_in(client: Client, name: str, seconds: float) -> None:
+    """Let the job of a worker end so soon: how long it takes to start is then all the same."""
+
+    def join_again(dask_scheduler: Any) -> None:
+        plugin = bring(dask_scheduler)
+        (member,) = (one for one in plugin._members.values() if one.name == name)
+        plugin._cancel_timer(f"end-{member.address}")
+        about = {"memory": member.memory, "cores": 1, "system": "", "job": "", "age": 0}
+        plugin._join(member.address, about | {"ends_in": seconds})
+
+    client.run_on_scheduler(join_again)
+
+
+def events(client: Client, op: str) -> list[dict[str, Any]]:
+    return [event for _, event in client.get_events(TOPIC) if event["op"] == op]
+
+
+def count_run(runs: Path, seconds: float = 0) -> int:
+    """A call that notes each of its runs; only the first of them takes so long."""
+    with runs.open("a") as lines:
+        lines.write("ran\n")
+    if (n_runs := len(runs.read_text().split())) == 1:
+        time.sleep(seconds)
+    return n_runs
+
+
+def note_run(runs: Path) -> None:
+    """A call that notes that it has run."""
+    time.sleep(0.1)
+    with runs.open("a") as lines:
+        lines.write("ran\n")
+
+
+def test_a_call_begins_only_where_its_time_is_left(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with worker(client, monkeypatch, "short", 30), worker(client, monkeypatch, "long", 3000):
+        names = {str(s.name): a for a, s in client.cluster.scheduler.workers.items()}
+        with annotate(wall_time=60):
+            futures = [client.submit(abs, -n, pure=False) for n in range(6)]
+        client.gather(futures)
+        has = client.has_what()
+        assert {future.key for future in futures} <= set(has[names["long"]])
+        assert not has[names["short"]]
+
+
+def test_a_call_that_would_fit_in_no_job_is_refused(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with worker(client, monkeypatch, "w", 100):
+        with annotate(wall_time=90, grace_period=10):
+            future = client.submit(abs, -1)
+        with pytest.raises(LimitRefusedError, match=r"may take 100 s.* more than 9\d"):
+            future.result(timeout=20)
+
+
+def test_a_job_has_less_memory_for_calls_by_what_dask_and_we_take(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with worker(client, monkeypatch, "w", 100):
+        (added,) = events(client, "worker-added")
+        assert added["memory"] == 2 * 2**30 - OWN_BYTES
+        assert 80 < added["ends_in"] <= 100
+
+
+def test_a_worker_leaves_in_time_and_nothing_runs_twice(
+    client: Client, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with worker(client, monkeypatch, "ends", 1000):
+        let_end_in(client, "ends", 10)  # which leaves 6 s for a call
+        with annotate(wall_time=5):
+            kept = client.submit(count_run, tmp_path / "kept")
+            assert kept.result(timeout=20) == 1
+        with annotate(wall_time=4):
+            waits = [client.submit(note_run, tmp_path / "runs", pure=False) for _ in range(40)]
+        with worker(client, monkeypatch, "stays", None):
+            until(lambda: events(client, "worker-removed"))
+            (retiring,) = events(client, "worker-retiring")
+            assert (retiring["worker"], retiring["reason"]) == ("ends", "its time is up")
+            assert kept.result(timeout=20) == 1  # its result has moved
+            client.gather(waits)
+            assert (tmp_path / "kept").read_text() == "ran\n"
+            assert len((tmp_path / "runs").read_text().split()) == 40
+            assert not events(client, "rerun")
+
+
+def test_a_call_without_a_limit_on_time_that_is_cut_off_is_told_and_runs_again(
+    client: Client, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with worker(client, monkeypatch, "ends", 1000):
+        with annotate(memory="1 GiB"):
+            future = client.submit(count_run, tmp_path / "runs", 50)
+        until((tmp_path / "runs").exists)
+        let_end_in(client, "ends", 3)
+        with worker(client, monkeypatch, "stays", None):
+            assert future.result(timeout=40) == 2
+            until(lambda: events(client, "rerun"))
+            reruns = [(e["worker"], e["key"], e["tries"]) for e in events(client, "rerun")]
+            assert reruns == [("ends", future.key, 1)]
+            assert "time" in events(client, "rerun")[0]["cause"]
+
+
+def test_an_idle_worker_goes_when_all_that_waits_needs_more_time_than_it_has(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def set_capacity(dask_scheduler: Any) -> None:
+        bring(dask_scheduler).capacity = Capacity(2 * 2**30, 1, 1000)
+
+    client.run_on_scheduler(set_capacity)
+    monkeypatch.setattr(plugin_module, "_IDLE_S", 0.5)
+    with worker(client, monkeypatch, "old", 1000):
+        plugin = bring(client.cluster.scheduler)
+        (room,) = plugin._placement.rooms().values()
+        room.ends_at -= 500  # as if half of its time had passed
+        with annotate(wall_time=800):
+            future = client.submit(abs, -1)
+        until(lambda: events(client, "worker-retiring"))
+        assert "too little time left" in events(client, "worker-retiring")[0]["reason"]
+        with worker(client, monkeypatch, "new", 1000):
+            assert future.result(timeout=20) == 1

@@ -1,0 +1,85 @@
+import mmap
+import os
+import pickle
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dask_limits.limits.ipc import payload
+
+
+def through(thing, new_pickler=pickle.Pickler):
+    with payload.pack(thing, new_pickler) as packed:
+        return payload.unpack(memoryview(packed.head), list(packed.fds))
+
+
+THING = st.recursive(
+    st.none() | st.integers() | st.text() | st.binary() | st.integers(0, 200_000).map(bytes),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(THING)
+def test_what_is_packed_comes_out(thing):
+    assert through(thing) == thing
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.integers(0, 300_000), max_size=6), st.booleans())
+def test_arrays_come_out_with_their_values_and_stay_as_writable_as_they_were(sizes, writable):
+    arrays = [np.arange(size, dtype=np.uint8) for size in sizes]
+    for array in arrays:
+        array.flags.writeable = writable
+    got = through(arrays)
+    assert all(np.array_equal(a, b) for a, b in zip(arrays, got, strict=True))
+    assert all(array.flags.writeable == writable for array in got)
+
+
+def test_writing_to_what_came_out_does_not_change_what_was_sent():
+    sent = np.zeros(100_000)
+    with payload.pack(sent, pickle.Pickler) as packed:
+        once = payload.unpack(memoryview(packed.head), list(packed.fds))
+        once[:] = 1
+        again = payload.unpack(memoryview(packed.head), list(packed.fds))
+    assert again.sum() == sent.sum() == 0
+
+
+def test_small_things_need_no_file_and_heads_of_large_ones_fit_in_a_message():
+    assert payload.pack(list(range(100)), pickle.Pickler).fds == ()
+    with payload.pack([np.zeros(5000) for _ in range(5000)], pickle.Pickler) as packed:
+        assert len(packed.head) < 100_000
+
+
+def test_arrays_that_are_not_contiguous_come_out_too():
+    array = np.arange(1_000_000).reshape(1000, 1000)[::2, ::3]
+    assert np.array_equal(through(array), array)
+
+
+def test_a_failing_pickler_leaves_no_file_open():
+    with pytest.raises(Exception, match="pickle"):
+        payload.pack([bytes(1_000_000), lambda: None], pickle.Pickler)
+
+
+def test_memory_that_its_sender_could_still_change_is_refused():
+    fd = os.memfd_create("unsealed", os.MFD_ALLOW_SEALING)
+    os.write(fd, bytes(mmap.PAGESIZE))
+    head = bytes((payload._IN_FILE,)) + payload._LENGTH.pack(10)
+    with pytest.raises(ValueError, match="still be changed"):
+        payload.unpack(memoryview(head), [fd])
+    os.close(fd)
+
+
+def test_a_head_that_promises_more_than_there_is_is_refused():
+    with payload.pack(np.zeros(100_000), pickle.Pickler) as packed:
+        head = packed.head[:-17] + payload._BUFFER.pack(mmap.PAGESIZE, 2**40, False)
+        with pytest.raises(ValueError, match="ends before"):
+            payload.unpack(memoryview(head), list(packed.fds))
+
+
+def test_a_file_that_got_lost_on_the_way_is_told_as_such():
+    packed = payload.pack(bytes(1_000_000), pickle.Pickler)
+    with packed, pytest.raises(OSError, match="too many open files"):
+        payload.unpack(memoryview(packed.head), [])

@@ -1,0 +1,153 @@
+"""Calls in their caller's own process, and that they cannot do what they are said not to."""
+
+import os
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+from isolations import CANNOT, THREAD
+from overdoing import SPIN, wait_on
+
+from dask_limits import exceptions
+from dask_limits.limits import CancelToken, Limits
+from dask_limits.limits.owner.guardian import default_guardian
+
+
+def refused(name, value):
+    with pytest.raises(ValueError, match=f"{name} cannot be had with isolation='thread'"):
+        Limits(**{"isolation": "thread", name: value})
+
+
+def children_are_not_counted():
+    def start():
+        child = subprocess.Popen(SPIN)
+        time.sleep(0.5)
+        return child
+
+    outcome = THREAD(start, cpu_time=0.3).run()
+    child = outcome.result()
+    assert child.poll() is None
+    child.kill()
+    child.wait()
+
+
+def a_call_in_c_is_interrupted_when_it_returns():
+    outcome = THREAD(time.sleep, wall_time=0.1).run(0.7)
+    assert isinstance(outcome.exception, exceptions.WallTimeBreach)
+    assert outcome.usage.wall_time > 0.7
+
+
+def an_interrupt_can_be_swallowed():
+    def swallow():
+        end = time.monotonic() + 0.7
+        while time.monotonic() < end:
+            try:
+                time.sleep(0.01)
+            except Exception:
+                pass
+
+    outcome = THREAD(swallow, wall_time=0.1).run()
+    assert isinstance(outcome.exception, exceptions.WallTimeBreach)
+    assert outcome.usage.wall_time > 0.7
+
+
+def its_caller_ends_with_it():
+    code = "import os; from dask_limits import limit; limit(os._exit, isolation='thread')(3)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 3
+
+
+def what_it_changes_stays():
+    before = os.umask(0o77)
+    try:
+        THREAD(os.umask, wall_time=5).run(0o123)
+        assert os.umask(0o77) == 0o123
+    finally:
+        os.umask(before)
+
+
+def it_cannot_be_cancelled():
+    token = CancelToken()
+    timer = threading.Timer(0.1, token.cancel)
+    timer.start()
+    assert default_guardian().run(THREAD(time.sleep), (0.4,), {}, cancel=token).ok
+    timer.join()
+
+
+def its_memory_is_not_known():
+    assert THREAD(bytes, memory="1 GiB").run(50_000_000).usage.peak_memory == 0
+
+
+def only_its_own_stack_is_shown():
+    stop = threading.Event()
+    thread = threading.Thread(target=stop.wait)
+    thread.start()
+    error = THREAD(wait_on, wall_time=0.1).run().exception
+    stop.set()
+    thread.join()
+    assert "in wait_on" in error.stacks
+    assert error.stacks.count("most recent call first") == 1
+
+
+PROOFS = {
+    "num_processes": lambda: refused("num_processes", 3),
+    "grace_period": lambda: refused("grace_period", 1),
+    "capture_output": lambda: refused("capture_output", True),
+    "children": children_are_not_counted,
+    "calls in C": a_call_in_c_is_interrupted_when_it_returns,
+    "swallowed": an_interrupt_can_be_swallowed,
+    "crash": its_caller_ends_with_it,
+    "clean": what_it_changes_stays,
+    "cancel": it_cannot_be_cancelled,
+    "peak_memory": its_memory_is_not_known,
+    "stacks of all threads": only_its_own_stack_is_shown,
+}
+
+
+@pytest.mark.parametrize(("level", "what"), CANNOT, ids=str)
+def test_what_it_is_said_not_to_give_it_does_not_give(level, what):
+    assert level == "thread"
+    PROOFS[what]()
+
+
+def test_it_runs_in_the_thread_of_its_caller_and_starts_nothing():
+    assert THREAD(threading.get_ident, wall_time=5)() == threading.get_ident()
+    assert default_guardian()._connection is None
+
+
+def test_what_cannot_be_pickled_can_be_passed_and_returned():
+    lock = threading.Lock()
+    assert THREAD(lambda it: it, wall_time=5)(lock) is lock
+
+
+def test_a_call_that_was_cancelled_before_it_starts_never_runs(tmp_path):
+    token = CancelToken()
+    token.cancel()
+    outcome = default_guardian().run(THREAD((tmp_path / "made").touch), (), {}, cancel=token)
+    assert isinstance(outcome.exception, exceptions.CallCancelledError)
+    assert not (tmp_path / "made").exists()
+
+
+def test_an_exit_is_the_calls_alone():
+    error = THREAD(sys.exit, wall_time=5).run(3).exception
+    assert isinstance(error, exceptions.ExitError)
+    assert error.exit_code == 3
+
+
+def test_calls_in_many_threads_are_limited_each_by_itself():
+    outcomes = {}
+
+    def call(n):
+        outcomes[n] = THREAD(wait_on if n % 2 else abs, wall_time=0.3).run(*[] if n % 2 else [-n])
+
+    threads = [threading.Thread(target=call, args=(n,)) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for n, outcome in outcomes.items():
+        if n % 2:
+            assert isinstance(outcome.exception, exceptions.WallTimeBreach)
+        else:
+            assert outcome.result() == n

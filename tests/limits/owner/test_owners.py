@@ -1,0 +1,158 @@
+"""Owners in odd circumstances, and that calls do not change their owner."""
+
+import ctypes
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from isolations import on_each, on_processes
+
+from dask_limits.limits import LimitedCall, Limits, limit
+from dask_limits.limits.owner.guardian import Guardian, default_guardian
+
+
+def run(fn, *args, **limits):
+    return default_guardian().run(LimitedCall(fn, Limits(**limits)), args, {})
+
+
+@on_each()
+def test_calls_leave_their_owner_as_it_was(isolated):
+    def look():
+        handlers = [signal.getsignal(number) for number in signal.valid_signals()]
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+        streams = [(os.fstat(fd).st_dev, os.fstat(fd).st_ino) for fd in (0, 1, 2)]
+        return Path.cwd(), dict(os.environ), handlers, mask, streams
+
+    before = look()
+    assert isolated(abs, wall_time=30)(-1) == 1
+    assert isolated(time.sleep, wall_time=0.1).run(0.3).exception is not None
+    assert look() == before
+
+
+@on_processes
+def test_calls_have_an_empty_stdin(isolated):
+    assert isolated(_read_stdin, wall_time=30)() == b""
+
+
+def _read_stdin():
+    return os.read(0, 10)
+
+
+def test_a_call_sees_the_environment_that_its_owner_has_when_it_is_made(monkeypatch):
+    run(abs, 1)
+    monkeypatch.setenv("LATE", "1")
+    assert run(os.environ.get, "LATE", wall_time=30).result() == "1"
+    monkeypatch.delenv("LATE")
+    assert run(os.environ.get, "LATE", wall_time=30).result() is None
+
+
+def test_an_environment_larger_than_a_message_comes_through(monkeypatch):
+    for n in range(10):
+        monkeypatch.setenv(f"LARGE_{n}", "x" * 100_000)
+    assert limit(len, wall_time=20)(b"abc") == 3
+    assert limit(os.getenv, wall_time=20)("LARGE_9") == "x" * 100_000
+
+
+def test_a_default_timeout_of_sockets_does_not_end_calls(monkeypatch):
+    socket.setdefaulttimeout(0.1)
+    try:
+        with Guardian() as guardian:
+            assert guardian.run(LimitedCall(time.sleep), (0.3,), {}).ok
+    finally:
+        socket.setdefaulttimeout(None)
+
+
+def test_the_owners_delays_do_not_count_against_a_call():
+    stop = threading.Event()
+
+    def hog():
+        while not stop.is_set():
+            ctypes.PyDLL(None).usleep(300_000)  # holds the GIL
+            time.sleep(0.0005)
+
+    hogging = threading.Thread(target=hog)
+    hogging.start()
+    try:
+        for _ in range(2):
+            assert run(len, bytes(2_000_000), wall_time=0.2).ok
+            assert run(bytes, 2_000_000, wall_time=0.2).ok
+    finally:
+        stop.set()
+        hogging.join()
+
+
+@on_processes
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "<&- >&- 2>&-"])
+def test_an_owner_without_standard_files_can_run_calls(isolated, closed, tmp_path):
+    script = tmp_path / "owner.py"
+    script.write_text(
+        "import os, sys, time\n"
+        "from dask_limits.limits import limit\n"
+        "def talk():\n"
+        "    print('hello')\n"
+        "    os.system('echo from below')\n"
+        "    return 42\n"
+        f"options = {isolated.options}\n"
+        "outcome = limit(talk, wall_time=30, capture_output=True, **options).run()\n"
+        "plain = limit(talk, wall_time=30, **options).run()\n"
+        "late = limit(time.sleep, wall_time=0.2, **options).run(60).exception\n"
+        "print_to = limit(os.readlink, wall_time=30, **options)('/proc/self/fd/1')\n"
+        "assert 'dask-limits' not in print_to, print_to\n"
+        "found = outcome.value, plain.value, outcome.usage.stdout, 'sleep' in str(late)\n"
+        "open('result', 'w').write(repr(found))\n"
+    )
+    subprocess.run(["sh", "-c", f"{sys.executable} {script} {closed}"], check=True, cwd=tmp_path)
+    assert (tmp_path / "result").read_text() == "(42, 42, 'hello\\nfrom below\\n', True)"
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_functions_of_a_script_work_in_every_kind_of_pool(method, tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import multiprocessing\n"
+        "from concurrent.futures import ProcessPoolExecutor\n"
+        "from dask_limits.limits import limit\n"
+        "def double(x): return 2 * x\n"
+        "if __name__ == '__main__':\n"
+        f"    context = multiprocessing.get_context({method!r})\n"
+        "    with ProcessPoolExecutor(1, mp_context=context) as pool:\n"
+        "        assert pool.submit(limit(double, wall_time=30), 21).result() == 42\n"
+    )
+    subprocess.run([sys.executable, str(script)], check=True)
+
+
+def test_an_owner_that_runs_out_of_files_gets_an_error_that_says_so():
+    script = """if True:
+        import os, resource
+        from dask_limits.limits import limit
+        call = limit(abs, wall_time=30)
+        call(1)
+        limit(os._exit, wall_time=30).run(1)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (12, 12))
+        files = []
+        try:
+            while True: files.append(open('/dev/null'))
+        except OSError: pass
+        error = limit(os._exit, wall_time=30).run(1).exception
+        for options in ({}, {"capture_output": True}):
+            error = limit(abs, wall_time=30, **options).run(1).exception
+            assert "could not be started" in str(error) and "files" in str(error), repr(error)
+        error = limit(len, wall_time=30).run(bytes(10**6)).exception
+        assert "could not be started" in str(error), repr(error)
+        files.clear()
+        assert call(-1) == 1
+    """
+    subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def test_odd_entries_of_the_path_harm_nobody(monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "path", [*sys.path, tmp_path, b"/bytes", None, 3])
+    with Guardian() as guardian:
+        assert guardian.run(LimitedCall(abs), (-1,), {}).result() == 1
+        assert limit(abs, wall_time=30)(-1) == 1

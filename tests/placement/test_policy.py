@@ -1,0 +1,342 @@
+"""Reservations: never more than there is, nobody starves, nothing waits that could run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from dask_limits.placement.policy import Placement
+from dask_limits.placement.queue import Call, Line, Offer, Request
+from dask_limits.placement.resources import Refusal, Room, refusal
+
+requests = st.builds(
+    Request,
+    memory=st.integers(0, 12),
+    cores=st.integers(1, 3),
+    seconds=st.sampled_from([0, 1, 5, 50]),
+)
+
+
+def started(placement: Placement, now: float = 0) -> list[tuple[object, str]]:
+    return [(start.key, start.worker) for start in placement.place(now) if not start.ahead]
+
+
+class Cluster(RuleBasedStateMachine):
+    """Any order of calls, ends, workers that come, go and pause, and passing time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.placement = Placement(quick=lambda key: int(str(key)) % 2 == 0)
+        self.requests: dict[int, Request] = {}
+        self.rooms: dict[str, Room] = {}
+        self.closed: set[str] = set()
+        self.running: dict[int, str] = {}
+        self.ahead: dict[int, str] = {}
+        self.now = 0.0
+        self.number = 0
+
+    def place(self) -> None:
+        for key, worker, ahead in list(self.placement.place(self.now)):
+            assert worker not in self.closed
+            request, room = self.requests[key], self.rooms[worker]
+            assert request.seconds <= room.ends_at - room.margin - self.now
+            if ahead:
+                assert worker not in self.ahead.values()
+                # All threads of Dask's worker are taken, or the call would begin at once.
+                here = [self.requests[k] for k, name in self.running.items() if name == worker]
+                assert sum(request.cores > 0 for request in here) == room.cores
+                self.ahead[key] = worker
+            else:
+                self.running[key] = worker
+
+    @rule(memory=st.integers(5, 12), cores=st.integers(1, 4), left=st.sampled_from([3, 30, None]))
+    def a_worker_comes(self, memory: int, cores: int, left: int | None) -> None:
+        self.number += 1
+        ends_at = math.inf if left is None else self.now + left
+        room = Room(memory, cores, ends_at, margin=0 if left is None else 1)
+        self.rooms[f"w{self.number}"] = room
+        self.placement.add(f"w{self.number}", room)
+
+    @precondition(lambda self: self.rooms)
+    @rule(data=st.data())
+    def a_worker_goes(self, data: st.DataObject) -> None:
+        name = data.draw(st.sampled_from(sorted(self.rooms)))
+        self.placement.remove(name)
+        del self.rooms[name]
+        self.closed.discard(name)
+        self.running = {key: worker for key, worker in self.running.items() if worker != name}
+        self.ahead = {key: worker for key, worker in self.ahead.items() if worker != name}
+
+    @precondition(lambda self: self.rooms)
+    @rule(data=st.data())
+    def a_worker_pauses_or_goes_on(self, data: st.DataObject) -> None:
+        name = data.draw(st.sampled_from(sorted(self.rooms)))
+        self.closed ^= {name}
+        self.placement.set_open(name, name not in self.closed)
+
+    @rule(request=requests, order=st.integers(0, 3))
+    def a_call_comes(self, request: Request, order: int) -> None:
+        self.number += 1
+        self.requests[self.number] = request
+        self.placement.wait(Call(self.number, request, order))
+
+    @precondition(lambda self: self.placement.waiting)
+    @rule(data=st.data())
+    def a_waiting_call_is_cancelled(self, data: st.DataObject) -> None:
+        self.placement.leave(data.draw(st.sampled_from(sorted(self.placement.waiting, key=str))))
+
+    @precondition(lambda self: self.running)
+    @rule(data=st.data())
+    def a_call_ends(self, data: st.DataObject) -> None:
+        key = data.draw(st.sampled_from(sorted(self.running)))
+        worker = self.running.pop(key)
+        self.placement.finish(key, self.now)
+        for other, at in list(self.ahead.items()):
+            if at == worker:  # its turn has come
+                self.running[other] = self.ahead.pop(other)
+
+    @precondition(lambda self: self.running)
+    @rule(data=st.data())
+    def a_call_needs_its_cores_no_more(self, data: st.DataObject) -> None:
+        key = data.draw(st.sampled_from(sorted(self.running)))
+        self.placement.give_cores(key)
+        self.requests[key] = replace(self.requests[key], cores=0)
+
+    @precondition(lambda self: self.ahead)
+    @rule(data=st.data())
+    def a_call_that_was_sent_ahead_is_cancelled(self, data: st.DataObject) -> None:
+        key = data.draw(st.sampled_from(sorted(self.ahead)))
+        del self.ahead[key]
+        self.placement.finish(key, self.now)
+
+    @rule(seconds=st.sampled_from([0.5, 5]))
+    def time_passes(self, seconds: float) -> None:
+        self.now += seconds
+
+    @invariant()
+    def never_more_than_there_is(self) -> None:
+        self.place()
+        for name, room in self.rooms.items():
+            here = [self.requests[key] for key, worker in self.running.items() if worker == name]
+            assert sum(request.memory for request in here) <= room.memory
+            assert sum(request.cores for request in here) <= room.cores
+
+    @invariant()
+    def nothing_waits_that_fits_but_for_one_worker_at_most(self) -> None:
+        holding_back = set()
+        for call in self.placement.waiting.values():
+            for name, room in self.rooms.items():
+                if name in self.closed or name in self.ahead.values():
+                    continue
+                here = [self.requests[k] for k, worker in self.running.items() if worker == name]
+                if (
+                    sum(request.memory for request in here) + call.request.memory <= room.memory
+                    and sum(request.cores for request in here) + call.request.cores <= room.cores
+                    and call.request.seconds <= room.ends_at - room.margin - self.now
+                ):
+                    holding_back.add(name)
+        assert len(holding_back) <= 1  # the one that is being cleared for a large call
+
+
+TestCluster = Cluster.TestCase
+TestCluster.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+
+
+@given(
+    memories=st.lists(st.integers(1, 50), min_size=4, max_size=60),
+    picks=st.lists(st.integers(0, 1000), min_size=200, max_size=200),
+    cores=st.integers(2, 8),
+)
+@settings(max_examples=60, deadline=None)
+def test_a_large_call_starts_however_many_small_ones_keep_coming(
+    memories: list[int], picks: list[int], cores: int
+) -> None:
+    placement = Placement()
+    for name in ("a", "b"):
+        placement.add(name, Room(memory=100, cores=cores))
+    for number, memory in enumerate(memories):
+        placement.wait(Call(f"small-{number}", Request(memory), order=0))
+    running = [key for key, _ in started(placement)]
+    placement.wait(Call("large", Request(100), order=1))
+    at_most = len(running) + len(placement.waiting)  # those before it, and what ran
+    for number, pick in enumerate(picks):
+        if "large" in running:
+            break
+        placement.wait(Call(f"later-{number}", Request(memories[0]), order=2))
+        running += [key for key, _ in started(placement)]
+        placement.finish(running.pop(pick % len(running)))
+        running += [key for key, _ in started(placement)]
+        # It is the random choice of who ends that may spare those on its worker for long.
+        if number > at_most:
+            old = [key for key in running if not str(key).startswith("later")]
+            for key in old if "large" not in running else []:
+                running.remove(key)
+                placement.finish(key)
+            running += [key for key, _ in started(placement)]
+    assert "large" in running or len(picks) <= at_most
+
+
+def test_a_large_call_waits_for_those_only_that_ran_when_it_came() -> None:
+    placement = Placement()
+    placement.add("w", Room(memory=10, cores=10))
+    for number in range(5):
+        placement.wait(Call(f"before-{number}", Request(2), order=number))
+    assert len(started(placement)) == 5
+    placement.wait(Call("large", Request(10), order=10))
+    for number in range(100):
+        placement.wait(Call(f"after-{number}", Request(1), order=20))
+    ends = 0
+    while placement.worker_of("large") is None:
+        placement.finish(f"before-{ends}")
+        ends += 1
+        started(placement)
+    assert ends == 5
+
+
+def test_small_calls_pass_a_large_one_that_fits_nowhere() -> None:
+    placement = Placement()
+    for name in ("a", "b"):
+        placement.add(name, Room(memory=10, cores=10))
+    for name in ("first", "second"):
+        placement.wait(Call(name, Request(6), order=0))
+    started(placement)
+    placement.wait(Call("large", Request(8), order=1))
+    for number in range(3):
+        placement.wait(Call(number, Request(2), order=2))
+    # One of the two is being cleared: beside the large one, 2 fit there at any time.
+    assert len(started(placement)) == 3
+
+
+def test_a_call_that_no_worker_could_take_holds_up_nobody() -> None:
+    placement = Placement()
+    placement.add("w", Room(memory=10, cores=2))
+    placement.wait(Call("giant", Request(1000), order=0))
+    placement.wait(Call("small", Request(10), order=1))
+    assert started(placement) == [("small", "w")]
+
+
+def test_equal_calls_start_in_order() -> None:
+    placement = Placement()
+    placement.add("w", Room(cores=3))
+    for order in (5, 3, 4, 1, 2):
+        placement.wait(Call(f"call-{order}", Request(), order))
+    assert [key for key, _ in started(placement)] == ["call-1", "call-2", "call-3"]
+
+
+def test_equal_workers_take_turns() -> None:
+    placement = Placement()
+    for worker in ("first", "second", "third"):
+        placement.add(worker, Room(memory=10))
+    given_to = []
+    for number in range(6):
+        placement.wait(Call(number, Request(1), number))
+        [(key, worker)] = started(placement)
+        placement.finish(key)
+        given_to.append(worker)
+    assert given_to == ["first", "second", "third"] * 2
+
+
+def test_calls_go_where_they_are_allowed_to() -> None:
+    placement = Placement(allowed=lambda where: None if where is None else {where})
+    for name in ("a", "b"):
+        placement.add(name, Room(cores=1))
+    for number in range(3):
+        placement.wait(Call(f"pinned-{number}", Request(), number, where="a"))
+    placement.wait(Call("free", Request(), order=9))
+    assert sorted(started(placement)) == [("free", "b"), ("pinned-0", "a")]
+
+
+def test_a_call_starts_only_where_its_time_is_left() -> None:
+    placement = Placement()
+    placement.add("ends", Room(cores=5, ends_at=100, margin=10))
+    placement.wait(Call("fits", Request(seconds=50), order=0))
+    placement.wait(Call("too long", Request(seconds=51), order=1))
+    assert started(placement, now=40) == [("fits", "ends")]
+    placement.add("stays", Room(cores=1))
+    assert started(placement, now=40) == [("too long", "stays")]
+
+
+def test_a_quick_call_is_sent_ahead_and_asked_back_if_another_worker_is_free() -> None:
+    placement = Placement(quick=lambda key: True)
+    placement.add("a", Room(cores=1))
+    for number in range(3):
+        placement.wait(Call(number, Request(), number))
+    assert [(s.key, s.ahead) for s in placement.place(0)] == [(0, False), (1, True)]
+    assert placement.recall(now=1) == []
+    placement.add("b", Room(cores=1))
+    assert [s.key for s in placement.place(1)] == [2]
+    placement.finish(2)
+    assert [start.key for start in placement.recall(now=2)] == [1]
+    placement.finish(0, now=2)
+    assert placement.since(1) == 2  # its turn has come there
+
+
+@pytest.mark.parametrize(
+    ("asked", "why"),
+    [
+        (Request(100), Refusal("memory", 100, 50)),
+        (Request(50, cores=4), None),
+        (Request(10, cores=5), Refusal("cores", 5, 4)),
+        (Request(50, seconds=91), Refusal("wall_time", 91, 80)),
+        (Request(50, seconds=80), None),
+        (Request(10, seconds=91), None),
+    ],
+)
+def test_what_no_room_could_ever_grant_is_refused(asked: Request, why: Refusal | None) -> None:
+    rooms = [Room(memory=50, cores=4, length=100, margin=10), Room(memory=10, cores=1)]
+    assert refusal(asked, rooms) == why
+
+
+def test_a_call_without_an_end_waits_where_all_jobs_are_about_to_end() -> None:
+    rooms = [Room(length=3, margin=2)]
+    assert refusal(Request(memory=1), rooms) is None
+    assert refusal(Request(seconds=1), rooms) == Refusal("wall_time", 1, 0)
+
+
+@given(st.lists(st.tuples(requests, st.integers(0, 5)), max_size=300), st.randoms())
+@settings(max_examples=50, deadline=None)
+def test_a_line_finds_what_a_plain_search_would(calls, random) -> None:
+    line, plain = Line(), []
+    for key, (request, order) in enumerate(calls):
+        call = Call(key, request, order)
+        line.add(call)
+        plain.append(call)
+    for call in random.sample(plain, len(plain) // 2):
+        line.remove(call)
+        plain.remove(call)
+    plain.sort(key=lambda call: call.place)
+    assert list(line) == plain
+    assert len(line) == len(plain)
+    offers = [Offer(6, 1, 10), Offer(3, 3, 1)]
+    fitting = [call for call in plain if call.fits(offers)]
+    assert line.first(offers) is (fitting[0] if fitting else None)
+    if fitting:
+        assert line.first(offers, after=fitting[0]) is (fitting[1] if fitting[1:] else None)
+
+
+def test_of_ten_thousand_different_limits_few_are_looked_at_when_a_call_ends() -> None:
+    looks = 0
+
+    class Counted(Call):
+        def fits(self, offers: Iterable[Offer]) -> bool:
+            nonlocal looks
+            looks += 1
+            return Call.fits(self, offers)
+
+    placement = Placement()
+    for number in range(4):
+        placement.add(f"w{number}", Room(memory=50_000, cores=4))
+    for number in range(10_000):
+        placement.wait(Counted(number, Request(7919 * number % 20_000), order=number))
+    running = [key for key, _ in started(placement)]
+    looks = 0
+    for _ in range(1000):
+        placement.finish(running.pop(0))
+        running += [key for key, _ in started(placement)]
+    assert looks < 100 * 1000

@@ -1,0 +1,144 @@
+"""What tests of real Dask clusters share."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import psutil
+import pytest
+from processes import alive, children, until
+
+from dask_limits.limits.owner.guardian import default_guardian
+
+SETTINGS = {"dashboard_address": "127.0.0.1:0", "worker_dashboard_address": "127.0.0.1:0"}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def nothing_is_left_behind() -> Iterator[None]:
+    """For modules whose clusters live on from one test to the next: import it there."""
+    before = children()
+    yield
+    default_guardian().close()
+    until(lambda: children() <= before)
+
+
+@contextmanager
+def dask_program(*arguments: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A `dask scheduler` or `dask worker` in a process of its own."""
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-m", "dask", *arguments]
+    with subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment
+    ) as process:
+        below: list[psutil.Process] = []
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                below = psutil.Process(process.pid).children(recursive=True)
+                process.kill()
+            for one in below:
+                if one.is_running():
+                    one.kill()
+
+
+def stubborn(pids_file: Path) -> None:
+    """A call that ignores signals, has a grandchild that has detached itself, and takes long."""
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    reader, writer = os.pipe()
+    if os.fork() == 0:
+        os.setsid()
+        if os.fork() == 0:
+            os.write(writer, str(os.getpid()).encode())
+            time.sleep(60)
+        os._exit(0)
+    os.wait()
+    grandchild = os.read(reader, 100).decode()
+    pids_file.write_text(f"{os.getpid()} {grandchild}\n")
+    time.sleep(60)
+
+
+def pids_of_stubborn(pids_file: Path) -> set[int]:
+    """Of the call and its grandchild, as soon as they run."""
+    until(lambda: pids_file.exists() and pids_file.read_text().endswith("\n"))
+    return set(map(int, pids_file.read_text().split()))
+
+
+def all_gone(pids: set[int], timeout_s: float = 15) -> None:
+    """Wait until none of these runs any more."""
+    until(lambda: not any(map(alive, pids)), timeout_s)
+
+
+def below(pid: int) -> set[int]:
+    """All processes below this one."""
+    return {child.pid for child in psutil.Process(pid).children(recursive=True)}
+
+
+class Proxy:
+    """Connections to an address on this machine that can be cut, and slowed down."""
+
+    def __init__(self, address: str) -> None:
+        host, _, port = address.removeprefix("tcp://").rpartition(":")
+        self._target = (host, int(port))
+        self._sockets: list[socket.socket] = []
+        self._open = True
+        self.n_bytes = 0
+        """How many it has carried to the client."""
+        self._server = socket.create_server(("127.0.0.1", 0))
+        self.address = "tcp://{}:{}".format(*self._server.getsockname())
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._server.accept()
+            except OSError:
+                return
+            if not self._open:
+                client.close()
+                continue
+            scheduler = socket.create_connection(self._target)
+            self._sockets += [client, scheduler]
+            for ends in [(client, scheduler), (scheduler, client)]:
+                threading.Thread(target=self._carry, args=[*ends, client], daemon=True).start()
+
+    def _carry(self, source: socket.socket, sink: socket.socket, client: socket.socket) -> None:
+        try:
+            while data := source.recv(2**16):
+                sink.sendall(data)
+                self.n_bytes += len(data) if sink is client else 0
+        except OSError:
+            pass
+        for end in (source, sink):
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+    def cut(self) -> None:
+        """Cut all connections, and take no new ones."""
+        self._open = False
+        for one in self._sockets:
+            with suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+            one.close()
+        self._sockets.clear()
+
+    def mend(self) -> None:
+        """Take new connections again."""
+        self._open = True
+
+    def close(self) -> None:
+        """Cut all connections, for good."""
+        self.cut()
+        with suppress(OSError):
+            self._server.shutdown(socket.SHUT_RDWR)
+        self._server.close()

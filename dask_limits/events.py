@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, ParamSpec, TypeVar, overload
 
 from dask_limits.exceptions import EventNotKnownError
+from dask_limits.units import whole_number
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -165,9 +166,10 @@ class Subscriber(Generic[P]):
             TypeError: for something that cannot be called, or an `async def`.
             ValueError: for a count below 1.
         """
-        _check_count("max_calls", max_calls)
-        _check_count("repeat", repeat)
-        _check_count("every", every)
+        if max_calls is not None:
+            whole_number(max_calls, "max_calls", none="no limit")
+        whole_number(repeat, "repeat")
+        whole_number(every, "every")
         if when is not None:
             _check_callable(when, f"when= of a callback of {self.event.name!r}")
 
@@ -313,13 +315,6 @@ class Emitter:
 
     def __repr__(self) -> str:
         return f"Emitter({self.name!r}, {len(self._callbacks)} events)"
-
-
-def _check_count(name: str, value: int | None) -> None:
-    if value is None and name == "max_calls":
-        return
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{name}={value!r} must be a whole number, 1 or more")
 
 
 def _check_callable(function: object, what: str) -> None:

@@ -144,23 +144,31 @@ def _positive(amount: float, value: object, name: str, forms: str) -> float:
     return amount
 
 
-def at_least_one(value: object, name: str, none: str = "no limit") -> int:
-    """A number of things, 1 or more.
+def whole_number(value: object, name: str, *, least: int = 1, none: str = "") -> int:
+    """A number of things that a user has given, checked; NumPy's whole numbers too.
 
     Args:
         value: What the user gave.
-        name: What the error calls it.
-        none: What None would mean there, for the error.
+        name: What the user calls it.
+        least: The smallest that it can be.
+        none: What None means there, for the error; empty where None is refused as well.
 
     Raises:
-        ValueError: for anything else.
+        TypeError: if it is no whole number.
+        ValueError: if it is less.
 
     Example:
-        >>> at_least_one(3, "max_workers")
+        >>> whole_number(3, "max_workers")
         3
+        >>> whole_number(0, "max_workers", none="one for each CPU")
+        Traceback (most recent call last):
+        ValueError: max_workers=0 must be a whole number, 1 or more, or None for one for each CPU
     """
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
-        raise ValueError(f"{name}={value!r} must be a whole number, 1 or more, or None for {none}")
+    wanted = f"must be a whole number, {least} or more" + (f", or None for {none}" if none else "")
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise TypeError(f"{name}={value!r} is a {type(value).__name__}, and {wanted}")
+    if value < least:
+        raise ValueError(f"{name}={value!r} {wanted}")
     return int(value)
 
 

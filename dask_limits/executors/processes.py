@@ -9,6 +9,7 @@ from typing import Any, ParamSpec, TypeVar
 from dask_limits.executors.future import Future
 from dask_limits.limits import CancelToken, LimitedCall, Outcome, Usage
 from dask_limits.limits.owner.guardian import Guardian
+from dask_limits.units import whole_number
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -29,6 +30,7 @@ class ProcessExecutor(concurrent.futures.Executor):
 
     Raises:
         ValueError: if either is less than 1.
+        TypeError: if either is no whole number.
 
     Example:
         >>> with ProcessExecutor(1) as executor:
@@ -41,14 +43,12 @@ class ProcessExecutor(concurrent.futures.Executor):
     ) -> None:
         if max_workers is None:
             max_workers = len(os.sched_getaffinity(0))
-        if max_workers < 1:
-            raise ValueError(f"max_workers={max_workers!r} must be 1 or more")
-        self.max_workers = max_workers
+        self.max_workers = whole_number(max_workers, "max_workers", none="one for each CPU")
         self._guardian = Guardian(max_calls_per_process)
         self._pending: set[Future[Any]] = set()
         # A thread for each call that runs: it does nothing but wait on a socket.
         self._threads = concurrent.futures.ThreadPoolExecutor(
-            max_workers, thread_name_prefix="dask-limits"
+            self.max_workers, thread_name_prefix="dask-limits"
         )
 
     def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Future[R]:

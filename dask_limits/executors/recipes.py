@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from dask_limits.executors.factories import ExecutorRecipe, connect_dask, recipe_of
 from dask_limits.executors.sequential import SequentialExecutor
 from dask_limits.executors.wrapped import WrappedExecutor
-from dask_limits.units import at_least_one
+from dask_limits.units import whole_number
 
 if TYPE_CHECKING:
     from distributed import Security
@@ -22,8 +22,8 @@ def processes(max_workers: int | None, max_calls_per_process: int | None) -> Exe
     n = _workers("max_workers", max_workers)
     options = {"max_workers": n}
     if max_calls_per_process is not None:
-        options["max_calls_per_process"] = at_least_one(
-            max_calls_per_process, "max_calls_per_process"
+        options["max_calls_per_process"] = whole_number(
+            max_calls_per_process, "max_calls_per_process", none="no limit"
         )
 
     def make() -> Executor:
@@ -118,4 +118,4 @@ def _workers(name: str, value: int | None) -> int:
     """A checked number of workers; None is one for each CPU that this process may use."""
     if value is None:
         return len(os.sched_getaffinity(0))
-    return at_least_one(value, name, "one for each CPU")
+    return whole_number(value, name, none="one for each CPU")

@@ -3,10 +3,9 @@ from __future__ import annotations
 import multiprocessing
 from dataclasses import dataclass, fields
 from multiprocessing.context import BaseContext
-from numbers import Integral
 from typing import Any, Final, Literal, TypedDict, get_args
 
-from dask_limits.units import Amount, at_least_one, parse_bytes, parse_seconds
+from dask_limits.units import Amount, parse_bytes, parse_seconds, whole_number
 
 Isolation = Literal["warm", "fresh", "thread"]
 """Where a call runs: in a task process that has run others, in a process of its own, or in a
@@ -102,8 +101,8 @@ class Limits:
         put(self, "memory", None if memory is None else parse_bytes(memory, "memory"))
         put(self, "cpu_time", None if cpu_time is None else parse_seconds(cpu_time, "cpu_time"))
         put(self, "wall_time", None if wall_time is None else parse_seconds(wall_time, "wall_time"))
-        put(self, "num_processes", None if num_processes is None else _count(num_processes))
-        put(self, "cores", None if cores is None else at_least_one(cores, "cores", "one core"))
+        put(self, "num_processes", _count(num_processes, "num_processes", "no limit"))
+        put(self, "cores", _count(cores, "cores", "one core"))
         put(self, "grace_period", _seconds_or_none(grace_period))
         put(self, "capture_output", _bytes_to_keep(capture_output))
         put(self, "isolation", _isolation(isolation))
@@ -163,17 +162,8 @@ class Limits:
 _ORDERED: Final = {"memory", "cpu_time", "wall_time", "num_processes", "grace_period"}
 
 
-def _count(value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, Integral):
-        raise TypeError(
-            f"num_processes={value!r} is a {type(value).__name__}. Use a whole number, 1 or more."
-        )
-    if value < 1:
-        raise ValueError(
-            f"num_processes={value!r} must be 1 or more: a call is a process itself"
-            " (None means no limit)."
-        )
-    return int(value)
+def _count(value: int | None, name: str, none: str) -> int | None:
+    return None if value is None else whole_number(value, name, none=none)
 
 
 def _seconds_or_none(value: Amount | None) -> float:

@@ -7,6 +7,7 @@ from dask_limits.display import render
 from dask_limits.events import Event
 from dask_limits.plugins.base import Plugin
 from dask_limits.scheduler.task import Task
+from dask_limits.units import whole_number
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -63,8 +64,9 @@ class Limiter(Plugin):
         not_while_running: Task[Any, Any] | Iterable[Task[Any, Any]] = (),
         when_full: Literal["drop", "wait"] = "drop",
     ) -> None:
-        _check_count("max_calls", max_calls)
-        _check_count("max_concurrent", max_concurrent)
+        for name, count in (("max_calls", max_calls), ("max_concurrent", max_concurrent)):
+            if count is not None:
+                whole_number(count, name, none="no limit")
         if when_full not in ("drop", "wait"):
             raise ValueError(f"when_full={when_full!r} must be 'drop' or 'wait'")
         others = (not_while_running,) if isinstance(not_while_running, Task) else not_while_running
@@ -146,12 +148,3 @@ class Limiter(Plugin):
             rows.append(f"Held {self.task.n_held if attached else 0}")
         rows += [f"Not while running: {other.unique_ref}" for other in self.not_while_running]
         return render.plugin_panel(self.name, rows)
-
-
-def _check_count(name: str, value: object) -> None:
-    if value is None:
-        return
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(
-            f"{name}={value!r} must be a whole number, 1 or more, or None for no limit"
-        )

@@ -4,7 +4,7 @@ import abc
 import math
 from collections.abc import Iterable
 from concurrent.futures import BrokenExecutor
-from numbers import Integral, Real
+from numbers import Real
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 
 from dask_limits.display import render
@@ -13,7 +13,7 @@ from dask_limits.exceptions import Breach, CrashError, GuardianLostError, Worker
 from dask_limits.limits import LimitedCall, Limits
 from dask_limits.plugins.base import Plugin
 from dask_limits.scheduler.task import Task
-from dask_limits.units import Amount, format_seconds, parse_seconds
+from dask_limits.units import Amount, format_seconds, parse_seconds, whole_number
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -117,7 +117,7 @@ class Retry(Plugin):
         cpu_time_factor: float = 1,
         delay: Amount = 0,
     ) -> None:
-        self.max_retries = _retries(max_retries)
+        self.max_retries = whole_number(max_retries, "max_retries", least=0)
         self.on = _kinds(on)
         self.memory_factor = _factor("memory_factor", memory_factor)
         self.wall_time_factor = _factor("wall_time_factor", wall_time_factor)
@@ -180,16 +180,6 @@ class Retry(Plugin):
 
     def __repr__(self) -> str:
         return f"Retry(max_retries={self.max_retries})"
-
-
-def _retries(value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, Integral):
-        raise TypeError(
-            f"max_retries={value!r} is a {type(value).__name__}. Use a whole number, 0 or more."
-        )
-    if value < 0:
-        raise ValueError(f"max_retries={value!r} must be 0 or more (0 means never to retry)")
-    return int(value)
 
 
 def _kinds(value: object) -> tuple[type[BaseException], ...]:

@@ -217,17 +217,17 @@ def test_a_limiter_counts_from_when_it_was_attached_and_its_copy_anew(scheduler)
 
 
 @pytest.mark.parametrize(
-    "options",
+    ("options", "error"),
     [
-        {"max_calls": 0},
-        {"max_concurrent": 0},
-        {"max_calls": 1.5},
-        {"max_concurrent": True},
-        {"when_full": "hold"},
+        ({"max_calls": 0}, ValueError),
+        ({"max_concurrent": 0}, ValueError),
+        ({"max_calls": 1.5}, TypeError),
+        ({"max_concurrent": True}, TypeError),
+        ({"when_full": "hold"}, ValueError),
     ],
 )
-def test_a_limiter_refuses_what_makes_no_sense(options):
-    with pytest.raises(ValueError, match=next(iter(options))):
+def test_a_limiter_refuses_what_makes_no_sense(options, error):
+    with pytest.raises(error, match=next(iter(options))):
         Limiter(**options)
     with pytest.raises(TypeError, match="not_while_running"):
         Limiter(not_while_running=[abs])

@@ -13,7 +13,7 @@ from dask_limits.dask.graphs.annotations import EXECUTOR
 from dask_limits.dask.reservations import introduction
 from dask_limits.dask.scheduler.plugin import LimitsSchedulerPlugin
 from dask_limits.dask.worker.executor import LimitsExecutor
-from dask_limits.units import at_least_one
+from dask_limits.units import whole_number
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ class LimitsWorkerPlugin(distributed.WorkerPlugin):  # type: ignore[misc]
 
     def __init__(self, *, max_calls_per_process: int | None = None) -> None:
         if max_calls_per_process is not None:  # to refuse it here, and not on each worker
-            at_least_one(max_calls_per_process, "max_calls_per_process")
+            whole_number(max_calls_per_process, "max_calls_per_process", none="no limit")
         self._max_calls = max_calls_per_process
 
     async def setup(self, worker: distributed.Worker) -> None:

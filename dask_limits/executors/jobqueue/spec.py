@@ -24,10 +24,10 @@ from dask_limits.dask.reservations import OWN_BYTES
 from dask_limits.executors.jobqueue.imported import Job, JobQueueCluster, dask_jobqueue
 from dask_limits.units import (
     Amount,
-    at_least_one,
     format_bytes,
     parse_bytes,
     parse_seconds,
+    whole_number,
 )
 
 _CLUSTERS: Final = {
@@ -227,13 +227,13 @@ def _set_resources(system: str, options: dict[str, Any], configured: _Configured
                 f" or jobqueue.{system}.{name} in dask_jobqueue's configuration"
             )
     configuration = "what dask_jobqueue's configuration says"
-    cores = options["cores"] = at_least_one(options["cores"], "cores", configuration)
+    cores = options["cores"] = whole_number(options["cores"], "cores", none=configuration)
     options["memory"] = parse_bytes(options["memory"])
     # Limited calls run in processes of their own: one worker packs them best.
     processes = options.get("processes")
     if processes is None:
         processes = configured.get("processes") or 1
-    processes = options["processes"] = at_least_one(processes, "processes", configuration)
+    processes = options["processes"] = whole_number(processes, "processes", none=configuration)
     if processes > cores:
         raise ValueError(f"processes={processes} is more than cores={cores}")
     if options["memory"] <= OWN_BYTES * processes:
@@ -262,7 +262,7 @@ def _set_walltime(system: str, options: dict[str, Any], configured: _Configured)
 def _workers(n_workers: int | None, adaptive: object) -> tuple[int, Adaptive | None]:
     """How many workers are asked for first, and how many there are to be then."""
     if n_workers is not None:
-        n_workers = at_least_one(n_workers, "n_workers", "one")
+        n_workers = whole_number(n_workers, "n_workers", none="one")
     if adaptive is None or adaptive is False:
         return n_workers or 1, None
     scaling = _adaptive(adaptive, n_workers)
@@ -299,12 +299,12 @@ def _adaptive(adaptive: object, n_workers: int | None) -> Adaptive:
             f"adaptive={adaptive!r} must have maximum, and may have minimum, keep_idle and"
             " target_duration"
         )
-    minimum, maximum = options.get("minimum", 0), at_least_one(options["maximum"], "maximum")
-    is_number = isinstance(minimum, Integral) and not isinstance(minimum, bool)
-    if not is_number or not 0 <= int(minimum) <= maximum:
-        raise ValueError(f"minimum={minimum!r} must be a whole number from 0 to {maximum}")
+    maximum = whole_number(options["maximum"], "maximum")
+    minimum = whole_number(options.get("minimum", 0), "minimum", least=0)
+    if minimum > maximum:
+        raise ValueError(f"minimum={minimum} must be at most maximum={maximum}")
     return Adaptive(
-        int(minimum),
+        minimum,
         maximum,
         parse_seconds(options.get("keep_idle", _KEEP_IDLE_S), "keep_idle"),
         parse_seconds(options.get("target_duration", _TARGET_DURATION_S), "target_duration"),

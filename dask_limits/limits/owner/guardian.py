@@ -16,7 +16,7 @@ from dask_limits.limits.outcome import Outcome, Usage
 from dask_limits.limits.owner import in_thread, outcomes
 from dask_limits.limits.owner.connection import Connection
 from dask_limits.limits.owner.lease import Lease
-from dask_limits.units import at_least_one
+from dask_limits.units import whole_number
 
 R = TypeVar("R")
 
@@ -49,7 +49,7 @@ class Guardian:
 
     def __init__(self, max_calls_per_process: int | None = None) -> None:
         if max_calls_per_process is not None:
-            at_least_one(max_calls_per_process, "max_calls_per_process")
+            whole_number(max_calls_per_process, "max_calls_per_process", none="no limit")
         self._max_calls = max_calls_per_process
         self._lock = threading.Lock()
         self._connection: Connection | None = None

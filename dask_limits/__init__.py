@@ -3,9 +3,11 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from dask_limits import exceptions
+from dask_limits import exceptions, units
+from dask_limits.batch_systems.job_state import JobState
 from dask_limits.events import Event
 from dask_limits.executors import SequentialExecutor
+from dask_limits.executors.cluster import WorkerInfo
 from dask_limits.limits import Limits, Outcome, Usage, limit, progress
 from dask_limits.plugins import Limiter, Plugin, PynisherPlugin, Retry
 from dask_limits.scheduler import ExitState, Requeue, Scheduler, Task
@@ -15,10 +17,12 @@ if TYPE_CHECKING:
     from dask_limits.dask.graphs.annotations import annotate
     from dask_limits.dask.usage_log import usages
     from dask_limits.dask.worker.plugin import LimitsWorkerPlugin
+    from dask_limits.executors.dask.probe import probe_scheduler
 
 __all__ = [
     "Event",
     "ExitState",
+    "JobState",
     "Limiter",
     "Limits",
     "LimitsWorkerPlugin",
@@ -31,17 +35,21 @@ __all__ = [
     "SequentialExecutor",
     "Task",
     "Usage",
+    "WorkerInfo",
     "annotate",
     "enforce_limits",
     "exceptions",
     "limit",
+    "probe_scheduler",
     "progress",
+    "units",
     "usages",
 ]
 
 _LAZY = {  # by the module each is in: these import Dask, or are for old scripts alone
     "LimitsWorkerPlugin": "dask_limits.dask.worker.plugin",
     "annotate": "dask_limits.dask.graphs.annotations",
+    "probe_scheduler": "dask_limits.executors.dask.probe",
     "usages": "dask_limits.dask.usage_log",
 } | dict.fromkeys(
     (

@@ -7,6 +7,8 @@ import re
 from numbers import Integral, Real
 from typing import Any, Final
 
+__all__ = ["Amount", "format_bytes", "format_seconds", "parse_bytes", "parse_seconds"]
+
 Amount = float | tuple[float, str] | str
 """A number, a `(number, unit)`, or a string such as `"2 GiB"` or `"1h 30m"`."""
 

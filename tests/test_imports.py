@@ -43,6 +43,7 @@ def test_the_public_names_are_these_and_all_exist():
     assert dask_limits.__all__ == [
         "Event",
         "ExitState",
+        "JobState",
         "Limiter",
         "Limits",
         "LimitsWorkerPlugin",
@@ -55,11 +56,14 @@ def test_the_public_names_are_these_and_all_exist():
         "SequentialExecutor",
         "Task",
         "Usage",
+        "WorkerInfo",
         "annotate",
         "enforce_limits",
         "exceptions",
         "limit",
+        "probe_scheduler",
         "progress",
+        "units",
         "usages",
     ]
     for name in dask_limits.__all__:

@@ -62,9 +62,9 @@ def check_workers(address: str, tell: Callable[[str], object]) -> list[Machine]:
     """
     from distributed import Client
 
-    from dask_limits.executors.dask.probe import greet_scheduler
+    from dask_limits import probe_scheduler
 
-    greet_scheduler(address)
+    probe_scheduler(address)
     with Client(address) as client:
         hosts: dict[str, list[str]] = {}
         for worker, about in client.scheduler_info(n_workers=-1)["workers"].items():

@@ -43,6 +43,7 @@ def make_scheduler(
         of_slurm: The options for SLURM that were given.
     """
     from dask_limits import Scheduler
+    from dask_limits.exceptions import LimitRefusedError
 
     if executor == "processes":
         return Scheduler.with_processes(n_parallel)
@@ -54,24 +55,11 @@ def make_scheduler(
         except (TypeError, ValueError) as error:
             instead = "" if memory else " On the command line it is --worker-memory."
             raise BadInput(f"SLURM cannot be asked for such workers: {error}.{instead}") from None
-        _check_room(memory, of_slurm.get("walltime"), limits)
+        try:
+            scheduler.check_limits(limits.limits, "run_trial")
+        except LimitRefusedError as error:
+            raise BadInput(f"No worker could run trials: {error}") from None
         return scheduler
     if address is not None:
         return Scheduler.with_dask(address)
     return Scheduler.with_dask(n_workers=n_parallel)
-
-
-def _check_room(memory: int | None, walltime: str | None, limits: PynisherPlugin) -> None:
-    """Refuse jobs that no trial would fit in, before they wait in the queue."""
-    from dask_limits.batch_systems.walltimes import walltime_seconds, walltime_text
-    from dask_limits.dask.reservations import refused, request_of
-    from dask_limits.dask.scheduler.workers import Capacity
-    from dask_limits.placement.resources import refusal
-
-    seconds = (
-        None if walltime is None else walltime_seconds(walltime_text(walltime, "slurm"), "slurm")
-    )
-    asked = limits.limits.as_dict()
-    why = refusal(request_of(asked), [Capacity(memory, 1, seconds).room()])
-    if why is not None:
-        raise BadInput(f"No worker could run trials: {refused('run_trial', asked, why)}")

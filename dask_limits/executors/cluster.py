@@ -18,15 +18,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class WorkerInfo:
-    """A worker of a cluster, as it has introduced itself.
+    """A worker of a cluster, as `on_worker_added` and `on_worker_removed` receive it.
 
     Attributes:
-        name: What the cluster calls it.
-        address: Where it listens.
-        job: The id of the batch job that it runs in; empty if it runs in none.
-        memory: Bytes that the limits of its calls can sum up to; None if nothing limits them.
-        cores: How many calls of one core run there at one time.
-        ends_in: In how many seconds its batch job ended, when it came; None if nothing ends it.
+        name: Its name in the cluster.
+        address: Its address, "tcp://host:port".
+        job: The id of its batch job; empty if it does not run in one.
+        memory: The bytes that the memory limits of its calls can sum up to; None if nothing
+            limits them.
+        cores: How many calls of one core it runs at a time.
+        ends_in: The seconds that its batch job had left when it was added; None if it has no end.
     """
 
     name: str

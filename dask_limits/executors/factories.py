@@ -8,8 +8,10 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final
 
+from dask_limits.exceptions import LimitRefusedError
 from dask_limits.executors.sequential import SequentialExecutor
 from dask_limits.executors.wrapped import WrappedExecutor
+from dask_limits.limits import Limits
 
 _ACCEPTED: Final = (
     "Accepted are: any concurrent.futures.Executor (ProcessPoolExecutor, ThreadPoolExecutor, loky"
@@ -28,6 +30,8 @@ class ExecutorRecipe:
         options: What it is made with, to be shown.
         owned: Whether who uses the recipe is to shut down what it made.
         ends_calls: Whether it can end every call, so that shutting it down never takes long.
+        refusal: Given limits and the name of a function, the error that such calls would end with,
+            as far as it can be known beforehand; None if they could run.
     """
 
     name: str
@@ -35,6 +39,7 @@ class ExecutorRecipe:
     options: Mapping[str, Any] = field(default_factory=dict)
     owned: bool = True
     ends_calls: bool = True
+    refusal: Callable[[Limits, str], LimitRefusedError | None] = lambda limits, name: None
 
 
 def as_executor(anything: object) -> concurrent.futures.Executor:

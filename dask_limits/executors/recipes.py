@@ -87,11 +87,12 @@ def dask(
 
 def jobqueue(system: str, options: Mapping[str, Any]) -> ExecutorRecipe:
     """A cluster of `dask_jobqueue`. What it is to be is checked now, which imports Dask."""
-    from dask_limits.executors.jobqueue import JobQueueExecutor, make_plan
+    from dask_limits.executors.jobqueue import JobQueueExecutor, make_plan, refusal_of
 
     plan = make_plan(system, **options)
     make = partial(JobQueueExecutor.start, plan)
-    return ExecutorRecipe(plan.cluster_class.__name__, make, plan.shown)
+    refusal = partial(refusal_of, plan)
+    return ExecutorRecipe(plan.cluster_class.__name__, make, plan.shown, refusal=refusal)
 
 
 def _check_security(where: object, security: object) -> None:

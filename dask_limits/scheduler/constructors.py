@@ -8,13 +8,16 @@ if TYPE_CHECKING:
     from distributed import Security
 
     from dask_limits.batch_systems.walltimes import Walltime
+    from dask_limits.executors import ExecutorRecipe
+    from dask_limits.limits import Limits
     from dask_limits.units import Amount
 
 
 class SchedulerClusters:
-    """The constructors of a `Scheduler` whose calls run in the jobs of a batch system."""
+    """The constructors of a `Scheduler` on a batch system, and what it knows of its jobs."""
 
     if TYPE_CHECKING:
+        _recipe: ExecutorRecipe
 
         def __init__(self, executor: object) -> None: ...
 
@@ -150,3 +153,31 @@ class SchedulerClusters:
         HTCondor wants to know `disk` as well, and its jobs have no wall time.
         """
         return cls.with_jobqueue("htcondor", n_workers=n_workers, **options)
+
+    def check_limits(self, limits: Limits, name: str = "function") -> None:
+        """Check that the workers that this scheduler asks for could run a call with these limits.
+
+        Use it before `run()`, so that no job waits in a queue for calls that it is too small for.
+        Only a scheduler on a batch system knows its workers beforehand; any other accepts all
+        limits here, and refuses a call when it is submitted.
+
+        Args:
+            limits: The limits of the call, such as `plugin.limits` of a `PynisherPlugin`.
+            name: The name of its function, for the error.
+
+        Raises:
+            LimitRefusedError: if no worker could ever run such a call.
+
+        Example:
+            >>> from dask_limits import Limits, Scheduler
+            >>> from dask_limits.exceptions import LimitRefusedError
+            >>> scheduler = Scheduler.with_slurm(cores=1, memory="1 GiB")
+            >>> scheduler.check_limits(Limits(memory="500 MiB"))
+            >>> try:
+            ...     scheduler.check_limits(Limits(memory="2 GiB"))
+            ... except LimitRefusedError as error:
+            ...     print(error.limit, error.most)
+            memory 805306368
+        """
+        if (error := self._recipe.refusal(limits, name)) is not None:
+            raise error

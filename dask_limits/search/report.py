@@ -13,16 +13,15 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from dask_limits.display.render import readable
 from dask_limits.search.data import N_FOLDS
 from dask_limits.search.random_search import STATUSES, RandomSearch, Trial
 
 if TYPE_CHECKING:
-    from dask_limits import Scheduler
-    from dask_limits.batch_systems.job_state import JobState
-    from dask_limits.executors.cluster import WorkerInfo
+    from dask_limits import JobState, Scheduler, WorkerInfo
 
 _MIB: Final = 2**20
+_ESCAPED: Final = {n: f"\\x{n:02x}" for n in (*range(32), *range(127, 160)) if chr(n) not in "\n\t"}
+"""Control characters, such as those that start a terminal's commands, and what is shown instead."""
 _COLOURS: Final = {"ok": "green", "raised": "red", "crashed": "red", "cancelled": "dim"}
 
 
@@ -88,7 +87,7 @@ class Report:
 
     def say(self, line: str) -> None:
         """Print a line, however long."""
-        self._print(Text(readable(line)), soft_wrap=True)
+        self._print(Text(line.translate(_ESCAPED)), soft_wrap=True)
 
     def _tell(self, line: str) -> None:
         """Print a line, but on a terminal, which shows it already."""
@@ -155,7 +154,7 @@ class Report:
             return []
         line = Text(f"workers: {len(self._workers)}", overflow="ellipsis", no_wrap=True)
         if waiting := _in_words(list(self._waited_for.values())):
-            line.append(f", waiting for {readable(waiting)}", "yellow")
+            line.append(f", waiting for {waiting.translate(_ESCAPED)}", "yellow")
         return [line]
 
     @property

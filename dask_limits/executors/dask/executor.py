@@ -26,7 +26,7 @@ from dask_limits.exceptions import CallError, CallPicklingError, ClusterLostErro
 from dask_limits.executors.cluster import ClusterEvent, WatchedExecutor
 from dask_limits.executors.dask.cluster_events import ClusterEvents
 from dask_limits.executors.dask.local_cluster import close_cluster, start_cluster
-from dask_limits.executors.dask.probe import greet_scheduler
+from dask_limits.executors.dask.probe import probe_scheduler
 from dask_limits.executors.dask.uninterrupted import start_uninterrupted
 from dask_limits.executors.future import Future
 from dask_limits.limits import LimitedCall
@@ -148,7 +148,7 @@ class DaskExecutor(WatchedExecutor):
                 " address of a scheduler (tcp://...), or None for a new cluster on this machine."
             )
         if isinstance(where, str):
-            greet_scheduler(where, security if isinstance(security, distributed.Security) else None)
+            probe_scheduler(where, security if isinstance(security, distributed.Security) else None)
         client = distributed.Client(where, security=security, set_as_default=False)
         return cls._closing(client, client.close, annotations)
 

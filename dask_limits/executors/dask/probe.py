@@ -1,4 +1,4 @@
-"""Whether a Dask scheduler is at an address: if not, Dask's client may wait without an end."""
+"""Checks that a Dask scheduler answers at an address."""
 
 from __future__ import annotations
 
@@ -13,43 +13,49 @@ from dask.utils import parse_timedelta
 from distributed.comm import CommClosedError
 
 _ASK_OTHERWISE: Final = "distributed.client.security-loader"
-"""What gives Dask's client credentials for an address, if it is set; we have none to ask with."""
+"""If this is set, it gives Dask's client its credentials; we have none to probe with."""
 _ANSWER_S: Final = 2.0
-"""How much longer it may take from being connected to being answered."""
+"""How long an answer may take once the connection is made."""
 
 
-def greet_scheduler(address: str, security: distributed.Security | None = None) -> None:
-    """Return if a Dask scheduler answers at an address.
+def probe_scheduler(address: str, security: distributed.Security | None = None) -> None:
+    """Check that a Dask scheduler answers at an address, before a `Client` connects to it.
 
-    Its client waits without an end for an answer of anything else that listens there: of the
-    scheduler's dashboard, for instance.
+    A `distributed.Client` waits for ever if something else listens there, such as the scheduler's
+    dashboard. `Scheduler.with_dask(address)` makes this check by itself.
 
     Args:
-        address: Of the scheduler.
-        security: Credentials; None for those that Dask is configured to use.
+        address: The address of the scheduler, "tcp://host:8786".
+        security: Credentials; None for those of Dask's configuration.
 
     Raises:
-        OSError: if nothing answers within Dask's time for connecting, usually 30 seconds
-            (`distributed.comm.timeouts.connect`), or something else does, or if it needs
-            credentials and there are none.
-        ValueError: if it is no address.
+        OSError: if nothing answers within Dask's time limit for connections, usually 30 seconds
+            (`distributed.comm.timeouts.connect`), if something other than a scheduler answers, or
+            if the scheduler needs other credentials.
+        ValueError: if `address` is not an address.
+
+    Example:
+        >>> from distributed import LocalCluster
+        >>> with LocalCluster(n_workers=1, processes=False, dashboard_address=None) as cluster:
+        ...     probe_scheduler(cluster.scheduler_address)
     """
     if security is None and dask.config.get(_ASK_OTHERWISE, None) is not None:
         return
     answer = concurrent.futures.Future[None]()
 
-    def greet() -> None:
+    def probe() -> None:
         try:
-            answer.set_result(asyncio.run(_greet(address, security or distributed.Security())))
+            answer.set_result(asyncio.run(_probe(address, security or distributed.Security())))
         except BaseException as error:
             answer.set_exception(error)
 
-    # The loop of this thread may be running, as in Jupyter. And Ctrl-C waits for no answer.
-    threading.Thread(target=greet, name="dask-limits-greet", daemon=True).start()
+    # In a thread of its own: an event loop may be running in this one, as in Jupyter, and Ctrl-C
+    # does not wait for an answer.
+    threading.Thread(target=probe, name="dask-limits-probe", daemon=True).start()
     answer.result()
 
 
-async def _greet(address: str, security: distributed.Security) -> None:
+async def _probe(address: str, security: distributed.Security) -> None:
     timeout_s = parse_timedelta(dask.config.get("distributed.comm.timeouts.connect"))
     options = security.get_connection_args("client")
     try:
@@ -60,13 +66,13 @@ async def _greet(address: str, security: distributed.Security) -> None:
         who = "something that accepts connections and does not answer"
     except TypeError as error:
         raise OSError(
-            f"Nobody can connect to {address} without credentials: pass a distributed.Security, or"
-            f" have Dask's configuration name them under distributed.comm.tls ({error})."
+            f"The Dask scheduler at {address} needs credentials: pass a distributed.Security, or"
+            f" set distributed.comm.tls in Dask's configuration ({error})."
         ) from error
     except CommClosedError as error:  # which says nothing more
         raise OSError(
-            f"The connection to {address} was closed before it was made"
-            f" ({error.__cause__ or error}). Perhaps the credentials are those of another cluster."
+            f"{address} closed the connection ({error.__cause__ or error}). Perhaps the credentials"
+            " are those of another cluster."
         ) from error
     except (OSError, ValueError):
         raise
@@ -75,5 +81,5 @@ async def _greet(address: str, security: distributed.Security) -> None:
     if who != "a Scheduler":
         raise OSError(
             f"There is no Dask scheduler at {address}, but {who}. Perhaps this is the address of"
-            " its dashboard, or of a worker; its own is what client.scheduler.address says."
+            " the dashboard or of a worker. client.scheduler.address is the scheduler's."
         )

@@ -1,6 +1,7 @@
 """Dask clusters whose workers are jobs of a batch system: SLURM, PBS, SGE, LSF, OAR, ..."""
 
 from dask_limits.executors.jobqueue.executor import JobQueueExecutor
+from dask_limits.executors.jobqueue.refusal import refusal_of
 from dask_limits.executors.jobqueue.spec import make_plan
 
-__all__ = ["JobQueueExecutor", "make_plan"]
+__all__ = ["JobQueueExecutor", "make_plan", "refusal_of"]

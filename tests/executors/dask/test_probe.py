@@ -57,7 +57,7 @@ def refused(address: str, security: Security | None = None) -> str:
 
 def test_the_dashboard_is_told_from_the_scheduler(cluster: LocalCluster) -> None:
     address = cluster.dashboard_link.replace("http:", "tcp:").removesuffix("/status")
-    assert "Perhaps this is the address of its dashboard" in refused(address)
+    assert "Perhaps this is the address of the dashboard" in refused(address)
 
 
 def test_a_worker_or_a_nanny_is_told_from_the_scheduler(cluster: LocalCluster) -> None:

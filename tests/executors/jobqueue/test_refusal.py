@@ -1,0 +1,36 @@
+"""Whether jobs could ever hold a call, known before they are submitted."""
+
+import dask
+import pytest
+
+from dask_limits import Limits, Scheduler
+from dask_limits.exceptions import LimitRefusedError
+
+
+@pytest.mark.parametrize(
+    ("limits", "limit", "most"),
+    [
+        (Limits(memory="1 GiB"), "memory", 768 * 2**20),
+        (Limits(cores=5), "cores", 4),
+        (Limits(wall_time="9 m", grace_period="1 m"), "wall_time", 540),
+    ],
+    ids=["memory", "cores", "time"],
+)
+def test_limits_that_no_job_can_hold_are_refused_with_both_figures(limits, limit, most):
+    scheduler = Scheduler.with_pbs(cores=4, memory="1 GiB", walltime="10 m")
+    with pytest.raises(LimitRefusedError, match=r"^fit\(\) ") as caught:
+        scheduler.check_limits(limits, "fit")
+    assert (caught.value.limit, caught.value.most) == (limit, most)
+    assert caught.value.limits == limits
+
+
+def test_what_a_configuration_file_says_of_jobs_counts():
+    with dask.config.set({"jobqueue.pbs.walltime": "00:10:00", "jobqueue.pbs.memory": "4 GiB"}):
+        scheduler = Scheduler.with_pbs(cores=1)
+    scheduler.check_limits(Limits(memory="3 GiB", wall_time="5 m"))
+    with pytest.raises(LimitRefusedError, match="7200 s"):
+        scheduler.check_limits(Limits(wall_time="2 h"))
+
+
+def test_a_scheduler_that_does_not_know_its_workers_accepts_all_limits():
+    Scheduler.with_processes(1).check_limits(Limits(memory="900 TiB"))

@@ -58,8 +58,6 @@ LAYERS = {
 _YET = "a circle that is yet to be opened"
 ALLOWED = {
     ("exceptions", "batch_systems.job_state"): "the type of an attribute, for type checkers alone",
-    ("guards.entry", "guards.guard"): _YET,
-    ("guards.interrupt", "guards.entry"): _YET,
     ("limits.ipc.pickling", "limits.call"): _YET,
     ("limits.linux.output", "limits.ipc.transport"): _YET,
     ("limits.owner.breaches", "limits.call"): _YET,

@@ -20,16 +20,20 @@ import ctypes
 import os
 import threading
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Final
+from typing import Final, Protocol
 
-from dask_limits.guards.interrupt import NOTHING, set_async_exc
+from dask_limits.guards.async_exception import NOTHING, Interrupt, set_async_exc
+from dask_limits.guards.errors import GuardException
+from dask_limits.guards.escalation import Steps
 from dask_limits.guards.uninterrupted import starts_uninterrupted
 
-if TYPE_CHECKING:
-    from dask_limits.guards.errors import GuardException
-    from dask_limits.guards.escalation import Steps
-    from dask_limits.guards.guard import Guard
-    from dask_limits.guards.interrupt import Interrupt
+
+class Entered(Protocol):
+    """What an entry knows of its guard."""
+
+    @property
+    def copy_of(self) -> object:
+        """The guard that this one, which a decorated function has for itself, was copied from."""
 
 
 class Entry(ABC):
@@ -70,7 +74,7 @@ class Entry(ABC):
     )
 
     def __init__(
-        self, guard: Guard, what: str, thread: threading.Thread, steps: Steps, due: float
+        self, guard: Entered, what: str, thread: threading.Thread, steps: Steps, due: float
     ) -> None:
         assert thread.ident is not None
         self.guard = guard

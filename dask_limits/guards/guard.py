@@ -42,7 +42,7 @@ class Guard(ABC):
         self.send_kill = bool(send_kill)
         self.check_interval_s = number(check_interval, "check_interval", "milliseconds") / 1000
         self._function = ""  # the name of the one that it decorates
-        self._copy_of: Guard | None = None
+        self.copy_of: Guard | None = None
 
     @abstractmethod
     def _entry(self, what: str, thread: threading.Thread, steps: Steps) -> Entry:
@@ -109,13 +109,13 @@ class Guard(ABC):
         return None
 
     def _is_entered_by(self, entry: Entry) -> bool:
-        return entry.guard is self or entry.guard._copy_of is self
+        return entry.guard is self or entry.guard.copy_of is self
 
     def _decorate(self, function: Callable[P, R]) -> tuple[Guard, Callable[P, R]]:
         """The function inside a guard of its own, and that guard."""
         _refuse_what_cannot_be_guarded(function)
         guard = copy.copy(self)
-        guard._copy_of = self
+        guard.copy_of = self
         guard._function = f"{_name(function)}()"
 
         @functools.wraps(function)

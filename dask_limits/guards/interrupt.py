@@ -3,33 +3,16 @@
 from __future__ import annotations
 
 import ctypes
-import functools
 import sys
 import threading
 from collections.abc import Collection, Iterable
-from typing import TYPE_CHECKING, Any, Final
+from typing import Final
 
+from dask_limits.guards.async_exception import Interrupt, set_async_exc
+from dask_limits.guards.entry import Entry
 from dask_limits.guards.errors import GuardException
-from dask_limits.guards.uninterrupted import starts_uninterrupted
 
-if TYPE_CHECKING:
-    from dask_limits.guards.entry import Entry
-
-# A PyDLL's functions keep the GIL. Not ctypes.pythonapi: its argument types are everybody's.
-_process: Final = ctypes.PyDLL(None)
-
-set_async_exc: Final = _process.PyThreadState_SetAsyncExc
-"""Raise this exception class in that thread as soon as it runs Python again; one at a time.
-
-Source: https://docs.python.org/3/c-api/init.html#c.PyThreadState_SetAsyncExc
-"""
-set_async_exc.argtypes = (ctypes.c_ulong, ctypes.py_object)
-set_async_exc.restype = ctypes.c_int
-
-NOTHING: Final = ctypes.py_object()
-"""In place of an exception class: take back what has not been raised yet."""
-
-_pthread_kill: Final = _process.pthread_kill
+_pthread_kill: Final = ctypes.PyDLL(None).pthread_kill  # keeps the GIL
 _pthread_kill.argtypes = (ctypes.c_ulong, ctypes.c_int)
 _pthread_kill.restype = ctypes.c_int
 
@@ -49,42 +32,6 @@ of the thread that starts it, and gets the exceptions that are meant for that on
 """
 _STARTING_S: Final = 0.1
 """How long they are waited for. One that failed to start may stand there for ever."""
-
-
-class Interrupt:
-    """An exception on its way to a thread.
-
-    Python can be handed a class only, and makes the instance when it raises it. The class made here
-    makes the instance that was prepared, and so shows that, and which, exception has arrived.
-
-    Attributes:
-        error: The instance, until it arrives.
-        settled: Whether it has arrived, or was taken back or replaced.
-        sent_at: Seconds of time.monotonic().
-        kind: The class to raise.
-    """
-
-    __slots__ = ("error", "kind", "sent_at", "settled")
-
-    def __init__(self, error: GuardException, sent_at: float) -> None:
-        self.error: GuardException | None = error
-        self.sent_at = sent_at
-        self.settled = False
-        parent = type(error)
-        make = staticmethod(functools.partial(_arrive, self))
-        self.kind = type(parent.__name__, (parent,), {"__new__": make})
-
-
-@starts_uninterrupted
-def _arrive(
-    interrupt: Interrupt, _: type[Any], error: GuardException | None = None
-) -> GuardException | None:
-    interrupt.settled = True
-    if error is None:  # within an except clause, Python 3.11 asks again, with the first answer
-        # Given away: the class would keep it, and all that its traceback refers to, until the next
-        # garbage collection.
-        error, interrupt.error = interrupt.error, None
-    return error
 
 
 def send(entry: Entry, error: GuardException, now: float, others: Iterable[Entry]) -> bool:

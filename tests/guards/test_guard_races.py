@@ -13,8 +13,9 @@ import pytest
 from processes import until
 
 from dask_limits.guards import ExecutionTimeout, InterruptType, time_guard
+from dask_limits.guards.async_exception import Interrupt, set_async_exc
 from dask_limits.guards.entry import here, inside
-from dask_limits.guards.interrupt import Interrupt, send, set_async_exc
+from dask_limits.guards.interrupt import send
 from dask_limits.guards.watcher import watcher
 
 LONG = 100.0

@@ -8,21 +8,15 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 
 import pytest
-from clusters import SETTINGS, below
+from clusters import SETTINGS
 from distributed import Client, LocalCluster
-from processes import until
+from processes import below, until, wait_for
 
 from dask_limits.check.machine import check_workers
 
 PROGRAM = [sys.executable, "-m", "dask_limits", "check", "--json", "--scheduler-address"]
-
-
-def wait_for(path):
-    while not path.exists():
-        time.sleep(0.01)
 
 
 def without_dask_limits():

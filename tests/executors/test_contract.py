@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from processes import wait_for
 
 from dask_limits import PynisherPlugin, Scheduler, SequentialExecutor, exceptions, limit
 from dask_limits.executors import Future, WrappedExecutor
@@ -110,13 +111,6 @@ def odd():
 def signal_and_wait(path):
     Path(path).touch()
     time.sleep(60)
-
-
-def wait_for(path):
-    deadline = time.monotonic() + 30
-    while not Path(path).exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
 
 
 def test_a_call_returns_with_its_usage(executor):

@@ -8,7 +8,7 @@ import time
 import distributed
 import psutil
 import pytest
-from processes import until
+from processes import until, wait_for
 
 from dask_limits import ExitState, PynisherPlugin, Scheduler
 from dask_limits.executors.factories import as_executor
@@ -96,10 +96,6 @@ def test_retries_of_get_executor_hold(client, tmp_path):
         until(lambda: client.run_on_scheduler(tasks_by_retries) == [3])
         (tmp_path / "gate").touch()
         assert future.result(timeout=30) is None
-
-
-def wait_for(path):
-    until(path.exists)
 
 
 def test_a_stop_without_waiting_ends_a_limited_call_on_dask(client):

@@ -1,9 +1,9 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 
 import pytest
+from processes import wait_for
 
 from dask_limits import (
     ExitState,
@@ -18,12 +18,6 @@ from dask_limits import (
 from dask_limits.limits import limit
 
 KB = 1024
-
-
-def wait_for(path: str, result=None):
-    while not Path(path).exists():
-        time.sleep(0.005)
-    return result
 
 
 @pytest.fixture

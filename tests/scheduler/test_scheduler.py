@@ -9,12 +9,12 @@ import sys
 import threading
 import time
 from concurrent.futures import CancelledError, ProcessPoolExecutor, ThreadPoolExecutor
-from pathlib import Path
 
 import psutil
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from processes import wait_for
 
 from dask_limits import ExitState, PynisherPlugin, Scheduler, SequentialExecutor
 from dask_limits.exceptions import CallPicklingError, SchedulerNotRunningError
@@ -24,11 +24,6 @@ Code = ExitState.Code
 
 def fail(text: str = "failed"):
     raise ValueError(text)
-
-
-def wait_for(path: str):
-    while not Path(path).exists():
-        time.sleep(0.005)
 
 
 def on_start(scheduler, *call, times=1, **kwargs):

@@ -1,9 +1,9 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 
 import pytest
+from processes import wait_for
 
 from dask_limits import Limiter, Plugin, Scheduler, Task
 from dask_limits.exceptions import EventNotKnownError
@@ -12,11 +12,6 @@ from dask_limits.scheduler.run_loop import RunLoop
 
 def fail():
     raise ValueError("failed")
-
-
-def wait_for(path: str):
-    while not Path(path).exists():
-        time.sleep(0.005)
 
 
 @pytest.fixture

@@ -15,9 +15,8 @@ from pathlib import Path
 
 import psutil
 import pytest
-from processes import alive, children, until
-
-from dask_limits.limits.owner.guardian import default_guardian
+from leftovers import close_default_guardian
+from processes import children, until
 
 SETTINGS = {"dashboard_address": "127.0.0.1:0", "worker_dashboard_address": "127.0.0.1:0"}
 
@@ -27,7 +26,7 @@ def nothing_is_left_behind() -> Iterator[None]:
     """For modules whose clusters live on from one test to the next: import it there."""
     before = children()
     yield
-    default_guardian().close()
+    close_default_guardian()
     until(lambda: children() <= before)
 
 
@@ -72,16 +71,6 @@ def pids_of_stubborn(pids_file: Path) -> set[int]:
     """Of the call and its grandchild, as soon as they run."""
     until(lambda: pids_file.exists() and pids_file.read_text().endswith("\n"))
     return set(map(int, pids_file.read_text().split()))
-
-
-def all_gone(pids: set[int], timeout_s: float = 15) -> None:
-    """Wait until none of these runs any more."""
-    until(lambda: not any(map(alive, pids)), timeout_s)
-
-
-def below(pid: int) -> set[int]:
-    """All processes below this one."""
-    return {child.pid for child in psutil.Process(pid).children(recursive=True)}
 
 
 class Proxy:

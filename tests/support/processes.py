@@ -10,31 +10,58 @@ from pathlib import Path
 import psutil
 
 
-def until(condition: Callable[[], object], timeout_s: float = 20) -> None:
-    """Wait for a condition; fail if it does not come true."""
+def until(
+    condition: Callable[[], object],
+    timeout_s: float = 60,
+    instead: Callable[[], object] = lambda: "it never came true",
+) -> None:
+    """Wait for a condition; if it does not come true, fail and say what is there instead."""
     give_up = time.monotonic() + timeout_s
     while not condition():
-        assert time.monotonic() < give_up, "it never came true"
-        time.sleep(0.01)
+        assert time.monotonic() < give_up, instead()
+        time.sleep(0.005)
 
 
 def alive(pid: int) -> bool:
+    """Whether a process is there, and no zombie."""
     try:
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
 
 
+def all_gone(pids: set[int]) -> None:
+    """Wait until none of these runs any more."""
+    until(lambda: not any(map(alive, pids)))
+
+
+def command(pid: int) -> str:
+    """The command line of a process; empty for a zombie and for one that is gone."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ").strip()
+    except OSError:
+        return ""
+
+
+def kept_by_multiprocessing(pid: int) -> bool:
+    """Whether it is a process that multiprocessing or loky keeps as long as its parent lives."""
+    return any(kind in command(pid) for kind in ("resource_tracker", "forkserver"))
+
+
+def below(pid: int) -> set[int]:
+    """All processes below this one."""
+    return {child.pid for child in psutil.Process(pid).children(recursive=True)}
+
+
 def children() -> set[int]:
-    """Everything below this process, but for what multiprocessing keeps until the end."""
-    found = set()
-    for child in psutil.Process().children(recursive=True):
-        try:
-            if "resource_tracker" not in " ".join(child.cmdline()):
-                found.add(child.pid)
-        except psutil.NoSuchProcess:
-            pass
-    return found
+    """All processes below this process, but for what multiprocessing keeps until the end."""
+    return {pid for pid in below(os.getpid()) if not kept_by_multiprocessing(pid)}
+
+
+def wait_for(path: Path | str, result: object = None) -> object:
+    """A call that runs until a file is there."""
+    until(Path(path).exists)
+    return result
 
 
 def start_sleeping(pid_file: Path, seconds: float = 60) -> None:

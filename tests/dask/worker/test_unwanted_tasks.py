@@ -14,10 +14,10 @@ from typing import Any
 
 import dask
 import pytest
-from clusters import SETTINGS, all_gone, pids_of_stubborn, stubborn
+from clusters import SETTINGS, pids_of_stubborn, stubborn
 from distributed import Client, LocalCluster, Worker, WorkerPlugin
 from distributed.worker_state_machine import FreeKeysEvent
-from processes import alive, until
+from processes import alive, all_gone, until
 
 from dask_limits import LimitsWorkerPlugin, annotate, limit
 from dask_limits.executors.dask.executor import DaskExecutor

@@ -14,7 +14,7 @@ from pathlib import Path
 import dask
 import psutil
 import pytest
-from clusters import nothing_is_left_behind  # noqa: F401
+from clusters import SETTINGS
 from distributed import (
     Client,
     LocalCluster,
@@ -36,8 +36,6 @@ from dask_limits.exceptions import (
     WallTimeBreach,
 )
 from dask_limits.limits import Limits
-
-SETTINGS = {"dashboard_address": "127.0.0.1:0", "worker_dashboard_address": "127.0.0.1:0"}
 
 
 @pytest.fixture(scope="module", params=["nanny", "no nanny", "threads of one process"])

@@ -14,20 +14,11 @@ import psutil
 import pytest
 from isolations import FRESH, on_processes
 from overdoing import wait_on
-from processes import alive
+from processes import alive, until
 
 from dask_limits import exceptions
 from dask_limits.limits import CancelToken, LimitedCall, Limits
 from dask_limits.limits.owner.guardian import Guardian
-
-GONE_WITHIN_S = 2.0
-
-
-def wait_until(condition, seconds=10.0):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come to pass"
-        time.sleep(0.005)
 
 
 def start_call(guardian, marker: Path):
@@ -48,7 +39,7 @@ def start_call(guardian, marker: Path):
         target=lambda: outcomes.append(guardian.run(LimitedCall(linger), (str(marker),), {}))
     )
     thread.start()
-    wait_until(lambda: marker.exists() and marker.read_text())
+    until(lambda: marker.exists() and marker.read_text())
     return thread, outcomes
 
 
@@ -75,7 +66,7 @@ def test_when_the_guardian_is_killed_all_goes_and_the_caller_is_told(guardian, t
     guardian_process.kill()
     thread.join()
     assert isinstance(outcomes[0].exception, exceptions.GuardianLostError)
-    wait_until(lambda: gone(below), GONE_WITHIN_S)
+    until(lambda: gone(below))
     assert guardian.run(LimitedCall(abs), (-1,), {}).result() == 1
 
 
@@ -86,7 +77,7 @@ def test_when_the_reaper_is_killed_all_goes_and_the_next_call_works(guardian, tm
     for thread, outcomes in calls:
         thread.join()
         assert isinstance(outcomes[0].exception, exceptions.GuardianLostError)
-    wait_until(lambda: gone(below), GONE_WITHIN_S)
+    until(lambda: gone(below))
     assert guardian.run(LimitedCall(abs), (-1,), {}).result() == 1
 
 
@@ -113,7 +104,7 @@ def test_when_an_idle_task_process_is_killed_the_next_call_just_works(guardian):
 def test_when_a_task_process_has_been_gone_for_long_the_next_call_just_works(guardian):
     process = psutil.Process(guardian.run(LimitedCall(os.getpid), (), {}).result())
     process.kill()
-    wait_until(lambda: not process.is_running())  # the guardian has waited for it
+    until(lambda: not process.is_running())  # the guardian has waited for it
     assert guardian.run(LimitedCall(abs), (-1,), {}).result() == 1
 
 
@@ -141,7 +132,7 @@ def test_when_an_idle_guardian_is_killed_the_next_call_just_works(guardian):
         assert guardian.run(LimitedCall(abs), (-1,), {}).result() == 1
         below = processes_of(guardian)
         next(p for p in below if p.name() == "limits-guardian").kill()
-        wait_until(lambda below=below: gone(below), GONE_WITHIN_S)
+        until(lambda below=below: gone(below))
         assert guardian.run(LimitedCall(abs), (-1,), {}).result() == 1
 
 
@@ -167,15 +158,15 @@ def test_when_the_owner_is_killed_all_goes(tmp_path, forked):
     )
     owner = psutil.Popen([sys.executable, "-c", script], cwd=tmp_path)
     expected = 6 + forked  # reaper, guardian, two task processes, grandchild, (owner's fork)
-    wait_until(lambda: len(owner.children(recursive=True)) >= expected - 1)
-    wait_until(lambda: any(p.name() == "limits-task" for p in owner.children(recursive=True)))
+    until(lambda: len(owner.children(recursive=True)) >= expected - 1)
+    until(lambda: any(p.name() == "limits-task" for p in owner.children(recursive=True)))
     time.sleep(0.2)
     below = owner.children(recursive=True)
     own_fork = [p for p in owner.children() if p.name() != "limits-reaper"]
     owner.kill()
     owner.wait()
     try:
-        wait_until(lambda: gone([p for p in below if p not in own_fork]), GONE_WITHIN_S)
+        until(lambda: gone([p for p in below if p not in own_fork]))
     finally:
         for process in own_fork:
             process.kill()
@@ -202,7 +193,7 @@ def test_ctrl_c_in_the_owner_ends_the_call_that_it_waits_for(tmp_path):
         """
     )
     owner = psutil.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE)
-    wait_until(lambda: any(p.name() == "limits-task" for p in owner.children(recursive=True)))
+    until(lambda: any(p.name() == "limits-task" for p in owner.children(recursive=True)))
     time.sleep(0.2)
     below = owner.children(recursive=True)
     owner.send_signal(signal.SIGINT)
@@ -254,15 +245,15 @@ def test_many_calls_leak_no_file_and_no_process(guardian, kind):
         guardian.run(call, args, {})
     inside, outside = len(files_of_its_process()), own.num_fds()
     guardian_process = psutil.Process(guardian._connection.pid).children()[0]
-    wait_until(lambda: len(guardian_process.children()) == 2)
+    until(lambda: len(guardian_process.children()) == 2)
     above = guardian_process.num_fds()
     for _ in range(times):
         guardian.run(call, args, {})
     assert len(files_of_its_process()) == inside
     assert own.num_fds() == outside
-    wait_until(lambda: len(guardian_process.children()) == 2)
+    until(lambda: len(guardian_process.children()) == 2)
     # A file or two may be in the hands of the spare; one leaked a call would make it forty.
-    wait_until(lambda: guardian_process.num_fds() <= above + 3)
+    until(lambda: guardian_process.num_fds() <= above + 3)
 
 
 @pytest.mark.parametrize("name", ["limits-guardian", "limits-reaper", "limits-task"])
@@ -298,7 +289,7 @@ def test_whatever_is_killed_at_whatever_moment_calls_end_and_the_next_one_works(
         killer.join()
         for outcome in outcomes:
             assert outcome.ok or isinstance(outcome.exception, exceptions.CallError)
-        wait_until(lambda: call(3).ok)  # the last one that was killed may just be going
+        until(lambda: call(3).ok)  # the last one that was killed may just be going
         below = processes_of(guardian)
     assert gone(below)
 
@@ -324,7 +315,7 @@ def test_an_owner_that_is_killed_at_whatever_moment_leaves_nothing():
         owner.kill()
         owner.wait()
         owner.stdout.close()
-        wait_until(lambda below=below: gone(below), 5 * GONE_WITHIN_S)
+        until(lambda below=below: gone(below))
 
 
 @pytest.mark.parametrize(

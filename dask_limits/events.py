@@ -7,7 +7,7 @@ import inspect
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Generic, ParamSpec, TypeVar, overload
+from typing import Any, Generic, ParamSpec, Self, TypeVar, overload
 
 from dask_limits.exceptions import EventNotKnownError
 from dask_limits.units import whole_number
@@ -198,6 +198,42 @@ class Subscriber(Generic[P]):
         return f"Subscriber({self.event.name!r} of {self.emitter.name})"
 
 
+class SubscriberTo(Generic[P]):
+    """An attribute that subscribes callbacks to an event of whatever has it.
+
+    Example:
+        >>> class Store(HasEvents):
+        ...     SAVED: Event[[int]] = Event("on-saved")
+        ...     on_saved = SubscriberTo(SAVED)
+        ...     def __init__(self):
+        ...         self.emitter = Emitter("Store", events_of(Store))
+        >>> store = Store()
+        >>> _ = store.on_saved(print)
+        >>> store.emit(Store.SAVED, 3)
+        3
+    """
+
+    def __init__(self, event: Event[P]) -> None:
+        self.event = event
+
+    @overload
+    def __get__(self, owner: None, kind: type) -> Self: ...
+
+    @overload
+    def __get__(self, owner: HasEvents, kind: type) -> Subscriber[P]: ...
+
+    def __get__(self, owner: HasEvents | None, kind: type) -> Self | Subscriber[P]:
+        return self if owner is None else owner.emitter.subscriber(self.event)
+
+
+def events_of(cls: type) -> list[Event[...]]:
+    """The events among the attributes of a class, those of its base classes first."""
+    found: dict[str, Event[...]] = {}
+    for base in reversed(cls.__mro__):
+        found |= {name: value for name, value in vars(base).items() if isinstance(value, Event)}
+    return list(found.values())
+
+
 class Emitter:
     """Knows some events, counts how often each is emitted, and calls who subscribed.
 
@@ -315,6 +351,43 @@ class Emitter:
 
     def __repr__(self) -> str:
         return f"Emitter({self.name!r}, {len(self._callbacks)} events)"
+
+
+class HasEvents:
+    """Gives a class whose instances have an emitter the methods of it.
+
+    Attributes:
+        emitter: Emits the events.
+    """
+
+    emitter: Emitter
+
+    @overload
+    def on(self, event: Event[P]) -> Subscriber[P]: ...  # type: ignore[overload-overlap]
+
+    @overload
+    def on(self, event: str) -> Subscriber[...]: ...
+
+    def on(self, event: Event[P] | str) -> Subscriber[P] | Subscriber[...]:
+        """Return what subscribes callbacks to an event, by the event or by its name.
+
+        Raises:
+            EventNotKnownError: if there is no such event.
+        """
+        return self.emitter.on(event)
+
+    def emit(self, event: Event[...] | str, /, *args: Any, **kwargs: Any) -> None:
+        """Emit an event. See [Emitter.emit][dask_limits.events.Emitter.emit]."""
+        self.emitter.emit(event, *args, **kwargs)
+
+    def add_event(self, *events: Event[...]) -> None:
+        """Make events known. Those that are known already stay as they are."""
+        self.emitter.add_event(*events)
+
+    @property
+    def event_counts(self) -> Counter[Event[...]]:
+        """How often each event was emitted, over all runs. The name of an event is a key too."""
+        return self.emitter.counts.copy()
 
 
 def _check_callable(function: object, what: str) -> None:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dask_limits.events import Emitter, Event
+from dask_limits.events import Emitter, Event, HasEvents, SubscriberTo, events_of
 from dask_limits.exceptions import EventNotKnownError
 
 SAVED: Event[[int]] = Event("on-saved")
@@ -67,6 +67,36 @@ def test_an_unknown_event_names_the_nearest_and_the_known_ones():
         assert "Store has no event 'on-save'" in text
         assert "Did you mean 'on-saved'?" in text
         assert "'on-loaded'" in text
+
+
+class Store(HasEvents):
+    SAVED = SAVED
+    on_saved = SubscriberTo(SAVED)
+
+    def __init__(self):
+        self.emitter = Emitter("Store", events_of(type(self)))
+
+
+def test_a_class_declares_an_event_once_and_its_instances_each_emit_it():
+    class Archive(Store):
+        PACKED = Event("on-packed")
+
+    one, other, seen = Archive(), Archive(), []
+    assert one.emitter.events == [SAVED, "on-packed"]
+    assert one.on_saved(seen.append) == seen.append
+    one.emit(Archive.SAVED, 1)
+    other.emit("on-saved", 2)
+    assert seen == [1]
+    assert (one.event_counts, other.event_counts) == ({SAVED: 1}, {"on-saved": 1})
+    assert repr(one.on_saved) == "Subscriber('on-saved' of Store)"
+
+
+def test_events_are_added_to_one_of_several():
+    one, other = Store(), Store()
+    one.add_event(Event("on-lost"))
+    one.on("on-lost")(print)
+    with pytest.raises(EventNotKnownError, match="on-lost"):
+        other.on("on-lost")
 
 
 def test_when_is_asked_at_each_emission():

@@ -66,14 +66,6 @@ ALLOWED = {
     ("limits.owner.lease", "limits.owner.connection"): _YET,
     ("limits.owner.outcomes", "limits.call"): _YET,
     ("limits.task.run_function", "limits.call"): _YET,
-    ("plugins.base", "scheduler.run"): _YET,
-    ("plugins.base", "scheduler.task"): _YET,
-    ("plugins.limiter", "scheduler.task"): _YET,
-    ("plugins.retry", "scheduler.run"): _YET,
-    ("plugins.retry", "scheduler.task"): _YET,
-    ("scheduler.run", "scheduler.scheduler"): _YET,
-    ("scheduler.task", "scheduler.scheduler"): _YET,
-    ("scheduler.run", "scheduler.task"): _YET,
 }
 """What the law forbids and is needed all the same: importer, imported, and why."""
 TOO_LONG = {

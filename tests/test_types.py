@@ -6,7 +6,9 @@ import subprocess
 import sys
 
 PROGRAM = """
-from dask_limits import Scheduler
+from typing import Any
+
+from dask_limits import Event, Plugin, Scheduler, Task
 from dask_limits.executors import Future
 
 def f(x: int, *, y: str = "") -> float:
@@ -37,6 +39,31 @@ def decorated(data: bytes) -> int:
     return len(data)
 
 decorated.submit(3)  # wrong
+
+@scheduler.on_start
+def start() -> None: ...
+
+@scheduler.on_start  # wrong
+def too_many(n: int) -> None: ...
+
+@scheduler.on(Scheduler.FUTURE_RESULT)
+def any_result(future: Future[Any], value: Any) -> None: ...
+
+@scheduler.on(Scheduler.STOP)  # wrong
+def no_exception(message: str) -> None: ...
+
+@task.on(Task.RESULT)
+def float_result(future: Future[float], value: float) -> None: ...
+
+class Loud(Plugin):
+    SHOUT: Event[[str]] = Event("shout")
+
+    def attach_task(self, task: Task[Any, Any]) -> None:
+        super().attach_task(task)
+        task.on_exception(lambda _, error: task.emit(self.SHOUT, str(error)))
+
+    def post_done(self, future: Future[Any]) -> None:
+        self.task.emit(self.SHOUT, self.task.nme)  # wrong
 """
 
 

@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import concurrent.futures
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TypeVar
 
-from dask_limits.executors.future import Future
+from dask_limits.executors.future import Call, Future
 from dask_limits.limits import CancelToken
 
 R = TypeVar("R")
@@ -32,7 +32,7 @@ class StandInFuture(Future[R]):
     def start(
         self,
         executor: concurrent.futures.Executor,
-        call: tuple[Callable[..., R], tuple[Any, ...], dict[str, Any]],
+        call: Call,
         then: Callable[[concurrent.futures.Future[R]], object],
     ) -> None:
         """Hand the call to its executor. It is `then` that must see to the end of the attempt.

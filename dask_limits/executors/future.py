@@ -3,12 +3,15 @@ from __future__ import annotations
 import concurrent.futures
 import threading
 from collections.abc import Callable, Generator
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from dask_limits.exceptions import CallCancelledError
 from dask_limits.limits import Outcome, Usage
 
 R = TypeVar("R")
+
+Call = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
+"""What is submitted: the function, its positional arguments and its keyword arguments."""
 
 
 class Future(concurrent.futures.Future[R], Generic[R]):

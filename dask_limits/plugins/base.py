@@ -2,20 +2,62 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, ClassVar, ParamSpec, Self, TypeVar
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    ClassVar,
+    Final,
+    ParamSpec,
+    Protocol,
+    Self,
+    TypeVar,
+    runtime_checkable,
+)
 
 from dask_limits.display import render
-from dask_limits.events import Event
+from dask_limits.events import Emitter, Event, Subscriber, events_of
+from dask_limits.executors import Call, Future
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from dask_limits.executors import Future
-    from dask_limits.scheduler.run import Call
-    from dask_limits.scheduler.task import Task
-
 P = ParamSpec("P")
 R = TypeVar("R")
+
+RETRY: Final[Event[[Future[Any], BaseException, int]]] = Event("retry")
+"""An attempt has failed, and its call is about to be submitted again. Only tasks with a plugin
+that does so have this event. Called with the call's future, the exception, and the number of the
+next attempt: 2 for the first retry."""
+
+
+@runtime_checkable
+class PluginTask(Protocol):
+    """A task as its plugins see it. See [Task][dask_limits.Task]."""
+
+    name: str
+    unique_ref: str
+    emitter: Emitter
+
+    @property
+    def n_submitted(self) -> int: ...  # noqa: D102
+    @property
+    def on_done(self) -> Subscriber[[Future[Any]]]: ...  # noqa: D102
+    @property
+    def on_result(self) -> Subscriber[[Future[Any], Any]]: ...  # noqa: D102
+    @property
+    def on_exception(self) -> Subscriber[[Future[Any], BaseException]]: ...  # noqa: D102
+    @property
+    def on_cancelled(self) -> Subscriber[[Future[Any]]]: ...  # noqa: D102
+    @property
+    def n_running(self) -> int: ...  # noqa: D102
+    @property
+    def n_held(self) -> int: ...  # noqa: D102
+    def running(self) -> bool: ...  # noqa: D102
+    def futures(self) -> list[Future[Any]]: ...  # noqa: D102
+    def start_held(self) -> None: ...  # noqa: D102
+    def on(self, event: Event[P]) -> Subscriber[P]: ...  # noqa: D102
+    def emit(self, event: Event[...] | str, /, *args: Any, **kwargs: Any) -> None: ...  # noqa: D102
+    def add_event(self, *events: Event[...]) -> None: ...  # noqa: D102
 
 
 class Plugin(render.Renderable):
@@ -50,9 +92,9 @@ class Plugin(render.Renderable):
 
     name: ClassVar[str] = "plugin"
 
-    task: Task[Any, Any]
+    task: PluginTask
 
-    def attach_task(self, task: Task[Any, Any]) -> None:
+    def attach_task(self, task: Any) -> None:
         """Called when it is attached to a task. Its events are known to the task by then."""
         self.task = task
 
@@ -95,12 +137,7 @@ class Plugin(render.Renderable):
 
     def events(self) -> list[Event[...]]:
         """The events that it adds to the task: those among its class's attributes."""
-        found: dict[str, Event[...]] = {}
-        for cls in reversed(type(self).__mro__):
-            for name, value in vars(cls).items():
-                if isinstance(value, Event):
-                    found[name] = value
-        return list(found.values())
+        return events_of(type(self))
 
     def copy(self) -> Self:
         """A plugin like this one, that is attached to no task. Override it to reset counts."""

@@ -5,8 +5,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, ParamSpec, Self, TypeV
 
 from dask_limits.display import render
 from dask_limits.events import Event
-from dask_limits.plugins.base import Plugin
-from dask_limits.scheduler.task import Task
+from dask_limits.plugins.base import Plugin, PluginTask
 from dask_limits.units import whole_number
 
 if TYPE_CHECKING:
@@ -61,7 +60,7 @@ class Limiter(Plugin):
         *,
         max_calls: int | None = None,
         max_concurrent: int | None = None,
-        not_while_running: Task[Any, Any] | Iterable[Task[Any, Any]] = (),
+        not_while_running: PluginTask | Iterable[PluginTask] = (),
         when_full: Literal["drop", "wait"] = "drop",
     ) -> None:
         for name, count in (("max_calls", max_calls), ("max_concurrent", max_concurrent)):
@@ -69,14 +68,14 @@ class Limiter(Plugin):
                 whole_number(count, name, none="no limit")
         if when_full not in ("drop", "wait"):
             raise ValueError(f"when_full={when_full!r} must be 'drop' or 'wait'")
-        others = (not_while_running,) if isinstance(not_while_running, Task) else not_while_running
+        others = not_while_running or ()
         self.max_calls = max_calls
         self.max_concurrent = max_concurrent
-        self.not_while_running = tuple(others or ())
+        self.not_while_running = tuple(others) if isinstance(others, Iterable) else (others,)
         self.when_full = when_full
         self._submitted_before = 0
         for other in self.not_while_running:
-            if not isinstance(other, Task):
+            if not isinstance(other, PluginTask):
                 raise TypeError(
                     f"not_while_running={other!r} is a {type(other).__name__}, not a Task"
                 )
@@ -86,7 +85,7 @@ class Limiter(Plugin):
         """How many calls were submitted since this was attached."""
         return self.task.n_submitted - self._submitted_before
 
-    def attach_task(self, task: Task[Any, Any]) -> None:
+    def attach_task(self, task: PluginTask) -> None:
         """Called when it is attached to a task."""
         if task in self.not_while_running:
             raise ValueError(f"{task} cannot be kept from running while it is running itself")

@@ -11,15 +11,13 @@ from dask_limits.display import render
 from dask_limits.events import Event
 from dask_limits.exceptions import Breach, CrashError, GuardianLostError, WorkerLostError
 from dask_limits.limits import LimitedCall, Limits
-from dask_limits.plugins.base import Plugin
-from dask_limits.scheduler.task import Task
+from dask_limits.plugins.base import RETRY, Plugin
 from dask_limits.units import Amount, format_seconds, parse_seconds, whole_number
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from dask_limits.executors import Future
-    from dask_limits.scheduler.run import Call
+    from dask_limits.executors import Call, Future
 
 _LARGEST: Final = 2.0**62
 """Bytes, or seconds: where raising ends. A limit has 64 bits, and is out of reach long before."""
@@ -103,9 +101,7 @@ class Retry(Plugin):
     """What a call is submitted again after unless `on` says otherwise. To have more of it:
     `on=(*Retry.USUAL, OSError)`."""
 
-    RETRY: ClassVar[Event[[Future[Any], BaseException, int]]] = Task.RETRY
-    """An attempt has failed, and the call is about to be submitted again. Called with its future,
-    the exception, and the number of the attempt to come: 2 for the first retry."""
+    RETRY: ClassVar[Event[[Future[Any], BaseException, int]]] = RETRY
 
     def __init__(
         self,

@@ -4,12 +4,13 @@ import logging
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import CancelledError
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, ParamSpec, Protocol
 
 from dask_limits.display import render
-from dask_limits.executors import ExecutorRecipe, Future
+from dask_limits.events import Emitter, Event
+from dask_limits.executors import Call, ExecutorRecipe, Future
 from dask_limits.executors.cluster import (
     ClusterEvent,
     ClusterState,
@@ -21,17 +22,29 @@ from dask_limits.executors.cluster import (
 )
 from dask_limits.executors.deferred_future import StandInFuture
 from dask_limits.limits import name_of
+from dask_limits.scheduler.events import SchedulerEvents
 from dask_limits.scheduler.exit_state import Action, ExitState, OnException, action_for
 from dask_limits.scheduler.run_loop import RunLoop, Steps, Timer
 
-if TYPE_CHECKING:
-    from dask_limits.scheduler.scheduler import Scheduler
-    from dask_limits.scheduler.task import Task
+P = ParamSpec("P")
 
 logger = logging.getLogger("dask_limits")
 
-Call = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
-"""What was handed in: the function, positional arguments, keyword arguments."""
+
+class CallHooks(Protocol):
+    """What a run calls for the calls of a task."""
+
+    def forget(self, future: Future[Any]) -> None:
+        """A call has ended. Called before any event of it is emitted."""
+
+    def start_held(self) -> None:
+        """There may be a place for a call that is held."""
+
+    def emit_end(self, run: Run, future: Future[Any]) -> None:
+        """Emit the task's events of a call that has ended, after those of the scheduler."""
+
+    def emit_rerun(self, run: Run, rerun: Rerun) -> None:
+        """Emit the task's event of a call that runs again, after that of the scheduler."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +56,6 @@ class RunOptions:
     wait: bool
     on_exception: OnException
     on_cancelled: Action
-    display: bool
 
 
 class Run:
@@ -66,15 +78,22 @@ class Run:
         error: What is to be raised in the end.
     """
 
-    def __init__(self, scheduler: Scheduler, recipe: ExecutorRecipe, options: RunOptions) -> None:
+    def __init__(
+        self,
+        emitter: Emitter,
+        recipe: ExecutorRecipe,
+        options: RunOptions,
+        view: AbstractContextManager[Callable[[], None] | None],
+    ) -> None:
         self.loop = RunLoop()
         self.queue: dict[Future[Any], Call] = {}
         self.error: BaseException | None = None
         self.cluster = ClusterState()
-        self._scheduler = scheduler
+        self._emitter = emitter
         self._options = options
+        self._view = view
         self._recipe = recipe
-        self._tasks: dict[Future[Any], Task[Any, Any]] = {}
+        self._hooks: dict[Future[Any], CallHooks] = {}
         self._empty_told = False
         self._stop: tuple[str, BaseException | None] | None = None
         self._exit: ExitState | None = None
@@ -105,14 +124,14 @@ class Run:
         assert isinstance(future, Future)  # the contract of our executors
         return future
 
-    def add(self, future: Future[Any], call: Call, task: Task[Any, Any] | None = None) -> None:
+    def add(self, future: Future[Any], call: Call, hooks: CallHooks | None = None) -> None:
         """Take a call in, be it started or held."""
         self.queue[future] = call
-        if task is not None:
-            self._tasks[future] = task
+        if hooks is not None:
+            self._hooks[future] = hooks
         self._empty_told = False
         future.when_settled(self.loop.put)
-        self.guard(self._scheduler.on_future_submitted.emit, future)
+        self._emit(SchedulerEvents.FUTURE_SUBMITTED, future)
 
     def call_later(self, delay_s: float, call: Callable[[], object]) -> Timer:
         """Call something after so many seconds, unless the run ends before."""
@@ -127,12 +146,12 @@ class Run:
 
     def steps(self) -> Steps[ExitState]:
         """The run, from its start to its end."""
-        with self._view() as self._redraw:
+        with self._view as self._redraw:
             if self._options.timeout_s is not None:
                 self._deadline = time.monotonic() + self._options.timeout_s
             state = yield from self._wait_for_workers()
             if state is None:
-                self.guard(self._scheduler.on_start.emit)
+                self._emit(SchedulerEvents.STARTED)
             while state is None and (state := self._end()) is None:
                 yield from self._step()
             self._begin_finishing(state)
@@ -147,7 +166,7 @@ class Run:
             return
         if not self._finishing:
             self._finishing = True
-            self.guard(self._scheduler.on_finishing.emit)
+            self._emit(SchedulerEvents.FINISHING)
         self._cancel(list(self.queue))
         self._close(wait=False)
 
@@ -190,7 +209,7 @@ class Run:
         """Why the run is to end now, if it is."""
         if self._exit is None and not self._empty_told and self.empty():
             self._empty_told = True
-            self.guard(self._scheduler.on_empty.emit)
+            self._emit(SchedulerEvents.EMPTY)
         reason = self._reason_to_end()
         over = self._options.end_on_empty and self.empty()
         if over and (reason is None or reason.code == ExitState.Code.TIMEOUT):
@@ -213,10 +232,10 @@ class Run:
         self._deadline = None
         self.loop.cancel_timers()
         if self._stop is not None:
-            self.guard(self._scheduler.on_stop.emit, *self._stop)
+            self._emit(SchedulerEvents.STOP, *self._stop)
         if state.code == ExitState.Code.TIMEOUT:
-            self.guard(self._scheduler.on_timeout.emit)
-        self.guard(self._scheduler.on_finishing.emit)
+            self._emit(SchedulerEvents.TIMEOUT)
+        self._emit(SchedulerEvents.FINISHING)
         if not self._options.wait:
             self._cancel(list(self.queue))
         elif self.error is not None and self.queue:  # it may take long until it is raised
@@ -238,28 +257,24 @@ class Run:
             if self._recipe.owned:
                 self.executor.shutdown(wait or self._recipe.ends_calls, cancel_futures=True)
         finally:
-            self.guard(self._scheduler.on_finished.emit)
-
-    def _view(self) -> AbstractContextManager[Callable[[], None] | None]:
-        return render.live(self._scheduler) if self._options.display else nullcontext()
+            self._emit(SchedulerEvents.FINISHED)
 
     # -- what becomes of the cluster -------------------------------------------------------
 
     def _changed(self, event: ClusterEvent) -> None:
         """Emit what the executor has told."""
         self.cluster.update(event)
-        scheduler = self._scheduler
         match event:
             case WorkerAdded(worker):
-                self.guard(scheduler.on_worker_added.emit, worker)
+                self._emit(SchedulerEvents.WORKER_ADDED, worker)
             case WorkerRemoved(worker, reason):
-                self.guard(scheduler.on_worker_removed.emit, worker, reason)
+                self._emit(SchedulerEvents.WORKER_REMOVED, worker, reason)
             case WaitingForWorkers(jobs) if jobs:
-                self.guard(scheduler.on_waiting_for_workers.emit, jobs)
+                self._emit(SchedulerEvents.WAITING_FOR_WORKERS, jobs)
             case Rerun(future, error, attempt) if future in self.queue:
-                self.guard(scheduler.on_future_rerun.emit, future, error, attempt)
-                if (task := self._tasks.get(future)) is not None:
-                    self.guard(task.on_rerun.emit, future, error, attempt)
+                self._emit(SchedulerEvents.FUTURE_RERUN, future, error, attempt)
+                if (hooks := self._hooks.get(future)) is not None:
+                    hooks.emit_rerun(self, event)
 
     # -- what becomes of calls -------------------------------------------------------------
 
@@ -268,49 +283,31 @@ class Run:
         call = self.queue.pop(future, None)
         if call is None:
             return
-        task = self._tasks.pop(future, None)
-        if task is not None:
-            task._forget(future)
+        hooks = self._hooks.pop(future, None)
+        if hooks is not None:
+            hooks.forget(future)
         error = None if future.cancelled() else future.exception()
-        if future.cancelled():
-            self._emit_cancelled(future, task)
-        elif error is None:
-            if task is not None:
-                self.guard(task.start_held)  # before callbacks, which may take their time
-            self._emit_result(future, task)
-        else:
-            self._emit_exception(future, error, task)
-        if task is not None:
-            for plugin in task.plugins:
-                self.guard(plugin.post_done, future)
+        if hooks is not None and error is None and not future.cancelled():
+            self.guard(hooks.start_held)  # before callbacks, which may take their time
+        self._emit_end(future, error)
+        if hooks is not None:
+            hooks.emit_end(self, future)
         if future.cancelled():
             self._apply_on_cancelled(call)
         elif error is not None:
             self._failed(error, of_callback=False)
-        if task is not None:
-            self.guard(task.start_held)
+        if hooks is not None:
+            self.guard(hooks.start_held)
 
-    def _emit_cancelled(self, future: Future[Any], task: Task[Any, Any] | None) -> None:
-        self.guard(self._scheduler.on_future_cancelled.emit, future)
-        if task is not None:
-            self.guard(task.on_cancelled.emit, future)
-
-    def _emit_result(self, future: Future[Any], task: Task[Any, Any] | None) -> None:
-        result = future.result()
-        self.guard(self._scheduler.on_future_done.emit, future)
-        self.guard(self._scheduler.on_future_result.emit, future, result)
-        if task is not None:
-            self.guard(task.on_done.emit, future)
-            self.guard(task.on_result.emit, future, result)
-
-    def _emit_exception(
-        self, future: Future[Any], error: BaseException, task: Task[Any, Any] | None
-    ) -> None:
-        self.guard(self._scheduler.on_future_done.emit, future)
-        self.guard(self._scheduler.on_future_exception.emit, future, error)
-        if task is not None:
-            self.guard(task.on_done.emit, future)
-            self.guard(task.on_exception.emit, future, error)
+    def _emit_end(self, future: Future[Any], error: BaseException | None) -> None:
+        if future.cancelled():
+            self._emit(SchedulerEvents.FUTURE_CANCELLED, future)
+            return
+        self._emit(SchedulerEvents.FUTURE_DONE, future)
+        if error is None:
+            self._emit(SchedulerEvents.FUTURE_RESULT, future, future.result())
+        else:
+            self._emit(SchedulerEvents.FUTURE_EXCEPTION, future, error)
 
     def _cancel(self, futures: Iterable[Future[Any]]) -> None:
         """Cancel calls, ending those that run; one that is done by now ends as it is."""
@@ -334,10 +331,13 @@ class Run:
 
     # -- what becomes of errors ------------------------------------------------------------
 
-    def guard(self, call: Callable[..., object], *args: object) -> None:
-        """Call what leads to callbacks of the user, and see to their errors."""
+    def _emit(self, event: Event[P], /, *args: P.args, **kwargs: P.kwargs) -> None:
+        self.guard(self._emitter.emit, event, *args, **kwargs)
+
+    def guard(self, fn: Callable[P, object], /, *args: P.args, **kwargs: P.kwargs) -> None:
+        """Call what leads to callbacks of the user, and handle their errors."""
         try:
-            call(*args)
+            fn(*args, **kwargs)
         except Exception as error:
             self._failed(error, of_callback=True)
 

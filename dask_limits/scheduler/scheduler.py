@@ -1,20 +1,15 @@
 from __future__ import annotations
 
-import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from functools import partial
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Concatenate, Final, ParamSpec, Self, TypeVar, overload
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import TYPE_CHECKING, ParamSpec, Self, TypeVar, overload
 
 from dask_limits.display import render
-from dask_limits.exceptions import SchedulerNotRunningError
-from dask_limits.executors import Future, recipe_of, recipes
+from dask_limits.executors import recipe_of, recipes
 from dask_limits.scheduler.constructors import SchedulerClusters
-from dask_limits.scheduler.events import SchedulerEvents
 from dask_limits.scheduler.exit_state import Action, ExitState, OnException, check_actions
-from dask_limits.scheduler.run import Call, Run, RunOptions
-from dask_limits.scheduler.run_loop import Timer
+from dask_limits.scheduler.run import Run, RunOptions
+from dask_limits.scheduler.submitter import Submitter
 from dask_limits.scheduler.task import Task
 from dask_limits.units import Amount, parse_seconds
 
@@ -27,10 +22,8 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 R = TypeVar("R")
 
-_NOTHING: Final[Mapping[Future[Any], Call]] = MappingProxyType({})
 
-
-class Scheduler(SchedulerEvents, SchedulerClusters, render.Renderable):
+class Scheduler(Submitter, SchedulerClusters, render.Renderable):
     """Runs calls somewhere else, and calls you back when something comes of them.
 
     Callbacks run one at a time, in the order in which they were subscribed, in the thread that
@@ -61,11 +54,6 @@ class Scheduler(SchedulerEvents, SchedulerClusters, render.Renderable):
     def __init__(self, executor: object) -> None:
         super().__init__()
         self._recipe = recipe_of(executor)
-        self._run: Run | None = None
-        # Weakly: a program may make a task for each of a million things.
-        self._tasks: weakref.WeakValueDictionary[str, Task[Any, Any]] = (
-            weakref.WeakValueDictionary()
-        )
 
     # -- constructors ----------------------------------------------------------------------
 
@@ -147,24 +135,7 @@ class Scheduler(SchedulerEvents, SchedulerClusters, render.Renderable):
         """
         return cls(recipes.dask(where, n_workers, security))
 
-    # -- submitting ------------------------------------------------------------------------
-
-    def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
-        """Submit a call. From another thread, this waits for the run loop to come round to it.
-
-        Args:
-            fn: Any callable; functions of `__main__`, lambdas and closures too.
-            args: Its positional arguments.
-            kwargs: Its keyword arguments.
-
-        Returns:
-            Its future. Whatever is wrong with the call (an argument that cannot be pickled, say)
-            is the future's exception.
-
-        Raises:
-            SchedulerNotRunningError: before `run()`, after `stop()`, and when a run is ending.
-        """
-        return self._in_run(Run.submit, (fn, args, kwargs))
+    # -- tasks -----------------------------------------------------------------------------
 
     @overload
     def task(
@@ -191,29 +162,6 @@ class Scheduler(SchedulerEvents, SchedulerClusters, render.Renderable):
         if function is None:
             return lambda function: Task(function, self, plugins=plugins)
         return Task(function, self, plugins=plugins)
-
-    def call_later(
-        self, delay: Amount, fn: Callable[P, object], /, *args: P.args, **kwargs: P.kwargs
-    ) -> Timer:
-        """Call a function of yours after a while, as callbacks are called.
-
-        The run does not end for want of calls before that; if it ends for another reason, the
-        function is not called.
-
-        Args:
-            delay: Seconds, 0 or more, or with a unit: `(5, "m")`, `"500 ms"`.
-            fn: What to call, in the thread of the run.
-            args: Its positional arguments.
-            kwargs: Its keyword arguments.
-
-        Returns:
-            What cancels it, by `.cancel()`.
-
-        Raises:
-            SchedulerNotRunningError: if the scheduler is not running.
-        """
-        delay_s = 0.0 if delay == 0 else parse_seconds(delay, "delay")
-        return self._in_run(Run.call_later, delay_s, partial(fn, *args, **kwargs))
 
     # -- running ---------------------------------------------------------------------------
 
@@ -255,8 +203,8 @@ class Scheduler(SchedulerEvents, SchedulerClusters, render.Renderable):
             ValueError: for an argument that makes no sense; nothing has started then.
             BaseException: what a call or a callback raised, if `on_exception` says so.
         """
-        options = _options(timeout, end_on_empty, wait, on_exception, on_cancelled, display)
-        with self._running(options) as run:
+        options = _options(timeout, end_on_empty, wait, on_exception, on_cancelled)
+        with self._running(options, display) as run:
             state = run.loop.drive(run.steps())
         if run.error is not None:
             raise run.error
@@ -279,74 +227,22 @@ class Scheduler(SchedulerEvents, SchedulerClusters, render.Renderable):
 
         When this coroutine is cancelled, the calls that run are ended, as by Ctrl-C.
         """
-        options = _options(timeout, end_on_empty, wait, on_exception, on_cancelled, display)
-        with self._running(options) as run:
+        options = _options(timeout, end_on_empty, wait, on_exception, on_cancelled)
+        with self._running(options, display) as run:
             state = await run.loop.drive_async(run.steps())
         if run.error is not None:
             raise run.error
         return state
 
-    def stop(
-        self,
-        *_: object,
-        stop_msg: str = "stop() was called",
-        exception: BaseException | None = None,
-        **__: object,
-    ) -> None:
-        """End the run. From any thread; nothing happens if there is none.
-
-        It takes any further arguments and ignores them, so it can be a callback itself:
-        `task.on_exception(scheduler.stop)`.
-
-        Args:
-            stop_msg: What the callbacks of STOP are told.
-            exception: Likewise; it is also put into the ExitState. It is not raised.
-        """
-        if (run := self._run) is not None:
-            run.stop(stop_msg, exception)
-
-    def running(self) -> bool:
-        """Whether calls can be submitted: from STARTED on, until `stop()` or the end."""
-        return self._run is not None and self._run.running()
-
-    def empty(self) -> bool:
-        """Whether no call and no timer is left."""
-        return self._run is None or self._run.empty()
-
-    @property
-    def queue(self) -> Mapping[Future[Any], Call]:
-        """The calls that are not done: of each future the function, args and kwargs. Read-only."""
-        return _NOTHING if self._run is None else MappingProxyType(self._run.queue)
-
-    # -- for tasks -------------------------------------------------------------------------
-
-    def _in_run(self, fn: Callable[Concatenate[Run, P], R], *args: P.args, **kwargs: P.kwargs) -> R:
-        """Call a function with the run, in the run's thread, if there is one that can take more."""
-        if (run := self._run) is None:
-            raise SchedulerNotRunningError(
-                "The scheduler is not running, so nothing can be submitted to it. Submit in a"
-                " callback, such as one of @scheduler.on_start, and call scheduler.run()."
-            )
-
-        def call() -> R:
-            if not run.running():
-                raise SchedulerNotRunningError(
-                    "The scheduler is ending, so nothing can be submitted to it any more. Ask"
-                    " scheduler.running() before you submit."
-                )
-            return fn(run, *args, **kwargs)
-
-        return run.loop.ask(call)
-
-    def _add_task(self, task: Task[Any, Any]) -> None:
-        self._tasks[task.unique_ref] = task
-
     @contextmanager
-    def _running(self, options: RunOptions) -> Iterator[Run]:
+    def _running(self, options: RunOptions, display: bool) -> Iterator[Run]:
         """A run from its start to its end; what is left of it when it fails is ended at once."""
         if self._run is not None:
             raise RuntimeError("The scheduler is running already")
-        run = self._run = Run(self, self._recipe, options)
+        view: AbstractContextManager[Callable[[], None] | None] = (
+            render.live(self) if display else nullcontext()
+        )
+        run = self._run = Run(self.emitter, self._recipe, options, view)
         try:
             yield run
         except BaseException:
@@ -362,7 +258,7 @@ class Scheduler(SchedulerEvents, SchedulerClusters, render.Renderable):
             len(self.queue),
             () if self._run is None else self._run.cluster.lines(),
             self.emitter.summary(),
-            list(self._tasks.values()),
+            list(self.tasks.values()),
         )
 
     def __repr__(self) -> str:
@@ -376,8 +272,7 @@ def _options(
     wait: bool,
     on_exception: OnException,
     on_cancelled: Action,
-    display: bool,
 ) -> RunOptions:
     check_actions(on_exception, on_cancelled)
     timeout_s = None if timeout is None else parse_seconds(timeout, "timeout")
-    return RunOptions(timeout_s, end_on_empty, wait, on_exception, on_cancelled, display)
+    return RunOptions(timeout_s, end_on_empty, wait, on_exception, on_cancelled)

@@ -161,7 +161,7 @@ def test_references_tell_tasks_apart_and_unused_tasks_are_let_go(scheduler):
     assert one.unique_ref.startswith("Task-abs-")
     assert len(one.unique_ref) == len("Task-abs-") + 8
     del other
-    assert len(scheduler._tasks) == 1
+    assert len(scheduler.tasks) == 1
 
 
 def test_a_task_that_nobody_holds_still_gets_its_events(scheduler):

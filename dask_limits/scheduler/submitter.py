@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from types import MappingProxyType
+from typing import Any, Concatenate, Final, ParamSpec, TypeVar
+from weakref import WeakValueDictionary
+
+from dask_limits.exceptions import SchedulerNotRunningError
+from dask_limits.executors import Call, Future
+from dask_limits.scheduler.events import SchedulerEvents
+from dask_limits.scheduler.run import Run
+from dask_limits.scheduler.run_loop import Timer
+from dask_limits.units import Amount, parse_seconds
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_NOTHING: Final[Mapping[Future[Any], Call]] = MappingProxyType({})
+
+
+class Submitter(SchedulerEvents):
+    """What calls are submitted to: the run of a scheduler, while there is one.
+
+    Attributes:
+        tasks: The tasks that are still in use, by their references.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._run: Run | None = None
+        # Weakly: a program may make a task for each of a million things.
+        self.tasks: WeakValueDictionary[str, Any] = WeakValueDictionary()
+
+    def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
+        """Submit a call. From another thread, this waits until the run loop takes it.
+
+        Args:
+            fn: Any callable; functions of `__main__`, lambdas and closures too.
+            args: Its positional arguments.
+            kwargs: Its keyword arguments.
+
+        Returns:
+            Its future. Whatever is wrong with the call (an argument that cannot be pickled, say)
+            is the future's exception.
+
+        Raises:
+            SchedulerNotRunningError: before `run()`, after `stop()`, and when a run is ending.
+        """
+        return self.in_run(Run.submit, (fn, args, kwargs))
+
+    def call_later(
+        self, delay: Amount, fn: Callable[P, object], /, *args: P.args, **kwargs: P.kwargs
+    ) -> Timer:
+        """Call a function of yours after a while, as callbacks are called.
+
+        A run with a pending timer is not empty. If it ends for another reason, the function is
+        not called.
+
+        Args:
+            delay: Seconds, 0 or more, or with a unit: `(5, "m")`, `"500 ms"`.
+            fn: What to call, in the thread of the run.
+            args: Its positional arguments.
+            kwargs: Its keyword arguments.
+
+        Returns:
+            The timer; its `cancel()` cancels the call.
+
+        Raises:
+            SchedulerNotRunningError: if the scheduler is not running.
+        """
+        delay_s = 0.0 if delay == 0 else parse_seconds(delay, "delay")
+        return self.in_run(Run.call_later, delay_s, partial(fn, *args, **kwargs))
+
+    def stop(
+        self,
+        *_: object,
+        stop_msg: str = "stop() was called",
+        exception: BaseException | None = None,
+        **__: object,
+    ) -> None:
+        """End the run. It can be called from any thread, and does nothing if there is no run.
+
+        It ignores any further arguments, so it can be a callback itself:
+        `task.on_exception(scheduler.stop)`.
+
+        Args:
+            stop_msg: The message that callbacks of STOP are called with.
+            exception: The exception that they are called with. It becomes that of the ExitState,
+                and is not raised.
+        """
+        if (run := self._run) is not None:
+            run.stop(stop_msg, exception)
+
+    def running(self) -> bool:
+        """Whether calls can be submitted: from STARTED on, until `stop()` or the end."""
+        return self._run is not None and self._run.running()
+
+    def empty(self) -> bool:
+        """Whether no call and no timer is left."""
+        return self._run is None or self._run.empty()
+
+    @property
+    def queue(self) -> Mapping[Future[Any], Call]:
+        """The calls that are not done: function, args and kwargs by their future. Read-only."""
+        return _NOTHING if self._run is None else MappingProxyType(self._run.queue)
+
+    def in_run(self, fn: Callable[Concatenate[Run, P], R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """Call a function with the run, in the run's thread. For tasks.
+
+        Raises:
+            SchedulerNotRunningError: if there is no run, or it is ending.
+        """
+        if (run := self._run) is None:
+            raise SchedulerNotRunningError(
+                "The scheduler is not running, so nothing can be submitted to it. Submit in a"
+                " callback, such as one of @scheduler.on_start, and call scheduler.run()."
+            )
+
+        def call() -> R:
+            if not run.running():
+                raise SchedulerNotRunningError(
+                    "The run is ending, so nothing can be submitted any more. Check"
+                    " scheduler.running() before you submit."
+                )
+            return fn(run, *args, **kwargs)
+
+        return run.loop.ask(call)

@@ -1,0 +1,155 @@
+from __future__ import annotations
+
+import concurrent.futures
+from collections import OrderedDict
+from functools import partial
+from typing import Generic, ParamSpec, TypeVar
+
+from dask_limits.events import Emitter, Event
+from dask_limits.executors import Call, Future
+from dask_limits.executors.cluster import Rerun
+from dask_limits.executors.deferred_future import StandInFuture
+from dask_limits.plugins.base import RETRY, Plugin
+from dask_limits.scheduler.events import TaskEvents
+from dask_limits.scheduler.run import Run
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class TaskCalls(Generic[R]):
+    """The calls of a task that are not done: those that run, and those that its plugins hold.
+
+    Attributes:
+        futures: Their futures, in order of submission.
+        held: The futures of the calls that wait for a place, with their runs. They are among
+            `futures` too.
+        plugins: What changes, refuses and holds calls, in this order.
+        n_submitted: How many calls were submitted in all.
+    """
+
+    def __init__(self, emitter: Emitter) -> None:
+        self.futures: dict[Future[R], None] = {}  # as a set that keeps its order
+        self.held: OrderedDict[StandInFuture[R], Run] = OrderedDict()
+        self.plugins: list[Plugin] = []
+        self.n_submitted = 0
+        self._emitter = emitter
+        self._retriers: list[Plugin] = []  # those that may want another attempt
+
+    def attach(self, plugin: Plugin) -> None:
+        """Have a plugin see the calls from now on, after the plugins that are there."""
+        self.plugins.append(plugin)
+        if may_retry(plugin):
+            self._retriers.append(plugin)
+
+    def submit(self, run: Run, call: Call) -> Future[R] | None:
+        """Submit a call, or hold it. None if a plugin has refused it."""
+        _, args, kwargs = call
+        for plugin in self.plugins:
+            changed = plugin.pre_submit(call[0], *call[1], **call[2])
+            if changed is None:
+                return None
+            call = changed
+        future: Future[R]
+        if self.held or not self._has_place():
+            future = held = StandInFuture[R]()
+            self.held[held] = run
+        elif self._retriers:
+            future = stand_in = StandInFuture[R]()
+            self._attempt(run, stand_in, call)
+        else:
+            future = run.start(call)
+        # All is on the books before the first callback, which may submit again.
+        self.futures[future] = None
+        self.n_submitted += 1
+        run.add(future, call, self)
+        self._emit(run, TaskEvents.SUBMITTED, future, *args, **kwargs)
+        return future
+
+    def start_held(self) -> None:
+        """Start the calls that are held, as many as there are places."""
+        while self.held:
+            future, run = next(iter(self.held.items()))
+            if not (run.running() and self._has_place()):
+                return
+            del self.held[future]
+            self._start(run, future)
+
+    # -- for the run -----------------------------------------------------------------------
+
+    def forget(self, future: Future[R]) -> None:
+        """Take a call off the books because it has ended."""
+        self.futures.pop(future, None)
+        if isinstance(future, StandInFuture):
+            self.held.pop(future, None)
+
+    def emit_end(self, run: Run, future: Future[R]) -> None:
+        """Emit the events of a call that has ended, and tell the plugins."""
+        if future.cancelled():
+            self._emit(run, TaskEvents.CANCELLED, future)
+        else:
+            self._emit(run, TaskEvents.DONE, future)
+            if (error := future.exception()) is None:
+                self._emit(run, TaskEvents.RESULT, future, future.result())
+            else:
+                self._emit(run, TaskEvents.EXCEPTION, future, error)
+        for plugin in self.plugins:
+            run.guard(plugin.post_done, future)
+
+    def emit_rerun(self, run: Run, rerun: Rerun) -> None:
+        """Emit the event of a call that runs again after its worker was lost."""
+        self._emit(run, TaskEvents.RERUN, rerun.future, rerun.error, rerun.attempt)
+
+    def _emit(self, run: Run, event: Event[P], /, *args: P.args, **kwargs: P.kwargs) -> None:
+        run.guard(self._emitter.emit, event, *args, **kwargs)
+
+    # -- attempts --------------------------------------------------------------------------
+
+    def _start(self, run: Run, future: StandInFuture[R]) -> None:
+        """Start a call that has waited."""
+        if not future.done():  # cancelled, and the loop has not come to that yet
+            self._attempt(run, future, run.queue[future])
+
+    def _attempt(self, run: Run, future: StandInFuture[R], call: Call) -> None:
+        """Hand a call to the executor; if plugins may retry it, they hear first how that ends."""
+
+        def then(attempt: concurrent.futures.Future[R]) -> None:
+            run.loop.put(partial(self._attempt_ended, run, future, attempt))
+
+        future.start(run.executor, call, then if self._retriers else future.end_as)
+
+    def _attempt_ended(
+        self, run: Run, future: StandInFuture[R], attempt: concurrent.futures.Future[R]
+    ) -> None:
+        """End a call as its attempt has ended, or have it submitted again."""
+        if future.done():
+            return  # cancelled in the meantime
+        error = None if attempt.cancelled() else attempt.exception()
+        again = False
+        try:
+            again = error is not None and run.running() and self._again(run, future, error)
+        finally:  # whatever a plugin raises, the call must end
+            if not again:
+                future.end_as(attempt)
+        if again and error is not None:
+            self._emit(run, RETRY, future, error, future.attempts + 1)
+
+    def _again(self, run: Run, future: StandInFuture[R], error: BaseException) -> bool:
+        """Have a call submitted again if a plugin wants that."""
+        for plugin in self._retriers:
+            if (again := plugin.next_attempt(future, error, run.queue[future])) is not None:
+                call, delay_s = again
+                # Also for no delay: first come callbacks, which may cancel it, or end the run.
+                timer = run.call_later(float(delay_s), partial(self._start, run, future))
+                run.queue[future] = call
+                future.rest(error, timer.cancel)
+                return True
+        return False
+
+    def _has_place(self) -> bool:
+        return all(plugin.has_place() for plugin in self.plugins)
+
+
+def may_retry(plugin: Plugin) -> bool:
+    """Whether a plugin may want another attempt of a call that has failed."""
+    return getattr(type(plugin), "next_attempt", Plugin.next_attempt) is not Plugin.next_attempt

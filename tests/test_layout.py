@@ -72,8 +72,6 @@ TOO_LONG = {
     "cli.search",
     "dask.scheduler.plugin",
     "executors.dask.executor",
-    "executors.jobqueue.job_pool",
-    "executors.jobqueue.spec",
     "limits.guardian.main",
     "placement.policy",
     "search.data",

@@ -12,7 +12,7 @@ from typing import Any, Final
 import distributed
 import psutil
 
-from dask_limits.batch_systems import slurm
+from dask_limits.batch_systems.current_job import current_job
 from dask_limits.exceptions import LimitRefusedError
 from dask_limits.limits import Limits
 from dask_limits.placement.queue import Request
@@ -94,7 +94,7 @@ async def introduction(worker: distributed.Worker) -> Introduction:
     """What there is to tell of a worker."""
     memory = worker.memory_manager.memory_limit or None
     cores = worker.state.nthreads
-    job = slurm.here()
+    job = current_job()
     if job is None:
         return Introduction(memory, cores)
     ends_in = await asyncio.to_thread(job.ends_in)  # it may ask the batch system

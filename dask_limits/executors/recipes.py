@@ -87,12 +87,12 @@ def dask(
 
 def jobqueue(system: str, options: Mapping[str, Any]) -> ExecutorRecipe:
     """A cluster of `dask_jobqueue`. What it is to be is checked now, which imports Dask."""
-    from dask_limits.executors.jobqueue import JobQueueExecutor, make_plan, refusal_of
+    from dask_limits.executors.jobqueue import JobQueueExecutor, make_spec, refusal_of
 
-    plan = make_plan(system, **options)
-    make = partial(JobQueueExecutor.start, plan)
-    refusal = partial(refusal_of, plan)
-    return ExecutorRecipe(plan.cluster_class.__name__, make, plan.shown, refusal=refusal)
+    spec = make_spec(system, **options)
+    make = partial(JobQueueExecutor.start, spec)
+    refusal = partial(refusal_of, spec)
+    return ExecutorRecipe(spec.cluster_class.__name__, make, spec.shown, refusal=refusal)
 
 
 def _check_security(where: object, security: object) -> None:

@@ -2,6 +2,6 @@
 
 from dask_limits.executors.jobqueue.executor import JobQueueExecutor
 from dask_limits.executors.jobqueue.refusal import refusal_of
-from dask_limits.executors.jobqueue.spec import make_plan
+from dask_limits.executors.jobqueue.spec import make_spec
 
-__all__ = ["JobQueueExecutor", "make_plan", "refusal_of"]
+__all__ = ["JobQueueExecutor", "make_spec", "refusal_of"]

@@ -1,9 +1,10 @@
-"""A cluster of `dask_jobqueue`, whose jobs are submitted, cancelled and replaced by us."""
+"""A cluster of `dask_jobqueue` whose jobs a `JobPool` submits, cancels and replaces."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import distributed
@@ -11,55 +12,59 @@ from distributed.core import Status
 from distributed.deploy import Cluster
 
 from dask_limits.executors.jobqueue.shared_directory import SharedDirectory
-from dask_limits.executors.jobqueue.spec import Plan
-from dask_limits.executors.jobqueue.submission import Canceller
+from dask_limits.executors.jobqueue.spec import JobSpec
+from dask_limits.executors.jobqueue.submission import JobSubmitter
 
 
-def make_cluster(plan: Plan, canceller: Canceller, directory: SharedDirectory) -> Any:
-    """A running cluster, without any job yet.
+def make_cluster(
+    spec: JobSpec, submitter: JobSubmitter, shared_directory: SharedDirectory, logs: Path
+) -> Any:
+    """Start a cluster that has no jobs yet.
 
-    Its jobs have, beside what `dask_jobqueue` gives them, `submit_error`: an exception, or None.
+    Its jobs have an attribute of ours, `submit_error`: an exception, or None.
     """
-    security = distributed.Security.temporary() if plan.security is None else plan.security
-    options: dict[str, Any] = {"log_directory": str(directory.logs)} | dict(plan.options)
-    options["job_cls"] = _job_class(plan, canceller, directory, options.get("job_cls"))
-    return _cluster_class(plan)(
+    security = distributed.Security.temporary() if spec.security is None else spec.security
+    options = dict(spec.options) | {"log_directory": str(logs)}
+    options["job_cls"] = _job_class(spec, submitter, shared_directory, options.get("job_cls"))
+    return _cluster_class(spec)(
         n_workers=0,
         security=security or None,
-        shared_temp_directory=directory.unexpanded,
+        shared_temp_directory=shared_directory.unexpanded,
         **options,
     )
 
 
-def _job_class(plan: Plan, canceller: Canceller, directory: SharedDirectory, base: Any) -> Any:
-    base = base or plan.cluster_class.job_cls
+def _job_class(
+    spec: JobSpec, submitter: JobSubmitter, shared_directory: SharedDirectory, base: Any
+) -> Any:
+    base = base or spec.cluster_class.job_cls
 
-    class KeptJob(base):  # type: ignore[misc]
+    class PoolJob(base):  # type: ignore[misc]
         submit_error: Exception | None = None
 
         _command_template: str
 
         def __init__(self, *args: Any, **options: Any) -> None:
             super().__init__(*args, **options)
-            self.submit_command = plan.submit_command
+            self.submit_command = spec.submit_command
             script: list[str] = self._job_script_prologue
             if not any("trap" in line for line in script):
-                # Else the shell dies at once of what the batch system sends to the whole job, which
-                # is over then, while the worker still closes.
+                # Otherwise the shell dies at once of the signal that the batch system sends to the
+                # whole job. That ends the job while the worker is still closing.
                 command = self._command_template
-                *before, worker = command.rpartition("; ")  # HTCondor's has the prologue in it
+                *before, worker = command.rpartition("; ")  # HTCondor's contains the prologue
                 self._command_template = "".join([*before, "exec ", worker])
 
         @property
         def worker_process_memory(self) -> str:
-            # Dask's own is rounded, up at times: "4GB" would be "3.73GiB", 5 MB more.
-            return f"{plan.memory}B"
+            # dask_jobqueue rounds it, sometimes up: "4GB" would become "3.73GiB", 5 MB more.
+            return f"{spec.memory}B"
 
         @contextmanager
         def job_file(self) -> Iterator[str]:
-            # Not in /tmp: Dask frees the name of its file there before it writes it, and somebody
-            # else might put a file of his own in its place.
-            path = directory.path / f"{self.name}.sh"
+            # Not in /tmp, where dask_jobqueue frees the file's name before it writes the file:
+            # another user could put a file of their own in its place.
+            path = shared_directory.path / f"{self.name}.sh"
             path.write_text(self.job_script())
             try:
                 yield str(path)
@@ -70,32 +75,32 @@ def _job_class(plan: Plan, canceller: Canceller, directory: SharedDirectory, bas
             try:
                 await super().start()
             except (OSError, RuntimeError, ValueError) as error:
-                # Nobody would hear of it: what Dask starts later, it starts in the background.
+                # Dask starts jobs in the background, where nobody would see the error.
                 self.submit_error = error
                 self.status = Status.running
 
         async def _call(self, command: list[str], *, shell: bool = False, **_: Any) -> str:
-            if shell:  # LSF: "bsub< script 2> /dev/null", but what it says there is wanted
+            if shell:  # LSF: "bsub< script 2> /dev/null"; we want its error messages
                 command = ["/bin/sh", "-c", command[0].removesuffix(" 2> /dev/null")]
-            return await canceller.submit(command)
+            return await submitter.submit(command)
 
         async def close(self) -> None:
             self.status = Status.closing
             if self.job_id:
-                await canceller.cancel(self.job_id)
+                await submitter.cancel(self.job_id)
             self.status = Status.closed
 
-    return KeptJob
+    return PoolJob
 
 
-def _cluster_class(plan: Plan) -> Any:
-    base: Any = plan.cluster_class
+def _cluster_class(spec: JobSpec) -> Any:
+    base: Any = spec.cluster_class
 
-    class KeptCluster(base):  # type: ignore[misc]
+    class PoolCluster(base):  # type: ignore[misc]
         def __init__(self, *args: Any, **options: Any) -> None:
             try:
                 super().__init__(*args, **options)
-            except BaseException:  # of which Dask leaves the thread behind
+            except BaseException:  # Dask would leave its thread behind
                 self._close_credentials()
                 if (runner := getattr(self, "_loop_runner", None)) is not None:
                     runner.stop()
@@ -103,14 +108,14 @@ def _cluster_class(plan: Plan) -> Any:
 
         def scale(self, n: Any = None, *args: Any, **options: Any) -> Any:
             if n == 0:
-                # At the end. dask_jobqueue's asks for the scheduler's address, and when that could
-                # not be started, nobody learns why.
+                # At the end. dask_jobqueue asks for the scheduler's address. If the scheduler could
+                # not be started, that would hide the reason.
                 return distributed.SpecCluster.scale(self, 0)
             return super().scale(n, *args, **options)
 
         def _update_worker_status(self, op: str, msg: Any) -> None:
-            # Dask's own would cancel the job of a worker that is away for 15 s, and submit another
-            # one with the same name. Ours asks the batch system first.
+            # Dask would cancel the job of a worker that is away for 15 s, and submit another one
+            # of the same name. The job pool asks the batch system first.
             Cluster._update_worker_status(self, op, msg)
 
         async def _close(self) -> None:
@@ -118,9 +123,9 @@ def _cluster_class(plan: Plan) -> Any:
             self._close_credentials()
 
         def _close_credentials(self) -> None:
-            for name in ("ca_file", "cert", "key"):  # files, which Dask leaves open
+            for name in ("ca_file", "cert", "key"):  # files that Dask leaves open
                 if (file := getattr(self, f"_job_{name}", None)) is not None:
                     file.close()
 
-    KeptCluster.__name__ = base.__name__  # which is part of what Dask calls its workers
-    return KeptCluster
+    PoolCluster.__name__ = base.__name__  # Dask makes the workers' names from it
+    return PoolCluster

@@ -3,49 +3,73 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
 
 import distributed
 
 from dask_limits.placement.resources import Room
 
 
-def workers_for(scheduler: distributed.Scheduler, room: Room, target_duration_s: float) -> int:
-    """How many workers would get all that waits and runs done in a given time.
+class Work(NamedTuple):
+    """A task that runs, or could run now.
 
-    How long a task takes is what others of its name took, else its limit on wall time, else very
-    long. One that takes less than the given time counts in proportion: a thousand short ones are
-    no reason to wait for a thousand workers.
+    Attributes:
+        memory: Bytes that it reserves.
+        cores: Cores that it reserves.
+        seconds: How long it is expected to run; infinity if nothing is known.
+    """
+
+    memory: float = 0
+    cores: int = 1
+    seconds: float = math.inf
+
+
+def workers_for(work: Iterable[Work], room: Room, target_duration_s: float) -> int:
+    """How many workers would finish the work within the target duration.
+
+    A task that is shorter than the target duration counts in proportion: a thousand short tasks
+    are no reason to ask for a thousand workers.
 
     Args:
-        scheduler: Of this process.
-        room: Of one worker.
-        target_duration_s: That time, in seconds.
+        work: The tasks.
+        room: What each worker has.
+        target_duration_s: In seconds.
+
+    Example:
+        >>> workers_for([Work(seconds=1)] * 20, Room(cores=2), target_duration_s=5)
+        2
     """
     total = 0.0
-    for task in _tasks(scheduler):
-        limits = (task.annotations or {}).get("limits") or {}
-        memory, cores = limits.get("memory") or 0, limits.get("cores") or 1
-        share = max(cores / room.cores, memory / max(room.memory, 1))
-        if share > 0.5:  # two of these never share a worker
+    for task in work:
+        share = max(task.cores / room.cores, task.memory / max(room.memory, 1))
+        if share > 0.5:  # two such tasks never share a worker
             share = 1.0
-        duration = task.prefix.duration_average
-        if duration < 0:  # no other one of its name is done yet
-            duration = limits.get("wall_time") or math.inf
-        total += share * min(1.0, duration / target_duration_s)
+        total += share * min(1.0, task.seconds / target_duration_s)
     return math.ceil(total - 1e-9)
 
 
+def work_of(scheduler: distributed.Scheduler) -> Iterator[Work]:
+    """The tasks of a scheduler that run, or could run now.
+
+    A task is expected to run as long as others of its name did, else up to its wall-time limit.
+    """
+    for task in _tasks(scheduler):
+        limits = (task.annotations or {}).get("limits") or {}
+        seconds = task.prefix.duration_average
+        if seconds < 0:  # no task of this name is done yet
+            seconds = limits.get("wall_time") or math.inf
+        yield Work(limits.get("memory") or 0, limits.get("cores") or 1, seconds)
+
+
 def has_waiting(scheduler: distributed.Scheduler) -> bool:
-    """Whether there are tasks that more workers could take, or have to."""
+    """Whether tasks wait that more workers could run."""
     if scheduler.unrunnable or scheduler.queued:
         return True
     return any(len(worker.processing) > worker.nthreads for worker in scheduler.workers.values())
 
 
 def _tasks(scheduler: distributed.Scheduler) -> Iterator[Any]:
-    """All that can run now, or does."""
     yield from list(scheduler.unrunnable)
     yield from scheduler.queued
     for worker in scheduler.workers.values():

@@ -4,6 +4,7 @@ import contextlib
 import copy
 import shlex
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Self
 
 import distributed
@@ -13,49 +14,51 @@ from dask_limits.executors.dask.executor import DaskExecutor
 from dask_limits.executors.dask.uninterrupted import start_uninterrupted
 from dask_limits.executors.future import Future
 from dask_limits.executors.jobqueue.cluster import make_cluster
-from dask_limits.executors.jobqueue.job_pool import JobKeeper
+from dask_limits.executors.jobqueue.job_pool import JobPool
 from dask_limits.executors.jobqueue.shared_directory import SharedDirectory
-from dask_limits.executors.jobqueue.spec import Plan
-from dask_limits.executors.jobqueue.submission import Canceller
+from dask_limits.executors.jobqueue.spec import JobSpec
+from dask_limits.executors.jobqueue.submission import JobSubmitter
 
 
 class JobQueueExecutor(DaskExecutor):
     """Runs calls on Dask workers in the jobs of a batch system, which it submits and cancels."""
 
-    _keeper: JobKeeper
-    _made: contextlib.ExitStack
+    _pool: JobPool
+    _resources: contextlib.ExitStack
+    """What to close at the end."""
 
     @classmethod
-    def start(cls, plan: Plan) -> Self:
-        """Start a scheduler in this process, and begin to submit jobs; do not wait for workers.
+    def start(cls, spec: JobSpec) -> Self:
+        """Start a scheduler in this process and begin to submit jobs, without waiting for workers.
 
         Raises:
             OSError: if the directory that the nodes share cannot be made.
             RuntimeError: if the scheduler cannot be started.
         """
         return start_uninterrupted(
-            lambda: cls._start(plan), lambda executor: executor.shutdown(cancel_futures=True)
+            lambda: cls._start(spec), lambda executor: executor.shutdown(cancel_futures=True)
         )
 
     @classmethod
-    def _start(cls, plan: Plan) -> Self:
-        with contextlib.ExitStack() as made:
-            directory = SharedDirectory(plan.shared)
-            keeper: JobKeeper | None = None
-            made.callback(lambda: directory.remove(keep_logs=bool(keeper and keeper.error)))
-            canceller = Canceller(plan.system, shlex.split(plan.cancel_command))
-            made.callback(canceller.close)
-            cluster = make_cluster(plan, canceller, directory)
-            made.callback(cluster.close)
-            keeper = JobKeeper(cluster, plan, canceller)
-            made.callback(cluster.sync, keeper.end)
+    def _start(cls, spec: JobSpec) -> Self:
+        with contextlib.ExitStack() as resources:
+            shared_directory = SharedDirectory(spec.shared)
+            pool: JobPool | None = None
+            resources.callback(lambda: shared_directory.remove(keep_logs=bool(pool and pool.error)))
+            submitter = JobSubmitter(spec.system, shlex.split(spec.cancel_command))
+            resources.callback(submitter.close)
+            logs = Path(spec.options.get("log_directory") or shared_directory.logs)
+            cluster = make_cluster(spec, submitter, shared_directory, logs)
+            resources.callback(cluster.close)
+            pool = JobPool(cluster, spec, submitter, logs)
+            resources.callback(cluster.sync, pool.end)
             client = distributed.Client(cluster, set_as_default=False)
-            made.callback(client.close)
+            resources.callback(client.close)
             executor = cls(client)
-            executor._keeper = keeper
-            keeper.tell = executor._hear
-            cluster.sync(keeper.begin)
-            executor._made = made.pop_all()
+            executor._pool = pool
+            pool.tell = executor._hear
+            cluster.sync(pool.begin)
+            executor._resources = resources.pop_all()
             return executor
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
@@ -64,36 +67,36 @@ class JobQueueExecutor(DaskExecutor):
         Raises:
             RuntimeError: after `shutdown`.
             ClusterLostError: if the connection to the scheduler was lost, or closed.
-            WorkersNotStartedError: if no worker will come any more.
+            WorkersNotStartedError: if no worker will come.
         """
         if (error := self.start_error()) is not None:
             raise copy.copy(error)
         future = super().submit(fn, *args, **kwargs)
-        if self.start_error() is not None:  # since then, and before it knew of this call
+        if self.start_error() is not None:  # it came before this call was known
             self._hear(None)
         return future
 
     def watch(self, tell: Callable[[ClusterEvent | None], object] | None) -> None:
         """See `WatchedExecutor.watch`."""
         super().watch(tell)
-        if self._keeper.waiting:
-            self._tell(WaitingForWorkers(self._keeper.waiting))
+        if self._pool.waiting:
+            self._tell(WaitingForWorkers(self._pool.waiting))
 
     def ready(self) -> bool:
         """Whether a worker has come."""
-        return self._keeper.came
+        return self._pool.came
 
     def start_error(self) -> Exception | None:
         """Why no worker will come; None as long as one may."""
-        return self._keeper.error
+        return self._pool.error
 
     def _hear(self, event: ClusterEvent | None) -> None:
-        """What the keeper tells."""
-        if (error := self._keeper.error) is not None:
+        """The job pool has news."""
+        if (error := self._pool.error) is not None:
             for call in list(self._calls.values()):
-                call.fail(copy.copy(error))  # each may get notes of its own
+                call.fail(copy.copy(error))  # a copy each: notes may be added to it
         self._tell(event)
 
     def _end(self) -> None:
         super()._end()
-        self._made.close()
+        self._resources.close()

@@ -1,4 +1,8 @@
-"""What sees to it that no job outlives the driver, however that ends."""
+"""Submits and cancels jobs, and cancels what is left when the driver ends, however it ends.
+
+That is done by the canceller: a shell in a session of its own, to which the ids of jobs are written
+through a pipe. The pipe's end of file is the end of the driver, also by `kill -9`.
+"""
 
 from __future__ import annotations
 
@@ -32,10 +36,10 @@ for job in $jobs; do
   done
 done
 """
-"""Reads which jobs there are until nobody can write any more, and cancels those that are left: one
-by one, as a command of the user's may take one id only. If nobody has said goodbye, it tries again
-for a while, as the batch system may be busy; else it has failed once already, most likely because
-the job is over."""
+"""The canceller. It reads ids until the pipe has no writer, then cancels the jobs that are left,
+one by one, as a command of the user's may take one id only. If the driver did not say "bye", it
+retries for a while, as the batch system may be busy; otherwise cancelling failed before, most
+likely because the job is over."""
 
 _SUBMIT: Final = r"""
 trap '' PIPE
@@ -46,31 +50,31 @@ job=$(printf '%s' "$out" | tr '\n' ' ' | sed -n "$DASK_LIMITS_JOB_ID")
 printf '%s\n' "$out"
 ) & wait $!
 """
-"""Tells the canceller which job it was that was submitted. A shell does, and not the driver: that
-may be killed when the batch system has the job and its answer has not been read. As long as this
-shell lives, the canceller's pipe has a writer, so it waits. (It opens the pipe by its name as dash
-knows no descriptors above 9.) If somebody has killed the canceller, the id still gets printed.
-What does it is a child of the shell that we wait for: that one can be killed when it takes too
-long, and the job will still be told of."""
+"""Submits a job, and tells the canceller its id. A shell does this, and not the driver: the driver
+may be killed when the batch system has the job and nobody has read its answer. While this shell
+lives, the canceller's pipe has a writer, so the canceller waits. (The shell opens the pipe by its
+name, as dash knows no descriptors above 9.) If the canceller was killed, the id is still printed.
+The work is done in a child of the shell: the shell can be killed if it takes too long, and the
+canceller still learns of the job."""
 
 _JOB_ID: Final = {
-    # Where the ids stand, as dask_jobqueue reads them (its `job_id_regexp`).
+    # Where the id is in the output, as in dask_jobqueue's `job_id_regexp`.
     "oar": r"s/.*OAR_JOB_ID=\([0-9][0-9]*\).*/\1/p",
     "htcondor": r"s/.*submitted to cluster \([0-9][0-9]*\).*/\1.0/p",
 }
 _FIRST_NUMBER: Final = r"s/[^0-9]*\([0-9][0-9]*\).*/\1/p"
 _SUBMIT_S: Final = 60.0
-"""How long a job's submission may take: a batch system that is restarted is back by then."""
+"""How long the submission of a job may take: time enough to restart a batch system."""
 _CANCEL_S: Final = 20.0
-"""How long a job's cancellation may take. After that it is left to the canceller."""
+"""How long the cancellation of a job may take. After that it is left to the canceller."""
 _AT_ONCE: Final = 8
-"""How many commands of the batch system run at one time. More do not make it faster, and its
-administrators unhappy."""
+"""How many commands of the batch system run at one time. More are not faster, and its
+administrators would notice."""
 _END_S: Final = 20.0
-"""How long the end of a run waits for the canceller, if jobs are left to it. It then goes on."""
+"""How long the end of a run waits for the canceller if jobs are left to it."""
 
 _writers: Final[set[int]] = set()
-"""The ends of pipes that tell a shell of the end of this process, as long as it alone has them."""
+"""The pipes to cancellers. Only this process may hold them: forked children close them."""
 
 
 def _close_writers() -> None:
@@ -81,27 +85,24 @@ def _close_writers() -> None:
 os.register_at_fork(after_in_child=_close_writers)
 
 
-class Canceller:
-    """Submits jobs, and cancels them; those that are left when this process ends, too.
-
-    A shell in a session of its own holds the ids, which are written into a pipe. Its end of file
-    is the end of this process, by kill -9 too.
+class JobSubmitter:
+    """Submits and cancels jobs; the jobs that are left when this process ends are cancelled too.
 
     Args:
-        system: Which batch system, as `dask_jobqueue` calls it.
-        command: What cancels a job: its words, before the id of the job.
+        system: The batch system, as `dask_jobqueue` calls it.
+        cancel_command: The words of the command that cancels a job, to which the id is appended.
 
     Raises:
-        OSError: if that is not there, or no shell can be started.
+        OSError: if that command does not exist, or no shell can be started.
     """
 
-    def __init__(self, system: str, command: Sequence[str]) -> None:
-        if shutil.which(command[0]) is None:
+    def __init__(self, system: str, cancel_command: Sequence[str]) -> None:
+        if shutil.which(cancel_command[0]) is None:
             raise FileNotFoundError(
-                f"{command[0]}, which cancels jobs, cannot be found. Run this where jobs are"
+                f"{cancel_command[0]}, which cancels jobs, cannot be found. Run this where jobs are"
                 " submitted, such as a login node, with the batch system's commands on the PATH"
             )
-        self._command = list(command)
+        self._cancel_command = list(cancel_command)
         self._job_id = _JOB_ID.get(system, _FIRST_NUMBER)
         self._slots = asyncio.Semaphore(_AT_ONCE)
         self._submitting: set[asyncio.subprocess.Process] | None = set()
@@ -109,7 +110,7 @@ class Canceller:
         _writers.add(self._writer)
         try:
             self._shell = subprocess.Popen(
-                ["/bin/sh", "-c", _CANCELLER, "dask-limits-canceller", *command],
+                ["/bin/sh", "-c", _CANCELLER, "dask-limits-canceller", *cancel_command],
                 stdin=reader,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
@@ -129,18 +130,18 @@ class Canceller:
             command: Its words.
 
         Returns:
-            What it has printed.
+            What the command prints.
 
         Raises:
-            OSError: if it cannot be started.
-            RuntimeError: if it fails, with what it has said; if it takes too long, or the run ends
-                meanwhile, and then the job is cancelled in the end, should there be one.
+            OSError: if the command cannot be started.
+            RuntimeError: if the command fails or takes too long, or if the run ends meanwhile. If
+                there is a job nevertheless, it is cancelled at the end.
         """
         environment = {
             "DASK_LIMITS_JOB_ID": self._job_id,
             "DASK_LIMITS_CANCELLER": str(self._writer),
         }
-        # Files and no pipes, whose end would come with that of a child that is left alone.
+        # Not pipes: they would stay open as long as a child that is left alone.
         async with self._slots:
             with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
                 if self._submitting is None:
@@ -152,20 +153,20 @@ class Canceller:
                     stderr=err,
                     env=os.environ | environment,
                     pass_fds=[self._writer],
-                    start_new_session=True,  # Ctrl-C is none of its business
+                    start_new_session=True,  # so that Ctrl-C does not reach it
                 )
                 is_late = await self._wait_for(process)
                 printed, complaints = _read(out), _read(err)
         if process.returncode != 0:
             how = f"failed with exit code {process.returncode}"
             if is_late:
-                how = f"has not come to its end within {format_seconds(_SUBMIT_S)}"
-            said = (complaints + printed).strip() or "it has said nothing"
+                how = f"did not end within {format_seconds(_SUBMIT_S)}"
+            said = (complaints + printed).strip() or "it printed nothing"
             raise RuntimeError(f"{shlex.join(command)} {how}: {said}")
         return printed
 
     async def _wait_for(self, process: asyncio.subprocess.Process) -> bool:
-        """Wait for the end of what submits a job; whether that was cut short."""
+        """Wait for the end of a submission; return whether it took too long."""
         if self._submitting is None:
             _kill(process)
         else:
@@ -183,17 +184,17 @@ class Canceller:
         return False
 
     def submit_no_more(self) -> None:
-        """Wait for nothing that submits a job, and begin no more of it."""
+        """Stop waiting for submissions, and start no more."""
         for process in self._submitting or ():
             _kill(process)
         self._submitting = None
 
     async def cancel(self, job: str) -> None:
-        """Cancel a job. If that fails, it is tried again in the end."""
+        """Cancel a job. If this fails, the canceller tries again at the end."""
         async with self._slots:
             with contextlib.suppress(OSError, TimeoutError):
                 process = await asyncio.create_subprocess_exec(
-                    *[*self._command, job],
+                    *[*self._cancel_command, job],
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.DEVNULL,
@@ -210,23 +211,23 @@ class Canceller:
                     self.gone(job)
 
     def gone(self, job: str) -> None:
-        """Say that a job has ended, and that nothing is to be done about it any more."""
+        """Note that a job has ended, and need not be cancelled."""
         self._write(f"gone {job}")
 
     def close(self) -> None:
-        """Cancel all jobs that are left, and wait for that."""
+        """Cancel all jobs that are left, and wait until the canceller is done."""
         self._write("bye")
         self._close_writer()
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._shell.wait(_END_S)
 
     def _close_writer(self) -> None:
-        if self._writer in _writers:  # else this is a child that was forked
+        if self._writer in _writers:  # not in a forked child
             _writers.remove(self._writer)
             os.close(self._writer)
 
     def _write(self, line: str) -> None:
-        with contextlib.suppress(BrokenPipeError):  # somebody has killed it
+        with contextlib.suppress(BrokenPipeError):  # the canceller was killed
             os.write(self._writer, f"{line}\n".encode())
 
 

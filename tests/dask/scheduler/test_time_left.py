@@ -14,7 +14,7 @@ from distributed import Client, LocalCluster
 from processes import until
 
 from dask_limits import LimitsWorkerPlugin, annotate
-from dask_limits.batch_systems.slurm import JOB_ENDS
+from dask_limits.batch_systems.current_job import JOB_ENDS
 from dask_limits.dask.reservations import OWN_BYTES
 from dask_limits.dask.scheduler import plugin as plugin_module
 from dask_limits.dask.scheduler.plugin import bring

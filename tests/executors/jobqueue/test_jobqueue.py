@@ -23,9 +23,9 @@ from processes import alive, until
 
 from dask_limits import PynisherPlugin, Scheduler
 from dask_limits.exceptions import WorkersNotStartedError
-from dask_limits.executors.jobqueue import make_plan, submission
+from dask_limits.executors.jobqueue import make_spec, submission
+from dask_limits.executors.jobqueue.adaptive import Adaptive
 from dask_limits.executors.jobqueue.shared_directory import SharedDirectory
-from dask_limits.executors.jobqueue.spec import Adaptive
 
 # What each is asked for, and what of it must stand in the job.
 ASKED = {
@@ -211,7 +211,7 @@ def test_calls_fail_after_jobs_in_a_row_have_failed_and_later_ones_are_not_taken
         for _ in range(2):
             scheduler.submit(time.sleep, 600)
         executor = scheduler._run.executor
-        executor.client.loop.add_callback(executor._keeper._give_up, "No job could be submitted")
+        executor.client.loop.add_callback(executor._pool._give_up, "No job could be submitted")
 
     @scheduler.on_future_exception
     def try_again(_, error):
@@ -264,10 +264,22 @@ def test_a_run_does_not_begin_where_it_could_not_end_its_jobs_or_write_their_fil
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("torque", {}, "'torque' is not a batch system .* slurm, pbs, sge, lsf, oar, moab"),
-        ("pbs", {"memory": "1 GiB"}, r"How much cores each job gets is missing: with_pbs\(.*cores"),
-        ("slurm", {"cores": 1}, r"How much memory .*jobqueue\.slurm\.memory"),
-        ("slurm", {"cores": 0, "memory": "1 GiB"}, "None for what dask_jobqueue's configuration"),
+        (
+            "torque",
+            {},
+            "'torque' is not a supported batch system.* slurm, pbs, sge, lsf, oar, moab",
+        ),
+        (
+            "pbs",
+            {"memory": "1 GiB"},
+            r"Specify `cores`: the number of cores per job.* with_pbs\(.*cores",
+        ),
+        ("slurm", {"cores": 1}, r"Specify `memory`: .*jobqueue\.slurm\.memory"),
+        (
+            "slurm",
+            {"cores": 0, "memory": "1 GiB"},
+            "None for the value in dask_jobqueue's configuration",
+        ),
         ("slurm", {"cores": 1, "memory": "1 GiB", "processes": 0}, "processes=0 must be a whole"),
         ("slurm", {"cores": 1, "memory": "1 GiB", "wall_time": 3}, "Did you mean 'walltime'"),
         ("slurm", {"cores": 0, "memory": "1 GiB"}, "cores=0 must be a whole number"),
@@ -277,9 +289,13 @@ def test_a_run_does_not_begin_where_it_could_not_end_its_jobs_or_write_their_fil
         ("slurm", {"cores": 1, "memory": 1e9, "n_workers": 0}, "n_workers=0 must be"),
         ("slurm", {"cores": 1, "memory": 1e9, "adaptive": True}, "adaptive=True needs n_workers"),
         ("slurm", {"cores": 1, "memory": 1e9, "adaptive": (3, 2)}, "minimum=3 must be"),
-        ("slurm", {"cores": 1, "memory": 1e9, "adaptive": {"most": 2}}, "must have maximum"),
+        ("slurm", {"cores": 1, "memory": 1e9, "adaptive": {"most": 2}}, "must have 'maximum'"),
         ("slurm", {"cores": 1, "memory": 1e9, "processes": 2}, "processes=2 is more than cores=1"),
-        ("slurm", {"cores": 1, "memory": 1e9, "config_name": "x"}, "config_name='x' is no section"),
+        (
+            "slurm",
+            {"cores": 1, "memory": 1e9, "config_name": "x"},
+            "config_name='x' is not a section",
+        ),
         ("slurm", {"cores": 1, "memory": 1e9, "submit_command": ""}, "submit_command='' must be"),
         (
             "slurm",
@@ -287,11 +303,15 @@ def test_a_run_does_not_begin_where_it_could_not_end_its_jobs_or_write_their_fil
             "cancel_command=.* must be",
         ),
         ("slurm", {"cores": 1, "memory": "256 MiB"}, "leaves nothing for calls"),
-        ("slurm", {"cores": 1, "memory": 1e9, "shared_temp_directory": "a b"}, "has a blank in it"),
-        ("slurm", {"cores": 1, "memory": 1e9, "protocol": "tcp://"}, "knows no credentials"),
-        ("slurm", {"cores": 1, "memory": 1e9, "name": "me"}, "'name' is no option for slurm"),
+        ("slurm", {"cores": 1, "memory": 1e9, "shared_temp_directory": "a b"}, "contains a space"),
+        ("slurm", {"cores": 1, "memory": 1e9, "protocol": "tcp://"}, "cannot use credentials"),
+        ("slurm", {"cores": 1, "memory": 1e9, "name": "me"}, "'name' is not an option for slurm"),
         ("htcondor", {"cores": 1, "memory": 1e9}, "how much disk"),
-        ("htcondor", {"cores": 1, "memory": 1e9, "walltime": 60}, "'walltime' is no option for"),
+        (
+            "htcondor",
+            {"cores": 1, "memory": 1e9, "walltime": 60},
+            "'walltime' is not an option for",
+        ),
     ],
 )
 def test_what_makes_no_sense_is_refused_before_anything_starts(name, options, message):
@@ -322,10 +342,10 @@ def test_configuration_files_of_dask_jobqueue_are_honoured():
         "log-directory": "mine",
     }
     with dask.config.set({f"jobqueue.slurm.{key}": value for key, value in section.items()}):
-        plan = make_plan("slurm")
-    assert (plan.cores, plan.memory, plan.processes, plan.walltime_s) == (4, 2**33, 2, 7200)
-    assert plan.shared == "$SCRATCH/mine"
-    options = plan.options
+        spec = make_spec("slurm")
+    assert (spec.cores, spec.memory, spec.processes, spec.walltime_s) == (4, 2**33, 2, 7200)
+    assert spec.shared == "$SCRATCH/mine"
+    options = spec.options
     assert options["job_extra_directives"] == ["--exclusive", "--no-requeue"]
     assert options["job_script_prologue"][0] == "module load python"
     assert options["worker_extra_args"][:2] == ["--resources", "GPU=1"]
@@ -347,32 +367,32 @@ def test_a_number_in_a_configuration_file_means_what_it_means_to_dask_jobqueue(
     system, configured, walltime, seconds
 ):
     with dask.config.set({f"jobqueue.{system}.walltime": configured}):
-        plan = make_plan(system, cores=1, memory="1 GiB")
-    assert (plan.options["walltime"], plan.walltime_s) == (walltime, seconds)
+        spec = make_spec(system, cores=1, memory="1 GiB")
+    assert (spec.options["walltime"], spec.walltime_s) == (walltime, seconds)
 
 
 @pytest.mark.parametrize("extra", [[], ["--no-dashboard"], ["--dashboard-prefix", "/x"]])
 def test_what_workers_serve_is_on_localhost_unless_an_address_is_given(extra):
-    plan = make_plan("slurm", cores=1, memory="1 GiB", worker_extra_args=extra)
-    assert plan.options["worker_extra_args"] == [*extra, "--dashboard-address", "127.0.0.1:0"]
+    spec = make_spec("slurm", cores=1, memory="1 GiB", worker_extra_args=extra)
+    assert spec.options["worker_extra_args"] == [*extra, "--dashboard-address", "127.0.0.1:0"]
     given = ["--dashboard-address", ":8787"]
-    plan = make_plan("slurm", cores=1, memory="1 GiB", worker_extra_args=given)
-    assert plan.options["worker_extra_args"] == given
+    spec = make_spec("slurm", cores=1, memory="1 GiB", worker_extra_args=given)
+    assert spec.options["worker_extra_args"] == given
 
 
 def test_slurm_is_asked_for_the_memory_that_was_given_and_no_more():
-    assert make_plan("slurm", cores=1, memory="1100 MiB").options["job_mem"] == "1100M"
-    assert make_plan("slurm", cores=1, memory=2**30 + 1).options["job_mem"] == "1025M"
-    given = make_plan("slurm", cores=1, memory="1100 MiB", job_mem="3G")
+    assert make_spec("slurm", cores=1, memory="1100 MiB").options["job_mem"] == "1100M"
+    assert make_spec("slurm", cores=1, memory=2**30 + 1).options["job_mem"] == "1025M"
+    given = make_spec("slurm", cores=1, memory="1100 MiB", job_mem="3G")
     assert given.options["job_mem"] == "3G"
 
 
 def test_numbers_of_numpy_are_numbers():
     given = {"cores": np.int64(4), "processes": np.int8(2), "n_workers": np.int32(3)}
-    plan = make_plan("slurm", memory=np.int64(2**31), adaptive=np.int64(5), **given)
-    found = (plan.cores, plan.processes, plan.n_workers, plan.adaptive)
+    spec = make_spec("slurm", memory=np.int64(2**31), adaptive=np.int64(5), **given)
+    found = (spec.cores, spec.processes, spec.n_workers, spec.adaptive)
     assert found == (2, 2, 3, Adaptive(0, 5))
-    assert "np." not in repr(plan.shown)
+    assert "np." not in repr(spec.shown)
 
 
 @pytest.mark.parametrize(
@@ -388,8 +408,8 @@ def test_numbers_of_numpy_are_numbers():
     ],
 )
 def test_how_many_workers_are_asked_for(given, n_workers, adaptive):
-    plan = make_plan("slurm", cores=1, memory="1 GiB", **given)
-    assert (plan.n_workers, plan.adaptive) == (n_workers, adaptive)
+    spec = make_spec("slurm", cores=1, memory="1 GiB", **given)
+    assert (spec.n_workers, spec.adaptive) == (n_workers, adaptive)
 
 
 # -- the end of the driver -----------------------------------------------------------------

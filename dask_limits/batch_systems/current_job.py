@@ -1,0 +1,95 @@
+"""Which batch job this process runs in, and when that job ends."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Final
+
+from dask_limits.batch_systems.slurm import time_left
+
+JOB_ENDS: Final = "DASK_LIMITS_JOB_ENDS"
+"""A variable that our job scripts set: when the job ends, in seconds since the epoch."""
+_SYSTEMS: Final = (
+    # The variable with the job's id, and a second one where the first name is not unique.
+    ("slurm", "SLURM_JOB_ID", ""),
+    ("pbs", "PBS_JOBID", ""),
+    ("sge", "JOB_ID", "SGE_TASK_ID"),
+    ("lsf", "LSB_JOBID", ""),
+    ("oar", "OAR_JOB_ID", ""),
+)
+
+
+@dataclass(frozen=True)
+class BatchJob:
+    """A job of a batch system.
+
+    Attributes:
+        system: "slurm", "pbs" (also Moab), "sge", "lsf", "oar", "htcondor"; "" if only the job's
+            end is known.
+        job: Its id in the form that `dask_jobqueue` uses: "17" for "17.server".
+    """
+
+    system: str
+    job: str
+
+    def ends_in(self) -> float | None:
+        """Seconds until the batch system ends this job. Call it inside the job.
+
+        Returns:
+            None if the job has no end, or if its end is not known.
+        """
+        end = None
+        if self.system == "slurm":
+            end = _epoch("SLURM_JOB_END_TIME") or _end_by_slurm(self.job)
+        if end is None:
+            end = _epoch(JOB_ENDS)
+        return None if end is None else end - time.time()
+
+
+def current_job() -> BatchJob | None:
+    """The batch job that this process runs in, from its environment; None if there is none.
+
+    Example:
+        >>> job = current_job()
+        >>> job is None or bool(job.system)
+        True
+    """
+    for system, variable, second in _SYSTEMS:
+        if (job := os.environ.get(variable)) and (not second or second in os.environ):
+            number = re.match(r"\d+", job)
+            return BatchJob(system, number[0] if number else job)
+    if job := _htcondor_job():
+        return BatchJob("htcondor", job)
+    return BatchJob("", "") if JOB_ENDS in os.environ else None
+
+
+def _epoch(variable: str) -> float | None:
+    try:
+        return float(os.environ.get(variable, ""))
+    except ValueError:
+        return None
+
+
+@lru_cache
+def _end_by_slurm(job: str) -> float | None:
+    """When a job ends, in seconds since the epoch, as SLURM said when it was first asked."""
+    left = time_left(job)
+    return None if left is None else time.time() + left
+
+
+def _htcondor_job() -> str | None:
+    """The id, from the file in which HTCondor describes the job to itself."""
+    try:
+        text = Path(os.environ["_CONDOR_JOB_AD"]).read_text()
+    except (KeyError, OSError, UnicodeDecodeError):
+        return None
+    fields: Mapping[str, str] = dict(re.findall(r"(?m)^(ClusterId|ProcId) *= *(\d+)", text))
+    if "ClusterId" not in fields:
+        return None
+    return f"{fields['ClusterId']}.{fields.get('ProcId', '0')}"

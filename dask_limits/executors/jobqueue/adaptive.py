@@ -1,0 +1,99 @@
+"""The arguments `n_workers` and `adaptive`: how many workers a user asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from numbers import Integral
+from typing import Any, Final
+
+from dask_limits.units import parse_seconds, whole_number
+
+_KEEP_IDLE_S: Final = 120.0
+"""How long an idle worker is kept. A new one waits in the queue for a minute at best, so a shorter
+time loses more than it saves; an hour would be at the expense of other users."""
+_TARGET_DURATION_S: Final = 5.0
+"""The time in which the waiting work should be done if workers came at once: Dask's own default. A
+shorter time asks for workers that find nothing to do when they come."""
+
+
+@dataclass(frozen=True)
+class Adaptive:
+    """Bounds on the number of workers, which follows the work.
+
+    Attributes:
+        minimum: The fewest workers, 0 or more.
+        maximum: The most workers.
+        keep_idle_s: How long a worker without work is kept, in seconds.
+        target_duration_s: The time in which the present work should be done, in seconds.
+    """
+
+    minimum: int
+    maximum: int
+    keep_idle_s: float = _KEEP_IDLE_S
+    target_duration_s: float = _TARGET_DURATION_S
+
+
+def parse_workers(n_workers: int | None, adaptive: object) -> tuple[int, Adaptive | None]:
+    """Check how many workers a user asks for.
+
+    Returns:
+        How many workers to start with, and how to adapt the number; None to keep it.
+
+    Raises:
+        ValueError: if a number is out of range.
+        TypeError: if an argument has the wrong type.
+    """
+    if n_workers is not None:
+        n_workers = whole_number(n_workers, "n_workers", none="one")
+    if adaptive is None or adaptive is False:
+        return n_workers or 1, None
+    scaling = _parse_adaptive(adaptive, n_workers)
+    first = max(scaling.minimum, 1) if n_workers is None or adaptive is True else n_workers
+    if first > scaling.maximum:
+        raise ValueError(
+            f"n_workers={n_workers} is more than the maximum in adaptive=, {scaling.maximum}"
+        )
+    return first, scaling
+
+
+def _parse_adaptive(adaptive: object, n_workers: int | None) -> Adaptive:
+    options = _as_options(adaptive, n_workers)
+    unknown = set(options) - {"minimum", "maximum", "keep_idle", "target_duration"}
+    if unknown or "maximum" not in options:
+        raise ValueError(
+            f"adaptive={adaptive!r} must have 'maximum', and may have 'minimum', 'keep_idle' and"
+            " 'target_duration'"
+        )
+    maximum = whole_number(options["maximum"], "maximum")
+    minimum = whole_number(options.get("minimum", 0), "minimum", least=0)
+    if minimum > maximum:
+        raise ValueError(f"minimum={minimum} must be at most maximum={maximum}")
+    return Adaptive(
+        minimum,
+        maximum,
+        parse_seconds(options.get("keep_idle", _KEEP_IDLE_S), "keep_idle"),
+        parse_seconds(options.get("target_duration", _TARGET_DURATION_S), "target_duration"),
+    )
+
+
+def _as_options(adaptive: object, n_workers: int | None) -> dict[str, Any]:
+    """The dict that the short forms of `adaptive` stand for."""
+    if adaptive is True:
+        if n_workers is None:
+            raise ValueError(
+                "adaptive=True needs n_workers=, the maximum number of workers. Or use adaptive=20,"
+                " adaptive=(2, 20)"
+            )
+        return {"maximum": n_workers}
+    if isinstance(adaptive, Integral):
+        return {"maximum": adaptive}
+    if isinstance(adaptive, tuple) and len(adaptive) == 2:
+        return {"minimum": adaptive[0], "maximum": adaptive[1]}
+    if isinstance(adaptive, Mapping):
+        return dict(adaptive)
+    raise TypeError(
+        f"adaptive={adaptive!r} is a {type(adaptive).__name__}. Use the maximum number of workers"
+        " (20), the minimum and the maximum ((2, 20)), or a dict of minimum, maximum, keep_idle,"
+        " target_duration"
+    )

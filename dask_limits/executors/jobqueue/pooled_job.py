@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+from dask_limits.batch_systems.job_state import JobState
+
+_AWAY_S: Final = 30.0
+"""How long a worker may be away while its job runs, in seconds: its nanny starts another one."""
+
+
+@dataclass(eq=False)
+class PooledJob:
+    """A job of a job pool.
+
+    Attributes:
+        name: The name of its worker; with several workers in a job, the start of their names.
+        id: The batch system's id; "" if it could not be submitted.
+        submit_error: Why it could not be submitted; None if it was.
+        dask_job: The job of `dask_jobqueue`.
+        state: What the batch system said last.
+        came: Whether its worker has ever been there.
+        away_since: Since when its worker is away, by the pool's clock.
+        idle_since: Since when nothing runs on its worker; None while something does.
+        leaves: Whether its worker is being retired: its time is nearly up, or it is not needed.
+    """
+
+    name: str
+    id: str = ""
+    submit_error: Exception | None = None
+    dask_job: Any = None
+    state: JobState | None = None
+    came: bool = False
+    away_since: float = 0.0
+    idle_since: float | None = None
+    leaves: bool = False
+
+    def public_state(self) -> JobState:
+        """Its state, as users see it."""
+        return replace(self.state or JobState(self.id), name=self.name)
+
+    def has_ended(self, now: float) -> bool:
+        """Whether no worker will come from this job. Ask only while none is there."""
+        if self.submit_error is not None or (self.state is not None and self.state.ended):
+            return True
+        waits = self.state is not None and self.state.waits
+        return self.leaves or (self.came and not waits and now - self.away_since > _AWAY_S)

@@ -1,0 +1,68 @@
+"""The error that says why no worker comes, with the job script and the end of a job's log."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Final
+
+from dask_limits.exceptions import WorkersNotStartedError
+from dask_limits.executors.jobqueue.pooled_job import PooledJob
+
+_LOG_LINES: Final = 30
+"""How many lines of a log the error shows: enough for a traceback."""
+_LOG_BYTES: Final = 2**16
+"""How much of the log is read for that."""
+
+
+def start_error(
+    why: str, jobs: Sequence[PooledJob], script: str, logs: Path
+) -> WorkersNotStartedError:
+    """Make the error.
+
+    Args:
+        why: A sentence, without its full stop.
+        jobs: The jobs that brought no worker.
+        script: A job script like theirs.
+        logs: The directory of their logs.
+    """
+    states = [job.public_state() for job in jobs]
+    submitted = [state for state in states if state.job]
+    path, log = _last_log([state.job for state in submitted], logs)
+    refusals = dict.fromkeys(str(job.submit_error) for job in jobs if job.submit_error)
+    parts = [f"{why}.", *refusals, *map(str, submitted)]
+    parts += ["", "The job script (the worker's name and address differ):", script.strip()]
+    if log:
+        parts += ["", f"The end of {path}:", log]
+    return WorkersNotStartedError("\n".join(parts), jobs=states, script=script, log=log)
+
+
+def _last_log(jobs: Iterable[str], logs: Path) -> tuple[Path | None, str]:
+    """The log of the last of these jobs that has one, and its end."""
+    files = _files(logs)
+    for job in reversed([*jobs]):
+        its = re.compile(rf"(?<!\d){re.escape(job)}(?!\d)")
+        paths = [path for path in files if its.search(path.name)]
+        for path in sorted(paths, key=lambda path: -path.stat().st_size):  # .out and .err
+            if lines := _last_lines(path):
+                return path, "\n".join(lines)
+    return None, ""
+
+
+def _files(directory: Path) -> list[Path]:
+    """The files in a directory, which may be the user's own and hold anything."""
+    try:
+        return [path for path in directory.iterdir() if path.is_file()]
+    except OSError:  # it may exist on other machines only
+        return []
+
+
+def _last_lines(path: Path) -> list[str]:
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - _LOG_BYTES))
+            return file.read().decode(errors="replace").splitlines()[-_LOG_LINES:]
+    except OSError:
+        return []

@@ -69,7 +69,6 @@ ALLOWED = {
 }
 """What the law forbids and is needed all the same: importer, imported, and why."""
 TOO_LONG = {
-    "cli.search",
     "dask.scheduler.plugin",
     "executors.dask.executor",
     "limits.guardian.main",

@@ -1,4 +1,4 @@
-"""The `dask-limits` command: reads and checks what was asked for, then has it done."""
+"""The `dask-limits` command: a file for each of its commands, and the options they share."""
 
 from __future__ import annotations
 

@@ -13,14 +13,14 @@ from dask_limits.cli.output import INTERRUPTED, output
 @click.option(
     "--scheduler-address",
     metavar="tcp://...",
-    help="Check every worker of the Dask cluster there, and not this machine.",
+    help="Check every worker of the Dask cluster at this address instead of this machine.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print what was found as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def check_command(scheduler_address: str | None, as_json: bool) -> None:
-    """Try what limits can be enforced here, and how well.
+    """Try which limits can be enforced here, and how well.
 
-    Takes some ten seconds, for each worker of a host. Exit codes: 0 if all that is promised holds,
-    1 if something does not, 2 for bad input, 130 if interrupted by Ctrl-C.
+    Takes about ten seconds, for each worker of a host. Exit codes: 0 if every limit holds, 1 if
+    one does not, 2 for bad input, 130 after Ctrl-C.
     """
     from rich.console import Console
 
@@ -37,7 +37,7 @@ def check_command(scheduler_address: str | None, as_json: bool) -> None:
             else:
                 machines = check_workers(scheduler_address, tell)
     except OSError as error:
-        raise BadInput(f"Nothing can be checked: {str(error).rstrip('.')}.") from None
+        raise BadInput(f"The check cannot start: {str(error).rstrip('.')}.") from None
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
     holds = bool(machines) and all(machine.holds for machine in machines)
@@ -47,7 +47,7 @@ def check_command(scheduler_address: str | None, as_json: bool) -> None:
             click.echo(json.dumps(found, indent=2))
         else:
             console = Console()
-            with console.capture() as capture:  # by itself it ends the program on a closed pipe
+            with console.capture() as capture:  # rich ends the program when the pipe is closed
                 show(machines, console)
             click.echo(capture.get(), nl=False)
     sys.exit(0 if holds else 1)

@@ -1,4 +1,4 @@
-"""Reads and checks what was asked for on the command line."""
+"""Parses and checks the options of the command line."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from dask_limits.units import parse_bytes, parse_seconds
 
 
 class BadInput(click.ClickException):
-    """What was asked for cannot be done; the message says why in one sentence."""
+    """Invalid arguments; the message is one sentence."""
 
     exit_code = 2
 
 
 def _amount(parse: Callable[[str, str], float], forms: str) -> Callable[..., float | None]:
-    """Reads an option that is an amount with a unit, or "none"."""
+    """A callback that parses an amount with a unit, or "none"."""
 
     def read(_: click.Context, option: click.Parameter, value: str | None) -> float | None:
         if value is None or value.strip().lower() == "none":
@@ -32,7 +32,7 @@ def _amount(parse: Callable[[str, str], float], forms: str) -> Callable[..., flo
 
 
 def read_count(_: click.Context, option: click.Parameter, value: str | None) -> int | None:
-    """Reads an option that is a whole number from 1 up."""
+    """Parse a whole number, 1 or more."""
     if value is None:
         return None
     try:
@@ -40,7 +40,7 @@ def read_count(_: click.Context, option: click.Parameter, value: str | None) -> 
     except ValueError:
         number = 0
     if number < 1:
-        raise BadInput(f"{option.opts[0]} {value!r} is not a whole number from 1 up.")
+        raise BadInput(f"{option.opts[0]} {value!r} is not a whole number of 1 or more.")
     return number
 
 
@@ -49,16 +49,18 @@ read_time = _amount(parse_seconds, 'a time above zero, such as 0.5s, 5m or "1h 3
 
 
 def check_address(address: str) -> None:
-    """See whether anybody is there: Dask itself goes on trying for half a minute."""
+    """Check that something listens there: Dask would retry for half a minute."""
     try:
         parts = urlsplit(address if "://" in address else f"tcp://{address}")
         where = parts.hostname or "", parts.port or 0
     except ValueError:
         where = "", 0
     if not all(where):
-        raise BadInput(f"--scheduler-address {address!r} is not like tcp://host:8786.")
+        raise BadInput(
+            f"--scheduler-address {address!r} is not an address such as tcp://host:8786."
+        )
     try:
         socket.create_connection(where, timeout=5).close()
     except OSError as error:
-        why = error.strerror or "it takes too long"
+        why = error.strerror or "connecting took over 5 s"
         raise BadInput(f"No Dask scheduler answers at {address}: {why}.") from None

@@ -10,25 +10,25 @@ from typing import Final
 
 import click
 
-INTERRUPTED: Final = 130  # what a shell gives for a program that SIGINT ended
+INTERRUPTED: Final = 130  # as shells report a program that SIGINT ended
 
 
 @contextmanager
 def output() -> Iterator[None]:
-    """Say in one sentence that standard output fails, unless it is that nobody reads on."""
+    """Report in one sentence that standard output fails, unless its reader has closed it."""
     try:
         yield
-    except BrokenPipeError:  # as of `| head`, which has read enough
+    except BrokenPipeError:  # of `| head`, for instance
         discard_output()
     except OSError as error:
         discard_output()
         raise click.ClickException(
-            f"What was found cannot be shown: standard output fails with {error.strerror!r}."
+            f"The result cannot be shown: standard output fails with {error.strerror!r}."
         ) from None
 
 
 def discard_output() -> None:
-    """Let what could not be written go nowhere: Python would try again at its end."""
+    """Discard what could not be written: Python would try again when it exits."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, sys.stdout.fileno())
     os.close(nowhere)

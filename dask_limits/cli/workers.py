@@ -12,14 +12,14 @@ from dask_limits.cli.options import BadInput
 if TYPE_CHECKING:
     from dask_limits import PynisherPlugin, Scheduler
 
-WORKER_ITSELF: Final = 512 * 2**20
-"""Bytes that a job on SLURM gets beside the memory of its trial: 256 MiB that are kept for Dask's
-worker, its nanny and our guardian, as its limit is on all of them, and some for data and models on
-their way. With less, the trial is refused; more may wait longer in the queue."""
+OVERHEAD: Final = 512 * 2**20
+"""Bytes that a SLURM job gets in addition to the memory of its trial. 256 MiB are reserved for
+Dask's worker, its nanny and our guardian, which the job's limit includes; the rest is for data and
+models in transit. With less, the trial is refused; with more, the job may wait longer."""
 
 
 def n_workers_here(trial_memory: int | None) -> int:
-    """How many trials this machine can run at one time: Dask shares its memory out to workers."""
+    """How many trials this machine can run at a time. Dask divides the memory among the workers."""
     cores = len(os.sched_getaffinity(0))
     if trial_memory is None:
         return cores
@@ -33,14 +33,17 @@ def make_scheduler(
     limits: PynisherPlugin,
     of_slurm: dict[str, Any],
 ) -> Scheduler:
-    """A scheduler on what `--executor` names.
+    """A scheduler on the executor that `--executor` names.
 
     Args:
         executor: "processes", "dask" or "slurm".
-        address: Of a Dask scheduler; None for a new cluster.
-        n_parallel: How many trials are to run at one time.
-        limits: Of a trial.
+        address: The address of a Dask scheduler; None for a new cluster.
+        n_parallel: How many trials run at a time.
+        limits: The limits of a trial.
         of_slurm: The options for SLURM that were given.
+
+    Raises:
+        BadInput: if SLURM's jobs cannot be as the options say, or could not run a trial.
     """
     from dask_limits import Scheduler
     from dask_limits.exceptions import LimitRefusedError
@@ -53,8 +56,9 @@ def make_scheduler(
             options = {"n_workers": n_parallel, "cores": 1, "memory": memory, **of_slurm}
             scheduler = Scheduler.with_slurm(**options)
         except (TypeError, ValueError) as error:
-            instead = "" if memory else " On the command line it is --worker-memory."
-            raise BadInput(f"SLURM cannot be asked for such workers: {error}.{instead}") from None
+            hint = "" if memory else " On the command line, that is --worker-memory."
+            why = str(error).rstrip(".")
+            raise BadInput(f"These workers cannot run on SLURM: {why}.{hint}") from None
         try:
             scheduler.check_limits(limits.limits, "run_trial")
         except LimitRefusedError as error:

@@ -127,8 +127,7 @@ def test_an_output_that_takes_nothing_is_said_in_one_sentence(options):
             check=False,
         )
     assert done.stderr == (
-        "Error: What was found cannot be shown: standard output fails with"
-        " 'No space left on device'.\n"
+        "Error: The result cannot be shown: standard output fails with 'No space left on device'.\n"
     )
     assert done.returncode == 1
 

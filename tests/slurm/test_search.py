@@ -166,7 +166,7 @@ def test_a_trial_that_loses_its_job_is_started_again(tmp_path: Path, slurm: Slur
         ),
         (
             ["--trial-memory", "none"],
-            "SLURM cannot be asked for such workers: Specify `memory`: the memory per job",
+            "These workers cannot run on SLURM: Specify `memory`: the memory per job",
         ),
     ],
 )

@@ -1,0 +1,118 @@
+"""Runs a search: its report, its files, its interrupts and its exit code."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from dask_limits import PynisherPlugin, Scheduler
+from dask_limits.cli.options import BadInput
+from dask_limits.cli.output import INTERRUPTED, discard_output
+from dask_limits.exceptions import LimitRefusedError, WorkersNotStartedError
+from dask_limits.search.files import Results
+from dask_limits.search.interrupts import Interrupts
+from dask_limits.search.random_search import RandomSearch, Trial
+from dask_limits.search.report import OutputError, Report
+
+
+def run_search(
+    prepare: Callable[[], tuple[RandomSearch, Scheduler]],
+    limits: PynisherPlugin,
+    out: Path,
+    *,
+    show_workers: bool,
+) -> int:
+    """Run a search that Ctrl-C and SIGTERM can end at any time.
+
+    Args:
+        prepare: Makes the search, and the scheduler that it runs on.
+        limits: The limits of each trial.
+        out: The directory of the results.
+        show_workers: Whether the report shows workers being added and removed.
+
+    Returns:
+        The exit code.
+    """
+    code = INTERRUPTED
+    with Interrupts() as interrupts:
+        try:
+            search, scheduler = prepare()
+            results = _open_results(out)
+            report = Report(Console(), search)
+            if show_workers:
+                report.watch(scheduler)
+            code = _run(search, scheduler, limits, results, interrupts, report)
+        except OutputError as error:
+            discard_output()
+            raise click.ClickException(str(error)) from None
+        except KeyboardInterrupt:
+            pass
+        if interrupts.raised:
+            # What it interrupted, such as the start of a Dask cluster, may never end by itself.
+            # All processes below this one end when they notice that it is gone.
+            sys.stdout.flush()
+            os._exit(code)
+    return code
+
+
+def _open_results(out: Path) -> Results:
+    try:
+        return Results(out)
+    except OSError as error:
+        raise BadInput(f"Results cannot be written to {out}: {error.strerror}.") from None
+
+
+def _run(
+    search: RandomSearch,
+    scheduler: Scheduler,
+    limits: PynisherPlugin,
+    results: Results,
+    interrupts: Interrupts,
+    report: Report,
+) -> int:
+    def trial_ended(trial: Trial) -> None:
+        results.add(trial)
+        report.trial_ended(trial)
+
+    search.on_trial, search.on_note = trial_ended, report.note
+    report.say(search.dataset.describe())
+    for note in search.dataset.notes:
+        report.note(note)
+    warnings.filterwarnings("ignore", "Sending large graph")  # the graph holds the data
+    logging.getLogger("distributed.scheduler").addFilter(_is_news)
+    interrupts.stop(scheduler)
+    with results:
+        try:
+            with report.live():
+                search.run(scheduler, limits)
+            if search.model is not None:
+                results.save_model(search.model)
+        except KeyboardInterrupt:
+            pass  # the trials that have ended are shown and kept
+        except (LimitRefusedError, WorkersNotStartedError) as error:
+            raise click.ClickException(f"No worker can run trials: {error}") from error
+        except OSError as error:
+            report.sum_up()
+            why = error.strerror or str(error).partition("\n")[0].rstrip(". ")
+            where = f" ({error.filename})" if error.filename else ""
+            raise click.ClickException(f"The search cannot go on: {why}{where}.") from error
+    report.sum_up()
+    saved = results.best_model.exists()
+    if saved and search.best is not None:
+        report.say(f"best model: {results.best_model} (trial {search.best.number}, all rows)")
+    else:
+        report.say("no model was fitted" + (": interrupted" if interrupts.received else ""))
+    report.say(f"all trials: {results.trials_csv}")
+    return INTERRUPTED if interrupts.received else 0 if saved else 1
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Dask's scheduler logs results of trials as lost that were cancelled on their way."""
+    return not record.getMessage().startswith("Couldn't gather keys")

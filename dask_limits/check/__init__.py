@@ -1,1 +1,1 @@
-"""`dask-limits check`: what a machine can enforce, and how well, found out by trying."""
+"""`dask-limits check`: tries which limits a machine can enforce, and how well."""

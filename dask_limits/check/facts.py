@@ -1,4 +1,4 @@
-"""What a machine is, as far as it matters for limits."""
+"""What matters of a machine for limits: system, memory, versions."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _LIBRARIES: Final = (
 
 
 def find_facts() -> dict[str, str]:
-    """Names and values, to be shown."""
+    """The facts, by name."""
     return {
         "host": socket.gethostname(),
         "system": f"{platform.system()} {platform.release()}",
@@ -45,14 +45,14 @@ def _cgroup_version() -> str:
         return "v2"
     if (root / "unified").exists():
         return "v1 and v2"
-    return "v1" if (root / "memory").exists() else "none found"
+    return "v1" if (root / "memory").exists() else "not found"
 
 
 def _slurm() -> str:
     if shutil.which("sbatch") is None:
         return "not found"
-    told = subprocess.run(["sbatch", "--version"], capture_output=True, text=True, check=False)
-    return told.stdout.strip() or "found, but it does not say its version"
+    answer = subprocess.run(["sbatch", "--version"], capture_output=True, text=True, check=False)
+    return answer.stdout.strip() or "installed, version unknown"
 
 
 def _version(name: str) -> str:

@@ -1,4 +1,4 @@
-"""The check of one machine, and of every worker of a cluster."""
+"""Checks this machine, or every worker of a cluster."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Machine:
-    """What was found on one machine.
+    """The result of the check of one machine.
 
     Attributes:
         where: "here", or the address of a Dask worker.
-        facts: What it is.
-        findings: What it can enforce.
+        facts: Its system, memory and versions, by name.
+        findings: The result of each trial.
     """
 
     where: str
@@ -30,19 +30,19 @@ class Machine:
 
     @property
     def holds(self) -> bool:
-        """Whether all is as promised."""
+        """Whether every trial had the expected result."""
         return all(finding.holds for finding in self.findings)
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """As JSON represents it."""
         return asdict(self) | {"holds": self.holds}
 
 
 def check_here(tell: Callable[[str], object] = lambda _: None) -> Machine:
-    """Check the machine that this runs on.
+    """Check this machine.
 
     Args:
-        tell: Called with the name of what is tried next.
+        tell: Called with the name of each trial before it starts.
     """
     return Machine("here", find_facts(), find_all(tell))
 
@@ -50,15 +50,15 @@ def check_here(tell: Callable[[str], object] = lambda _: None) -> Machine:
 def check_workers(address: str, tell: Callable[[str], object]) -> list[Machine]:
     """Check every worker of a Dask cluster, beside the tasks that it runs.
 
-    Workers of the same host are checked one after the other: they would make each other late.
+    Workers on the same host are checked one after the other: they would delay each other.
 
     Args:
-        address: Of the cluster's scheduler.
-        tell: Called with the address of a worker whose turn it is; by another thread.
+        address: The address of the cluster's scheduler.
+        tell: Called in another thread with the address of each worker before its check.
 
     Raises:
-        OSError: when there is no scheduler at this address.
-        ValueError: when it is no address.
+        OSError: if there is no scheduler at this address.
+        ValueError: if it is not an address.
     """
     from distributed import Client
 
@@ -88,15 +88,15 @@ async def _check_hosts(
 
 
 async def _check_worker(client: Client, worker: str) -> Machine:
-    # Not by submit(): a task waits for those before it, and if its worker is gone, for ever.
+    # Not by submit(): a task waits for earlier tasks, and for ever if its worker is lost.
     try:
         found: Machine = (await client.run(_check_in_thread, workers=[worker]))[worker]
     except Exception as error:
         what = f"{type(error).__name__}: {error}".splitlines()[0]
-        return Machine(worker, findings=[Finding("check", "can be run", what, holds=False)])
+        return Machine(worker, findings=[Finding("check", "runs", what, holds=False)])
     return Machine(worker, found.facts, found.findings)
 
 
 async def _check_in_thread() -> Machine:
-    """Check a worker, while its event loop goes on."""
+    """Check a worker without blocking its event loop."""
     return await asyncio.to_thread(check_here)

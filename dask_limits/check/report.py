@@ -1,4 +1,4 @@
-"""How a check is shown."""
+"""Prints the result of a check."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from dask_limits.check.machine import Machine
 
 
 def show(machines: Sequence[Machine], console: Console) -> None:
-    """Print what was found, and a last line that says whether all is as promised."""
+    """Print the results, and a last line that says whether all limits hold."""
     for machine in machines:
         console.print(_machine(machine, *_marks(console)))
-    short = [f for machine in machines for f in machine.findings if not f.holds]
-    if short:
-        names = ", ".join(dict.fromkeys(finding.name for finding in short))
-        console.print(Text(f"Not as promised: {names}.", style="bold red"))
+    failed = [f for machine in machines for f in machine.findings if not f.holds]
+    if failed:
+        names = ", ".join(dict.fromkeys(finding.name for finding in failed))
+        console.print(Text(f"Failed: {names}.", style="bold red"))
     elif not machines:
         console.print(Text("The cluster has no workers.", style="bold red"))
     else:
-        console.print(Text("All is as promised.", style="bold green"))
+        console.print(Text("All limits hold.", style="bold green"))
 
 
 def _marks(console: Console) -> tuple[Text, Text]:
-    """What stands before what holds, and before what does not."""
+    """The marks of success and failure."""
     good, bad = ("ok", "failed") if console.options.ascii_only else ("✓", "✗")
     return Text(good, style="green"), Text(bad, style="red")
 
@@ -37,7 +37,7 @@ def _machine(machine: Machine, good: Text, bad: Text) -> RenderableType:
     for name, value in machine.facts.items():
         facts.add_row(Text(name, style="dim"), escape(value))
     findings = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    for column in ("", "what", "promised", "measured"):
+    for column in ("", "trial", "expected", "measured"):
         findings.add_column(column, overflow="fold")
     for finding in machine.findings:
         findings.add_row(

@@ -1,4 +1,4 @@
-"""What is tried: each kind of limit, and each level of isolation."""
+"""The trials: each kind of limit, and each level of isolation."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from typing import Any, Final
 from dask_limits import Outcome, exceptions, limit
 
 _TOLERANCE_S: Final = 0.1
-"""How late a limit may be, in the median of a few tries: a busy machine delays some."""
+"""How late a limit may be, in the median of a few tries: a busy machine delays some of them."""
 _TRIES: Final = 5
 _FAR_S: Final = 60.0
-"""How long the calls would take that are to be ended."""
+"""How long a call would run if its limit did not end it."""
 _PR_GET_CHILD_SUBREAPER: Final = 37  # prctl(2)
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was tried.
+    """The result of a trial.
 
     Attributes:
-        name: What was tried.
-        promise: What is promised, in words.
-        measured: What was seen, in words.
-        holds: Whether it is as promised.
-        value: What was measured, where it is a number: seconds, or bytes for memory.
+        name: The name of the trial.
+        promise: The expected result, in words.
+        measured: The result, in words.
+        holds: Whether the result is as expected.
+        value: The result if it is a number: seconds, or bytes for memory.
     """
 
     name: str
@@ -43,17 +43,17 @@ class Finding:
 
 
 def find_all(tell: Callable[[str], object] = lambda _: None) -> list[Finding]:
-    """Try everything, which takes some ten seconds.
+    """Run all trials, which takes about ten seconds.
 
     Args:
-        tell: Called with the name of what is tried next.
+        tell: Called with the name of each trial before it starts.
     """
     findings: list[Finding] = []
     for name, trial in _TRIALS.items():
         tell(name)
         try:
             findings.append(trial(name))
-        except Exception as error:  # it is what we are here to find out
+        except Exception as error:  # a finding
             what = f"{type(error).__name__}: {error}".splitlines()[0]
             findings.append(Finding(name, "works", what, holds=False))
     return findings
@@ -64,7 +64,7 @@ def find_all(tell: Callable[[str], object] = lambda _: None) -> list[Finding]:
 
 def _wall_time(name: str) -> Finding:
     seconds = 0.2
-    limit(abs, wall_time=_FAR_S)(-1)  # what comes first starts the guardian
+    limit(abs, wall_time=_FAR_S)(-1)  # the first call starts the guardian
     overshoots = []
     for _ in range(_TRIES):
         start = time.perf_counter()
@@ -124,27 +124,34 @@ def _tree(name: str) -> Finding:
     gone = not Path(f"/proc/{pid}").exists()
     return Finding(
         name,
-        "what a call has detached is ended with it",
-        "is gone" if gone else f"process {pid} lives on",
+        "ends detached processes with their call",
+        "ended" if gone else f"process {pid} still runs",
         holds=gone,
     )
 
 
 def _grace_period(name: str) -> Finding:
     heard = limit(_wait_for_a_warning, wall_time=0.2, grace_period=10).run().result()
-    return Finding(name, "a call is warned first", f"it got {heard}", holds=heard == "SIGALRM")
+    return Finding(
+        name,
+        "warns a call before it ends it",
+        f"the call received {heard}",
+        holds=heard == "SIGALRM",
+    )
 
 
 def _capture_output(name: str) -> Finding:
     outcome = limit(subprocess.call, wall_time=_FAR_S, capture_output=True).run(["echo", "text"])
     outcome.result()
     holds = outcome.usage.stdout == "text\n"
-    return Finding(name, "takes what child processes print", repr(outcome.usage.stdout), holds)
+    return Finding(
+        name, "captures the output of child processes", repr(outcome.usage.stdout), holds
+    )
 
 
 def _subreaper(name: str) -> Finding:
     holds = limit(_is_subreaper, wall_time=_FAR_S).run().result()
-    return Finding(name, "orphans stay with their task process", "yes" if holds else "no", holds)
+    return Finding(name, "task processes adopt orphans", "yes" if holds else "no", holds)
 
 
 # -- isolation -----------------------------------------------------------------------------
@@ -169,8 +176,8 @@ def _isolation(level: str, calls: int) -> Callable[[str], Finding]:
 
 def _expect(kind: type, outcome: Outcome[Any]) -> None:
     if not isinstance(outcome.exception, kind):
-        what = outcome.exception or f"it returned {outcome.value!r}"
-        raise AssertionError(f"the call did not end with {kind.__name__}, but: {what}")
+        what = outcome.exception or f"the return value {outcome.value!r}"
+        raise AssertionError(f"the call should end with {kind.__name__}, but ended with: {what}")
 
 
 _TRIALS: Final[dict[str, Callable[[str], Finding]]] = {
@@ -215,7 +222,7 @@ def _start_another() -> None:
 
 
 def _detach() -> None:
-    """Leave a process behind that has nothing to do with this one any more."""
+    """Start a process, detach it, and print its id."""
     if os.fork() == 0:
         os.setsid()
         if pid := os.fork():

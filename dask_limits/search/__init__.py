@@ -1,5 +1,5 @@
-"""An AutoML search in the small: what `dask-limits search` runs, on the public API alone.
+"""A small AutoML search, which `dask-limits search` runs. It uses the public API alone.
 
-`random_search` is the search itself, the file to start one's own from. `pipelines` is what it
-chooses from, `data` what it learns from; `report`, `files` and `interrupts` are for its user.
+`random_search` is the search itself: copy it to start your own. `pipelines` is its search space,
+`data` its data set; `report`, `files` and `interrupts` are its user interface.
 """

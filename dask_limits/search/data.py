@@ -1,4 +1,4 @@
-"""The table that a search learns from: read, checked and described before any process starts."""
+"""The data set of a search: read and checked before any process starts."""
 
 from __future__ import annotations
 
@@ -14,32 +14,32 @@ if TYPE_CHECKING:
     import pandas as pd
 
 N_FOLDS: Final = 3
-"""Folds of each cross-validation. More give steadier scores, and cost as many more fits."""
+"""Folds of each cross-validation. More folds give steadier scores, and cost a fit each."""
 
 _MOST_CLASSES: Final = 20
-"""A target of whole numbers is taken for classes up to so many different ones."""
+"""A target of whole numbers is classes if it has at most this many distinct values."""
 
 _WHOLE_BELOW: Final = 2.0**53
-"""From here on, different whole numbers can be the same float."""
+"""From here on, distinct whole numbers can be the same float."""
 
 
 class DataError(ValueError):
-    """The data cannot be searched on; the message says why in one sentence."""
+    """Data that a search cannot use; the message is one sentence."""
 
 
 @dataclass(frozen=True)
 class Dataset:
     """Features and target, as each trial gets them.
 
-    A trial gets the data itself, not the path of a file: that works wherever it runs, on other
-    machines too, and costs little beside a trial (for 100 MB 0.2 s, on Dask 0.8 s).
+    A trial gets the data itself, not the path of a file. So it can run on any machine, at a small
+    cost compared with a trial (for 100 MB 0.2 s, on Dask 0.8 s).
 
     Attributes:
-        name: What the output calls it.
-        features: A row a sample; text columns are categories, which travel as small integers.
-        target: A class or a number a row, none missing.
-        classification: Whether the target is classes; else it is numbers, for regression.
-        notes: What was left out or found odd on reading, a sentence each.
+        name: Its name in the output.
+        features: A row per sample; text columns are categories, which are sent as small integers.
+        target: A class or a number per row, none missing.
+        classification: Whether the target is classes; otherwise it is numbers, for regression.
+        notes: What was left out or looked odd, a sentence each.
     """
 
     name: str
@@ -49,7 +49,7 @@ class Dataset:
     notes: tuple[str, ...] = ()
 
     def describe(self) -> str:
-        """Its size and its kind of task, in one line."""
+        """Its size and the kind of problem, in one line."""
         rows, columns = self.features.shape
         if self.classification:
             kind = f"classification into {self.target.nunique()} classes"
@@ -70,64 +70,63 @@ def load_csv(path: Path, target: str | None) -> Dataset:
     """Read a CSV file.
 
     Args:
-        path: The file; compressed too, if its name says so (.gz, .zip, .xz, ...).
-        target: The column to predict. Text, truth values and few different whole numbers are
-            classes, other numbers are for regression.
+        path: The file; compressed if its name says so (.gz, .zip, .xz, ...).
+        target: The column to predict. Text, truth values and few distinct whole numbers are
+            classes; other numbers are for regression.
 
     Raises:
-        DataError: if there is no such file or column, more than one such column, or nothing to
-            learn from it.
+        DataError: if there is no such file or column, if several columns have that name, or if
+            there is nothing to learn from.
     """
     table = _read(path)
-    columns = [str(name) for name in table.columns]
-    if target is None:
-        raise DataError(
-            f"Name the column of {path} to predict with --target; its columns are"
-            f" {_listed(columns)}."
-        )
-    if target not in columns:
-        raise DataError(
-            f"{path} has no column {target!r}{_nearest(target, columns)}; its columns are"
-            f" {_listed(columns)}."
-        )
     repeated = _repeated_names(path)
-    if target in repeated:
-        raise DataError(f"{path} has more than one column {target!r}: give each a name of its own.")
-    table = table.replace([math.inf, -math.inf], math.nan)  # imputation knows NaN only
-
+    target = _checked_target(target, path, [str(name) for name in table.columns], repeated)
     notes = []
     if repeated:
-        notes.append(f"columns of the same name, numbered to tell them apart: {_listed(repeated)}")
+        notes.append(f"columns with the same name were numbered: {_listed(repeated)}")
+    table = table.replace([math.inf, -math.inf], math.nan)  # imputation replaces NaN only
     known = table[target].notna()
     if not known.all():
-        notes.append(f"rows without a value of {target!r}, left out: {(~known).sum()}")
+        notes.append(f"rows without a value of {target!r} were left out: {(~known).sum()}")
     table = table[known].reset_index(drop=True)
     if len(table) < 2 * N_FOLDS:
         raise DataError(
-            f"{path} has {len(table)} usable rows (with a value of {target!r}), and"
+            f"{path} has {len(table)} usable rows (with a value of {target!r});"
             f" cross-validation in {N_FOLDS} folds needs {2 * N_FOLDS} or more."
         )
-
-    empty = [name for name in columns if table[name].isna().all()]
-    if empty:
-        notes.append(f"columns without any value, left out: {_listed(empty)}")
-    features = table.drop(columns=[target, *empty])
-    if features.empty:
-        raise DataError(f"{path} has no column with values besides the target {target!r}.")
-
+    features = _features(table.drop(columns=target), path, target, notes)
     labels, classification = _as_target(table[target])
     if labels.nunique() < 2:
-        raise DataError(
-            f"The target {target!r} of {path} has one value only, {labels[0]}, in all rows."
-        )
+        raise DataError(f"The target {target!r} of {path} has the value {labels[0]} in all rows.")
     if classification:
         counts = labels.value_counts()
         rare = [str(name) for name in counts.index[counts < N_FOLDS]]
         if rare:
-            notes.append(f"classes too rare to be in each of {N_FOLDS} folds: {_listed(rare)}")
-    text = features.select_dtypes(exclude=["number", "bool"]).columns
-    features = features.astype(dict.fromkeys(text, "category"))
+            notes.append(f"classes with fewer rows than the {N_FOLDS} folds: {_listed(rare)}")
     return Dataset(path.name, features, labels, classification, tuple(notes))
+
+
+def _checked_target(target: str | None, path: Path, columns: list[str], repeated: list[str]) -> str:
+    there = f"its columns are {_listed(columns)}."
+    if target is None:
+        raise DataError(f"Name the column of {path} to predict with --target; {there}")
+    if target not in columns:
+        raise DataError(f"{path} has no column {target!r}{_nearest(target, columns)}; {there}")
+    if target in repeated:
+        raise DataError(f"{path} has more than one column {target!r}: rename all but one.")
+    return target
+
+
+def _features(table: pd.DataFrame, path: Path, target: str, notes: list[str]) -> pd.DataFrame:
+    """The columns that have values, text as categories."""
+    empty = [str(name) for name in table.columns if table[name].isna().all()]
+    if empty:
+        notes.append(f"columns without any value were left out: {_listed(empty)}")
+    features = table.drop(columns=empty)
+    if features.empty:
+        raise DataError(f"{path} has no column with values besides the target {target!r}.")
+    text = features.select_dtypes(exclude=["number", "bool"]).columns
+    return features.astype(dict.fromkeys(text, "category"))
 
 
 def _read(path: Path) -> pd.DataFrame:
@@ -138,27 +137,28 @@ def _read(path: Path) -> pd.DataFrame:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("error", "Length of header", pd.errors.ParserWarning)
-            # low_memory=False: a long column may else come out as text in one part, numbers in
-            # another. index_col=False: else a field more in each row makes the first an index.
+            # low_memory=False: otherwise a long column may be text in one part and numbers in
+            # another. index_col=False: otherwise one more field in each row makes the first an
+            # index.
             table = pd.read_csv(path, low_memory=False, index_col=False)
     except FileNotFoundError:
         raise DataError(f"There is no file {path}.") from None
     except pd.errors.EmptyDataError:
         raise DataError(f"{path} is empty.") from None
     except pd.errors.ParserWarning:
-        raise DataError(f"{path} has rows of more fields than its header has names.") from None
+        raise DataError(f"{path} has rows with more fields than its header.") from None
     except PermissionError:
-        raise DataError(f"{path} may not be read: permission denied.") from None
-    except Exception as error:  # of the text, its encoding, or one of many kinds of compression
+        raise DataError(f"{path} cannot be read: permission denied.") from None
+    except Exception as error:  # invalid CSV, another encoding, or damaged compression
         why = next(iter(str(error).splitlines()), type(error).__name__).rstrip(". ")
-        raise DataError(f"{path} cannot be read as CSV in UTF-8: {why}.") from None
+        raise DataError(f"{path} is not a CSV file in UTF-8: {why}.") from None
     if table.empty:
         raise DataError(f"{path} has no rows below its header.")
     return table
 
 
 def _repeated_names(path: Path) -> list[str]:
-    """Names that the header has more than once; pandas makes `a` and `a.1` of two columns `a`."""
+    """Names that the header repeats; pandas renames two columns `a` to `a` and `a.1`."""
     import pandas as pd
 
     if not path.is_file():
@@ -180,10 +180,10 @@ def _listed(names: list[str], most: int = 20) -> str:
 
 
 def _as_target(column: pd.Series[Any]) -> tuple[pd.Series[Any], bool]:
-    """The target in a type that estimators know, and whether it is classes."""
+    """The target in a type that estimators accept, and whether it is classes."""
     from pandas.api import types
 
-    column = column.infer_objects()  # truth values are objects where some were missing
+    column = column.infer_objects()  # truth values with gaps are objects
     if types.is_bool_dtype(column):
         return column, True
     if not types.is_numeric_dtype(column):
@@ -191,7 +191,7 @@ def _as_target(column: pd.Series[Any]) -> tuple[pd.Series[Any], bool]:
     few = column.nunique() <= _MOST_CLASSES
     if types.is_integer_dtype(column):
         return column, few
-    whole = bool((column % 1 == 0).all())  # 1.0, 2.0, ... where some were missing
+    whole = bool((column % 1 == 0).all())  # whole numbers with gaps are floats
     if few and whole and column.abs().max() < _WHOLE_BELOW:
         return column.astype("int64"), True
     return column, False

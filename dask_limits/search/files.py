@@ -1,4 +1,4 @@
-"""What a search leaves in its directory."""
+"""The files that a search writes."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ _COLUMNS: Final = (
 
 
 class Results:
-    """A directory with `trials.csv`, a row a trial, and `best_model.joblib`.
+    """A directory with `trials.csv`, a row per trial, and `best_model.joblib`.
 
-    Files of an earlier search are kept under other names: `trials.1.csv`, `best_model.1.joblib`.
+    Files of an earlier search are renamed: `trials.1.csv`, `best_model.1.joblib`.
 
     Args:
-        directory: Made if need be.
+        directory: Created if it does not exist.
 
     Raises:
-        OSError: if the directory or the file in it cannot be made.
+        OSError: if the directory or `trials.csv` cannot be created.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -54,10 +54,10 @@ class Results:
             raise
 
     def add(self, trial: Trial) -> None:
-        """Write the row of a trial that has ended; it is in the file when this returns.
+        """Write the row of a trial that has ended, and flush it.
 
         Raises:
-            OSError: if the disk is full, say.
+            OSError: if it cannot be written.
         """
         used, configuration = trial.usage, trial.configuration
         self._write(
@@ -78,7 +78,7 @@ class Results:
         """Save the fitted pipeline, for `joblib.load`.
 
         Raises:
-            OSError: likewise.
+            OSError: if it cannot be written.
         """
         import joblib
 
@@ -86,7 +86,7 @@ class Results:
         try:
             with _naming(unfinished):
                 joblib.dump(model, unfinished)
-            unfinished.rename(self.best_model)  # whole, or not there
+            unfinished.rename(self.best_model)  # atomic: the file is complete, or absent
         finally:
             unfinished.unlink(missing_ok=True)
 
@@ -97,7 +97,7 @@ class Results:
 
     def close(self) -> None:
         """Close `trials.csv`."""
-        with suppress(OSError):  # it tries once more to write what `add` has said it could not
+        with suppress(OSError):  # closing retries a write that `add` has reported
             self._file.close()
 
     def __enter__(self) -> Self:
@@ -109,7 +109,7 @@ class Results:
 
 @contextmanager
 def _naming(path: Path) -> Iterator[None]:
-    """Let an OSError tell the file: that of a write does not."""
+    """Add the file name to an OSError: that of a write has none."""
     try:
         yield
     except OSError as error:

@@ -9,14 +9,14 @@ from dask_limits import Scheduler
 
 
 class Interrupts:
-    """Within its block, Ctrl-C and SIGTERM stop a scheduler between two of its callbacks.
+    """A context manager in which Ctrl-C and SIGTERM stop a scheduler between two callbacks.
 
-    So nothing is left half written, which KeyboardInterrupt, raised just anywhere, may do. That
-    comes only where no scheduler runs that could be stopped, and the second time.
+    So nothing is left half written, as KeyboardInterrupt could leave it. KeyboardInterrupt is
+    raised if no scheduler is running, and at the second signal.
 
     Attributes:
-        received: Whether there was any.
-        raised: Whether KeyboardInterrupt had to be raised.
+        received: Whether a signal was received.
+        raised: Whether KeyboardInterrupt was raised.
     """
 
     def __init__(self) -> None:
@@ -26,10 +26,10 @@ class Interrupts:
         self._handlers_before: dict[int, Any] = {}
 
     def stop(self, scheduler: Scheduler) -> None:
-        """From now on, stop this one.
+        """Stop this scheduler from now on.
 
         Raises:
-            KeyboardInterrupt: if there was one before; an import, say, may have lost that.
+            KeyboardInterrupt: if a signal was received before: an import may have swallowed it.
         """
         self._scheduler = scheduler
         if self.received:

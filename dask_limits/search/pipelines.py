@@ -1,7 +1,7 @@
-"""What a search chooses from: scikit-learn pipelines, as a table of model families.
+"""The search space: scikit-learn pipelines, as a table of model families.
 
-A configuration is a family and the parameters of its pipeline, in the names that
-`Pipeline.set_params` takes. To search over something else, change `FAMILIES`.
+A configuration is a family and the parameters of its pipeline, named as `Pipeline.set_params`
+takes them. To search over something else, change `FAMILIES`.
 """
 
 from __future__ import annotations
@@ -22,27 +22,27 @@ def choice(*values: Any) -> Draw:
 
 
 def log_uniform(low: float, high: float) -> Draw:
-    """A number of evenly spread magnitude, to four digits."""
+    """A log-uniform number, to four digits."""
     return lambda random: float(f"{math.exp(random.uniform(math.log(low), math.log(high))):.4g}")
 
 
 def log_integer(low: int, high: int) -> Draw:
-    """A whole number of evenly spread magnitude."""
+    """A log-uniform whole number."""
     return lambda random: round(math.exp(random.uniform(math.log(low), math.log(high))))
 
 
 def seed(random: Random) -> int:
-    """For what an estimator does at random."""
+    """The random state of an estimator."""
     return random.randrange(2**31)
 
 
 @dataclass(frozen=True)
 class Steps:
-    """The steps of a pipeline after its columns are numbers, and what to draw for them.
+    """The steps of a pipeline after its preprocessing, and their parameter space.
 
     Attributes:
-        classes: The class of each step, by the step's name. Named, not imported: the program
-            starts quickly, and only processes that run trials load scikit-learn.
+        classes: The name of each step's class, by the step's name. Only processes that run trials
+            import scikit-learn, so the program starts quickly.
         space: How to draw each parameter, by its name in the pipeline.
     """
 
@@ -55,7 +55,7 @@ def _model(name: str, **space: Draw) -> Steps:
 
 
 def _on_top_of(name: str, model: Steps, **space: Draw) -> Steps:
-    """The same model, on features that another class makes first."""
+    """The same model, on the features that another class computes."""
     return Steps(
         {"features": name, **model.classes},
         {**{f"features__{key}": draw for key, draw in space.items()}, **model.space},
@@ -94,7 +94,7 @@ _BOOSTING = {
     "max_iter": log_integer(10, 1_000),
     "learning_rate": log_uniform(1e-2, 5e-1),
     "max_leaf_nodes": log_integer(4, 64),
-    # Early stopping splits by class, and fails on a class with a single row
+    # Early stopping stratifies by class, and fails if a class has a single row
     "early_stopping": choice(False),
     "random_state": seed,
 }
@@ -146,7 +146,7 @@ FAMILIES: Final[Mapping[str, tuple[Steps, Steps]]] = {
         _model("gaussian_process.GaussianProcessRegressor", alpha=log_uniform(1e-6, 1e0)),
     ),
 }
-"""The steps of each family: for classification, for regression."""
+"""The steps of each family, for classification and for regression."""
 
 _COLUMNS: Final[Mapping[str, Draw]] = {
     "columns__numbers__impute__strategy": choice("mean", "median"),
@@ -160,8 +160,8 @@ class Configuration:
 
     Attributes:
         family: A key of `FAMILIES`.
-        classification: Whether it predicts classes; else numbers.
-        parameters: What to set on the family's pipeline: plain values, as JSON has them.
+        classification: Whether it predicts classes; otherwise it predicts numbers.
+        parameters: The parameters of the family's pipeline: values that JSON can represent.
     """
 
     family: str
@@ -170,7 +170,7 @@ class Configuration:
 
 
 def draw(number: int, *, seed: int, classification: bool) -> Configuration:
-    """The configuration of one trial: it depends on these arguments alone, never on timing."""
+    """The configuration of a trial, which depends on these arguments alone."""
     random = Random(f"{seed}/{number}")
     family = random.choice(list(FAMILIES))
     space = {**_COLUMNS, **_steps(family, classification).space}
@@ -181,8 +181,8 @@ def draw(number: int, *, seed: int, classification: bool) -> Configuration:
 def build(configuration: Configuration) -> Any:
     """The scikit-learn pipeline of a configuration, not fitted.
 
-    Number columns are imputed and scaled, all others are encoded with a column a category; a
-    missing category is a category of its own.
+    Numeric columns are imputed and scaled, all others are one-hot encoded. A missing category is a
+    category of its own.
     """
     from sklearn.compose import ColumnTransformer, make_column_selector
     from sklearn.impute import SimpleImputer

@@ -1,7 +1,7 @@
 """Random search over pipelines, each trial under its own limits.
 
-Written on the public names of dask_limits alone: copy this file to start a search of your own.
-What it searches over stands in `pipelines.py`; what people see of it in `report.py`.
+It uses the public API of dask_limits alone: copy this file to start a search of your own. The
+search space is in `pipelines.py`, the output in `report.py`.
 """
 
 from __future__ import annotations
@@ -26,31 +26,31 @@ from dask_limits.search.pipelines import Configuration, build, draw
 T = TypeVar("T")
 
 ENDINGS: Final = {
-    MemoryError: "memory",  # the limit's, and of arrays that no machine could hold
+    MemoryError: "memory",  # of the limit, and of arrays that no machine could hold
     WallTimeoutException: "wall time",
     CpuTimeoutException: "cpu time",
     LimitRefusedError: "refused",
-    CallError: "crashed",  # any other end that was not the call's own
+    CallError: "crashed",  # any other end that is not an exception of the trial
     BaseException: "raised",
 }
-"""What a trial ended with, and what we call it: the first that fits."""
+"""The status of a trial by the exception that ended it; the first match counts."""
 
 STATUSES: Final = ("ok", *ENDINGS.values(), "cancelled")
 
 _MOST_FITS: Final = 5
-"""So many of the best configurations are tried for the final model, if fitting them fails."""
+"""How many of the best configurations are tried for the final model, if fitting fails."""
 
 
 @dataclass
 class Trial:
-    """One configuration, and what came of it.
+    """A configuration and its result.
 
     Attributes:
         status: One of `STATUSES`, or "running".
-        score: Mean over the folds, higher is better; None if the trial did not end "ok".
+        score: Mean over the folds, higher is better; None unless the status is "ok".
         score_std: Standard deviation over the folds.
-        usage: What it used; None where that is not known.
-        error: The first line of what it ended with, if it did not end "ok".
+        usage: What it used; None if unknown.
+        error: The first line of the exception that ended it; empty if the status is "ok".
     """
 
     number: int
@@ -63,7 +63,7 @@ class Trial:
 
 
 def run_trial(dataset: Dataset, configuration: Configuration) -> tuple[float, float]:
-    """Score a configuration by cross-validation: what runs on a worker, under the limits.
+    """Score a configuration by cross-validation. Runs on a worker, under the limits.
 
     Returns:
         Mean and standard deviation over the folds of the balanced accuracy (classification) or
@@ -72,12 +72,12 @@ def run_trial(dataset: Dataset, configuration: Configuration) -> tuple[float, fl
     from sklearn.model_selection import KFold, StratifiedKFold, cross_val_score
     from threadpoolctl import threadpool_limits
 
-    # With no class as large as there are folds, there is nothing to stratify by
+    # If no class has as many rows as there are folds, stratifying is not possible
     stratify = configuration.classification and dataset.target.value_counts().max() >= N_FOLDS
     folds = (StratifiedKFold if stratify else KFold)(N_FOLDS, shuffle=True, random_state=0)
-    pipeline = build(configuration)  # first, so that all libraries with threads are loaded
-    with warnings.catch_warnings(), threadpool_limits(1):  # one core a worker
-        warnings.simplefilter("ignore")  # a poor configuration's score says enough
+    pipeline = build(configuration)  # first, to load all libraries that have threads
+    with warnings.catch_warnings(), threadpool_limits(1):  # one core per worker
+        warnings.simplefilter("ignore")  # the score of a poor configuration says enough
         scores = cross_val_score(
             pipeline,
             dataset.features,
@@ -87,12 +87,12 @@ def run_trial(dataset: Dataset, configuration: Configuration) -> tuple[float, fl
             error_score="raise",
         )
     if not math.isfinite(scores.mean()):
-        raise ValueError(f"the scores {scores.tolist()} have no mean to rank by")
+        raise ValueError(f"the scores {scores.tolist()} have no finite mean")
     return float(scores.mean()), float(scores.std())
 
 
 def fit_pipeline(dataset: Dataset, configuration: Configuration) -> Any:
-    """Fit a configuration's pipeline to all the data, on a worker too."""
+    """Fit a configuration's pipeline to all rows. Runs on a worker, under the limits."""
     from threadpoolctl import threadpool_limits
 
     pipeline = build(configuration)
@@ -103,23 +103,23 @@ def fit_pipeline(dataset: Dataset, configuration: Configuration) -> Any:
 
 @dataclass
 class RandomSearch:
-    """Trials of configurations drawn at random; those that breach, crash or raise just count.
+    """Trials of random configurations; those that breach, crash or raise are only counted.
 
     Attributes:
-        dataset: What to learn.
+        dataset: The data.
         n_trials: How many configurations to try.
-        n_parallel: How many at one time.
+        n_parallel: How many run at a time.
         seed: The same seed draws the same configurations, in the same order.
-        timeout: Seconds until the trials that still run are cancelled, and no more are started;
-            None for as long as it takes.
-        fit_best: Whether to fit the best pipeline to all data at the end: under the limits of a
-            trial, and if it goes over them, the next best.
+        timeout: Seconds until running trials are cancelled and no more are started; None for no
+            timeout.
+        fit_best: Whether to fit the best pipeline to all rows at the end, under the limits of a
+            trial. If that fails, the next best is fitted.
         on_trial: Called with each trial when it has ended.
-        on_note: Called with a sentence when something goes otherwise than hoped for.
-        trials: All that were started, in order.
+        on_note: Called with a sentence about an unusual event.
+        trials: All trials that were started, in order.
         best: The trial whose pipeline was fitted.
         model: That pipeline.
-        fitting: The trial whose pipeline is being, or was last, fitted to all data.
+        fitting: The trial whose pipeline is being fitted to all rows, or was last.
     """
 
     dataset: Dataset
@@ -139,9 +139,9 @@ class RandomSearch:
         """Run all trials, then fit the best pipeline.
 
         Raises:
-            Exception: what `on_trial` or `on_note` raised, if they did; nothing of the trials.
-            LimitRefusedError: if there is no worker for a trial with these limits.
-            WorkersNotStartedError: if no worker has come.
+            Exception: what `on_trial` or `on_note` raised. Exceptions of trials are not raised.
+            LimitRefusedError: if no worker can run a trial with these limits.
+            WorkersNotStartedError: if no worker has started.
         """
         self._plan_trials(scheduler, limits)
         if self.fit_best:
@@ -151,7 +151,7 @@ class RandomSearch:
             raise state.exception
 
     def ranking(self) -> list[Trial]:
-        """The trials that have a score, the best first."""
+        """The trials that have a score, best first."""
         scored = [trial for trial in self.trials if trial.score is not None]
         return sorted(scored, key=lambda trial: -(trial.score or 0))
 
@@ -167,7 +167,7 @@ class RandomSearch:
             classification = self.dataset.classification
             trial = Trial(number, draw(number, seed=self.seed, classification=classification))
             future = task.submit(self.dataset, trial.configuration)
-            assert future is not None  # none of the plugins here refuses a call
+            assert future is not None  # no plugin here refuses a call
             running[future] = trial
             self.trials.append(trial)
 
@@ -184,7 +184,7 @@ class RandomSearch:
         def keep_error(future: Future[Any], error: BaseException) -> None:
             running[future].error = first_line(error)
             end(future, status_of(error))
-            if isinstance(error, LimitRefusedError):  # all trials ask for the same
+            if isinstance(error, LimitRefusedError):  # all trials have the same limits
                 scheduler.stop(exception=error)
 
         @task.on_rerun
@@ -212,7 +212,7 @@ class RandomSearch:
 
         def time_is_up() -> None:
             for _ in numbers:
-                pass  # start none of those that are left
+                pass  # start no more trials
             for future in list(running):
                 future.cancel()
 
@@ -244,16 +244,16 @@ class RandomSearch:
 def _tell(scheduler: Scheduler, callback: Callable[[T], object], news: T) -> None:
     try:
         callback(news)
-    except Exception as error:  # a full disk, say: there is no point in going on
+    except Exception as error:  # such as a full disk: the search cannot go on
         scheduler.stop(exception=error)
 
 
 def status_of(error: BaseException) -> str:
-    """What we call the end of a trial that ended with this."""
+    """The status of a trial that ended with this exception."""
     return next(name for kind, name in ENDINGS.items() if isinstance(error, kind))
 
 
 def first_line(error: BaseException) -> str:
-    """An exception in one line: its own words, and its type if it is the trial's own."""
-    text = next(iter(str(error).splitlines()), "").removesuffix(", in:")  # a stack would follow
+    """An exception in one line, with its type if the trial raised it."""
+    text = next(iter(str(error).splitlines()), "").removesuffix(", in:")  # which stacks follow
     return text if isinstance(error, CallError) else f"{type(error).__name__}: {text}"

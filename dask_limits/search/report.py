@@ -1,4 +1,4 @@
-"""What people see of a search: a line a trial, or a live view on a terminal; then a leaderboard."""
+"""The output of a search: a line per trial, or a live view on a terminal; then a leaderboard."""
 
 from __future__ import annotations
 
@@ -21,34 +21,32 @@ if TYPE_CHECKING:
 
 _MIB: Final = 2**20
 _ESCAPED: Final = {n: f"\\x{n:02x}" for n in (*range(32), *range(127, 160)) if chr(n) not in "\n\t"}
-"""Control characters, such as those that start a terminal's commands, and what is shown instead."""
+"""Control characters, which could start terminal commands, and what is shown instead."""
 _COLOURS: Final = {"ok": "green", "raised": "red", "crashed": "red", "cancelled": "dim"}
 
 
 class OutputError(Exception):
-    """Nothing can be shown any more; the message says why in one sentence."""
+    """Standard output fails; the message is one sentence."""
 
 
 class Report:
-    """Shows a search while it runs, and sums it up.
+    """Shows a search while it runs, and its summary.
 
-    Names, errors and data reach the console as `Text`, never as markup: brackets in them are
-    only brackets.
-
-    All that prints raises OutputError if that fails.
+    Names, errors and data reach the console as `Text`, never as markup. All methods that print
+    raise OutputError if that fails.
     """
 
     def __init__(self, console: Console, search: RandomSearch) -> None:
         if not console.is_terminal:
-            console.width = max(console.width, 120)  # a file has no width; rich's guess is 80
+            console.width = max(console.width, 120)  # a file has no width; rich assumes 80
         self._console = console
         self._search = search
         self._started = time.monotonic()
-        self._workers: set[str] | None = None  # the names of those that are there, if watched
+        self._workers: set[str] | None = None  # their names; None if not watched
         self._waited_for: dict[str, JobState] = {}  # by the names of their workers
 
     def watch(self, scheduler: Scheduler) -> None:
-        """Show its workers too: those of a batch system may be long in coming, and may go."""
+        """Show workers too: those of a batch system may wait long, and may be lost."""
         self._workers = workers = set()
 
         def tell(line: str) -> None:
@@ -68,17 +66,17 @@ class Report:
         def added(worker: WorkerInfo) -> None:
             workers.add(worker.name)
             self._waited_for.pop(worker.name, None)
-            tell(f"worker {worker.name} has come{_of_job(worker)}")
+            tell(f"worker {worker.name} was added{_of_job(worker)}")
 
         @scheduler.on_worker_removed
         def removed(worker: WorkerInfo, reason: str) -> None:
             workers.discard(worker.name)
             if scheduler.running():
-                tell(f"worker {worker.name} has gone{_of_job(worker)}{reason and ': '}{reason}")
+                tell(f"worker {worker.name} was removed{_of_job(worker)}{reason and ': '}{reason}")
 
     @contextmanager
     def live(self) -> Iterator[None]:
-        """Show the state of the search on the terminal until the end of the block."""
+        """A context manager that shows the state of the search on a terminal."""
         if self._console.is_terminal:
             with Live(self, console=self._console, transient=True, refresh_per_second=5):
                 yield
@@ -86,16 +84,16 @@ class Report:
             yield
 
     def say(self, line: str) -> None:
-        """Print a line, however long."""
+        """Print a line without wrapping it."""
         self._print(Text(line.translate(_ESCAPED)), soft_wrap=True)
 
     def _tell(self, line: str) -> None:
-        """Print a line, but on a terminal, which shows it already."""
+        """Print a line, except on a terminal: the live view shows it."""
         if not self._console.is_terminal:
             self.say(line)
 
     def trial_ended(self, trial: Trial) -> None:
-        """Say how a trial ended; a terminal shows it already."""
+        """Print how a trial ended, except on a terminal: the live view shows it."""
         cells = (
             f"trial {trial.number:<4} {trial.configuration.family:17} {trial.status:9}",
             "      " if trial.score is None else f"{trial.score:6.4f}",
@@ -105,11 +103,11 @@ class Report:
         self._tell("  ".join(cells).rstrip())
 
     def note(self, note: str) -> None:
-        """Say what is out of the ordinary, at once; on a terminal it stays above the live view."""
+        """Print an unusual event; on a terminal it stays above the live view."""
         self.say(f"note: {note}")
 
     def sum_up(self) -> None:
-        """The leaderboard, how trials ended, the wall time."""
+        """Print the leaderboard, how trials ended, and the wall time."""
         search = self._search
         if search.ranking():
             self._print(_leaderboard(search, most=10))
@@ -131,7 +129,7 @@ class Report:
             ) from error
 
     def __rich__(self) -> Group:
-        """The live view; drawn by a thread, so it works on copies."""
+        """The live view. A thread draws it, so it works on copies."""
         search = self._search
         trials = list(search.trials)
         running = [t for t in trials if t.status == "running"]
@@ -163,11 +161,11 @@ class Report:
 
 
 def _in_words(jobs: Iterable[JobState]) -> str:
-    """What is waited for: "2 jobs PENDING (Resources), 1 job RUNNING (Dask starts there)"."""
+    """Such as "2 jobs PENDING (Resources), 1 job RUNNING (Dask is starting)"."""
     counts = Counter(
         (
             job.state or "submitted",
-            job.reason or ("Dask starts there" if job.state == "RUNNING" else ""),
+            job.reason or ("Dask is starting" if job.state == "RUNNING" else ""),
         )
         for job in jobs
     )
@@ -222,7 +220,7 @@ def _mib(trial: Trial) -> str:
 
 
 def _in_short(trial: Trial) -> str:
-    """What tells configurations of a family apart; trials.csv has all of it."""
+    """The parameters of the model; trials.csv has all parameters."""
     return " ".join(
         f"{name.rpartition('__')[2]}={value}"
         for name, value in trial.configuration.parameters.items()

@@ -54,7 +54,7 @@ def test_what_is_promised_holds_on_this_machine_and_the_exit_code_says_so():
 def test_what_does_not_hold_is_named_and_the_exit_code_is_1():
     done = run(open_files=12)
     assert done.returncode == 1
-    assert "Not as promised" in done.stdout
+    assert "Failed: " in done.stdout
     assert "isolation fresh" in done.stdout
 
 

@@ -101,7 +101,7 @@ def test_bad_input_ends_in_one_sentence_and_exit_code_2(
 @pytest.mark.parametrize(
     ("rows", "sentence"),
     [
-        ("x,y\n" + "1,2,3\n2,3,4\n" * 9, "t.csv has rows of more fields than its header has"),
+        ("x,y\n" + "1,2,3\n2,3,4\n" * 9, "t.csv has rows with more fields than its header"),
         ("y,y\n" + "1,2\n2,3\n" * 9, "t.csv has more than one column 'y': "),
     ],
 )

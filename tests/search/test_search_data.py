@@ -90,7 +90,7 @@ def test_columns_of_the_same_name_are_said(tmp_path: Path) -> None:
         "NA,y,NA,b,b,b,,,a,a.1\n" + "1,2.5,3,4,5,6,7,8,9,0\n1,3.5,3,4,5,6,7,8,9,0\n" * 9
     )
     dataset = load_csv(path, "y")
-    assert dataset.notes == ("columns of the same name, numbered to tell them apart: 'NA', 'b'",)
+    assert dataset.notes == ("columns with the same name were numbered: 'NA', 'b'",)
 
 
 def test_a_pipe_is_read(tmp_path: Path) -> None:
@@ -106,7 +106,7 @@ def test_a_pipe_is_read(tmp_path: Path) -> None:
 def test_rows_without_a_finite_target_are_left_out_and_said(tmp_path: Path) -> None:
     dataset = load_target(tmp_path, ["", "inf", *(n + 0.5 for n in range(ROWS))])
     assert len(dataset.features) == len(dataset.target) == ROWS
-    assert dataset.notes == ("rows without a value of 'y', left out: 2",)
+    assert dataset.notes == ("rows without a value of 'y' were left out: 2",)
 
 
 def test_empty_columns_and_rare_classes_are_said(tmp_path: Path) -> None:
@@ -114,8 +114,8 @@ def test_empty_columns_and_rare_classes_are_said(tmp_path: Path) -> None:
     dataset = load_csv(path, "y")
     assert list(dataset.features) == ["x"]
     assert dataset.notes == (
-        "columns without any value, left out: 'none'",
-        "classes too rare to be in each of 3 folds: 'b'",
+        "columns without any value were left out: 'none'",
+        "classes with fewer rows than the 3 folds: 'b'",
     )
 
 
@@ -141,13 +141,13 @@ def test_a_misspelt_target_is_told_the_nearest_column(tmp_path: Path) -> None:
         (b"x,y\n", "no rows"),
         (b"x,y\n" + b"1,\n" * 20, "has 0 usable rows"),
         (b"x,y\n1,2\n2,3\n", "has 2 usable rows"),
-        (b"x,y\n" + b"1,2\n" * 20, "has one value only, 2,"),
+        (b"x,y\n" + b"1,2\n" * 20, "has the value 2 in all rows"),
         (b"y\n" + b"1\n2\n" * 20, "no column with values besides the target 'y'"),
         (b"x,y\n" + b",1\n,2\n" * 20, "no column with values besides the target 'y'"),
-        (b"\x89PNG\r\n\x1a\n\xff\xfe" * 20, "cannot be read as CSV"),
-        (b"x,y\n1,2\n1,2,3,4\n", "cannot be read as CSV"),
-        (b"x,y\n" + b"1,2,3\n2,3,4\n" * 20, "has rows of more fields than its header has names"),
-        (b"x,y\n" + b"1,2,\n2,3,4\n" * 20, "has rows of more fields than its header has names"),
+        (b"\x89PNG\r\n\x1a\n\xff\xfe" * 20, "is not a CSV file in UTF-8"),
+        (b"x,y\n1,2\n1,2,3,4\n", "is not a CSV file in UTF-8"),
+        (b"x,y\n" + b"1,2,3\n2,3,4\n" * 20, "has rows with more fields than its header"),
+        (b"x,y\n" + b"1,2,\n2,3,4\n" * 20, "has rows with more fields than its header"),
         (b"y,x,y\n" + b"1,2,3\n2,3,4\n" * 20, "has more than one column 'y'"),
     ],
 )
@@ -165,7 +165,7 @@ def test_useless_files_are_refused_in_one_sentence(
 @pytest.mark.parametrize("name", ["data.csv.gz", "data.csv.zip", "data.csv.xz", "data.csv.bz2"])
 def test_a_broken_archive_is_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("x,y\n1,2\n")
-    with pytest.raises(DataError, match="cannot be read as CSV"):
+    with pytest.raises(DataError, match="is not a CSV file in UTF-8"):
         load_csv(tmp_path / name, "y")
 
 

@@ -77,7 +77,7 @@ def test_a_search_runs_in_jobs_and_leaves_trials_and_the_best_model(tmp_path: Pa
         stdout, stderr = process.communicate()
     assert stderr == ""
     assert process.returncode == 0
-    assert " has come (job " in stdout
+    assert " was added (job " in stdout
     assert sorted(int(row["number"]) for row in trials(tmp_path)) == list(range(6))
     assert any(row["status"] == "ok" for row in trials(tmp_path))
     assert joblib.load(tmp_path / "best_model.joblib")
@@ -126,9 +126,9 @@ def test_a_trial_that_loses_its_job_is_started_again(tmp_path: Path, slurm: Slur
     with search(tmp_path, "--trials", "16") as process:
         assert process.stdout is not None
         for line in process.stdout:
-            if come := re.search(r" has come \(job (\d+)", line):
+            if come := re.search(r" was added \(job (\d+)", line):
                 here.add(come[1])
-            elif gone := re.search(r" has gone \(job (\d+)", line):
+            elif gone := re.search(r" was removed \(job (\d+)", line):
                 here.remove(gone[1])
             elif " was started again: " in line:
                 started_again += 1

@@ -38,8 +38,8 @@ LAYERS = {
         __main__
     """,
     "limits": """
-        outcome limits cancel progress
-        linux
+        outcome limits cancel progress linux
+        in_place
         ipc
         task
         guardian
@@ -55,23 +55,13 @@ LAYERS = {
         worker
     """,
 }
-_YET = "a circle that is yet to be opened"
 ALLOWED = {
     ("exceptions", "batch_systems.job_state"): "the type of an attribute, for type checkers alone",
-    ("limits.ipc.pickling", "limits.call"): _YET,
-    ("limits.linux.output", "limits.ipc.transport"): _YET,
-    ("limits.owner.breaches", "limits.call"): _YET,
-    ("limits.owner.guardian", "limits.call"): _YET,
-    ("limits.owner.in_thread", "limits.call"): _YET,
-    ("limits.owner.lease", "limits.owner.connection"): _YET,
-    ("limits.owner.outcomes", "limits.call"): _YET,
-    ("limits.task.run_function", "limits.call"): _YET,
 }
 """What the law forbids and is needed all the same: importer, imported, and why."""
 TOO_LONG = {
     "dask.scheduler.plugin",
     "executors.dask.executor",
-    "limits.guardian.main",
     "placement.policy",
 }
 """Files that are yet to become shorter, or have such functions."""

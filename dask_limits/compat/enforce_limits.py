@@ -240,7 +240,7 @@ def _run(call: LimitedCall[..., R], args: tuple[Any, ...], kwargs: dict[str, Any
     # Without limits too a crash must not be the caller's.
     from dask_limits.limits.owner.guardian import default_guardian
 
-    return default_guardian().run(call, args, kwargs)
+    return default_guardian().run(call.fn, args, kwargs)
 
 
 def _status(error: BaseException | None) -> type[Exception] | int:

@@ -74,7 +74,7 @@ def pack_call(
     try:
         pickler.dump((call.fn, args, kwargs))
     except Exception as why:
-        raise pickling.unpicklable_arguments(call, args, kwargs, why) from why
+        raise pickling.unpicklable_arguments(call.fn, args, kwargs, call.limits, why) from why
     return PackedCall(call.name, buffer.getvalue()), pickler.left_out
 
 

@@ -90,7 +90,7 @@ class ProcessExecutor(concurrent.futures.Executor):
             return
         future.mark_started()
         try:
-            outcome = self._guardian.run(call, args, kwargs, cancel=token)
+            outcome = self._guardian.run(call.fn, args, kwargs, call.limits, cancel=token)
         except BaseException as error:  # no future may stay open, whatever is wrong here
             outcome = Outcome(exception=error, usage=Usage(wall_time=0.0, cpu_time=0.0))
         future.settle(outcome)

@@ -19,7 +19,7 @@ def pack_call(call: LimitedCall[..., Any], args: tuple[Any, ...], kwargs: dict[s
     try:
         return pickling.dumps((call, args, kwargs))
     except Exception as error:
-        raise pickling.unpicklable_arguments(call, args, kwargs, error) from error
+        raise pickling.unpicklable_arguments(call.fn, args, kwargs, call.limits, error) from error
 
 
 def run_packed_call(packed: bytes) -> bytes:

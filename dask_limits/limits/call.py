@@ -1,15 +1,12 @@
 from __future__ import annotations
 
-import functools
-import time
-import types
 from collections.abc import Callable
 from typing import Any, Generic, ParamSpec, TypeVar, Unpack
 
-from dask_limits.exceptions import ExitError
 from dask_limits.limits.cancel import CancelToken
+from dask_limits.limits.in_place import name_of, run_in_place
 from dask_limits.limits.limits import Limits, LimitsArguments
-from dask_limits.limits.outcome import Outcome, Usage
+from dask_limits.limits.outcome import Outcome
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -40,6 +37,10 @@ class LimitedCall(Generic[P, R]):
     def name(self) -> str:
         """What the function is called in messages and on dashboards."""
         return name_of(self.fn)
+
+    @property
+    def __name__(self) -> str:
+        return self.name
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run one call to its end, and return what it returns or raise what it raises."""
@@ -109,52 +110,4 @@ def run_call(
         return run_in_place(call.fn, args, kwargs)
     from dask_limits.limits.owner.guardian import default_guardian
 
-    return default_guardian().run(call, args, kwargs, cancel=cancel)
-
-
-def run_in_place(fn: Callable[..., R], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Outcome[R]:
-    """Call a function in this thread, and measure it. Ctrl-C passes; `sys.exit` ends the call."""
-    wall, cpu = time.perf_counter(), time.thread_time()
-    value: R | None = None
-    exception: BaseException | None = None
-    try:
-        value = to_its_end(fn(*args, **kwargs))
-    except KeyboardInterrupt:
-        raise
-    except SystemExit as exit_:
-        exception = ExitError.of(name_of(fn), exit_status(exit_))
-    except BaseException as error:
-        exception = error
-    usage = Usage(wall_time=time.perf_counter() - wall, cpu_time=time.thread_time() - cpu)
-    return Outcome(value=value, exception=exception, usage=usage)
-
-
-def to_its_end(value: Any) -> Any:
-    """A value that a call has returned; if it is a coroutine, what that returns in the end."""
-    if type(value) is not types.CoroutineType:
-        return value
-    import asyncio  # 30 ms in each new task process, for the few that need it
-
-    if asyncio._get_running_loop() is None:  # without an error, which would be the user's context
-        return asyncio.run(value)
-    # A loop already runs in this thread, and waits for this very call: it cannot run another.
-    from concurrent.futures import ThreadPoolExecutor
-
-    with ThreadPoolExecutor(1) as thread:
-        return thread.submit(asyncio.run, value).result()
-
-
-def exit_status(exit_: SystemExit) -> int:
-    """What the interpreter makes of it: `sys.exit()` is 0, `sys.exit("text")` is 1."""
-    if exit_.code is None:
-        return 0
-    return exit_.code & 0xFF if isinstance(exit_.code, int) else 1
-
-
-def name_of(fn: Callable[..., object]) -> str:
-    """What a callable is called, whatever kind of callable it is."""
-    while isinstance(fn, functools.partial):
-        fn = fn.func
-    if isinstance(fn, LimitedCall):
-        return name_of(fn.fn)
-    return str(getattr(fn, "__name__", None) or type(fn).__name__)
+    return default_guardian().run(call.fn, args, kwargs, call.limits, cancel=cancel)

@@ -17,7 +17,7 @@ from dask_limits.limits.owner.guardian import Guardian, default_guardian
 
 
 def run(fn, *args, **kwargs) -> Outcome:
-    return default_guardian().run(LimitedCall(fn, Limits(wall_time=30)), args, kwargs)
+    return default_guardian().run(fn, args, kwargs, Limits(wall_time=30))
 
 
 class Point:
@@ -69,10 +69,10 @@ def test_classes_of_main_keep_their_identity(tmp_path):
 
 def test_a_call_runs_in_another_process_and_the_next_in_the_same():
     guardian = default_guardian()
-    call = LimitedCall(os.getpid, Limits(wall_time=30))
-    first = guardian.run(call, (), {}).result()
+    limits = Limits(wall_time=30)
+    first = guardian.run(os.getpid, (), {}, limits).result()
     assert first != os.getpid()
-    assert guardian.run(call, (), {}).result() == first
+    assert guardian.run(os.getpid, (), {}, limits).result() == first
 
 
 def test_a_users_exception_keeps_its_type_arguments_and_traceback():
@@ -210,7 +210,7 @@ def test_lines_that_a_killed_call_has_printed_are_not_lost(capfd):
         os.kill(os.getpid(), signal.SIGKILL)
 
     with Guardian() as guardian:  # its output goes where its owner's went when it was started
-        guardian.run(LimitedCall(talk), (), {})
+        guardian.run(talk, (), {})
     assert "last words" in capfd.readouterr().out
 
 
@@ -225,7 +225,7 @@ def test_random_numbers_differ_between_task_processes():
         threads = [
             threading.Thread(
                 target=lambda: outcomes.append(
-                    guardian.run(LimitedCall(lambda: (time.sleep(0.2), draw())[1]), (), {})
+                    guardian.run(lambda: (time.sleep(0.2), draw())[1], (), {})
                 )
             )
             for _ in range(3)
@@ -243,9 +243,8 @@ def test_a_call_that_is_cancelled_while_it_runs_ends_at_once():
     token = CancelToken()
     outcomes = []
     with Guardian() as guardian:
-        call = LimitedCall(time.sleep)
         thread = threading.Thread(
-            target=lambda: outcomes.append(guardian.run(call, (600,), {}, cancel=token))
+            target=lambda: outcomes.append(guardian.run(time.sleep, (600,), {}, cancel=token))
         )
         thread.start()
         while token._end is None:
@@ -253,14 +252,14 @@ def test_a_call_that_is_cancelled_while_it_runs_ends_at_once():
         token.cancel()
         thread.join()
         assert isinstance(outcomes[0].exception, exceptions.CallCancelledError)
-        assert guardian.run(call, (0,), {}).ok
+        assert guardian.run(time.sleep, (0,), {}).ok
 
 
 def test_a_call_that_is_cancelled_before_it_starts_never_runs(tmp_path):
     token = CancelToken()
     token.cancel()
     with Guardian() as guardian:
-        outcome = guardian.run(LimitedCall((tmp_path / "made").touch), (), {}, cancel=token)
+        outcome = guardian.run((tmp_path / "made").touch, (), {}, cancel=token)
     assert isinstance(outcome.exception, exceptions.CallCancelledError)
     assert not (tmp_path / "made").exists()
 
@@ -268,16 +267,14 @@ def test_a_call_that_is_cancelled_before_it_starts_never_runs(tmp_path):
 def test_a_guardian_that_is_closed_cancels_what_runs_and_starts_again_on_need():
     guardian = Guardian()
     outcomes = []
-    thread = threading.Thread(
-        target=lambda: outcomes.append(guardian.run(LimitedCall(time.sleep), (600,), {}))
-    )
+    thread = threading.Thread(target=lambda: outcomes.append(guardian.run(time.sleep, (600,), {})))
     thread.start()
     while guardian._connection is None or not list(guardian._connection):
         time.sleep(0.001)
     guardian.close()
     thread.join()
     assert isinstance(outcomes[0].exception, exceptions.CallCancelledError)
-    assert guardian.run(LimitedCall(abs), (-1,), {}).result() == 1
+    assert guardian.run(abs, (-1,), {}).result() == 1
     guardian.close()
 
 
@@ -307,7 +304,7 @@ def test_many_threads_share_a_guardian():
 
         def work(n):
             for i in range(20):
-                results.append(guardian.run(LimitedCall(pow), (n, i), {}).result() == n**i)
+                results.append(guardian.run(pow, (n, i), {}).result() == n**i)
 
         threads = [threading.Thread(target=work, args=(n,)) for n in range(8)]
         for thread in threads:

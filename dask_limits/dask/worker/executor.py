@@ -209,7 +209,7 @@ class LimitsExecutor(concurrent.futures.Executor):
         """Run a call; again, if its guardian was killed, as often as Dask forgives lost workers."""
         seconds = (call.limits.wall_time or 0) + call.limits.grace_period
         for tries in range(1, 1 + dask.config.get("distributed.scheduler.allowed-failures")):
-            outcome = self._guardian.run(call, args, kwargs, cancel=token)
+            outcome = self._guardian.run(call.fn, args, kwargs, call.limits, cancel=token)
             if not isinstance(outcome.exception, GuardianLostError):
                 return outcome
             if time.monotonic() + seconds > self._ends_at:
@@ -218,7 +218,7 @@ class LimitsExecutor(concurrent.futures.Executor):
             cause = "its guardian was killed, and the call with it"
             event = {"op": "rerun", "key": key, **about, "job": self._job, "cause": cause}
             self._worker.loop.add_callback(self._worker.log_event, TOPIC, event | {"tries": tries})
-        return self._guardian.run(call, args, kwargs, cancel=token)
+        return self._guardian.run(call.fn, args, kwargs, call.limits, cancel=token)
 
     def cancel(self, key: Any) -> None:
         """End a task, if it is one of ours that runs."""

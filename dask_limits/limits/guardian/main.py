@@ -25,8 +25,9 @@ import traceback
 from typing import Final
 
 from dask_limits.limits.guardian.monitor import TICK_S, Watch
+from dask_limits.limits.guardian.task_process import TaskProcess
 from dask_limits.limits.ipc import messages, owner_cells, task_cells, transport
-from dask_limits.limits.ipc.cells import Table
+from dask_limits.limits.ipc.cells import Cells
 from dask_limits.limits.linux import proctree, stacks
 from dask_limits.limits.task import main as task_main
 from dask_limits.limits.task.grace import SIGNALS
@@ -48,52 +49,18 @@ _MIN_WAIT_S: Final = 0.001
 _DEATHS_BY_WARNING: Final = {-number for number in (*SIGNALS.values(), stacks.SIGNAL)}
 
 
-class TaskProcess:
-    """The guardian's record of one task process.
-
-    Attributes:
-        row: Its row in the table.
-        sock: A copy of its own end: verdicts go out on it, also when the process is dead.
-        owner_end: The other end, until the owner has it.
-        watch: What is known of the call that runs.
-        cause: Why it is being ended; empty while it is not.
-    """
-
-    def __init__(self, row: int, pid: int, sock: socket.socket, notes_fd: int) -> None:
-        self.row = row
-        self.pid = pid
-        self.sock = sock
-        self.notes_fd = notes_fd
-        self.notes = task_cells.read(notes_fd)
-        self.watch: Watch | None = None
-        self.cause = ""
-        self.stacks_until = math.inf
-        self.stacks_size = 0
-        self.killed_at = math.inf
-        self.dead = False
-        self.released = False
-        self.verdict: tuple[int, int, bytes] | None = None
-        self.hung_up = False
-
-    def close(self) -> None:
-        """Let go of its files."""
-        self.sock.close()
-        self.notes.close()
-        os.close(self.notes_fd)
-
-
 class GuardianProcess:
     """The guardian's loop.
 
     Args:
         control: Its socket with the owner.
-        table: The table that both have.
+        cells: The owner cells.
     """
 
-    def __init__(self, control: socket.socket, table: Table) -> None:
+    def __init__(self, control: socket.socket, cells: Cells) -> None:
         self._control = control
         self._receiver = transport.Receiver(control)
-        self._slots = table
+        self._owner_cells = cells
         self._by_row: dict[int, TaskProcess] = {}
         self._by_pid: dict[int, TaskProcess] = {}
         # Each task process costs two files here; what they get themselves is the owner's limit.
@@ -140,12 +107,12 @@ class GuardianProcess:
         """How long to wait for something to happen, at most."""
         wait = TICK_S
         if self._idle_ticks > _IDLE_TICKS:
-            if owner_cells.is_asleep(self._slots):
+            if owner_cells.is_asleep(self._owner_cells):
                 wait = _LONGEST_SLEEP_S
             else:
                 # The owner may be starting a call, and have seen that we are awake: look once
                 # more.
-                owner_cells.set_asleep(self._slots, True)
+                owner_cells.set_asleep(self._owner_cells, True)
         now = time.monotonic()
         for process in self._by_row.values():
             if process.cause and not process.dead:
@@ -165,7 +132,7 @@ class GuardianProcess:
         if kind == messages.SPAWN:
             self._hand_out()
         elif kind == messages.WAKE:
-            owner_cells.set_asleep(self._slots, False)
+            owner_cells.set_asleep(self._owner_cells, False)
             self._idle_ticks = 0
         elif (process := self._by_row.get(row)) is None:
             pass  # to be cancelled, and over and released before that was said
@@ -194,22 +161,22 @@ class GuardianProcess:
         """Start a task process.
 
         Raises:
-            OSError: where the system, or the table, has room for no more.
+            OSError: where the system, or the owner cells, have room for no more.
         """
         if not self._free_rows:
             raise OSError(f"{owner_cells.ROWS - 1} calls run at this time, the most there can be")
         with contextlib.ExitStack() as undo:
             owner_end, own_end = map(undo.enter_context, transport.pair())
-            notes_fd = task_cells.make()
-            undo.callback(os.close, notes_fd)
+            task_cells_fd = task_cells.make()
+            undo.callback(os.close, task_cells_fd)
             pid = os.fork()
             undo.pop_all()
         if pid == 0:
-            self._slots.close()
-            task_main.run(own_end.fileno(), notes_fd, self._open_files)
+            self._owner_cells.close()
+            task_main.run(own_end.fileno(), task_cells_fd, self._open_files)
         row = self._free_rows.pop()
-        self._slots.clear(row)
-        process = self._by_pid[pid] = TaskProcess(row, pid, own_end, notes_fd)
+        self._owner_cells.clear(row)
+        process = self._by_pid[pid] = TaskProcess(row, pid, own_end, task_cells_fd)
         return process, owner_end
 
     def _keep_spare(self) -> None:
@@ -246,7 +213,7 @@ class GuardianProcess:
                 self._kill(process, process.cause or "died")
         if busy:
             self._idle_ticks = 0
-            owner_cells.set_asleep(self._slots, False)
+            owner_cells.set_asleep(self._owner_cells, False)
         else:
             self._idle_ticks += 1
 
@@ -258,7 +225,7 @@ class GuardianProcess:
         if process.cause:
             self._go_on_ending(process, now)
             return True
-        number = self._slots.get(process.row, owner_cells.CALL)
+        number = self._owner_cells.get(process.row, owner_cells.CALL)
         if number == 0:
             process.watch = None
             return False
@@ -276,10 +243,10 @@ class GuardianProcess:
 
     def _warn(self, process: TaskProcess, watch: Watch, number: int) -> None:
         """Send a call a signal before its end, with its stacks noted."""
-        process.notes.put(0, task_cells.WARNED, watch.number)
-        if process.notes.get(0, task_cells.DONE) == watch.number:
+        process.task_cells.put(0, task_cells.WARNED, watch.number)
+        if process.task_cells.get(0, task_cells.DONE) == watch.number:
             return  # see GraceWarning
-        task_cells.forget_stacks(process.notes_fd)
+        task_cells.forget_stacks(process.task_cells_fd)
         # Of two signals that wait, the handler of faulthandler, in C, is run first.
         runner = watch.runner
         proctree.send_signal(runner, stacks.SIGNAL)
@@ -287,7 +254,9 @@ class GuardianProcess:
 
     def _watch(self, process: TaskProcess, number: int) -> Watch:
         if process.watch is None or process.watch.number != number:
-            process.watch = Watch(self._slots, process.row, process.notes, process.pid, number)
+            process.watch = Watch(
+                self._owner_cells, process.row, process.task_cells, process.pid, number
+            )
         return process.watch
 
     def _end_if_running(self, process: TaskProcess, number: int, cause: str) -> None:
@@ -299,15 +268,15 @@ class GuardianProcess:
         """
         if process.cause or process.dead:
             return
-        self._slots.put(process.row, owner_cells.CONDEMNED, number)
-        if self._slots.get(process.row, owner_cells.CALL) != number:
+        self._owner_cells.put(process.row, owner_cells.CONDEMNED, number)
+        if self._owner_cells.get(process.row, owner_cells.CALL) != number:
             return  # and the owner lets go of the process
         runner = self._watch(process, number).runner
         process.cause = cause
         blocked = proctree.blocks_signal(runner, stacks.SIGNAL)
         patience = _BLOCKED_STACKS_WAIT_S if blocked else _STACKS_WAIT_S
         process.stacks_until = time.monotonic() + patience
-        task_cells.forget_stacks(process.notes_fd)
+        task_cells.forget_stacks(process.task_cells_fd)
         proctree.send_signal(runner, signal.SIGCONT)  # a stopped process writes nothing
         proctree.send_signal(runner, stacks.SIGNAL)
 
@@ -315,7 +284,7 @@ class GuardianProcess:
 
     def _go_on_ending(self, process: TaskProcess, now: float) -> None:
         if process.killed_at == math.inf:
-            size = task_cells.stacks_length(process.notes_fd)
+            size = task_cells.stacks_length(process.task_cells_fd)
             if (size and size == process.stacks_size) or now > process.stacks_until:
                 self._kill(process, process.cause)
             process.stacks_size = size
@@ -342,8 +311,8 @@ class GuardianProcess:
             self._forget(process)
             return
         process.sock.shutdown(socket.SHUT_RD)  # an owner that still sends is not to wait for ever
-        number = self._slots.get(process.row, owner_cells.CALL)
-        begun = bool(process.cause) or process.notes.get(0, task_cells.CALL) == number
+        number = self._owner_cells.get(process.row, owner_cells.CALL)
+        begun = bool(process.cause) or process.task_cells.get(0, task_cells.CALL) == number
         if process.verdict is None and number and begun:
             self._judge(process, self._watch(process, number), status, used)
         self._answer_for(process)
@@ -355,7 +324,7 @@ class GuardianProcess:
 
         Until it knows, it may hand it another call; that one has not begun, and can run elsewhere.
         """
-        number = self._slots.get(process.row, owner_cells.CALL)
+        number = self._owner_cells.get(process.row, owner_cells.CALL)
         if process.verdict is None and number:
             process.verdict = messages.UNBEGUN, number, b""
         self._deliver(process)
@@ -382,12 +351,12 @@ class GuardianProcess:
     ) -> None:
         code = None if status is None else os.waitstatus_to_exitcode(status)
         cause = process.cause or self._cause_of_death(process, watch, code)
-        verdict = watch.verdict(cause, code, used, task_cells.stacks(process.notes_fd))
+        verdict = watch.verdict(cause, code, used, task_cells.stacks(process.task_cells_fd))
         process.verdict = messages.VERDICT, watch.number, pickle.dumps(verdict)
 
     def _cause_of_death(self, process: TaskProcess, watch: Watch, code: int | None) -> str:
         """Why a process has ended that was not ended by us."""
-        if process.notes.get(0, task_cells.DEAF):
+        if process.task_cells.get(0, task_cells.DEAF):
             return "deaf"
         if watch.warned_of and code in _DEATHS_BY_WARNING:
             return watch.warned_of  # the call has put back what these signals do by default

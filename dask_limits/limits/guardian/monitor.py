@@ -7,7 +7,7 @@ import time
 from typing import Final
 
 from dask_limits.limits.ipc import owner_cells, task_cells
-from dask_limits.limits.ipc.cells import Table
+from dask_limits.limits.ipc.cells import Cells
 from dask_limits.limits.ipc.messages import Verdict
 from dask_limits.limits.linux import proctree
 from dask_limits.limits.task.grace import SIGNALS
@@ -37,9 +37,9 @@ class Watch:
     """What the guardian knows of one call.
 
     Args:
-        table: Where the owner has written the call's limits.
-        row: Where in it.
-        noted: What the task process notes of its calls.
+        cells: The owner cells, in which the call's limits are.
+        row: Which of their rows.
+        noted: The task cells of its process.
         pid: The task process that runs the call.
         number: The number of the call.
 
@@ -49,19 +49,19 @@ class Watch:
         next_look: When to look again, in seconds of `time.monotonic()`.
     """
 
-    def __init__(self, table: Table, row: int, noted: Table, pid: int, number: int) -> None:
+    def __init__(self, cells: Cells, row: int, noted: Cells, pid: int, number: int) -> None:
         self.number = number
-        self._slots = table
+        self._owner_cells = cells
         self._row = row
-        self._notes = noted
+        self._task_cells = noted
         self._pid = pid
-        self._handed_over = table.get_float(row, owner_cells.START)
-        self._cpu_before = table.get_float(row, owner_cells.CPU_BEFORE)
-        self._wall_limit = table.get_float(row, owner_cells.WALL_TIME) or math.inf
-        self._cpu_limit = table.get_float(row, owner_cells.CPU_TIME) or math.inf
-        self._memory_limit = table.get(row, owner_cells.MEMORY) or math.inf
-        self._process_limit = table.get(row, owner_cells.NUM_PROCESSES) or math.inf
-        self._grace_period = table.get_float(row, owner_cells.GRACE_PERIOD)
+        self._handed_over = cells.get_float(row, owner_cells.START)
+        self._cpu_before = cells.get_float(row, owner_cells.CPU_BEFORE)
+        self._wall_limit = cells.get_float(row, owner_cells.WALL_TIME) or math.inf
+        self._cpu_limit = cells.get_float(row, owner_cells.CPU_TIME) or math.inf
+        self._memory_limit = cells.get(row, owner_cells.MEMORY) or math.inf
+        self._process_limit = cells.get(row, owner_cells.NUM_PROCESSES) or math.inf
+        self._grace_period = cells.get_float(row, owner_cells.GRACE_PERIOD)
         self.warned_of, self._warned_at = "", math.inf
         self._done_at = math.inf
         self._oom_kills = _oom_kills()
@@ -87,14 +87,14 @@ class Watch:
     @property
     def _last_progress(self) -> float:
         """When its wall time began to count."""
-        if self._notes.get(0, task_cells.CALL) == self.number:
-            return self._notes.get_float(0, task_cells.CLOCK)
+        if self._task_cells.get(0, task_cells.CALL) == self.number:
+            return self._task_cells.get_float(0, task_cells.CLOCK)
         return self._handed_over + _BEGIN_WAIT_S
 
     @property
     def _started(self) -> float:
-        if self._notes.get(0, task_cells.CALL) == self.number:
-            return self._notes.get_float(0, task_cells.START)
+        if self._task_cells.get(0, task_cells.CALL) == self.number:
+            return self._task_cells.get_float(0, task_cells.START)
         return self._handed_over
 
     def look(self, now: float) -> str:
@@ -104,9 +104,9 @@ class Watch:
             The limit that it has breached, "mute" if it is done and does not answer, or nothing.
         """
         self.next_look = now + TICK_S
-        if self._notes.get(0, task_cells.DONE) == self.number:
+        if self._task_cells.get(0, task_cells.DONE) == self.number:
             return self._look_for_answer(now)
-        if self._notes.get(0, task_cells.CALL) != self.number:
+        if self._task_cells.get(0, task_cells.CALL) != self.number:
             return "wall_time" if now >= self.wall_deadline else ""  # it has not begun yet
         root = proctree.read_process(self._pid)
         if root is None:
@@ -142,7 +142,7 @@ class Watch:
 
     def _look_for_answer(self, now: float) -> str:
         """All that is left to do is to send the answer; when that is done the owner may be slow."""
-        if self._notes.get(0, task_cells.ANSWERED) == self.number:
+        if self._task_cells.get(0, task_cells.ANSWERED) == self.number:
             return ""
         self._done_at = min(self._done_at, now)
         return "mute" if now > self._done_at + _ANSWER_WAIT_S else ""
@@ -162,7 +162,7 @@ class Watch:
 
     def warn_of(self, limit: str) -> bool:
         """Whether a call that is over this limit is to be warned before it is ended."""
-        begun = self._notes.get(0, task_cells.CALL) == self.number
+        begun = self._task_cells.get(0, task_cells.CALL) == self.number
         if not self._grace_period or self.warned_of or limit not in SIGNALS or not begun:
             return False
         self.warned_of, self._warned_at = limit, time.monotonic()
@@ -171,20 +171,20 @@ class Watch:
     @property
     def runner(self) -> int:
         """The pid of the process that the function itself runs in."""
-        pid = self._notes.get(0, task_cells.RUNNER)
+        pid = self._task_cells.get(0, task_cells.RUNNER)
         # A call could write there what it likes: only what is its own is believed.
         return pid if any(p.pid == pid for p in self._below) else self._pid
 
     @property
     def _is_fresh(self) -> bool:
         """Whether the call runs in a fresh process."""
-        return self._notes.get(0, task_cells.RUNNER) != 0
+        return self._task_cells.get(0, task_cells.RUNNER) != 0
 
     def _overhead(self) -> int:
         """How many processes below the task process are not the call's own doing."""
         if not self._is_fresh:
             return 0
-        return min(self._notes.get(0, task_cells.OVERHEAD), _MAX_OVERHEAD)
+        return min(self._task_cells.get(0, task_cells.OVERHEAD), _MAX_OVERHEAD)
 
     def _find_children(self, root: proctree.Process) -> None:
         """Look for new descendants, less often where there are many threads to look through."""
@@ -217,7 +217,7 @@ class Watch:
         """CPU seconds of the call; of a fresh process without its start and the task process."""
         total = proctree.cpu_time_below(root, self._below) + self._vanished
         if self._is_fresh:
-            total -= self._notes.get_float(0, task_cells.CPU_BEFORE)
+            total -= self._task_cells.get_float(0, task_cells.CPU_BEFORE)
         else:
             total += proctree.cpu_seconds(self._pid) - self._cpu_before
         return max(total, self._cpu_time)
@@ -246,10 +246,10 @@ class Watch:
         self._cpu_time, self._memory, self._processes = cpu_time, memory, processes
         self._peak_memory = max(self._peak_memory, memory)
         self._peak_processes = max(self._peak_processes, processes)
-        self._slots.put(self._row, owner_cells.PEAK_MEMORY, self._peak_memory)
-        self._slots.put(self._row, owner_cells.PEAK_PROCESSES, self._peak_processes)
-        self._slots.put_float(self._row, owner_cells.CPU_USED, cpu_time)
-        self._slots.put(self._row, owner_cells.SEEN, self.number)
+        self._owner_cells.put(self._row, owner_cells.PEAK_MEMORY, self._peak_memory)
+        self._owner_cells.put(self._row, owner_cells.PEAK_PROCESSES, self._peak_processes)
+        self._owner_cells.put_float(self._row, owner_cells.CPU_USED, cpu_time)
+        self._owner_cells.put(self._row, owner_cells.SEEN, self.number)
 
     def verdict(
         self,

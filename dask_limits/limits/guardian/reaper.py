@@ -16,17 +16,17 @@ from typing import NoReturn
 
 from dask_limits.limits.guardian.main import GuardianProcess, collect_ended
 from dask_limits.limits.ipc import transport
-from dask_limits.limits.ipc.cells import Table
+from dask_limits.limits.ipc.cells import Cells
 from dask_limits.limits.ipc.owner_cells import ROWS
 from dask_limits.limits.linux import prctl, proctree
 
 
-def main(control_fd: int, slots_fd: int) -> NoReturn:
+def main(control_fd: int, owner_cells_fd: int) -> NoReturn:
     """Become a reaper, and start the guardian.
 
     Args:
         control_fd: The guardian's end of its socket with the owner.
-        slots_fd: The table that both have.
+        owner_cells_fd: The memory with the owner cells.
     """
     _open_standard_files()
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
@@ -39,13 +39,13 @@ def main(control_fd: int, slots_fd: int) -> NoReturn:
     try:
         if guardian:
             os.close(control_fd)
-            os.close(slots_fd)
+            os.close(owner_cells_fd)
             prctl.set_name("limits-reaper")
             _wait_for_either(guardian, owner)
         else:
             prctl.become_subreaper()
             prctl.set_name("limits-guardian")
-            process = GuardianProcess(transport.adopt(control_fd), Table(ROWS, slots_fd))
+            process = GuardianProcess(transport.adopt(control_fd), Cells(ROWS, owner_cells_fd))
             process.run()
         _end_children(give_up_at=time.monotonic() + 10)
     except BaseException:

@@ -4,7 +4,7 @@ import mmap
 import os
 
 
-class Table:
+class Cells:
     """Rows of eight-byte cells in memory that two processes share.
 
     Each cell has one writer, and is written in one store: who reads sees the old value or the

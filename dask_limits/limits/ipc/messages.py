@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 # From the owner to a task process, each with the number of the call.
-SETTING: Final = 1  # pickled Setting (of surroundings.py), for this call and those that follow
+SETTING: Final = 1  # pickled Setting (of process_state.py), for this call and those that follow
 REQUEST: Final = 2  # ORDERS, then packed (function, args, kwargs); the last two files, if
 # output is captured, are for what is printed
 
@@ -22,7 +22,7 @@ BREACHED: Final = 9  # the name of a limit: pynisher has ended the call
 VERDICT: Final = 7  # pickled Verdict
 UNBEGUN: Final = 8  # the process has ended, and has not begun the call
 
-# From the owner to the guardian; the number is a row of the table.
+# From the owner to the guardian; the number is a row of the owner cells.
 SPAWN: Final = 10  # answered with SPAWNED and a file descriptor
 END: Final = 11  # end this process; nobody waits for it
 CANCEL: Final = 12  # end it if it still runs the call in the body, and give a verdict

@@ -1,4 +1,4 @@
-"""The table through which an owner tells its guardian what runs.
+"""The cells in which an owner tells its guardian what runs.
 
 A call that is short need not cost the guardian anything: the owner writes its limits and its
 start here and sends the guardian no message; the guardian looks every few milliseconds.
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from dask_limits.limits.ipc.cells import Table
+from dask_limits.limits.ipc.cells import Cells
 
 ROWS: Final = 4096
 """How many task processes an owner can have at one time. A row that is not used costs nothing."""
@@ -34,11 +34,11 @@ PEAK_PROCESSES: Final = 11
 CPU_USED: Final = 12  # seconds
 
 
-def is_asleep(table: Table) -> bool:
+def is_asleep(cells: Cells) -> bool:
     """Whether the guardian must be woken to see a new call."""
-    return table.get(0, 0) != 0
+    return cells.get(0, 0) != 0
 
 
-def set_asleep(table: Table, asleep: bool) -> None:
+def set_asleep(cells: Cells, asleep: bool) -> None:
     """Say whether the guardian must be woken. For the guardian."""
-    table.put(0, 0, int(asleep))
+    cells.put(0, 0, int(asleep))

@@ -80,14 +80,14 @@ def pack(thing: object, new_pickler: NewPickler) -> Payload:
     """
     with _Sink() as sink:
         new_pickler(sink, pickle.HIGHEST_PROTOCOL, buffer_callback=sink.keep_buffer).dump(thing)
-        return sink.parcel()
+        return sink.payload()
 
 
 def unpack(head: memoryview, fds: list[int]) -> Any:
     """What was packed. Its large buffers stay where they were written; writing copies them.
 
     Args:
-        head: The head of the parcel.
+        head: The head of the payload.
         fds: The files that came with it. They may be closed after this.
 
     Raises:
@@ -143,7 +143,7 @@ class _Sink:
         self._buffers.append(raw)
         return False
 
-    def parcel(self) -> Payload:
+    def payload(self) -> Payload:
         """What has been written, ready to be sent."""
         if self._buffers and self._fd is None:
             self._open()
@@ -156,11 +156,11 @@ class _Sink:
             _write(fd, raw)
             head.append(_BUFFER.pack(at, raw.nbytes, raw.readonly))
         fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
-        self._fd = None  # it is the parcel's now
+        self._fd = None  # it is the payload's now
         return Payload(b"".join(head), fd)
 
     def _open(self) -> None:
-        self._fd = os.memfd_create("dask-limits-parcel", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        self._fd = os.memfd_create("dask-limits-payload", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         for part in self._parts:
             _write(self._fd, part)
         self._parts.clear()

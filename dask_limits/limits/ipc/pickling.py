@@ -3,17 +3,17 @@ from __future__ import annotations
 import io
 import pickle
 import sys
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
 import cloudpickle
 
 from dask_limits.exceptions import CallPicklingError
+from dask_limits.limits.in_place import name_of
 from dask_limits.limits.ipc import payload
 from dask_limits.limits.ipc.messages import say
 from dask_limits.limits.ipc.payload import Payload
-
-if TYPE_CHECKING:
-    from dask_limits.limits.call import LimitedCall
+from dask_limits.limits.limits import Limits
 
 
 def new_pickler(file: Any, protocol: int, **options: Any) -> Any:
@@ -60,15 +60,19 @@ def without_history(error: BaseException) -> BaseException:
 
 
 def unpicklable_arguments(
-    call: LimitedCall[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], why: Exception
+    fn: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    limits: Limits,
+    why: Exception,
 ) -> CallPicklingError:
     """The error of a call that cannot be sent, which names the part that is at fault."""
+    name = name_of(fn)
     error = CallPicklingError(
-        f"{call.name}() cannot be sent: {_culprit(call.fn, args, kwargs)} cannot be pickled"
-        f" ({say(why)})",
+        f"{name}() cannot be sent: {_culprit(fn, args, kwargs)} cannot be pickled ({say(why)})",
         part="arguments",
-        call=call.name,
-        limits=call.limits,
+        call=name,
+        limits=limits,
     )
     error.__cause__ = why
     return error

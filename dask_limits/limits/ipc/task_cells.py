@@ -1,4 +1,4 @@
-"""What a task process writes down for its guardian, in memory that the two share.
+"""The cells in which a task process tells its guardian how a call gets on.
 
 Its owner may be late: it may be slow to send a long request, or to read an answer. That is not
 the call's time. So the task process itself notes when a call begins and when it is done.
@@ -10,7 +10,7 @@ import fcntl
 import os
 from typing import Final
 
-from dask_limits.limits.ipc.cells import Table
+from dask_limits.limits.ipc.cells import Cells
 
 CALL: Final = 0  # number of the call that the next cell is about
 START: Final = 1  # when the call began, seconds of time.monotonic()
@@ -30,8 +30,8 @@ _STACKS_SIZE: Final = 64 * 1024
 
 
 def make() -> int:
-    """A new file for the notes of one process."""
-    fd = os.memfd_create("dask-limits-notes", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    """A new file for the cells of one process, and its stacks."""
+    fd = os.memfd_create("dask-limits-task-cells", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     os.ftruncate(fd, _STACKS_AT + _STACKS_SIZE)
     # A call that cuts short each file that it finds open would end the guardian by SIGBUS.
     fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
@@ -39,9 +39,9 @@ def make() -> int:
     return fd
 
 
-def read(fd: int) -> Table:
+def read(fd: int) -> Cells:
     """The cells."""
-    return Table(1, fd)
+    return Cells(1, fd)
 
 
 def forget_stacks(fd: int) -> None:

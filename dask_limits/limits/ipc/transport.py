@@ -8,13 +8,12 @@ socket, and the owner can tell the two apart.
 from __future__ import annotations
 
 import array
-import fcntl
-import os
-import resource
 import socket
 import struct
 from collections.abc import Sequence
 from typing import Final, NamedTuple
+
+from dask_limits.limits.linux import files
 
 _HEADER: Final = struct.Struct("=IBQ")  # mark, kind, number of the call
 _MARK: Final = 0x4C494D54
@@ -23,7 +22,6 @@ does not begin like this is such noise, and passed over."""
 MAX_BODY: Final = 128 * 1024
 """Bytes. Linux gives a socket 208 KiB of buffer (net.core.wmem_default); a message must fit in."""
 _MAX_FDS: Final = 4
-_HIGH_FD: Final = 512
 _ANCILLARY: Final = socket.CMSG_SPACE(_MAX_FDS * struct.calcsize("=i"))
 
 
@@ -44,19 +42,13 @@ class Message(NamedTuple):
 
     def close(self) -> None:
         """Close the files."""
-        close_files(self.fds)
-
-
-def close_files(fds: list[int]) -> None:
-    """Close open files, and forget their numbers."""
-    while fds:
-        os.close(fds.pop())
+        files.close(self.fds)
 
 
 def pair() -> tuple[socket.socket, socket.socket]:
     """Two connected sockets that block and are not inherited by programs started later."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    return adopt(above_standard(ours.detach())), adopt(above_standard(theirs.detach()))
+    return adopt(files.above_standard(ours.detach())), adopt(files.above_standard(theirs.detach()))
 
 
 def adopt(fd: int) -> socket.socket:
@@ -64,21 +56,6 @@ def adopt(fd: int) -> socket.socket:
     sock = socket.socket(fileno=fd)
     sock.settimeout(None)
     return sock
-
-
-def above_standard(fd: int) -> int:
-    """The same file under a number that is not one of 0 to 2, which a daemon may have closed."""
-    if fd > 2:
-        return fd
-    higher = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
-    os.close(fd)
-    return higher
-
-
-def out_of_the_way(fd: int) -> int:
-    """The same file again, under a number that calls which close or write to low ones miss."""
-    lowest = min(_HIGH_FD, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2)
-    return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, lowest)
 
 
 def send(
@@ -132,7 +109,7 @@ class Receiver:
                 mark, kind, number = _HEADER.unpack_from(self._record)
                 if mark == _MARK:
                     return Message(kind, number, self._view[_HEADER.size : size], fds)
-            close_files(fds)
+            files.close(fds)
             if size == 0:
                 return None
 

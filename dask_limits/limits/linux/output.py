@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from dask_limits.limits.ipc import transport
+from dask_limits.limits.linux import files
 
 _CHUNK: Final = 64 * 1024
 """Bytes read at once: as much as a pipe holds (pipe(7))."""
@@ -152,7 +152,7 @@ def redirected(fds: Sequence[int]) -> Iterator[None]:
 def _duplicate(fd: int) -> int | None:
     """The same file at a high number; None if there is none."""
     try:
-        return transport.out_of_the_way(fd)
+        return files.out_of_the_way(fd)
     except OSError:
         return None
 

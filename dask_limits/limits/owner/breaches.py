@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Final
+from typing import Final
 
 from dask_limits.exceptions import (
     Breach,
@@ -12,7 +12,6 @@ from dask_limits.exceptions import (
     ProcessBreach,
     WallTimeBreach,
 )
-from dask_limits.limits.call import LimitedCall
 from dask_limits.limits.limits import Limits
 from dask_limits.limits.outcome import Usage
 from dask_limits.units import format_bytes, format_seconds
@@ -27,20 +26,21 @@ _STACK_LINES: Final = 6
 """How many lines of a stack a message shows; the whole of it is an attribute."""
 
 
-def breach(call: LimitedCall[..., Any], limit: str, usage: Usage, stacks: str) -> Breach:
+def breach(name: str, limits: Limits, limit: str, usage: Usage, stacks: str) -> Breach:
     """The error of a call that has gone over a limit.
 
     Args:
-        call: The function and its limits.
+        name: What the function is called.
+        limits: What the call may use.
         limit: The name of the one that it went over.
         usage: What it has used.
         stacks: Python stacks of its threads, as faulthandler writes them; may be empty.
     """
-    used, allowed = _figures(limit, usage, call.limits)
+    used, allowed = _figures(limit, usage, limits)
     return BREACHES[limit](
-        f"{call.name}() went over its {limit} limit of {allowed}: {used}{where(stacks)}",
-        call=call.name,
-        limits=call.limits,
+        f"{name}() went over its {limit} limit of {allowed}: {used}{where(stacks)}",
+        call=name,
+        limits=limits,
         usage=usage,
         stacks=stacks,
     )

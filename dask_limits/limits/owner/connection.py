@@ -12,7 +12,10 @@ import time
 from collections.abc import Iterator
 
 from dask_limits.limits.ipc import messages, owner_cells, transport
-from dask_limits.limits.ipc.cells import Table
+from dask_limits.limits.ipc.cells import Cells
+from dask_limits.limits.ipc.payload import Payload
+from dask_limits.limits.limits import Limits
+from dask_limits.limits.linux import files
 from dask_limits.limits.owner.lease import Lease
 from dask_limits.limits.task.process_state import Setting
 
@@ -35,15 +38,11 @@ class Connection:
     Args:
         max_calls: After how many calls a task process is ended; None for as many as it can.
 
-    Attributes:
-        max_calls: As given.
-        slots: The table that both have.
-        numbers: Gives each call its number.
     """
 
     def __init__(self, max_calls: int | None = None) -> None:
-        self.max_calls = max_calls
-        self.numbers = itertools.count(1)
+        self._max_calls = max_calls
+        self._numbers = itertools.count(1)
         self._lock = threading.Lock()
         self._idle: list[Lease] = []
         self._leases: set[Lease] = set()
@@ -51,9 +50,11 @@ class Connection:
         self._lost = False
         self._control, theirs = transport.pair()
         self._receiver = transport.Receiver(self._control)
-        slots_fd = transport.above_standard(os.memfd_create("dask-limits-slots", os.MFD_CLOEXEC))
-        self.slots = Table(owner_cells.ROWS, slots_fd)
-        fds = [theirs.fileno(), slots_fd]
+        owner_cells_fd = files.above_standard(
+            os.memfd_create("dask-limits-owner-cells", os.MFD_CLOEXEC)
+        )
+        self._owner_cells = Cells(owner_cells.ROWS, owner_cells_fd)
+        fds = [theirs.fileno(), owner_cells_fd]
         path = Setting.here().for_another_process().path
         try:
             self._process = subprocess.Popen(
@@ -67,7 +68,7 @@ class Connection:
             raise
         finally:
             theirs.close()
-            os.close(slots_fd)
+            os.close(owner_cells_fd)
 
     @property
     def closed(self) -> bool:
@@ -142,22 +143,31 @@ class Connection:
             self._tell(messages.END, row)
             raise BlockingIOError("this process has too many open files to take over another")
         (pid,) = struct.unpack("=Q", message.body)
-        lease = Lease(self, row, pid, transport.adopt(message.fds.pop()))
+        sock = transport.adopt(message.fds.pop())
+        lease = Lease(self._owner_cells, row, pid, sock, self._wake)
         self._leases.add(lease)
         return lease
 
-    def give_back(self, lease: Lease) -> None:
-        """Keep a task process for the next call."""
-        with self._lock:
-            self._idle.append(lease)
+    def begin(self, lease: Lease, limits: Limits, request: Payload) -> bool:
+        """Start a call in a task process; see `Lease.begin`."""
+        return lease.begin(next(self._numbers), limits, request)
 
-    def end(self, lease: Lease) -> None:
-        """End a task process and everything below it, and wait for nothing."""
+    def finish(self, lease: Lease) -> None:
+        """The call is over: keep the task process for the next one if it is fit for it."""
+        fit = lease.finish() and lease.calls != self._max_calls
+        with self._lock:
+            if fit:
+                self._idle.append(lease)
+            else:
+                self._end(lease)
+
+    def drop(self, lease: Lease) -> None:
+        """End a task process and everything below it, whatever it does, and wait for nothing."""
         with self._lock:
             self._end(lease)
 
     def _end(self, lease: Lease) -> None:
-        lease.close()
+        lease.drop()
         self._leases.discard(lease)
         self._tell(messages.END, lease.row)
 
@@ -166,7 +176,7 @@ class Connection:
         with self._lock:
             self._tell(messages.CANCEL, row, struct.pack("=Q", number))
 
-    def wake(self) -> None:
+    def _wake(self) -> None:
         """Have the guardian look for a new call."""
         with self._lock:
             self._tell(messages.WAKE, 0)
@@ -189,7 +199,7 @@ class Connection:
         with self._lock:
             for lease in self._idle:
                 self._leases.discard(lease)
-                lease.close()
+                lease.drop()
             self._idle.clear()
 
     def abandon(self) -> None:
@@ -198,7 +208,7 @@ class Connection:
         self._process.returncode = 0  # not our child: nothing to wait for
         self._control.close()
         for lease in self._leases:
-            lease.close()
+            lease.abandon()
 
     def __iter__(self) -> Iterator[int]:
         """The pids of the task processes that are in use or kept."""

@@ -6,20 +6,24 @@ import functools
 import os
 import threading
 import weakref
-from typing import Any, Self, TypeVar
+from collections.abc import Callable
+from typing import Any, Final, Self, TypeVar
 
-from dask_limits.limits.call import LimitedCall
 from dask_limits.limits.cancel import CancelToken
+from dask_limits.limits.in_place import name_of
 from dask_limits.limits.ipc import messages, payload, pickling
 from dask_limits.limits.ipc.payload import Payload
+from dask_limits.limits.limits import Limits
 from dask_limits.limits.outcome import Outcome, Usage
-from dask_limits.limits.owner import in_thread, outcomes
+from dask_limits.limits.owner import in_thread
 from dask_limits.limits.owner.connection import Connection
 from dask_limits.limits.owner.lease import Lease
+from dask_limits.limits.owner.outcomes import Outcomes
 from dask_limits.units import whole_number
 
 R = TypeVar("R")
 
+_NO_LIMITS: Final = Limits()
 _MAX_STARTS = 3
 """A guardian that is killed is started again; one that cannot start is not tried for ever."""
 _NO_ROOM = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC}
@@ -41,9 +45,8 @@ class Guardian:
         ValueError: if `max_calls_per_process` is no whole number, or less than 1.
 
     Example:
-        >>> from dask_limits.limits import LimitedCall, Limits
         >>> with Guardian() as guardian:
-        ...     guardian.run(LimitedCall(abs, Limits(wall_time=5)), (-3,), {}).result()
+        ...     guardian.run(abs, (-3,), {}, Limits(wall_time=5)).result()
         3
     """
 
@@ -57,59 +60,62 @@ class Guardian:
 
     def run(
         self,
-        call: LimitedCall[..., R],
+        fn: Callable[..., R],
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
+        limits: Limits = _NO_LIMITS,
         *,
         cancel: CancelToken | None = None,
     ) -> Outcome[R]:
         """Run one call to its end, whichever way it ends.
 
         Args:
-            call: The function and its limits.
+            fn: The function.
             args: Positional arguments.
             kwargs: Keyword arguments.
+            limits: What the call may use.
             cancel: Ends the call, with everything it started, from another thread.
 
         Returns:
             Its value or its exception, and its usage. Nothing of the call is raised.
         """
         cancel = cancel or CancelToken()
-        if call.limits.isolation == "thread":
+        outcomes = Outcomes[R](name_of(fn), limits)
+        if limits.isolation == "thread":
             if cancel.cancelled:
-                return outcomes.cancelled(call)
-            return in_thread.run(call, args, kwargs)
+                return outcomes.cancelled()
+            return in_thread.run(fn, args, kwargs, limits)
         try:
-            request = payload.pack((call.fn, args, kwargs), pickling.new_pickler)
+            request = payload.pack((fn, args, kwargs), pickling.new_pickler)
         except Exception as error:
             if isinstance(error, OSError) and error.errno in _NO_ROOM:
-                return outcomes.refused(call, str(error))
-            failure = pickling.unpicklable_arguments(call, args, kwargs, error)
+                return outcomes.refused(str(error))
+            failure = pickling.unpicklable_arguments(fn, args, kwargs, limits, error)
             return Outcome(exception=failure, usage=Usage(wall_time=0.0, cpu_time=0.0))
         with request:
-            return self._run_on_some_guardian(call, request, cancel)
+            return self._run_on_some_guardian(outcomes, request, cancel)
 
     def _run_on_some_guardian(
-        self, call: LimitedCall[..., R], request: Payload, cancel: CancelToken
+        self, outcomes: Outcomes[R], request: Payload, cancel: CancelToken
     ) -> Outcome[R]:
         """Run a call, with another guardian if this one is lost before it began."""
         for _ in range(_MAX_STARTS):
             try:
                 connection = self._connect()
             except OSError as error:  # no room for another process, or file
-                return outcomes.refused(call, str(error))
+                return outcomes.refused(str(error))
             try:
-                return self._run_on(connection, call, request, cancel)
+                return self._run_on(connection, outcomes, request, cancel)
             except ConnectionError:  # the guardian was killed, or closed, before the call began
                 self._disconnect(connection)
             except OSError as error:  # no room for another process, or file
-                return outcomes.refused(call, str(error))
-        return outcomes.refused(call, "the guardian process ends as soon as it is started")
+                return outcomes.refused(str(error))
+        return outcomes.refused("the guardian process ends as soon as it is started")
 
     def _run_on(
         self,
         connection: Connection,
-        call: LimitedCall[..., R],
+        outcomes: Outcomes[R],
         request: Payload,
         cancel: CancelToken,
     ) -> Outcome[R]:
@@ -117,32 +123,32 @@ class Guardian:
         stillborn = 0
         while stillborn < _MAX_STARTS:
             if cancel.cancelled:
-                return outcomes.cancelled(call)
-            lease = connection.acquire(call.limits.memory)
+                return outcomes.cancelled()
+            lease = connection.acquire(outcomes.limits.memory)
             try:
-                outcome = self._run_in(lease, connection, call, request, cancel)
+                outcome = self._run_in(lease, connection, outcomes, request, cancel)
             except BaseException:  # Ctrl-C: nobody waits for this call any more
-                lease.drop()
+                connection.drop(lease)
                 raise
             finally:
                 cancel.on_cancel(None)
             if outcome is not None:
-                lease.finish()
+                connection.finish(lease)
                 return outcome
-            lease.drop()  # it was killed while it had nothing to do; take another
-            stillborn += lease.is_new
-        return outcomes.refused(call, "new processes end before they can begin it")
+            connection.drop(lease)  # it was killed while it had nothing to do; take another
+            stillborn += lease.calls == 0
+        return outcomes.refused("new processes end before they can begin it")
 
     def _run_in(
         self,
         lease: Lease,
         connection: Connection,
-        call: LimitedCall[..., R],
+        outcomes: Outcomes[R],
         request: Payload,
         cancel: CancelToken,
     ) -> Outcome[R] | None:
         """Run a call in this task process. None if that was dead before the call could begin."""
-        if not lease.begin(call.limits, request):
+        if not connection.begin(lease, outcomes.limits, request):
             return None
         end = functools.partial(connection.cancel, lease.row, lease.number)
         if not cancel.on_cancel(end):
@@ -152,16 +158,16 @@ class Guardian:
             if message.kind == messages.UNBEGUN:
                 return None
             try:
-                return outcomes.outcome(call, lease, message)
+                return outcomes.by_message(lease, message)
             finally:
                 message.close()
         lease.reusable = False
         if connection.wait_for_loss(_LOSS_WAIT_S):
             self._disconnect(connection)
-            return outcomes.guardian_lost(call)
+            return outcomes.guardian_lost()
         if connection.closed:
-            return outcomes.cancelled(call)
-        return outcomes.broken(call)
+            return outcomes.cancelled()
+        return outcomes.broken()
 
     def _connect(self) -> Connection:
         with self._lock:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 import traceback
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any, Final, TypeVar
@@ -20,7 +21,7 @@ from dask_limits.guards import (
 from dask_limits.guards.entry import Entry
 from dask_limits.guards.escalation import Steps
 from dask_limits.guards.guard import Guard
-from dask_limits.limits.call import LimitedCall, run_in_place
+from dask_limits.limits.in_place import name_of, run_in_place
 from dask_limits.limits.limits import Limits
 from dask_limits.limits.outcome import Outcome, Usage
 from dask_limits.limits.owner.breaches import breach, users_part
@@ -32,20 +33,21 @@ _REPEAT_S: Final = 1.0
 """A call that has handled its interrupt and goes on gets it again after this, twice."""
 
 
-def run(call: LimitedCall[..., R], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Outcome[R]:
+def run(
+    fn: Callable[..., R], args: tuple[Any, ...], kwargs: dict[str, Any], limits: Limits
+) -> Outcome[R]:
     """Run a call in this thread, and interrupt it when it goes over a limit.
 
     Returns:
         Its value or its exception, and its usage, of memory nothing.
     """
-    limits = call.limits
     outcome: Outcome[R] | None = None
     interrupt: GuardException | None = None
     wall_time, cpu_time = time.perf_counter(), time.thread_time()
     clock, last_step = _wall_guard(limits), 0.0
     try:
         with clock or nullcontext(), _cpu_guard(limits), _memory_guard(limits):
-            outcome = run_in_place(call.fn, args, kwargs)
+            outcome = run_in_place(fn, args, kwargs)
             last_step = clock.elapsed if clock else 0.0
     except GuardException as error:  # it came when the function had ended, in code of ours
         interrupt = error
@@ -53,7 +55,7 @@ def run(call: LimitedCall[..., R], args: tuple[Any, ...], kwargs: dict[str, Any]
     if outcome is None:
         wall_time, cpu_time = time.perf_counter() - wall_time, time.thread_time() - cpu_time
         outcome = Outcome(exception=interrupt, usage=Usage(wall_time, cpu_time))
-    return _judged(call, outcome, last_step)
+    return _judged(name_of(fn), limits, outcome, last_step)
 
 
 def _wall_guard(limits: Limits) -> TimeGuard | None:
@@ -83,9 +85,9 @@ def _memory_guard(limits: Limits) -> AbstractContextManager[object]:
     )
 
 
-def _judged(call: LimitedCall[..., R], outcome: Outcome[R], last_step: float) -> Outcome[R]:
+def _judged(name: str, limits: Limits, outcome: Outcome[R], last_step: float) -> Outcome[R]:
     """An outcome whose exception is the breach, if the call went over a limit."""
-    error, usage, limits = outcome.exception, outcome.usage, call.limits
+    error, usage = outcome.exception, outcome.usage
     if isinstance(error, MemoryLimitExceeded) and error.max_memory * 1024 == limits.memory:
         limit, usage = "memory", replace(usage, peak_memory=round(error.memory * 1024))
     elif limits.wall_time is not None and last_step > limits.wall_time:
@@ -94,7 +96,7 @@ def _judged(call: LimitedCall[..., R], outcome: Outcome[R], last_step: float) ->
         limit = "cpu_time"
     else:
         return outcome
-    late = breach(call, limit, usage, "" if error is None else _stack(error))
+    late = breach(name, limits, limit, usage, "" if error is None else _stack(error))
     late.__cause__ = error
     return Outcome(exception=late, usage=usage)
 

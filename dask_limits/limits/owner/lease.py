@@ -4,9 +4,10 @@ import copy
 import pickle
 import socket
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 from dask_limits.limits.ipc import messages, owner_cells, transport
+from dask_limits.limits.ipc.cells import Cells
 from dask_limits.limits.ipc.messages import Orders
 from dask_limits.limits.ipc.payload import Payload, pack
 from dask_limits.limits.limits import Limits
@@ -14,30 +15,37 @@ from dask_limits.limits.linux import proctree
 from dask_limits.limits.linux.output import Capture
 from dask_limits.limits.task.process_state import Setting
 
-if TYPE_CHECKING:
-    from dask_limits.limits.owner.connection import Connection
-
 
 class Lease:
     """A task process in its owner's hands, for one call at a time.
 
-    Attributes:
-        row: Its row in the table.
+    Args:
+        cells: The owner cells.
+        row: Which of their rows is its own.
         pid: Its process.
+        sock: The socket that leads there.
+        wake: Has the guardian look for a new call.
+
+    Attributes:
+        row: As given.
+        pid: As given.
         number: Of the call that it runs, or ran last.
+        calls: How many calls it has run to their ends.
         children_cpu_time: CPU seconds of all children that it has waited for, as it said last.
         peak_memory: Bytes that it had at most in the call that it ran last.
         reusable: Whether another call may run in it.
     """
 
-    def __init__(self, connection: Connection, row: int, pid: int, sock: socket.socket) -> None:
-        self._connection = connection
-        self._slots = connection.slots
+    def __init__(
+        self, cells: Cells, row: int, pid: int, sock: socket.socket, wake: Callable[[], object]
+    ) -> None:
+        self._owner_cells = cells
         self._sock = sock
+        self._wake_guardian = wake
         self._receiver = transport.Receiver(sock)
         self._seen_setting: Setting | None = None
         self._capture: Capture | None = None
-        self._calls = 0
+        self.calls = 0
         self.row = row
         self.pid = pid
         self.number = 0
@@ -45,29 +53,30 @@ class Lease:
         self.peak_memory = 0
         self.reusable = True
 
-    def begin(self, limits: Limits, request: Payload) -> bool:
+    def begin(self, number: int, limits: Limits, request: Payload) -> bool:
         """Start a call.
 
         Args:
+            number: Its number, which no other call of this owner has.
             limits: What it may use.
             request: The function, its positional and its keyword arguments.
 
         Returns:
             False when the process was dead before, and cannot have begun it.
         """
-        row, table = self.row, self._slots
-        self.number = next(self._connection.numbers)
-        table.put_float(row, owner_cells.WALL_TIME, limits.wall_time or 0.0)
-        table.put_float(row, owner_cells.CPU_TIME, limits.cpu_time or 0.0)
-        table.put(row, owner_cells.MEMORY, min(limits.memory or 0, 2**63))
-        table.put(row, owner_cells.NUM_PROCESSES, min(limits.num_processes or 0, 2**63))
-        table.put_float(row, owner_cells.GRACE_PERIOD, limits.grace_period)
+        row, cells = self.row, self._owner_cells
+        self.number = number
+        cells.put_float(row, owner_cells.WALL_TIME, limits.wall_time or 0.0)
+        cells.put_float(row, owner_cells.CPU_TIME, limits.cpu_time or 0.0)
+        cells.put(row, owner_cells.MEMORY, min(limits.memory or 0, 2**63))
+        cells.put(row, owner_cells.NUM_PROCESSES, min(limits.num_processes or 0, 2**63))
+        cells.put_float(row, owner_cells.GRACE_PERIOD, limits.grace_period)
         cpu_before = proctree.cpu_seconds(self.pid) + self.children_cpu_time
-        table.put_float(row, owner_cells.CPU_BEFORE, cpu_before)
-        table.put_float(row, owner_cells.START, time.monotonic())
-        table.put(row, owner_cells.CALL, self.number)
-        if owner_cells.is_asleep(table):
-            self._connection.wake()
+        cells.put_float(row, owner_cells.CPU_BEFORE, cpu_before)
+        cells.put_float(row, owner_cells.START, time.monotonic())
+        cells.put(row, owner_cells.CALL, self.number)
+        if owner_cells.is_asleep(cells):
+            self._wake_guardian()
         try:
             self._send_setting()
             self._send_request(limits, request)
@@ -120,7 +129,7 @@ class Lease:
                 return None
             if message is None:
                 return None
-            condemned = self._slots.get(self.row, owner_cells.CONDEMNED) == self.number
+            condemned = self._owner_cells.get(self.row, owner_cells.CONDEMNED) == self.number
             from_guardian = message.kind in (messages.VERDICT, messages.UNBEGUN)
             if message.number == self.number and (from_guardian or not condemned):
                 return message
@@ -132,42 +141,30 @@ class Lease:
 
     def seen(self) -> tuple[int, int, float]:
         """What the guardian has seen of this call: most bytes, most processes, CPU seconds."""
-        table, row = self._slots, self.row
-        if table.get(row, owner_cells.SEEN) != self.number:
+        cells, row = self._owner_cells, self.row
+        if cells.get(row, owner_cells.SEEN) != self.number:
             return 0, 1, 0.0
         return (
-            table.get(row, owner_cells.PEAK_MEMORY),
-            table.get(row, owner_cells.PEAK_PROCESSES),
-            table.get_float(row, owner_cells.CPU_USED),
+            cells.get(row, owner_cells.PEAK_MEMORY),
+            cells.get(row, owner_cells.PEAK_PROCESSES),
+            cells.get_float(row, owner_cells.CPU_USED),
         )
 
-    @property
-    def is_new(self) -> bool:
-        """Whether it has not run any call to its end."""
-        return self._calls == 0
+    def finish(self) -> bool:
+        """The call is over.
 
-    def finish(self) -> None:
-        """The call is over: give the process back, or end it if it is not fit for another."""
-        self._close_capture()
-        self._slots.put(self.row, owner_cells.CALL, 0)
-        self._calls += 1
-        if self._calls == self._connection.max_calls:
-            self.reusable = False
-        if self.reusable and not self._slots.get(self.row, owner_cells.CONDEMNED):
-            self._connection.give_back(self)
-        else:
-            self.drop()
+        Returns:
+            Whether the process is fit for another.
+        """
+        self._forget_call()
+        self.calls += 1
+        return self.reusable and not self._owner_cells.get(self.row, owner_cells.CONDEMNED)
 
-    def drop(self) -> None:
-        """End the process, whatever it does."""
-        self._close_capture()
-        self._slots.put(self.row, owner_cells.CALL, 0)
-        self._connection.end(self)
-
-    def _close_capture(self) -> None:
+    def _forget_call(self) -> None:
         if self._capture is not None:
             self._capture.close()
             self._capture = None
+        self._owner_cells.put(self.row, owner_cells.CALL, 0)
 
     def has_room_for(self, memory: int | None) -> bool:
         """Whether what it holds from earlier calls is no more than half of this limit, bytes."""
@@ -176,6 +173,11 @@ class Lease:
         process = proctree.read_process(self.pid)
         return process is not None and 2 * process.resident <= memory
 
-    def close(self) -> None:
-        """Close the socket with the process."""
+    def drop(self) -> None:
+        """Let go of the process, whatever it does."""
+        self._forget_call()
+        self._sock.close()
+
+    def abandon(self) -> None:
+        """Let go of the process in a fork of its owner, to which it still belongs."""
         self._sock.close()

@@ -3,7 +3,7 @@ from __future__ import annotations
 import time
 
 from dask_limits.limits.ipc import task_cells
-from dask_limits.limits.ipc.cells import Table
+from dask_limits.limits.ipc.cells import Cells
 from dask_limits.limits.progress import restart_by
 
 
@@ -11,14 +11,14 @@ class WallClock:
     """The wall clock of the calls of one process, which `progress()` restarts.
 
     Args:
-        noted: Where the guardian sees it.
+        cells: The task cells, where the guardian sees it.
 
     Attributes:
         longest_step: Seconds: the longest time that the call took without progress.
     """
 
-    def __init__(self, noted: Table) -> None:
-        self._notes = noted
+    def __init__(self, cells: Cells) -> None:
+        self._task_cells = cells
         self._start = 0.0
         self.longest_step = 0.0
         restart_by(self._restart)
@@ -27,9 +27,9 @@ class WallClock:
         """A call of this number begins."""
         self._start = time.monotonic()
         self.longest_step = 0.0
-        self._notes.put_float(0, task_cells.START, self._start)
-        self._notes.put_float(0, task_cells.CLOCK, self._start)
-        self._notes.put(0, task_cells.CALL, number)
+        self._task_cells.put_float(0, task_cells.START, self._start)
+        self._task_cells.put_float(0, task_cells.CLOCK, self._start)
+        self._task_cells.put(0, task_cells.CALL, number)
 
     def end(self) -> float:
         """The call ends.
@@ -44,7 +44,9 @@ class WallClock:
     def _restart(self) -> None:
         now = time.monotonic()
         self._end_step(now)
-        self._notes.put_float(0, task_cells.CLOCK, now)
+        self._task_cells.put_float(0, task_cells.CLOCK, now)
 
     def _end_step(self, now: float) -> None:
-        self.longest_step = max(self.longest_step, now - self._notes.get_float(0, task_cells.CLOCK))
+        self.longest_step = max(
+            self.longest_step, now - self._task_cells.get_float(0, task_cells.CLOCK)
+        )

@@ -27,19 +27,19 @@ from typing import Any, Final, NoReturn
 import pynisher
 
 from dask_limits.limits.ipc import messages, pickling, task_cells, transport
-from dask_limits.limits.ipc.cells import Table
+from dask_limits.limits.ipc.cells import Cells
 from dask_limits.limits.ipc.messages import Orders
 from dask_limits.limits.ipc.payload import Payload
-from dask_limits.limits.linux import output, proctree, stacks
+from dask_limits.limits.linux import files, output, proctree, stacks
 from dask_limits.limits.task.clock import WallClock
 from dask_limits.limits.task.grace import GraceWarning
-from dask_limits.limits.task.run_function import Ended, answer
+from dask_limits.limits.task.run_function import Ended, run_function
 
 _MARGIN_S: Final = 1
 """How much later than the guardian pynisher ends a call, beside that it counts whole seconds."""
 
 
-def run(number: int, orders: Orders, head: memoryview, fds: list[int], notes_fd: int) -> Ended:
+def run(number: int, orders: Orders, head: memoryview, fds: list[int], task_cells_fd: int) -> Ended:
     """Run one call in a new process. For task processes.
 
     Args:
@@ -47,18 +47,18 @@ def run(number: int, orders: Orders, head: memoryview, fds: list[int], notes_fd:
         orders: What the owner wants beside.
         head: The packed function and arguments.
         fds: The file that came with it; it is closed.
-        notes_fd: The notes of the task process.
+        task_cells_fd: The task cells of the task process.
     """
     on_sigterm = signal.getsignal(signal.SIGTERM)  # pynisher sets its own, and leaves it there
-    table = task_cells.read(notes_fd)
+    cells = task_cells.read(task_cells_fd)
     ours, theirs = transport.pair()
     with ours, theirs:
-        transport.send(ours, messages.REQUEST, number, fds=(notes_fd, *fds))
-        transport.close_files(fds)
+        transport.send(ours, messages.REQUEST, number, fds=(task_cells_fd, *fds))
+        files.close(fds)
         answers = _Answers(ours)
         sender = _Sender(theirs, number)
         context = _Context(orders.start_method, answers, sender)
-        limited = _Pynisher(number, orders, table, context)
+        limited = _Pynisher(number, orders, cells, context)
         try:
             return limited(sender, bytes(head), orders, os.getpid())  # type: ignore[no-any-return]
         except pynisher.PynisherException as error:
@@ -67,10 +67,10 @@ def run(number: int, orders: Orders, head: memoryview, fds: list[int], notes_fd:
             limit = _limit_of(error)
             if not limit:
                 _end_like(context.process)
-            return Ended(messages.BREACHED, pickling.pack(limit), *_figures_of(table))
+            return Ended(messages.BREACHED, pickling.pack(limit), *_figures_of(cells))
         finally:
-            table.put(0, task_cells.RUNNER, 0)
-            table.close()
+            cells.put(0, task_cells.RUNNER, 0)
+            cells.close()
             signal.signal(signal.SIGTERM, on_sigterm)
             context.close()
 
@@ -121,23 +121,23 @@ class _Sender:
     def __init__(self, sock: socket.socket, number: int) -> None:
         self.sock = sock
         self.number = number
-        self.notes: Table | None = None
+        self.task_cells: Cells | None = None
 
     def settle_in(self) -> tuple[int, list[int]]:
         """Put the files of ours out of the way of the call's.
 
         Returns:
-            The notes of the task process, and the file that came with the call.
+            The task cells of the task process, and the file that came with the call.
         """
         received = transport.Receiver(self.sock).receive()
         assert received is not None
-        notes_fd = transport.out_of_the_way(received.fds[0])
+        task_cells_fd = files.out_of_the_way(received.fds[0])
         os.close(received.fds.pop(0))
-        sock = transport.adopt(transport.out_of_the_way(self.sock.fileno()))
+        sock = transport.adopt(files.out_of_the_way(self.sock.fileno()))
         self.sock.close()
         self.sock = sock
-        self.notes = task_cells.read(notes_fd)
-        return notes_fd, received.fds
+        self.task_cells = task_cells.read(task_cells_fd)
+        return task_cells_fd, received.fds
 
     def send(self, response: tuple[Ended | None, BaseException | None, str | None]) -> NoReturn:
         """Answer, and end: what else the call has left in this process is not to be waited for."""
@@ -152,8 +152,8 @@ class _Sender:
         try:
             transport.send(self.sock, ended.kind, self.number, account, end.head, fds=end.fds)
         except OSError as error:
-            if error.errno in (errno.EBADF, errno.ENOTSOCK, errno.ENOTCONN) and self.notes:
-                self.notes.put(0, task_cells.DEAF, 1)
+            if error.errno in (errno.EBADF, errno.ENOTSOCK, errno.ENOTCONN) and self.task_cells:
+                self.task_cells.put(0, task_cells.DEAF, 1)
         os._exit(0)
 
     def close(self) -> None:
@@ -195,27 +195,27 @@ class _Context:
 class _Pynisher(pynisher.Pynisher):  # type: ignore[misc]
     """pynisher with a wall clock that begins with the function, and that `progress()` restarts."""
 
-    def __init__(self, number: int, orders: Orders, table: Table, context: _Context) -> None:
+    def __init__(self, number: int, orders: Orders, cells: Cells, context: _Context) -> None:
         self._number = number
         self._seconds = math.ceil(orders.wall_time + orders.grace_period) + _MARGIN_S
         self._limited = orders.wall_time > 0
-        self._notes = table
+        self._task_cells = cells
         self._since = time.monotonic()
         cpu_time = math.ceil(orders.cpu_time + orders.grace_period) + _MARGIN_S
         super().__init__(
-            _run_function, cpu_time=cpu_time if orders.cpu_time else None, context=context
+            _run_in_new_process, cpu_time=cpu_time if orders.cpu_time else None, context=context
         )
 
     @property
     def wall_time(self) -> float | None:
         """Seconds from when pynisher began, as it stands now."""
-        if not self._limited or self._notes.get(0, task_cells.CALL) != self._number:
+        if not self._limited or self._task_cells.get(0, task_cells.CALL) != self._number:
             return None
-        return self._notes.get_float(0, task_cells.CLOCK) - self._since + self._seconds
+        return self._task_cells.get_float(0, task_cells.CLOCK) - self._since + self._seconds
 
     @wall_time.setter
     def wall_time(self, _: object) -> None:
-        """It is not given: it is known from the notes."""
+        """It is not given: it is known from the task cells."""
 
 
 def _limit_of(error: Exception) -> str:
@@ -224,11 +224,11 @@ def _limit_of(error: Exception) -> str:
     return "cpu_time" if isinstance(error, pynisher.CpuTimeoutException) else ""
 
 
-def _figures_of(table: Table) -> tuple[float, float, float, int]:
+def _figures_of(cells: Cells) -> tuple[float, float, float, int]:
     """What a call that pynisher has ended has used, as far as it is known here."""
     now = time.monotonic()
-    step = now - table.get_float(0, task_cells.CLOCK)
-    return now - table.get_float(0, task_cells.START), step, 0.0, 0
+    step = now - cells.get_float(0, task_cells.CLOCK)
+    return now - cells.get_float(0, task_cells.START), step, 0.0, 0
 
 
 def _end_like(process: Any) -> NoReturn:
@@ -246,25 +246,25 @@ def _end_like(process: Any) -> NoReturn:
 # -- in the new process --------------------------------------------------------------------
 
 
-def _run_function(sender: _Sender, head: bytes, orders: Orders, task_process: int) -> Ended:
+def _run_in_new_process(sender: _Sender, head: bytes, orders: Orders, task_process: int) -> Ended:
     """What pynisher runs: the function of a call, and the account that is kept of it."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # pynisher's handler would go on, without a pipe
     output.buffer_by_lines()
-    notes_fd, fds = sender.settle_in()
-    table, number = task_cells.read(notes_fd), sender.number
-    stacks.write_to(notes_fd)
-    _say_who_runs(table, task_process)
-    warning = GraceWarning(table, notes_fd, number, orders.grace_period)
-    clock = WallClock(table)
+    task_cells_fd, fds = sender.settle_in()
+    cells, number = task_cells.read(task_cells_fd), sender.number
+    stacks.write_to(task_cells_fd)
+    _say_who_runs(cells, task_process)
+    warning = GraceWarning(cells, task_cells_fd, number, orders.grace_period)
+    clock = WallClock(cells)
     cpu_before = time.process_time() + proctree.children_cpu_time()
     clock.begin(number)
     pid = os.getpid()
-    kind, end = answer(memoryview(head), fds, warning.can_reach_it())
+    kind, end = run_function(memoryview(head), fds, warning.can_reach_it())
     if os.getpid() != pid:
         os._exit(0)  # the call has forked, and its child has returned from it too
     output.flush()
     wall_time = clock.end()
-    table.put(0, task_cells.DONE, number)
+    cells.put(0, task_cells.DONE, number)
     for child in proctree.children_of(pid):
         proctree.kill_tree(child)  # pynisher would wait for them, for seconds
     cpu_time = time.process_time() + proctree.children_cpu_time() - cpu_before
@@ -272,11 +272,11 @@ def _run_function(sender: _Sender, head: bytes, orders: Orders, task_process: in
     return Ended(kind, end, wall_time, clock.longest_step, cpu_time, peak_memory)
 
 
-def _say_who_runs(table: Table, task_process: int) -> None:
+def _say_who_runs(cells: Cells, task_process: int) -> None:
     """Tell the guardian which descendant of the task process is the call's own process."""
     root = proctree.read_process(task_process)
     if root is not None:
         beside = proctree.descendants_of(root)
-        table.put(0, task_cells.OVERHEAD, len(beside))
-        table.put_float(0, task_cells.CPU_BEFORE, proctree.cpu_time_below(root, beside))
-    table.put(0, task_cells.RUNNER, os.getpid())
+        cells.put(0, task_cells.OVERHEAD, len(beside))
+        cells.put_float(0, task_cells.CPU_BEFORE, proctree.cpu_time_below(root, beside))
+    cells.put(0, task_cells.RUNNER, os.getpid())

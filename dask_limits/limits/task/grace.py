@@ -11,7 +11,7 @@ from typing import Final
 
 from dask_limits.exceptions import Breach, CpuTimeBreach, WallTimeBreach
 from dask_limits.limits.ipc import task_cells
-from dask_limits.limits.ipc.cells import Table
+from dask_limits.limits.ipc.cells import Cells
 from dask_limits.units import format_seconds
 
 SIGNALS: Final = {"wall_time": signal.SIGALRM, "cpu_time": signal.SIGXCPU}
@@ -28,15 +28,15 @@ class GraceWarning:
     know that one is on its way, and keep the handlers that let it pass.
 
     Args:
-        noted: The notes of the task process.
-        stacks_fd: The file that they are in.
+        cells: The task cells of the task process.
+        task_cells_fd: The file that they are in.
         number: Of the call.
         grace_period: Seconds; 0 is none, and nothing is done.
     """
 
-    def __init__(self, noted: Table, stacks_fd: int, number: int, grace_period: float) -> None:
-        self._notes = noted
-        self._stacks_fd = stacks_fd
+    def __init__(self, cells: Cells, task_cells_fd: int, number: int, grace_period: float) -> None:
+        self._task_cells = cells
+        self._task_cells_fd = task_cells_fd
         self._number = number
         self._grace_period = grace_period
         self._inside = False
@@ -63,7 +63,7 @@ class GraceWarning:
     @property
     def came(self) -> bool:
         """Whether the guardian has warned the call."""
-        return self._notes.get(0, task_cells.WARNED) == self._number
+        return self._task_cells.get(0, task_cells.WARNED) == self._number
 
     def take_back_handlers(self) -> None:
         """When the call is noted as done: leave all as it was, unless a signal may still come."""
@@ -89,5 +89,5 @@ class GraceWarning:
         )
         return kind(
             f"over the {limit} limit; this call is ended in {format_seconds(self._grace_period)}",
-            stacks=task_cells.stacks(self._stacks_fd),
+            stacks=task_cells.stacks(self._task_cells_fd),
         )

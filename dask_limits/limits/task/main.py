@@ -13,14 +13,14 @@ import traceback
 from typing import Final, NoReturn
 
 from dask_limits.limits.ipc import messages, payload, task_cells, transport
-from dask_limits.limits.ipc.cells import Table
+from dask_limits.limits.ipc.cells import Cells
 from dask_limits.limits.ipc.payload import Payload
-from dask_limits.limits.linux import output, prctl, proctree, stacks
+from dask_limits.limits.linux import files, output, prctl, proctree, stacks
 from dask_limits.limits.task import fresh
 from dask_limits.limits.task.clock import WallClock
 from dask_limits.limits.task.grace import GraceWarning
 from dask_limits.limits.task.process_state import Setting, leaves_something, traits
-from dask_limits.limits.task.run_function import Ended, answer
+from dask_limits.limits.task.run_function import Ended, run_function
 
 _NOTHING: Final = contextlib.nullcontext()
 _IDLE_GROWTH: Final = 256 * 2**20
@@ -28,23 +28,23 @@ _IDLE_GROWTH: Final = 256 * 2**20
 much again as it had then: a new process costs the next call its imports, this one costs memory."""
 
 
-def run(sock_fd: int, notes_fd: int, open_files: tuple[int, int]) -> NoReturn:
+def run(sock_fd: int, task_cells_fd: int, open_files: tuple[int, int]) -> NoReturn:
     """Be a task process, in a new child of the guardian, until the owner closes the socket.
 
     Args:
         sock_fd: Where calls come in and answers go out.
-        notes_fd: The file for notes and stacks.
+        task_cells_fd: The file of the task cells and stacks.
         open_files: The limits on open files, soft and hard, that the owner has.
     """
     try:
-        sock_fd, notes_fd = _settle_in(sock_fd, notes_fd, open_files)
-        table = task_cells.read(notes_fd)
+        sock_fd, task_cells_fd = _settle_in(sock_fd, task_cells_fd, open_files)
+        cells = task_cells.read(task_cells_fd)
         try:
-            process = TaskProcess(transport.adopt(sock_fd), table, notes_fd)
+            process = TaskProcess(transport.adopt(sock_fd), cells, task_cells_fd)
             process.serve()
         except OSError as error:
             if error.errno in (errno.EBADF, errno.ENOTSOCK, errno.ENOTCONN):
-                table.put(0, task_cells.DEAF, 1)
+                cells.put(0, task_cells.DEAF, 1)
             elif not isinstance(error, ConnectionError):  # the owner has given up on this call
                 raise
     except BaseException:
@@ -53,7 +53,7 @@ def run(sock_fd: int, notes_fd: int, open_files: tuple[int, int]) -> NoReturn:
         os._exit(0)
 
 
-def _settle_in(sock_fd: int, notes_fd: int, open_files: tuple[int, int]) -> tuple[int, int]:
+def _settle_in(sock_fd: int, task_cells_fd: int, open_files: tuple[int, int]) -> tuple[int, int]:
     """Shake off what a fork of the guardian brings along.
 
     Returns:
@@ -68,14 +68,14 @@ def _settle_in(sock_fd: int, notes_fd: int, open_files: tuple[int, int]) -> tupl
         signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     resource.setrlimit(resource.RLIMIT_NOFILE, open_files)
-    sock_fd, notes_fd = transport.out_of_the_way(sock_fd), transport.out_of_the_way(notes_fd)
-    first, second = sorted((sock_fd, notes_fd))
+    sock_fd, task_cells_fd = files.out_of_the_way(sock_fd), files.out_of_the_way(task_cells_fd)
+    first, second = sorted((sock_fd, task_cells_fd))
     os.closerange(3, first)
     os.closerange(first + 1, second)
     os.closerange(second + 1, _ALL_FILES)
-    stacks.write_to(notes_fd)
+    stacks.write_to(task_cells_fd)
     output.buffer_by_lines()
-    return sock_fd, notes_fd
+    return sock_fd, task_cells_fd
 
 
 _ALL_FILES: Final = 2**31 - 1  # the sum of all limits: the owner's may have been lowered since
@@ -86,15 +86,15 @@ class TaskProcess:
 
     Args:
         sock: Where calls come in and answers go out.
-        table: Its notes.
-        notes_fd: The file that they are in.
+        cells: Its task cells.
+        task_cells_fd: The file that they are in.
     """
 
-    def __init__(self, sock: socket.socket, table: Table, notes_fd: int) -> None:
+    def __init__(self, sock: socket.socket, cells: Cells, task_cells_fd: int) -> None:
         self._sock = sock
         self._receiver = transport.Receiver(sock)
-        self._notes = table
-        self._notes_fd = notes_fd
+        self._task_cells = cells
+        self._task_cells_fd = task_cells_fd
         self._pid = os.getpid()
         self._setting = Setting.here().for_another_process()
         self._traits = traits()
@@ -102,7 +102,7 @@ class TaskProcess:
         self._peak_memory = proctree.own_peak_memory()
         self._first_idle_memory = 0
         self._statm_fd = os.open("/proc/self/statm", os.O_RDONLY)
-        self._clock = WallClock(table)
+        self._clock = WallClock(cells)
 
     def serve(self) -> None:
         """Answer requests until the other end is closed, or a call leaves this process unfit."""
@@ -116,7 +116,7 @@ class TaskProcess:
             account, kind, end = self._run(message)
             transport.send(self._sock, kind, number, account, end.head, fds=end.fds)
             end.close()
-            self._notes.put(0, task_cells.ANSWERED, number)
+            self._task_cells.put(0, task_cells.ANSWERED, number)
             del end
             # What was large is not for the next account.
             self._peak_memory = proctree.own_peak_memory()
@@ -148,23 +148,25 @@ class TaskProcess:
         self, number: int, orders: messages.Orders, head: memoryview, fds: list[int]
     ) -> Ended:
         """Run one call in a fresh process."""
-        return fresh.run(number, orders, head, fds, self._notes_fd)
+        return fresh.run(number, orders, head, fds, self._task_cells_fd)
 
     def _run_here(
         self, number: int, orders: messages.Orders, head: memoryview, fds: list[int]
     ) -> Ended:
         """Run one call in this process."""
         grace = orders.grace_period
-        warning = GraceWarning(self._notes, self._notes_fd, number, grace) if grace else None
+        warning = (
+            GraceWarning(self._task_cells, self._task_cells_fd, number, grace) if grace else None
+        )
         cpu_before = time.process_time() + self._children_cpu_time
         self._clock.begin(number)
-        kind, end = answer(head, fds, _NOTHING if warning is None else warning.can_reach_it())
+        kind, end = run_function(head, fds, _NOTHING if warning is None else warning.can_reach_it())
         if os.getpid() != self._pid:
             os._exit(0)  # the call has forked, and its child has returned from it too
         if orders.captures:
             output.flush()  # the call's own streams may take their time, which is the call's
         wall_time = self._clock.end()
-        self._notes.put(0, task_cells.DONE, number)
+        self._task_cells.put(0, task_cells.DONE, number)
         if warning is not None:
             warning.take_back_handlers()
         cpu_time = time.process_time() + proctree.children_cpu_time() - cpu_before
@@ -192,12 +194,16 @@ class TaskProcess:
         not to have begun, and goes to another process.
         """
         self._setting.restore()
-        warned = self._notes.get(0, task_cells.WARNED) == self._notes.get(0, task_cells.CALL) != 0
+        warned = (
+            self._task_cells.get(0, task_cells.WARNED)
+            == self._task_cells.get(0, task_cells.CALL)
+            != 0
+        )
         return not (warned or leaves_something() or traits() != self._traits or self._has_grown())
 
     def _has_grown(self) -> bool:
         """Whether it holds on to much more memory than after its first call."""
-        if self._notes.get(0, task_cells.CALL) == 0:
+        if self._task_cells.get(0, task_cells.CALL) == 0:
             return False
         if self._first_idle_memory == 0:
             self._first_idle_memory = self._resident()

@@ -7,9 +7,10 @@ from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Final, NamedTuple
 
-from dask_limits.limits import call
-from dask_limits.limits.ipc import messages, payload, pickling, transport
+from dask_limits.limits import in_place
+from dask_limits.limits.ipc import messages, payload, pickling
 from dask_limits.limits.ipc.payload import Payload
+from dask_limits.limits.linux import files
 
 
 class Ended(NamedTuple):
@@ -32,7 +33,7 @@ class Ended(NamedTuple):
     peak_memory: int
 
 
-def answer(
+def run_function(
     head: memoryview, fds: list[int], around: AbstractContextManager[object]
 ) -> tuple[int, Payload]:
     """Run one call to its end, whichever way it ends.
@@ -50,12 +51,12 @@ def answer(
     except BaseException as error:
         return _unpicklable("arguments", error)
     finally:
-        transport.close_files(fds)
+        files.close(fds)
     try:
         with around:
-            value = call.to_its_end(fn(*args, **kwargs))
+            value = in_place.call(fn, args, kwargs)
     except SystemExit as error:
-        return messages.EXITED, pickling.pack(call.exit_status(error))
+        return messages.EXITED, pickling.pack(in_place.exit_status(error))
     except BaseException as error:
         return _pack_exception(error)
     try:

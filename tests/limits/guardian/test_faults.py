@@ -36,7 +36,7 @@ def start_call(guardian, marker: Path):
 
     outcomes = []
     thread = threading.Thread(
-        target=lambda: outcomes.append(guardian.run(LimitedCall(linger), (str(marker),), {}))
+        target=lambda: outcomes.append(guardian.run(linger, (str(marker),), {}))
     )
     thread.start()
     until(lambda: marker.exists() and marker.read_text())
@@ -67,7 +67,7 @@ def test_when_the_guardian_is_killed_all_goes_and_the_caller_is_told(guardian, t
     thread.join()
     assert isinstance(outcomes[0].exception, exceptions.GuardianLostError)
     until(lambda: gone(below))
-    assert guardian.run(LimitedCall(abs), (-1,), {}).result() == 1
+    assert guardian.run(abs, (-1,), {}).result() == 1
 
 
 def test_when_the_reaper_is_killed_all_goes_and_the_next_call_works(guardian, tmp_path):
@@ -78,7 +78,7 @@ def test_when_the_reaper_is_killed_all_goes_and_the_next_call_works(guardian, tm
         thread.join()
         assert isinstance(outcomes[0].exception, exceptions.GuardianLostError)
     until(lambda: gone(below))
-    assert guardian.run(LimitedCall(abs), (-1,), {}).result() == 1
+    assert guardian.run(abs, (-1,), {}).result() == 1
 
 
 def test_when_a_task_process_is_killed_its_call_is_told_so_and_its_children_go(guardian, tmp_path):
@@ -88,36 +88,34 @@ def test_when_a_task_process_is_killed_its_call_is_told_so_and_its_children_go(g
     thread.join()
     assert isinstance(outcomes[0].exception, exceptions.CrashError)
     assert gone([grandchild])
-    assert guardian.run(LimitedCall(abs), (-1,), {}).result() == 1
+    assert guardian.run(abs, (-1,), {}).result() == 1
 
 
 def test_when_an_idle_task_process_is_killed_the_next_call_just_works(guardian):
     for _ in range(20):
-        pid = guardian.run(LimitedCall(os.getpid), (), {}).result()
+        pid = guardian.run(os.getpid, (), {}).result()
         os.kill(pid, signal.SIGKILL)
-        outcome = guardian.run(LimitedCall(abs), (-1,), {})
+        outcome = guardian.run(abs, (-1,), {})
         # Killed while idle, or in the instant in which it was handed the call: both can be.
         assert outcome.ok or isinstance(outcome.exception, exceptions.CrashError)
-        assert guardian.run(LimitedCall(abs), (-1,), {}).result() == 1
+        assert guardian.run(abs, (-1,), {}).result() == 1
 
 
 def test_when_a_task_process_has_been_gone_for_long_the_next_call_just_works(guardian):
-    process = psutil.Process(guardian.run(LimitedCall(os.getpid), (), {}).result())
+    process = psutil.Process(guardian.run(os.getpid, (), {}).result())
     process.kill()
     until(lambda: not process.is_running())  # the guardian has waited for it
-    assert guardian.run(LimitedCall(abs), (-1,), {}).result() == 1
+    assert guardian.run(abs, (-1,), {}).result() == 1
 
 
 def test_a_cancel_that_comes_when_its_process_has_ended_harms_nobody(guardian):
     bystander = []
-    thread = threading.Thread(
-        target=lambda: bystander.append(guardian.run(LimitedCall(time.sleep), (1.5,), {}))
-    )
+    thread = threading.Thread(target=lambda: bystander.append(guardian.run(time.sleep, (1.5,), {})))
     thread.start()
     for n in range(150):
         token = CancelToken()
         exiting = threading.Thread(
-            target=lambda token=token: guardian.run(LimitedCall(os._exit), (3,), {}, cancel=token)
+            target=lambda token=token: guardian.run(os._exit, (3,), {}, cancel=token)
         )
         exiting.start()
         time.sleep(n % 30 * 0.0001)  # anywhere within the 3 ms that such a call takes
@@ -129,11 +127,11 @@ def test_a_cancel_that_comes_when_its_process_has_ended_harms_nobody(guardian):
 
 def test_when_an_idle_guardian_is_killed_the_next_call_just_works(guardian):
     for _ in range(3):
-        assert guardian.run(LimitedCall(abs), (-1,), {}).result() == 1
+        assert guardian.run(abs, (-1,), {}).result() == 1
         below = processes_of(guardian)
         next(p for p in below if p.name() == "limits-guardian").kill()
         until(lambda below=below: gone(below))
-        assert guardian.run(LimitedCall(abs), (-1,), {}).result() == 1
+        assert guardian.run(abs, (-1,), {}).result() == 1
 
 
 @pytest.mark.parametrize("forked", [False, True], ids=["alone", "with a fork that lives on"])
@@ -173,12 +171,12 @@ def test_when_the_owner_is_killed_all_goes(tmp_path, forked):
 
 
 def test_the_reaper_and_the_guardian_outlive_ctrl_c_and_sigterm(guardian):
-    assert guardian.run(LimitedCall(abs), (-1,), {}).ok
+    assert guardian.run(abs, (-1,), {}).ok
     below = processes_of(guardian)
     for process in below[:2]:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             process.send_signal(number)
-    assert guardian.run(LimitedCall(os.getppid), (), {}).result() == below[1].pid
+    assert guardian.run(os.getppid, (), {}).result() == below[1].pid
 
 
 def test_ctrl_c_in_the_owner_ends_the_call_that_it_waits_for(tmp_path):
@@ -203,17 +201,17 @@ def test_ctrl_c_in_the_owner_ends_the_call_that_it_waits_for(tmp_path):
 
 
 def test_a_fork_of_the_owner_gets_a_guardian_of_its_own(guardian):
-    pid = guardian.run(LimitedCall(os.getpid), (), {}).result()
+    pid = guardian.run(os.getpid, (), {}).result()
     child = os.fork()
     if child == 0:
         try:
-            other = guardian.run(LimitedCall(os.getpid), (), {}).result()
+            other = guardian.run(os.getpid, (), {}).result()
             guardian.close()
             os._exit(0 if other != pid else 1)
         finally:
             os._exit(2)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-    assert guardian.run(LimitedCall(os.getpid), (), {}).result() == pid
+    assert guardian.run(os.getpid, (), {}).result() == pid
 
 
 KINDS_OF_CALLS = {
@@ -239,16 +237,16 @@ def test_many_calls_leak_no_file_and_no_process(guardian, kind):
     own, settled = psutil.Process(), 5
 
     def files_of_its_process():
-        return guardian.run(LimitedCall(os.listdir), ("/proc/self/fd",), {}).result()
+        return guardian.run(os.listdir, ("/proc/self/fd",), {}).result()
 
     for _ in range(settled):
-        guardian.run(call, args, {})
+        guardian.run(call.fn, args, {}, call.limits)
     inside, outside = len(files_of_its_process()), own.num_fds()
     guardian_process = psutil.Process(guardian._connection.pid).children()[0]
     until(lambda: len(guardian_process.children()) == 2)
     above = guardian_process.num_fds()
     for _ in range(times):
-        guardian.run(call, args, {})
+        guardian.run(call.fn, args, {}, call.limits)
     assert len(files_of_its_process()) == inside
     assert own.num_fds() == outside
     until(lambda: len(guardian_process.children()) == 2)
@@ -262,7 +260,7 @@ def test_whatever_is_killed_at_whatever_moment_calls_end_and_the_next_one_works(
     chance = random.Random(name)
     stop = threading.Event()
     with Guardian() as guardian:
-        guardian.run(LimitedCall(abs), (1,), {})
+        guardian.run(abs, (1,), {})
 
         def kill_now_and_then():
             while not stop.wait(chance.uniform(0.002, 0.08)):
@@ -278,7 +276,7 @@ def test_whatever_is_killed_at_whatever_moment_calls_end_and_the_next_one_works(
                     pass
 
         def call(n):
-            outcome = guardian.run(isolated(pow, wall_time=20), (2, n), {})
+            outcome = guardian.run(pow, (2, n), {}, isolated(pow, wall_time=20).limits)
             assert outcome.exception is not None or outcome.value == 2**n
             return outcome
 
@@ -330,9 +328,10 @@ def test_an_owner_that_is_killed_at_whatever_moment_leaves_nothing():
 def test_a_process_that_cannot_be_killed_holds_up_nobody(limits):
     outcomes = []
     with Guardian() as guardian:
-        call = LimitedCall(wait_on, Limits(**limits))
-        thread = threading.Thread(target=lambda: outcomes.append(guardian.run(call, (), {})))
-        guardian.run(LimitedCall(abs), (1,), {})
+        thread = threading.Thread(
+            target=lambda: outcomes.append(guardian.run(wait_on, (), {}, Limits(**limits)))
+        )
+        guardian.run(abs, (1,), {})
         task_process = next(iter(guardian._connection))
         # The kernel tells its parent of the end of a traced process when the tracer goes.
         code = (
@@ -347,9 +346,9 @@ def test_a_process_that_cannot_be_killed_holds_up_nobody(limits):
             thread.start()
             thread.join(30)
             assert not thread.is_alive()
-            assert guardian.run(LimitedCall(abs), (-1,), {}).result() == 1
+            assert guardian.run(abs, (-1,), {}).result() == 1
             tracer.communicate("")
     error = outcomes[0].exception
     assert isinstance(error, exceptions.WallTimeBreach)
-    assert "does not die: it is in an uninterruptible sleep" in str(error)
+    assert "does not end: it is in an uninterruptible sleep" in str(error)
     assert error.usage.exit_code is None

@@ -19,14 +19,14 @@ from kinds import KINDS
 from overdoing import SPIN
 
 from dask_limits import exceptions
-from dask_limits.limits import CancelToken, LimitedCall, Limits, limit
+from dask_limits.limits import CancelToken, Limits, limit
 from dask_limits.limits.owner.guardian import Guardian, default_guardian
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # a call shall not import pytest
 
 
 def run(fn, *args, **limits):
-    return default_guardian().run(LimitedCall(fn, Limits(**limits)), args, {})
+    return default_guardian().run(fn, args, {}, Limits(**limits))
 
 
 def with_every_file(harm, lowest=3):
@@ -413,7 +413,7 @@ def test_an_answer_that_comes_only_because_the_call_is_being_ended_does_not_coun
     token = CancelToken()
     timer = threading.Timer(0.1, token.cancel)
     timer.start()
-    outcome = default_guardian().run(LimitedCall(nap), (), {}, cancel=token)
+    outcome = default_guardian().run(nap, (), {}, cancel=token)
     timer.join()
     assert isinstance(outcome.exception, exceptions.CallCancelledError)
 
@@ -550,19 +550,19 @@ def test_what_a_call_changes_about_its_process_the_next_call_does_not_find(isola
 
 
 def test_a_call_that_comes_while_its_process_ends_as_unfit_runs_in_another():
-    leave = LimitedCall(
-        lambda: threading.Thread(target=time.sleep, args=(60,), daemon=True).start()
-    )
+    def leave():
+        threading.Thread(target=time.sleep, args=(60,), daemon=True).start()
+
     with Guardian() as guardian:
         for n in range(150):
             assert guardian.run(leave, (), {}).ok
             time.sleep(n % 10 * 0.0002)  # anywhere within the time in which it ends
-            assert guardian.run(LimitedCall(abs), (-n,), {}).result() == n
+            assert guardian.run(abs, (-n,), {}).result() == n
 
 
 def test_a_process_ends_after_as_many_calls_as_it_may_run():
     with Guardian(max_calls_per_process=3) as guardian:
-        pids = [guardian.run(LimitedCall(os.getpid), (), {}).result() for _ in range(9)]
+        pids = [guardian.run(os.getpid, (), {}).result() for _ in range(9)]
     assert [pids.count(pid) for pid in dict.fromkeys(pids)] == [3, 3, 3]
 
 
@@ -574,7 +574,7 @@ def test_a_process_that_has_grown_is_not_used_again():
     with Guardian() as guardian:
 
         def pid_after(fn, *args):
-            return guardian.run(LimitedCall(fn), args, {}).result()
+            return guardian.run(fn, args, {}).result()
 
         first = pid_after(os.getpid)
         assert pid_after(hoard, 20) == first

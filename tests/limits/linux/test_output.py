@@ -17,9 +17,9 @@ from isolations import FORKSERVER, FRESH, SPAWN, WARM, nothing_goes_on, on_each
 from kinds import KINDS
 
 from dask_limits import exceptions
-from dask_limits.limits import CancelToken, LimitedCall, Limits
+from dask_limits.limits import CancelToken, LimitedCall, Limits, run_call
 from dask_limits.limits.linux.output import _Kept
-from dask_limits.limits.owner.guardian import Guardian, default_guardian
+from dask_limits.limits.owner.guardian import Guardian
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # a call shall not import pytest
 
@@ -50,7 +50,7 @@ def test_without_it_output_goes_where_the_owners_goes(isolated, capfd):
         captured = isolated(say_it_in_every_way, capture_output=True)
         plain = isolated(say_it_in_every_way, wall_time=30)
         for call in (captured, plain, captured):
-            outcome = guardian.run(call, (), {})
+            outcome = guardian.run(call.fn, (), {}, call.limits)
             assert outcome.ok
     assert outcome.usage.stdout is not None
     printed = capfd.readouterr()
@@ -102,9 +102,7 @@ def test_what_a_call_printed_before_it_was_cancelled_comes_with_it(isolated, tmp
         time.sleep(600)
 
     call = isolated(talk, capture_output=True)
-    thread = threading.Thread(
-        target=lambda: outcomes.append(default_guardian().run(call, (), {}, cancel=token))
-    )
+    thread = threading.Thread(target=lambda: outcomes.append(run_call(call, (), {}, cancel=token)))
     thread.start()
     while not (tmp_path / "said").exists():
         time.sleep(0.005)

@@ -11,7 +11,7 @@ from isolations import CANNOT, THREAD
 from overdoing import SPIN, wait_on
 
 from dask_limits import exceptions
-from dask_limits.limits import CancelToken, Limits
+from dask_limits.limits import CancelToken, Limits, run_call
 from dask_limits.limits.owner.guardian import default_guardian
 
 
@@ -71,7 +71,7 @@ def it_cannot_be_cancelled():
     token = CancelToken()
     timer = threading.Timer(0.1, token.cancel)
     timer.start()
-    assert default_guardian().run(THREAD(time.sleep), (0.4,), {}, cancel=token).ok
+    assert run_call(THREAD(time.sleep), (0.4,), {}, cancel=token).ok
     timer.join()
 
 
@@ -124,7 +124,7 @@ def test_what_cannot_be_pickled_can_be_passed_and_returned():
 def test_a_call_that_was_cancelled_before_it_starts_never_runs(tmp_path):
     token = CancelToken()
     token.cancel()
-    outcome = default_guardian().run(THREAD((tmp_path / "made").touch), (), {}, cancel=token)
+    outcome = run_call(THREAD((tmp_path / "made").touch), (), {}, cancel=token)
     assert isinstance(outcome.exception, exceptions.CallCancelledError)
     assert not (tmp_path / "made").exists()
 

@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 from isolations import on_each, on_processes
 
-from dask_limits.limits import LimitedCall, Limits, limit
+from dask_limits.limits import Limits, limit
 from dask_limits.limits.owner.guardian import Guardian, default_guardian
 
 
 def run(fn, *args, **limits):
-    return default_guardian().run(LimitedCall(fn, Limits(**limits)), args, {})
+    return default_guardian().run(fn, args, {}, Limits(**limits))
 
 
 @on_each()
@@ -63,7 +63,7 @@ def test_a_default_timeout_of_sockets_does_not_end_calls(monkeypatch):
     socket.setdefaulttimeout(0.1)
     try:
         with Guardian() as guardian:
-            assert guardian.run(LimitedCall(time.sleep), (0.3,), {}).ok
+            assert guardian.run(time.sleep, (0.3,), {}).ok
     finally:
         socket.setdefaulttimeout(None)
 
@@ -154,5 +154,5 @@ def test_an_owner_that_runs_out_of_files_gets_an_error_that_says_so():
 def test_odd_entries_of_the_path_harm_nobody(monkeypatch, tmp_path):
     monkeypatch.setattr(sys, "path", [*sys.path, tmp_path, b"/bytes", None, 3])
     with Guardian() as guardian:
-        assert guardian.run(LimitedCall(abs), (-1,), {}).result() == 1
+        assert guardian.run(abs, (-1,), {}).result() == 1
         assert limit(abs, wall_time=30)(-1) == 1

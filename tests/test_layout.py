@@ -49,7 +49,8 @@ LAYERS = {
     """,
     "dask": """
         __init__
-        topic nodes
+        topic compat
+        nodes
         reservations packed usage_log
         scheduler graphs
         worker

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from dask_limits.dask.compat.joblib import sequential_instead_of_dask
+
 
 class Node:
     """A node of a Dask graph as a function of what it depends on, with a name.
@@ -46,25 +48,5 @@ class JoblibBatch:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the calls."""
-        from joblib.parallel import BACKENDS, SequentialBackend
-
-        dasks_own = BACKENDS.get("dask")
-        BACKENDS["dask"] = SequentialBackend
-        try:
+        with sequential_instead_of_dask():
             return self.batch(*args, **kwargs)
-        finally:
-            if dasks_own is None:
-                del BACKENDS["dask"]
-            else:
-                BACKENDS["dask"] = dasks_own
-
-
-def failed_joblib_batch(error: BaseException) -> object:
-    """What joblib takes for a batch that has failed. If the task itself fails, it waits for ever.
-
-    Args:
-        error: What the batch ended with.
-    """
-    from joblib._utils import _ExceptionWithTraceback
-
-    return _ExceptionWithTraceback(error)

@@ -13,6 +13,7 @@ import distributed
 import psutil
 
 from dask_limits.batch_systems.current_job import current_job
+from dask_limits.dask.compat.worker import memory_limit
 from dask_limits.exceptions import LimitRefusedError
 from dask_limits.limits import Limits
 from dask_limits.placement.queue import Request
@@ -92,7 +93,7 @@ class Introduction:
 
 async def introduction(worker: distributed.Worker) -> Introduction:
     """What there is to tell of a worker."""
-    memory = worker.memory_manager.memory_limit or None
+    memory = memory_limit(worker)
     cores = worker.state.nthreads
     job = current_job()
     if job is None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final
 
+from dask_limits.dask.compat.client import executor_parts
 from dask_limits.exceptions import LimitRefusedError
 from dask_limits.executors.sequential import SequentialExecutor
 from dask_limits.executors.wrapped import WrappedExecutor
@@ -107,9 +108,8 @@ def _dask_object(anything: object) -> tuple[object, dict[str, Any]] | None:
         if base.__name__ in ("Client", "Cluster"):
             return anything, {}
         if base.__name__ == "ClientExecutor":
-            client: object = anything._client  # type: ignore[attr-defined]
-            options: dict[str, Any] = anything._kwargs  # type: ignore[attr-defined]
-            return client, _annotations(options)
+            parts = executor_parts(anything)
+            return None if parts is None else (parts[0], _annotations(parts[1]))
     return None
 
 

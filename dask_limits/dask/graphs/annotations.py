@@ -9,7 +9,7 @@ from typing import Any, Final, Unpack
 
 import dask
 
-from dask_limits.dask.graphs.lost_limits import warn_of_frames
+from dask_limits.dask.graphs.lost_limits import warn_of_frames, warn_of_local_schedulers
 from dask_limits.dask.graphs.optimization import keep_limits
 from dask_limits.dask.graphs.shuffles import shuffle_by_tasks
 from dask_limits.limits import Limits
@@ -66,7 +66,12 @@ def _annotate(said: dict[str, Any]) -> Iterator[None]:
     annotations = _annotations(said, dask.get_annotations())
     Limits(**annotations["limits"])  # refuses, here already, what does not go together
     keep_limits()
-    with warn_of_frames(), shuffle_by_tasks(), dask.annotate(**annotations):
+    with (
+        warn_of_local_schedulers(),
+        warn_of_frames(),
+        shuffle_by_tasks(),
+        dask.annotate(**annotations),
+    ):
         yield
 
 

@@ -11,54 +11,44 @@ import contextlib
 import gc
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
-from typing import Any, Final
+from typing import Final
 
 import dask
 from dask.callbacks import Callback
 
+from dask_limits.dask.compat.lost_limits import (
+    KEEPS,
+    LOCAL,
+    LOSES,
+    Place,
+    dataframes_do_not_warn,
+    living_expressions,
+)
+from dask_limits.dask.compat.shared_patch import SharedPatch
+
 _STACK_LEVEL: Final = 5
 """From the warning to the user's `with`: this block, contextlib, annotate's, contextlib."""
 _DASKS: Final = {"dask", "dask_limits", "functools", "toolz"}
-_KEEPS: Final = {("dask.delayed", "_finalize_args_collections")}
-_LOSES: Final = {
-    ("dask.array.core", "to_delayed"): "to_delayed()",
-    ("dask.bag.core", "to_delayed"): "to_delayed()",
-    ("dask.bag.core", "to_dataframe"): "to_dataframe()",
-    ("dask.base", "optimize"): "dask.optimize()",
-    ("dask.delayed", "unpack_collections"): "dask.delayed()",
-}
-_LOCAL: Final = {
-    ("dask.threaded", "get"): 'the scheduler "threads"',
-    ("dask.local", "get_sync"): 'the scheduler "sync"',
-    ("dask.multiprocessing", "get"): 'the scheduler "processes"',
-}
 
 
 @contextlib.contextmanager
 def warn_of_frames() -> Iterator[None]:
-    """Warn at the end if there are dataframes that have been made in this block."""
-    collection = sys.modules.get("dask.dataframe.dask_expr._collection")
-    before = _living()
-    dasks_own = getattr(collection, "_WARN_ANNOTATIONS", None)
-    if collection is not None:
-        # Dask warns of every dataframe that is made under annotations, that they "will be
-        # ignored". They are not, if it is computed under them too.
-        collection._WARN_ANNOTATIONS = False  # type: ignore[attr-defined]
-    try:
+    """Warn at the end of the block if dataframes that were made in it are still in use."""
+    before = living_expressions()
+    # Dask warns of every dataframe that is made under annotations, that they "will be ignored".
+    # They are not, if it is computed under them too.
+    with dataframes_do_not_warn():
         yield
-    finally:
-        if collection is not None:
-            collection._WARN_ANNOTATIONS = dasks_own  # type: ignore[attr-defined]
-    if _living() - before:
+    if living_expressions() - before:
         gc.collect()
-        if _living() - before:
+        if living_expressions() - before:
             warnings.warn(
                 "A Dask dataframe was made inside of annotate(...). Limits hold for what is"
-                " computed in the block (compute, persist), and not for what is computed of this"
-                " dataframe after it: Dask keeps no annotations of dataframes. Make it before the"
-                " block and compute it inside.",
+                " computed in the block (compute, persist), but not for what is computed from this"
+                " dataframe after it: Dask keeps no annotations of dataframes. Make the dataframe"
+                " before the block, and compute it inside.",
                 stacklevel=_STACK_LEVEL,
             )
 
@@ -71,27 +61,27 @@ def warn_if_lost() -> None:
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         place = str(frame.f_globals.get("__name__")), frame.f_code.co_name
-        if place in _KEEPS:
+        if place in KEEPS:
             return None
-        if place in _LOCAL.keys() | _LOSES.keys() and "limits" in dask.get_annotations():
+        if place in LOCAL.keys() | LOSES.keys() and "limits" in dask.get_annotations():
             return None  # a block around it: what it makes has its limits, or is warned of below
-        if place in _LOCAL:
+        if place in LOCAL:
             return _warn_of_local(place)
-        if place in _LOSES:
+        if place in LOSES:
             return _warn(
-                f"{_LOSES[place]} keeps no annotations. Call it in the block of annotate() too,"
+                f"{LOSES[place]} keeps no annotations. Call it in the block of annotate() too,"
                 " or have such a block around the computation"
             )
         frame = frame.f_back
     return None
 
 
-def warn_of_local_schedulers() -> None:
-    """Warn of what is computed in a block without a cluster, from now on.
+def warn_of_local_schedulers() -> contextlib.AbstractContextManager[None]:
+    """Warn of what is computed in this block without a cluster.
 
     Not every graph is optimized, and those of dataframes are not by us.
     """
-    _in_block.register()  # once more does no harm
+    return _local_schedulers.block()
 
 
 def _warn_if_in_block(_: object) -> None:
@@ -99,17 +89,24 @@ def _warn_if_in_block(_: object) -> None:
     frame: FrameType | None = sys._getframe(1)
     while frame is not None and "limits" in dask.get_annotations():
         place = str(frame.f_globals.get("__name__")), frame.f_code.co_name
-        if place in _LOCAL:
+        if place in LOCAL:
             return _warn_of_local(place)
         frame = frame.f_back
     return None
 
 
-_in_block: Final = Callback(start=_warn_if_in_block)
+def _watch_local_schedulers() -> Callable[[], object]:
+    callback = Callback(start=_warn_if_in_block)
+    callback.register()
+    unregister: Callable[[], object] = callback.unregister
+    return unregister
 
 
-def _warn_of_local(place: tuple[str, str]) -> None:
-    _warn(f"{_LOCAL[place]} knows no limits. Only workers of a cluster do")
+_local_schedulers: Final = SharedPatch(_watch_local_schedulers)
+
+
+def _warn_of_local(place: Place) -> None:
+    _warn(f"{LOCAL[place]} knows no limits. Only workers of a cluster do")
 
 
 def _warn(why: str) -> None:
@@ -129,16 +126,3 @@ def _frames_of_dask() -> int:
 
 def _package(frame: FrameType) -> str:
     return str(frame.f_globals.get("__name__")).partition(".")[0]
-
-
-def _living() -> set[str]:
-    """The names of all expressions that dataframes are made of, and that are in use."""
-    module = sys.modules.get("dask.dataframe.dask_expr._expr")
-    base = getattr(module, "Expr", None)
-    found: set[str] = set()
-    unseen: list[Any] = [] if base is None else [base]
-    while unseen:
-        cls = unseen.pop()
-        unseen += cls.__subclasses__()
-        found.update(cls.__dict__.get("_instances", ()))
-    return found

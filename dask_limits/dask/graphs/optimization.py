@@ -9,35 +9,35 @@ https://docs.dask.org/en/stable/optimize.html
 
 from __future__ import annotations
 
-import importlib
 import uuid
 from collections.abc import Callable
 from typing import Any, Final
 
 import dask
-from dask._task_spec import Alias, GraphNode, convert_legacy_graph, fuse_linear_task_spec
-from dask.blockwise import fuse_roots, optimize_blockwise
-from dask.core import flatten
-from dask.highlevelgraph import HighLevelGraph, MaterializedLayer
-from dask.utils import ensure_dict
+from dask.highlevelgraph import HighLevelGraph
 
-from dask_limits.dask.graphs.lost_limits import warn_if_lost, warn_of_local_schedulers
+from dask_limits.dask.compat import graphs as compat
+from dask_limits.dask.graphs.lost_limits import warn_if_lost
 
-_TOMBSTONE: Final = "_AnnotationsTombstone"
-"""The type of Dask's for "none of its own", where a layer speaks for some of its tasks. It is not
-in all versions of Dask."""
 Graph = Any  # a HighLevelGraph, or a mapping from keys to tasks
 
 
 def keep_limits() -> None:
-    """Have the graphs that this process makes optimized by what is here.
+    """Have the graphs that this process makes optimized by what is here, from now on.
 
-    Where another optimization has been configured already, that one stays.
+    A graph that was made in a block of `annotate` may be computed after it, so this outlives the
+    block. Where another optimization has been configured already, that one stays. Graphs without
+    limits are optimized as ever.
     """
-    warn_of_local_schedulers()
+    unset = [key for key in _OPTIMIZATIONS if dask.config.get(key, None) is None]
+    dask.config.set({key: _OPTIMIZATIONS[key] for key in unset})
+
+
+def keep_no_limits() -> None:
+    """Undo `keep_limits`. Arrays and bags that have limits lose them if they are computed now."""
     for key, optimize in _OPTIMIZATIONS.items():
-        if key not in dask.config.config:
-            dask.config.set({key: optimize})
+        if dask.config.get(key, None) is optimize:
+            del dask.config.config[key]
 
 
 # Dask pickles these, by name: a graph is optimized on the scheduler.
@@ -45,17 +45,17 @@ def keep_limits() -> None:
 
 def optimize_array(dsk: Graph, keys: Any, **kwargs: Any) -> Graph:
     """Dask's optimization of arrays, or ours if there are limits."""
-    return _optimize("dask.array.optimization", dsk, keys, kwargs, _fuse)
+    return _optimize("array", dsk, keys, kwargs, _fuse)
 
 
 def optimize_bag(dsk: Graph, keys: Any, **kwargs: Any) -> Graph:
     """Dask's optimization of bags, or ours if there are limits."""
-    return _optimize("dask.bag.core", dsk, keys, kwargs, _fuse)
+    return _optimize("bag", dsk, keys, kwargs, _fuse)
 
 
 def optimize_delayed(dsk: Graph, keys: Any, **kwargs: Any) -> Graph:
     """Dask's optimization of delayed, or ours if there are limits."""
-    return _optimize("dask.delayed", dsk, keys, kwargs, _cull)
+    return _optimize("delayed", dsk, keys, kwargs, _cull)
 
 
 _OPTIMIZATIONS: Final = {
@@ -66,7 +66,7 @@ _OPTIMIZATIONS: Final = {
 
 
 def _optimize(
-    module: str,
+    kind: str,
     dsk: Graph,
     keys: Any,
     kwargs: dict[str, Any],
@@ -76,8 +76,8 @@ def _optimize(
         "limits" in (layer.annotations or ()) for layer in dsk.layers.values()
     ):
         warn_if_lost()
-        return ours(dsk, list(flatten(keys if isinstance(keys, list | set) else [keys])))
-    return importlib.import_module(module).optimize(dsk, keys, **kwargs)
+        return ours(dsk, compat.flat(keys))
+    return compat.optimize_as_dask(kind, dsk, keys, kwargs)
 
 
 def _cull(graph: HighLevelGraph, keys: list[Any]) -> HighLevelGraph:
@@ -86,19 +86,22 @@ def _cull(graph: HighLevelGraph, keys: list[Any]) -> HighLevelGraph:
 
 
 def _fuse(graph: HighLevelGraph, keys: list[Any]) -> HighLevelGraph:
-    graph = fuse_roots(optimize_blockwise(graph, keys=keys), keys=keys).cull(set(keys))
+    if not compat.can_fuse():
+        return _cull(graph, keys)
+    graph = compat.fuse_blocks(graph, keys).cull(set(keys))
     annotations = _by_key(graph)
-    tasks: dict[Any, GraphNode] = convert_legacy_graph(ensure_dict(graph))
+    tasks = compat.tasks_of(graph)
     ends = {
         dependency
         for key, task in tasks.items()
         for dependency in task.dependencies
         if annotations.get(dependency) != annotations.get(key)
     }
-    fused = fuse_linear_task_spec(tasks, ends.union(keys))
+    fused = compat.fuse_chains(tasks, ends.union(keys))
     for key, task in fused.items():
-        if isinstance(task, Alias) and key in annotations:  # a chain has got a new name
-            annotations.setdefault(task.target, annotations[key])
+        new_name = compat.target_of(task)
+        if new_name is not None and key in annotations:  # a chain has got a new name
+            annotations.setdefault(new_name, annotations[key])
     return _in_one_layer(fused, annotations)
 
 
@@ -109,7 +112,7 @@ def _by_key(graph: HighLevelGraph) -> dict[Any, dict[str, Any]]:
         for name, value in (layer.annotations or {}).items():
             for key in layer:
                 own = value(key) if callable(value) else value
-                if own is not None and type(own).__name__ != _TOMBSTONE:
+                if not compat.is_no_annotation(own):
                     found.setdefault(key, {})[name] = own
     return found
 
@@ -120,7 +123,7 @@ def _in_one_layer(tasks: Graph, annotations: dict[Any, dict[str, Any]]) -> HighL
         for name, value in annotations.get(key, {}).items():
             by_name.setdefault(name, {})[key] = value
     # Dask calls an annotation that can be called, with the key of each task.
-    layer = MaterializedLayer(tasks, {name: of.get for name, of in by_name.items()})
+    layer = compat.layer_of(tasks, {name: of.get for name, of in by_name.items()})
     # Arrays and bags that are computed together are optimized apart, and then merged: of two
     # layers with one name, the tasks of one would be lost.
     name = f"limited-{uuid.uuid4().hex}"

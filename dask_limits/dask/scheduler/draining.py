@@ -10,6 +10,7 @@ from typing import Final
 import distributed
 from distributed import Status
 
+from dask_limits.dask.compat.scheduler import change_status
 from dask_limits.placement.resources import Room
 
 _LOOK_EVERY_S: Final = 0.1
@@ -41,7 +42,7 @@ async def leave_in_time(
     stimulus_id = f"dask-limits-retire-{time.time()}"
     # As retire_workers does it: from now on Dask sends no more tasks there, and the worker begins
     # none of those that it has.
-    scheduler.handle_worker_status_change(Status.closing_gracefully, state, stimulus_id)
+    change_status(scheduler, state, Status.closing_gracefully, stimulus_id)
     change = {"op": "worker-status-change", "status": Status.closing_gracefully.name}
     scheduler.worker_send(address, change | {"stimulus_id": stimulus_id})
     told_at = time.time()

@@ -7,11 +7,13 @@ import time
 from collections.abc import Container, Coroutine, Hashable
 from typing import Any, Final
 
+import cloudpickle
 import distributed
-from dask.utils import key_split
 from distributed import Status
-from distributed.protocol import pickle
 
+from dask_limits.dask.compat import scheduler as compat
+from dask_limits.dask.compat.graphs import function_name
+from dask_limits.dask.compat.worker import answer, listen
 from dask_limits.dask.reservations import margin, refused, request_of
 from dask_limits.dask.scheduler import patches
 from dask_limits.dask.scheduler.draining import leave_in_time
@@ -59,7 +61,7 @@ class LimitsSchedulerPlugin(distributed.SchedulerPlugin):  # type: ignore[misc]
         self._scheduler = scheduler
         self._loop = asyncio.get_running_loop()
         self._placement = Placement(self._allowed, self._cost, self._is_quick)
-        self._losses = Losses(scheduler.allowed_failures)
+        self._losses = Losses(compat.allowed_failures(scheduler))
         self._members: dict[str, Member] = {}
         self._gone: list[tuple[float, Room]] = []
         self._begun: set[Hashable] = set()
@@ -70,15 +72,17 @@ class LimitsSchedulerPlugin(distributed.SchedulerPlugin):  # type: ignore[misc]
         self._is_due = False
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._background: set[asyncio.Task[None]] = set()  # asyncio holds them weakly
-        scheduler.handlers["dask_limits_join"] = self._join
-        scheduler.handlers["dask_limits_leave"] = self._leave
-        scheduler.stream_handlers["dask-limits-begun"] = self._has_begun
-        scheduler.stream_handlers["dask-limits-seceded"] = self._has_seceded
+        answer(scheduler, {"dask_limits_join": self._join, "dask_limits_leave": self._leave})
+        listen(
+            scheduler,
+            {"dask-limits-begun": self._has_begun, "dask-limits-seceded": self._has_seceded},
+        )
         self._undo = patches.install(scheduler, is_ours, self._decide)
         if self._undo is None:
             logger.warning(
-                "This version of Dask lets dask_limits not choose workers. Limits are kept on each"
-                " worker, but memory and cores are not looked at before a task is sent to one."
+                "This version of Dask does not let dask_limits choose workers. Each worker keeps"
+                " limits, but Dask sends it calls without regard to free memory and cores there."
+                " `dask-limits check` shows what is missing."
             )
             return
         for ts in [*scheduler.unrunnable, *scheduler.queued]:  # of before this plugin was here
@@ -201,7 +205,7 @@ class LimitsSchedulerPlugin(distributed.SchedulerPlugin):  # type: ignore[misc]
                 tries = self._losses.tries(key)
                 self._log(member.event("rerun", key=key, cause=cause, tries=tries))
             if ends:  # though it may wait for what it depends on, which was lost with the worker
-                self._err({key: self._losses.error(key, key_split(key))})
+                self._err({key: self._losses.error(key, function_name(key))})
             elif self._waits(key):
                 self._decide(self._scheduler.tasks[key])
 
@@ -247,7 +251,7 @@ class LimitsSchedulerPlugin(distributed.SchedulerPlugin):  # type: ignore[misc]
         """The worker that a task goes to, asked by Dask; None to let it wait."""
         address = self._granted.get(ts.key)
         if address is not None:
-            ts.suspicious = -1  # Dask counts losses of tasks that only waited too: we count ours
+            compat.forgive(ts)  # Dask counts losses of tasks that only waited too: we count ours
             return self._scheduler.workers.get(address)
         if (
             ts.key not in self._placement.waiting
@@ -274,11 +278,11 @@ class LimitsSchedulerPlugin(distributed.SchedulerPlugin):  # type: ignore[misc]
         if finish in ("memory", "erred", "forgotten"):
             self._losses.forget(key)
             self._refused.pop(key, None)
-        elif finish == "no-worker" and self._scheduler.no_workers_timeout is not None:
+        elif finish == "no-worker":
             ts = self._scheduler.tasks[key]
             if is_ours(ts) and self._scheduler.running:
                 # It waits for room, not for a worker: Dask's time-out is not for that.
-                self._scheduler.unrunnable[ts] = math.inf
+                compat.wait_without_timeout(self._scheduler, ts)
 
     def _note_loss(self, key: Hashable, worker: str) -> None:
         since = self._placement.since(key)
@@ -380,7 +384,7 @@ class LimitsSchedulerPlugin(distributed.SchedulerPlugin):  # type: ignore[misc]
         why = refusal(request_of(limits), self._rooms_for(where_of(ts)))
         if why is None:
             return False
-        self._refused[ts.key] = refused(key_split(ts.key), limits, why)
+        self._refused[ts.key] = refused(function_name(ts.key), limits, why)
         self._soon()
         return True
 
@@ -413,7 +417,7 @@ class LimitsSchedulerPlugin(distributed.SchedulerPlugin):  # type: ignore[misc]
             ts = self._scheduler.tasks.get(key)
             if ts is None or ts.state not in ("released", "waiting", "no-worker"):
                 continue
-            ts.exception, ts.exception_text = pickle.dumps(error), repr(error)
+            ts.exception, ts.exception_text = cloudpickle.dumps(error), repr(error)
             ts.exception_blame = ts
             ended[key] = "erred"
         self._scheduler.transitions(ended, f"dask-limits-error-{time.time()}")
@@ -457,7 +461,7 @@ def bring(scheduler: distributed.Scheduler) -> LimitsSchedulerPlugin:
 
     For clusters whose workers are yet to come, which will bring it if it is not there.
     """
-    plugin = scheduler.plugins.get(LimitsSchedulerPlugin.name)
+    plugin = compat.plugin_of(scheduler, LimitsSchedulerPlugin.name)
     if not isinstance(plugin, LimitsSchedulerPlugin):
         plugin = LimitsSchedulerPlugin()
         plugin.start(scheduler)

@@ -8,6 +8,7 @@ from typing import Any
 
 import distributed
 
+from dask_limits.dask.compat.scheduler import events
 from dask_limits.dask.reservations import OWN_BYTES, margin
 from dask_limits.placement.resources import Room
 
@@ -86,7 +87,7 @@ def removal_of(scheduler: distributed.Scheduler, address: str) -> dict[str, Any]
 
     "expected" in it says whether Dask knew that the worker would go.
     """
-    for _, event in reversed(scheduler.get_events("all")):
+    for _, event in reversed(events(scheduler, "all")):
         if event.get("action") == "remove-worker" and event.get("worker") == address:
             return dict(event)
     return {}

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
-import contextvars
 import math
 import time
 from collections.abc import Callable, Hashable
@@ -12,13 +11,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 import dask
 import distributed
-from dask._task_spec import Alias, DataNode
-from dask.utils import key_split
 from distributed.comm import CommClosedError
-from distributed.worker import _run_task
-from distributed.worker_state_machine import FreeKeysEvent
 
-from dask_limits.dask.nodes import JoblibBatch, failed_joblib_batch
+from dask_limits.dask.compat import worker as compat
+from dask_limits.dask.compat.graphs import function_name, is_value
+from dask_limits.dask.compat.joblib import failed_batch
+from dask_limits.dask.nodes import JoblibBatch
 from dask_limits.dask.packed import pack_outcome, run_packed
 from dask_limits.dask.reservations import Introduction, margin, refused, request_of
 from dask_limits.dask.topic import TOPIC
@@ -32,7 +30,6 @@ from dask_limits.limits.owner.guardian import Guardian
 from dask_limits.placement.resources import Room, refusal
 
 if TYPE_CHECKING:
-    from dask._task_spec import GraphNode
     from distributed.worker_state_machine import TaskState
 
 _SAY_AFTER_S: Final = 0.1
@@ -122,7 +119,7 @@ class LimitsExecutor(concurrent.futures.Executor):
                 return self._run(node, data, Limits(**limits), call.token)
             except KeyboardInterrupt as error:
                 # It was the task's own. Dask would take it for one of the worker, and run no more.
-                name = key_split(node.key)
+                name = function_name(node.key)
                 raise RuntimeError(f"{name}() raised KeyboardInterrupt") from error
 
         def run_in_turn(run: Callable[[], Any]) -> Any:
@@ -137,7 +134,7 @@ class LimitsExecutor(concurrent.futures.Executor):
 
         if why := refusal(request, [Room(self._gate.memory, self._gate.cores)]):
             # Only where the scheduler places no calls, or else it has refused it.
-            call.refused = refused(key_split(node.key), limits, why)
+            call.refused = refused(function_name(node.key), limits, why)
             call.cancel(self._gate)
         if limits.get("isolation") == "thread":
             return self._submit_to_dask(run_in_turn, run_limited, data, node.key, delay)
@@ -152,26 +149,11 @@ class LimitsExecutor(concurrent.futures.Executor):
         delay: float,
     ) -> Any:
         """Run a task where Dask runs its own, in a thread that knows its worker and may secede."""
-        worker = self._worker
-        context = contextvars.copy_context()
-        return worker.executors["default"].submit(
-            run_in_turn,
-            lambda: context.run(
-                _run_task,
-                run,
-                data,
-                worker.execution_state,
-                key,
-                worker.active_threads,
-                worker.active_threads_lock,
-                delay,
-            ),
-        )
+        run_in_thread = compat.thread_task(self._worker, run, data, key, delay)
+        return self._worker.executors["default"].submit(run_in_turn, run_in_thread)
 
-    def _run(
-        self, node: GraphNode, data: dict[Any, Any], limits: Limits, token: CancelToken
-    ) -> Any:
-        if isinstance(node, Alias | DataNode):
+    def _run(self, node: Any, data: dict[Any, Any], limits: Limits, token: CancelToken) -> Any:
+        if is_value(node):
             return node(data)  # nothing of a user's runs: a value is there already
         fn, args, kwargs = call_of(node, data)
         is_joblibs = isinstance(fn, JoblibBatch)
@@ -191,7 +173,7 @@ class LimitsExecutor(concurrent.futures.Executor):
         if error is None:
             return outcome.value
         if is_joblibs:
-            return failed_joblib_batch(error)
+            return failed_batch(error)
         if isinstance(error, CallError):
             # Of an error with a longer message Dask would send the message alone.
             longest = dask.config.get("distributed.admin.max-error-length")
@@ -235,8 +217,8 @@ class LimitsExecutor(concurrent.futures.Executor):
                 self._gate.leave(call.ticket)
         elif task.state in _NOT_BEGUN:
             stimulus_id = f"dask-limits-give-back-{time.time()}"
-            self._worker.handle_stimulus(FreeKeysEvent(keys=[key], stimulus_id=stimulus_id))
-            self._send({"op": "reschedule", "key": key, "stimulus_id": stimulus_id})
+            if compat.free_key(self._worker, key, stimulus_id):
+                self._send({"op": "reschedule", "key": key, "stimulus_id": stimulus_id})
 
     def runs_elsewhere(self, task: TaskState) -> None:
         """A task without limits, that is to be accounted for, begins in one of Dask's threads."""

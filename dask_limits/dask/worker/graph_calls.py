@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from typing import Any, Final, TypeAlias
+from typing import Any, TypeAlias
 
-from dask._task_spec import Alias, DataNode, Dict, GraphNode, List, Set, Task, Tuple
-from dask.utils import key_split
-
+from dask_limits.dask.compat.graphs import arguments_of, function_name, is_task, runs_nothing
+from dask_limits.dask.compat.joblib import is_batch
 from dask_limits.dask.nodes import JoblibBatch, Node
 from dask_limits.dask.packed import run_packed
 
 Call: TypeAlias = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
 
-_CONTAINERS: Final = (List, Tuple, Set, Dict)
 
-
-def call_of(node: GraphNode, data: dict[Any, Any]) -> Call:
+def call_of(node: Any, data: dict[Any, Any]) -> Call:
     """What is to run in a task process: a function, and its arguments.
 
     Where it can be, it is the user's own function with the values themselves: then the task
@@ -28,25 +25,14 @@ def call_of(node: GraphNode, data: dict[Any, Any]) -> Call:
         node: What to run.
         data: The values that it depends on, by key.
     """
-    if type(node) is not Task or not all(
-        map(_runs_nothing, itertools.chain(node.args, node.kwargs.values()))
+    if not is_task(node) or not all(
+        map(runs_nothing, itertools.chain(node.args, node.kwargs.values()))
     ):
-        return Node(node, key_split(node.key)), (data,), {}
-    args, kwargs = Task(node.key, _as_given, *node.args, **node.kwargs)(data)
+        return Node(node, function_name(node.key)), (data,), {}
+    args, kwargs = arguments_of(node, data)
     if node.func is run_packed:
         packed, put_in = args
         return packed, (put_in,), {}
-    if type(getattr(node.func, "func", None)).__module__ == "joblib._dask":
-        return JoblibBatch(node.func, key_split(node.key)), args, kwargs
+    if is_batch(node.func):
+        return JoblibBatch(node.func, function_name(node.key)), args, kwargs
     return node.func, args, kwargs
-
-
-def _runs_nothing(argument: object) -> bool:
-    """Whether an argument can be had without a call of something that may be the user's."""
-    if type(argument) in _CONTAINERS:
-        return all(map(_runs_nothing, argument.args))  # type: ignore[attr-defined]
-    return not isinstance(argument, GraphNode) or isinstance(argument, Alias | DataNode)
-
-
-def _as_given(*args: Any, **kwargs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    return args, kwargs

@@ -5,10 +5,11 @@ import dataclasses
 import logging
 from typing import Any
 
+import cloudpickle
 import distributed
 from distributed import Status
-from distributed.protocol import pickle
 
+from dask_limits.dask.compat import worker as compat
 from dask_limits.dask.graphs.annotations import EXECUTOR
 from dask_limits.dask.reservations import introduction
 from dask_limits.dask.scheduler.plugin import LimitsSchedulerPlugin
@@ -57,12 +58,12 @@ class LimitsWorkerPlugin(distributed.WorkerPlugin):  # type: ignore[misc]
         """Give the worker its "limits" executor, and tell the scheduler what room it has."""
         self._tasks = worker.state.tasks
         self._executor = worker.executors[EXECUTOR] = LimitsExecutor(worker, self._max_calls)
-        worker.stream_handlers["dask-limits-give-back"] = self._executor.give_back
+        compat.listen(worker, {"dask-limits-give-back": self._executor.give_back})
         here = await introduction(worker)
         self._executor.set_room(here)
         try:
             await worker.scheduler.register_scheduler_plugin(
-                plugin=pickle.dumps(LimitsSchedulerPlugin()),
+                plugin=cloudpickle.dumps(LimitsSchedulerPlugin()),
                 name=LimitsSchedulerPlugin.name,
                 idempotent=True,
             )
@@ -90,7 +91,7 @@ class LimitsWorkerPlugin(distributed.WorkerPlugin):  # type: ignore[misc]
             elif task.run_spec.is_coro:
                 # Dask runs coroutine functions in its own loop and asks no executor, so they
                 # would escape their limits.
-                task.run_spec._is_coro = False
+                compat.run_as_plain_function(task)
         elif finish == "long-running":
             self._executor.seceded(self._tasks[key])
         elif finish == "released" and start in ("executing", "long-running"):

@@ -9,6 +9,7 @@ import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
+from dask_limits.dask.compat.scheduler import events, subscribe
 from dask_limits.dask.topic import TOPIC
 from dask_limits.exceptions import WorkerLostError
 from dask_limits.executors.cluster import (
@@ -161,9 +162,9 @@ def _subscribe(
         The time there, and what the workers that are there have said when they came.
     """
     assert dask_scheduler is not None
-    dask_scheduler.subscribe_topic(TOPIC, client)
+    subscribe(dask_scheduler, TOPIC, client)
     there: dict[object, object] = {}
-    for _, message in dask_scheduler.get_events(TOPIC):
+    for _, message in events(dask_scheduler, TOPIC):
         match message:
             case {"op": "worker-added", "address": str(address)}:
                 there[address] = message

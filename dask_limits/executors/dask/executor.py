@@ -15,10 +15,10 @@ from typing import Any, Final, Self
 
 import dask
 import distributed
-from dask.system import CPU_COUNT
 from distributed.comm import CommClosedError
 from distributed.deploy import Cluster
 
+from dask_limits.dask.compat.client import connection_of, cpu_count, is_connected
 from dask_limits.dask.graphs.annotations import limits_annotations
 from dask_limits.dask.packed import PackedCall, pack_call, run_packed, unpack_outcome
 from dask_limits.dask.worker.plugin import LimitsWorkerPlugin
@@ -105,7 +105,7 @@ class DaskExecutor(WatchedExecutor):
         self._id = uuid.uuid4().hex
         _bring_plugin(client)
         self._address: str = client.scheduler.address
-        self._connection = client.scheduler_comm  # Dask makes another one when it reconnects
+        self._connection = connection_of(client)  # Dask makes another one when it reconnects
 
     @classmethod
     def connect(
@@ -139,7 +139,7 @@ class DaskExecutor(WatchedExecutor):
         if where is None:
             # Up to the plugin: Dask complains if the cluster is closed while that gets there.
             return start_uninterrupted(
-                lambda: cls._on_new_cluster(n_workers or CPU_COUNT, security, annotations),
+                lambda: cls._on_new_cluster(n_workers or cpu_count(), security, annotations),
                 lambda executor: executor.shutdown(cancel_futures=True),
             )
         if not isinstance(where, Cluster | str):
@@ -261,13 +261,7 @@ class DaskExecutor(WatchedExecutor):
     # -- when the connection is lost -------------------------------------------------------
 
     def _is_lost(self) -> bool:
-        client = self.client
-        return (
-            client.status != "running"
-            or client.scheduler_comm is not self._connection
-            or self._connection.comm.closed()
-            or client._handle_report_task.done()  # the scheduler has closed the stream
-        )
+        return not is_connected(self.client, self._connection)
 
     def _lost_errors(self) -> Callable[[str], ClusterLostError]:
         """What makes the error of each call, by its name, from how things are now."""

@@ -15,6 +15,8 @@ from distributed import Status
 
 from dask_limits.batch_systems.job_state import JobState
 from dask_limits.batch_systems.slurm import job_states
+from dask_limits.dask.compat.jobqueue import new_worker_spec, submit_new_jobs
+from dask_limits.dask.compat.scheduler import change_status
 from dask_limits.dask.scheduler.plugin import bring
 from dask_limits.dask.scheduler.workers import Capacity, removal_of
 from dask_limits.exceptions import WorkersNotStartedError
@@ -251,10 +253,10 @@ class JobPool(distributed.SchedulerPlugin):  # type: ignore[misc]
         jobs = [PooledJob(f"{self._spec.system}-{self._number + i}") for i in range(n)]
         self._number += n
         for job in jobs:
-            self._cluster.worker_spec[job.name] = self._cluster.new_spec
+            self._cluster.worker_spec[job.name] = new_worker_spec(self._cluster)
         # Submits what is in worker_spec and not submitted yet. The end of the run must not stop it
         # half-way.
-        await asyncio.shield(self._cluster._correct_state())
+        await asyncio.shield(submit_new_jobs(self._cluster))
         for job in jobs:
             job.dask_job = self._cluster.workers[job.name]
             job.id, job.submit_error = job.dask_job.job_id or "", job.dask_job.submit_error
@@ -269,9 +271,7 @@ class JobPool(distributed.SchedulerPlugin):  # type: ignore[misc]
             return
         scheduler = self._cluster.scheduler
         for worker in workers:  # now: before the next line is done, a task might be sent there
-            scheduler.handle_worker_status_change(
-                "closing_gracefully", worker, "dask-limits-give-back"
-            )
+            change_status(scheduler, worker, Status.closing_gracefully, "dask-limits-give-back")
         await scheduler.retire_workers(
             [worker.address for worker in workers], close_workers=True, remove=True
         )

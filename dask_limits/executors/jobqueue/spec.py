@@ -9,10 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from distributed.utils import get_ip, get_ip_interface
-
 from dask_limits.batch_systems.current_job import JOB_ENDS
 from dask_limits.batch_systems.walltimes import Walltime, walltime_seconds, walltime_text
+from dask_limits.dask.compat.client import ip_address
 from dask_limits.dask.reservations import OWN_BYTES
 from dask_limits.executors.jobqueue.adaptive import Adaptive, parse_workers
 from dask_limits.executors.jobqueue.imported import JobQueueCluster, dask_jobqueue
@@ -219,7 +218,7 @@ def _scheduler_options(
     scheduler = {"dashboard_address": "127.0.0.1:0", **given}
     if not {"host", "interface"} & set(scheduler):
         interface = options.get("interface") or configuration.get("interface")
-        scheduler["host"] = get_ip_interface(interface) if interface else get_ip()
+        scheduler["host"] = ip_address(interface)
     return scheduler
 
 

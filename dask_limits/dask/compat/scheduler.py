@@ -1,0 +1,207 @@
+"""The scheduler's: how it is told where our tasks go, and what becomes of workers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final
+
+from dask_limits.dask.compat.name import Name
+
+if TYPE_CHECKING:
+    import distributed
+
+_PLACES: Final = "to place limited calls on workers that have what they reserve"
+_NOT_PLACED: Final = (
+    "Dask chooses the worker of a limited call without regard to what is free there. Each worker"
+    " holds the limits, and lets calls wait for room."
+)
+_ROOTISH: Final = Name(
+    "distributed", "distributed.scheduler:Scheduler.is_rootish", _PLACES, "2022.9.0", _NOT_PLACED
+)
+_DECIDE: Final = Name(
+    "distributed",
+    "distributed.scheduler:Scheduler.decide_worker_non_rootish",
+    _PLACES,
+    "2022.9.0",
+    _NOT_PLACED,
+)
+_STEAL: Final = Name(
+    "distributed",
+    "distributed.stealing:WorkStealing.steal_time_ratio",
+    "to keep limited calls from being moved away from what is reserved for them",
+    "2021.1",
+    _NOT_PLACED,
+)
+NAMES: Final = (
+    _ROOTISH,
+    _DECIDE,
+    _STEAL,
+    Name(
+        "distributed",
+        "distributed.scheduler:Scheduler.handle_worker_status_change",
+        "to have a worker that is about to go get no more tasks",
+        "2021.10.0",
+        "Workers are not drained: at the end of a batch job, what runs there starts again"
+        " elsewhere.",
+    ),
+    Name(
+        "distributed",
+        "distributed.scheduler:Scheduler.no_workers_timeout",
+        "to let limited calls wait for room longer than Dask lets tasks wait for workers",
+        "2024.1.0",
+        "If distributed.scheduler.no-workers-timeout is configured, calls that wait fail with it.",
+    ),
+    Name(
+        "distributed",
+        "distributed.scheduler:Scheduler.allowed_failures",
+        "to know how many lost workers a call survives",
+        "2021.1",
+        "A call survives as many as distributed.scheduler.allowed-failures says.",
+    ),
+    Name(
+        "distributed",
+        "distributed.scheduler:Scheduler.plugins",
+        "to find our plugin on a scheduler in this process",
+        "2021.1",
+        "Clusters of dask-jobqueue cannot be started.",
+    ),
+    Name(
+        "distributed",
+        "distributed.scheduler:Scheduler.get_events",
+        "to find out whether Dask expected a worker to go, and which workers are there",
+        "2021.1",
+        "Events of workers are not told, and each worker that goes counts as lost.",
+    ),
+    Name(
+        "distributed",
+        "distributed.scheduler:Scheduler.subscribe_topic",
+        "to tell a client of workers that come and go",
+        "2021.9.1",
+        "Events of workers are not told.",
+    ),
+    Name(
+        "distributed",
+        "distributed.scheduler:TaskState.suspicious",
+        "to count lost workers only against calls that had begun there",
+        "2021.1",
+        "Dask counts lost workers too, against calls that only waited there.",
+    ),
+)
+
+Wrap = Callable[[Callable[[Any], Any]], Callable[[Any], Any]]
+"""Makes, of a method of Dask's, the function that takes its place."""
+
+
+def replace_placement(
+    scheduler: distributed.Scheduler, is_rootish: Wrap, decide_worker: Wrap, steal_time_ratio: Wrap
+) -> Callable[[], None] | None:
+    """Replace the methods that choose the workers of tasks, on this one scheduler.
+
+    Args:
+        scheduler: Whose they are.
+        is_rootish: Of `is_rootish(ts)`.
+        decide_worker: Of `decide_worker_non_rootish(ts)`.
+        steal_time_ratio: Of `steal_time_ratio(ts)` of work stealing, if this scheduler steals.
+
+    Returns:
+        What undoes it; None if the installed Dask lacks one of them, and nothing was replaced.
+    """
+    if not all(name.is_there for name in (_ROOTISH, _DECIDE, _STEAL)):
+        return None
+    patches = [
+        _Patch(scheduler, "is_rootish", is_rootish),
+        _Patch(scheduler, "decide_worker_non_rootish", decide_worker),
+    ]
+    if (stealing := scheduler.extensions.get("stealing")) is not None:
+        patches.append(_Patch(stealing, "steal_time_ratio", steal_time_ratio))
+
+    def undo() -> None:
+        for patch in reversed(patches):
+            patch.undo()
+
+    return undo
+
+
+class _Patch:
+    """A function in the place of a method of one object.
+
+    Several may lie on top of each other, and are undone in any order.
+    """
+
+    def __init__(self, owner: object, name: str, wrap: Wrap) -> None:
+        self._owner = owner
+        self._name = name
+        self._wrap = wrap
+        self._below: Any = getattr(owner, name)
+        self._is_lowest = name not in vars(owner)
+        self._function = wrap(self._below)
+        setattr(owner, name, self)
+
+    def __call__(self, ts: Any) -> Any:
+        return self._function(ts)
+
+    def undo(self) -> None:
+        """Take it away; more than once does no harm."""
+        top = vars(self._owner).get(self._name)
+        if top is self:
+            if self._is_lowest:
+                delattr(self._owner, self._name)
+            else:
+                setattr(self._owner, self._name, self._below)
+            return
+        while isinstance(top, _Patch):
+            if top._below is self:
+                top._below, top._is_lowest = self._below, self._is_lowest
+                top._function = top._wrap(self._below)
+                return
+            top = top._below
+
+
+def change_status(
+    scheduler: distributed.Scheduler, worker: Any, status: distributed.Status, stimulus_id: str
+) -> None:
+    """Have the scheduler note a change of a worker's status, as if the worker had told it.
+
+    Args:
+        scheduler: Dask's.
+        worker: Its `WorkerState`.
+        status: The new one.
+        stimulus_id: Of the change.
+    """
+    scheduler.handle_worker_status_change(status, worker, stimulus_id)
+
+
+def wait_without_timeout(scheduler: distributed.Scheduler, ts: Any) -> None:
+    """Have a task that waits for a worker not fail when Dask's time-out for that is over."""
+    if getattr(scheduler, "no_workers_timeout", None) is not None:
+        scheduler.unrunnable[ts] = math.inf
+
+
+def allowed_failures(scheduler: distributed.Scheduler) -> int:
+    """How many lost workers a task survives."""
+    import dask
+
+    default = dask.config.get("distributed.scheduler.allowed-failures")
+    return int(getattr(scheduler, "allowed_failures", default))
+
+
+def plugin_of(scheduler: distributed.Scheduler, name: str) -> Any:
+    """The plugin of this name on a scheduler; None if there is none."""
+    return scheduler.plugins.get(name)
+
+
+def events(scheduler: distributed.Scheduler, topic: str) -> tuple[tuple[float, Any], ...]:
+    """The events of a topic, each with its time, oldest first."""
+    found: tuple[tuple[float, Any], ...] = scheduler.get_events(topic)
+    return found
+
+
+def subscribe(scheduler: distributed.Scheduler, topic: str, client: str) -> None:
+    """Have a client told of the events of a topic."""
+    scheduler.subscribe_topic(topic, client)
+
+
+def forgive(ts: Any) -> None:
+    """Have Dask not count the next worker that is lost against a task."""
+    ts.suspicious = -1

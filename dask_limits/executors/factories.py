@@ -31,6 +31,7 @@ class ExecutorRecipe:
         options: What it is made with, to be shown.
         owned: Whether who uses the recipe is to shut down what it made.
         ends_calls: Whether it can end every call, so that shutting it down never takes long.
+        given: What the user holds and it is made over; None if it is made from nothing.
         refusal: Given limits and the name of a function, the error that such calls would end with,
             as far as it can be known beforehand; None if they could run.
     """
@@ -40,6 +41,7 @@ class ExecutorRecipe:
     options: Mapping[str, Any] = field(default_factory=dict)
     owned: bool = True
     ends_calls: bool = True
+    given: object = None
     refusal: Callable[[Limits, str], LimitRefusedError | None] = lambda limits, name: None
 
 
@@ -76,16 +78,13 @@ def recipe_of(anything: object) -> ExecutorRecipe:
     if found is not None:
         where, annotations = found
         make = partial(connect_dask, where, annotations=annotations)
-        return ExecutorRecipe(type(anything).__name__, make, annotations)
+        return ExecutorRecipe(type(anything).__name__, make, annotations, given=anything)
     if isinstance(anything, concurrent.futures.Executor):
-        if _is_ours(anything):
-            return _given(type(anything).__name__, anything)
-        return _given(type(anything).__name__, WrappedExecutor(anything))
+        executor = anything if _is_ours(anything) else WrappedExecutor(anything)
+        return ExecutorRecipe(
+            type(anything).__name__, lambda: executor, owned=False, given=anything
+        )
     raise TypeError(f"{anything!r} is a {type(anything).__name__}. {_ACCEPTED}.")
-
-
-def _given(name: str, executor: concurrent.futures.Executor) -> ExecutorRecipe:
-    return ExecutorRecipe(name, lambda: executor, owned=False)
 
 
 def _is_ours(executor: concurrent.futures.Executor) -> bool:

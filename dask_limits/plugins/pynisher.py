@@ -72,6 +72,7 @@ class PynisherPlugin(Plugin):
 
     name: ClassVar[str] = "pynisher-plugin"
 
+    PynisherException = exceptions.PynisherException
     TimeoutException = exceptions.TimeoutException
     MemoryLimitException = exceptions.MemoryLimitException
     CpuTimeoutException = exceptions.CpuTimeoutException

@@ -28,7 +28,8 @@ class SchedulerEvents(HasEvents):
     on_finished = SubscriberTo(FINISHED)
 
     STOP: Event[[str, BaseException | None]] = Event("on_stop")
-    """A run is ending because of `stop()`. Called with its message and its exception."""
+    """A run is ending because of `stop()` or an exception. Called with a message, and the
+    exception or None."""
     on_stop = SubscriberTo(STOP)
 
     TIMEOUT: Event[[]] = Event("on_timeout")

@@ -64,7 +64,15 @@ def check_actions(on_exception: OnException, on_cancelled: Action) -> None:
         return
     for kind, action in on_exception.items():
         if not (isinstance(kind, type) and issubclass(kind, BaseException)):
-            raise TypeError(f"on_exception has the key {kind!r}: keys must be types of exceptions")
+            raise TypeError(
+                f"Invalid key {kind!r} in on_exception: it is not a type of exception."
+                " Use a class, such as ValueError."
+            )
+        if issubclass(kind, KeyboardInterrupt) or issubclass(KeyboardInterrupt, kind):
+            raise ValueError(
+                f"Invalid key {kind.__name__} in on_exception: Ctrl-C always ends a run."
+                " Use Exception for all other exceptions."
+            )
         _check_action(f"on_exception[{kind.__name__}]", action)
 
 

@@ -61,16 +61,16 @@ class RunOptions:
 class Run:
     """One run of a scheduler, from the start of its executor to its end.
 
-    What happens in it, in this order:
+    Its events, in order:
 
-    - Of a cluster, the workers that are there, and what happens until there is a first one: events
+    - On a cluster, the workers that are there, and what happens until the first one comes. Events
       of the cluster come at any time from here on.
-    - STARTED; then, for each call that ends, the events of the scheduler, those of its task, and
-      what its plugins make of it; then whether its exception ends the run.
-    - Each time that nothing is left, no call and no timer: EMPTY. What is submitted by its
-      callbacks goes on; if nothing is, that is the end.
-    - STOP or TIMEOUT where that is the reason, FINISHING, the events of the calls that are
-      waited for or cancelled, FINISHED.
+    - STARTED. Then, for each call that ends, the events of the scheduler and those of its task;
+      its plugins are told; then its exception may end the run.
+    - EMPTY, each time that no call and no timer is left. If its callbacks submit nothing, the run
+      ends.
+    - STOP if `stop()` or an exception ends the run, or TIMEOUT; FINISHING; the events of the
+      calls that are waited for or cancelled; FINISHED.
 
     Attributes:
         queue: The calls that are not done. Each leaves it before its events are emitted.
@@ -160,12 +160,13 @@ class Run:
             self._close(wait=self._options.wait)
         return state
 
-    def finish_at_once(self) -> None:
+    def finish_at_once(self, error: BaseException) -> None:
         """End here and now, whatever is running: on Ctrl-C, or when the coroutine is cancelled."""
         if self._closed:
             return
         if not self._finishing:
             self._finishing = True
+            self._emit(SchedulerEvents.STOP, *(self._stop or (f"{error!r} was raised", error)))
             self._emit(SchedulerEvents.FINISHING)
         self._cancel(list(self.queue))
         self._close(wait=False)
@@ -207,7 +208,7 @@ class Run:
 
     def _end(self) -> ExitState | None:
         """Why the run is to end now, if it is."""
-        if self._exit is None and not self._empty_told and self.empty():
+        if not self._empty_told and self.empty():
             self._empty_told = True
             self._emit(SchedulerEvents.EMPTY)
         reason = self._reason_to_end()
@@ -326,8 +327,13 @@ class Run:
         )
         if action == "raise" and self.error is None:
             self.error = error
+        self._end_because(ExitState.Code.CANCELLED, f"{name_of(call[0])}() was cancelled", error)
+
+    def _end_because(self, code: ExitState.Code, message: str, error: BaseException) -> None:
+        """End as `stop()` does. The first reason counts."""
         if self._exit is None:
-            self._exit = ExitState(ExitState.Code.CANCELLED, error)
+            self._exit = ExitState(code, error)
+            self._stop = self._stop or (message, error)
 
     # -- what becomes of errors ------------------------------------------------------------
 
@@ -349,7 +355,8 @@ class Run:
             self.error = error
             kept = True
         if action != "continue" and self._exit is None:
-            self._exit = ExitState(ExitState.Code.EXCEPTION, error)
+            what = "callback" if of_callback else "call"
+            self._end_because(ExitState.Code.EXCEPTION, f"A {what} raised {error!r}", error)
             kept = True
         if of_callback and not kept:  # nobody else would ever hear of it
             logger.error("A callback raised, and the scheduler goes on", exc_info=error)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import TYPE_CHECKING, ParamSpec, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, overload
 
 from dask_limits.display import render
 from dask_limits.executors import recipe_of, recipes
@@ -54,6 +54,7 @@ class Scheduler(Submitter, SchedulerClusters, render.Renderable):
     def __init__(self, executor: object) -> None:
         super().__init__()
         self._recipe = recipe_of(executor)
+        self._executor = self._recipe.given
 
     # -- constructors ----------------------------------------------------------------------
 
@@ -163,6 +164,15 @@ class Scheduler(Submitter, SchedulerClusters, render.Renderable):
             return lambda function: Task(function, self, plugins=plugins)
         return Task(function, self, plugins=plugins)
 
+    @property
+    def executor(self) -> Any:
+        """Where calls run: what `Scheduler(...)` was given.
+
+        If a `with_...` constructor makes an executor for each run, this is that of the present
+        or the last run; None before the first.
+        """
+        return self._executor
+
     # -- running ---------------------------------------------------------------------------
 
     def run(
@@ -243,10 +253,12 @@ class Scheduler(Submitter, SchedulerClusters, render.Renderable):
             render.live(self) if display else nullcontext()
         )
         run = self._run = Run(self.emitter, self._recipe, options, view)
+        if self._recipe.given is None:
+            self._executor = run.executor
         try:
             yield run
-        except BaseException:
-            run.finish_at_once()
+        except BaseException as error:
+            run.finish_at_once(error)
             raise
         finally:
             self._run = None

@@ -350,7 +350,13 @@ def test_supports_knows_four_kinds():
 def test_the_exceptions_are_pynishers_own():
     import pynisher.exceptions
 
-    for name in ("TimeoutException", "MemoryLimitException", "CpuTimeoutException"):
+    for name in (
+        "PynisherException",
+        "TimeoutException",
+        "MemoryLimitException",
+        "CpuTimeoutException",
+        "WallTimeoutException",
+    ):
         assert getattr(PynisherPlugin, name) is getattr(pynisher.exceptions, name)
 
 

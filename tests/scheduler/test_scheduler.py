@@ -8,7 +8,8 @@ import subprocess
 import sys
 import threading
 import time
-from concurrent.futures import CancelledError, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import nullcontext
 
 import psutil
 import pytest
@@ -250,8 +251,22 @@ def test_options_that_make_no_sense_are_refused_before_anything_starts(threads, 
     with pytest.raises(ValueError, match=named):
         threads.run(**options)
     assert not threads.event_counts
-    with pytest.raises(TypeError, match="keys"):
-        threads.run(on_exception={"ValueError": "end"})
+
+
+@pytest.mark.parametrize(
+    ("key", "error"),
+    [
+        (BaseException, ValueError),
+        (KeyboardInterrupt, ValueError),
+        ("ValueError", TypeError),
+        (ValueError("x"), TypeError),
+        (int, TypeError),
+    ],
+)
+def test_a_mapping_names_types_of_exceptions_other_than_ctrl_c(threads, key, error):
+    with pytest.raises(error, match="Invalid key"):
+        threads.run(on_exception={key: "end"})
+    assert not threads.event_counts
 
 
 # -- exceptions ------------------------------------------------------------------------------
@@ -284,7 +299,51 @@ def test_an_exception_can_end_the_run_without_raising(threads, where):
     state = threads.run(on_exception="end")
     assert state.code == Code.EXCEPTION
     assert isinstance(state.exception, ValueError)
-    assert threads.event_counts["on_empty"] == 0
+
+
+@pytest.mark.parametrize("on_exception", ["raise", "end"])
+@pytest.mark.parametrize("where", ["call", "callback"])
+def test_a_run_that_an_exception_ends_emits_stop_and_empty(threads, seen, where, on_exception):
+    told = []
+    threads.on_stop(lambda *why: told.append(why))
+    if where == "call":
+        on_start(threads, fail)
+    else:
+        threads.on_start(fail)
+    with pytest.raises(ValueError) if on_exception == "raise" else nullcontext():
+        threads.run(on_exception=on_exception)
+    assert seen[-4:] == ["on_empty", "on_stop", "on_finishing", "on_finished"]
+    [(message, exception)] = told
+    assert message == f"A {where} raised ValueError('failed')"
+    assert isinstance(exception, ValueError)
+
+
+def test_a_run_that_an_exception_ends_is_not_empty_while_calls_run(threads, seen, tmp_path):
+    on_start(threads, wait_for, str(tmp_path / "gate"))
+    on_start(threads, fail)
+    threads.on_finishing((tmp_path / "gate").touch)
+    threads.run(on_exception="end")
+    assert "on_empty" not in seen
+    assert seen[-5:] == [
+        "on_stop",
+        "on_finishing",
+        "on_future_done",
+        "on_future_result",
+        "on_finished",
+    ]
+
+
+def test_of_a_stop_and_an_exception_the_first_is_told(threads):
+    told = []
+    threads.on_stop(lambda *why: told.append(why))
+
+    @threads.on_start
+    def stop_and_fail():
+        threads.stop(stop_msg="enough")
+        fail()
+
+    assert threads.run(on_exception="end").code == Code.EXCEPTION
+    assert told == [("enough", None)]
 
 
 def test_an_exception_can_be_passed_over_and_one_of_a_callback_is_logged(threads, caplog):
@@ -324,7 +383,9 @@ def test_a_call_that_someone_cancels_raises_ends_or_is_passed_over(tmp_path):
 
     with pytest.raises(CancelledError, match=r"sleep.*on_cancelled='continue'"):
         cancel_one()
-    assert cancel_one(on_cancelled="end")[1].code == Code.CANCELLED
+    scheduler, state = cancel_one(on_cancelled="end")
+    assert state.code == Code.CANCELLED
+    assert scheduler.event_counts["on_stop"] == scheduler.event_counts["on_empty"] == 1
     scheduler, state = cancel_one(on_cancelled="continue")
     assert state.code == Code.EXHAUSTED
     assert scheduler.event_counts["on_future_cancelled"] == 1
@@ -342,8 +403,11 @@ def test_what_cannot_be_pickled_is_the_futures_exception():
 def test_a_system_exit_in_a_callback_ends_all_at_once(threads):
     on_start(threads, abs, 1)
     threads.on_future_done(lambda _: sys.exit(3))
+    told = []
+    threads.on_stop(lambda *why: told.append(why))
     with pytest.raises(SystemExit):
         threads.run()
+    assert told[0][0] == "SystemExit(3) was raised"
     assert threads.event_counts["on_finished"] == 1
     assert not threads.running()
 
@@ -533,6 +597,19 @@ def test_cancelling_the_coroutine_ends_what_runs():
 
 
 # -- executors -------------------------------------------------------------------------------
+
+
+def test_the_executor_is_what_was_given_or_what_runs_use():
+    with ThreadPoolExecutor(1) as pool:
+        assert Scheduler(pool).executor is pool
+    scheduler, used = Scheduler.with_threads(1), []
+    assert scheduler.executor is None
+    scheduler.on_start(lambda: used.append(scheduler.executor))
+    for _ in range(2):
+        scheduler.run()
+        assert scheduler.executor is used[-1]
+    assert used[0] is not used[1]
+    assert isinstance(used[0], Executor)
 
 
 def test_a_pool_that_is_passed_in_stays_open():

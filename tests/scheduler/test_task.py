@@ -5,7 +5,7 @@ import time
 import pytest
 from processes import wait_for
 
-from dask_limits import Limiter, Plugin, Scheduler, Task
+from dask_limits import Event, Limiter, Plugin, Scheduler, Task
 from dask_limits.exceptions import EventNotKnownError
 from dask_limits.scheduler.run_loop import RunLoop
 
@@ -47,6 +47,19 @@ def test_each_end_has_its_events(scheduler, tmp_path):
         ("good", "on-done"),
         ("good", "on-result"),
     ]
+
+
+def test_it_answers_as_its_emitter_does(scheduler):
+    saved, seen = Event("saved"), []
+    task = scheduler.task(abs)
+    task.add_event(saved)
+    task.on(saved)(seen.append)
+    task.emit("saved", 3)
+    scheduler.on_start(lambda: [task.submit(-1), task.submit(-2)])
+    scheduler.run()
+    assert seen == [3]
+    assert task.event_counts == {saved: 1, Task.SUBMITTED: 2, "on-done": 2, "on-result": 2}
+    assert task.RESULT is Task.RESULT
 
 
 def test_it_knows_its_futures_until_they_are_done(scheduler, tmp_path):

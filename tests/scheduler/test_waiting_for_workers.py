@@ -122,7 +122,7 @@ def test_ctrl_c_ends_the_wait(waiting: Waiting) -> None:
     soon(os.kill, os.getpid(), signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
         waiting.scheduler.run()
-    assert waiting.events == ["on_finishing", "on_finished"]
+    assert waiting.events == ["on_stop", "on_finishing", "on_finished"]
 
 
 def test_cancelling_an_async_run_ends_the_wait(waiting: Waiting) -> None:
@@ -134,7 +134,7 @@ def test_cancelling_an_async_run_ends_the_wait(waiting: Waiting) -> None:
             await running
 
     asyncio.run(run())
-    assert waiting.events == ["on_finishing", "on_finished"]
+    assert waiting.events == ["on_stop", "on_finishing", "on_finished"]
 
 
 @pytest.mark.parametrize("on_exception", ["raise", "end", "continue"])
@@ -142,7 +142,7 @@ def test_what_keeps_workers_from_coming_is_raised(waiting: Waiting, on_exception
     soon(waiting.executor.fail, LookupError("no such queue"))
     with pytest.raises(LookupError, match="no such queue"):
         waiting.scheduler.run(on_exception=on_exception)
-    assert waiting.events == ["on_finishing", "on_finished"]
+    assert waiting.events == ["on_stop", "on_finishing", "on_finished"]
 
 
 def test_the_scheduler_shows_what_it_waits_for(waiting: Waiting) -> None:

@@ -22,6 +22,9 @@ format: .venv/test  ## Put the code into its usual form
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+docs/live.svg: .venv/test docs/make_live_view.py $(wildcard dask_limits/display/*.py)  ## Draw the live view of a real run
+	$(BIN)/python docs/make_live_view.py $@
+
 bench: .venv/test  ## Measure, beside other libraries
 	for program in benchmarks/bench_*.py; do $(BIN)/python $$program || exit 1; done
 

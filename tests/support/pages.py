@@ -1,4 +1,4 @@
-"""What is written for people, with its examples."""
+"""The README and docs/, with their examples."""
 
 from __future__ import annotations
 
@@ -6,32 +6,47 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 QUIET = {
-    "DASK_LOGGING__DISTRIBUTED": "critical",  # its workers log what tasks fail with
-    "PYTHONWARNINGS": "ignore:Port 8787 is already in use",  # by another test, or by anybody
+    "DASK_LOGGING__DISTRIBUTED": "critical",  # workers log the errors of tasks
+    "PYTHONWARNINGS": "ignore:Port 8787 is already in use",  # by another test or program
 }
 ROOT = Path(__file__).parents[2]
-README = ROOT / "README.md"
-PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
-BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+EXAMPLE = re.compile(
+    r"^```python\n(?P<code>.*?)^```\n(\nIt prints(?P<but>[^\n]*):\n\n```\n(?P<printed>.*?)^```\n)?",
+    re.MULTILINE | re.DOTALL,
+)
+
+
+@dataclass(frozen=True)
+class Example:
+    """A program of a page, what the page says that it prints, if it does, and in which order."""
+
+    code: str
+    printed: str | None
+    in_order: bool
 
 
 def examples(*, on_slurm: bool) -> list[object]:
-    """All Python programs of the pages, or those that need a SLURM, as parameters of a test."""
+    """The Python programs of all pages, or those that need a SLURM, as parameters of a test."""
     return [
-        pytest.param(code, id=f"{page.name}-{n}")
+        pytest.param(
+            Example(found["code"], found["printed"], not found["but"]),
+            id=f"{page.relative_to(ROOT)}-{n}",
+        )
         for page in PAGES
-        for n, (language, code) in enumerate(BLOCK.findall(page.read_text()))
-        if language == "python" and ("with_slurm" in code or "SLURMCluster" in code) == on_slurm
+        for n, found in enumerate(EXAMPLE.finditer(page.read_text()))
+        if ("with_slurm" in found["code"]) == on_slurm
     ]
 
 
 def run_as_pasted(code: str, directory: Path) -> str:
-    """Run an example as somebody would who has pasted it; what it has printed."""
+    """Run an example as somebody would who has pasted it; return what it prints."""
     program = directory / "example.py"
     program.write_text(code)
     ended = subprocess.run(

@@ -50,6 +50,17 @@ async def job_states(jobs: Iterable[str]) -> dict[str, JobState] | None:
     return None if text is None else parse_squeue(text)
 
 
+async def show(kind: str, name: str) -> dict[str, str] | None:
+    """What `scontrol show` says of a job or a partition; None if SLURM does not answer.
+
+    Args:
+        kind: "job" or "partition".
+        name: The job's id, or the partition's name.
+    """
+    text = await _answer("scontrol", "--oneliner", "show", kind, name)
+    return None if text is None else dict(re.findall(r"(?:^|\s)([A-Z]\w*)=(\S*)", text))
+
+
 def time_left(job: str) -> float | None:
     """Seconds until SLURM ends a job; None if it has no end, or SLURM does not answer."""
     # Not the end time: it would need the time zone and the clock of another machine.

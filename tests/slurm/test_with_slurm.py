@@ -57,7 +57,7 @@ def test_a_run_has_the_jobs_that_it_asked_for_and_leaves_none(slurm: Slurm, tmp_
         assert job["NumCPUs"] == "2"
         assert job["MinMemoryNode"] == "1G"
     assert not slurm.jobs()
-    assert not list((tmp_path / "shared").iterdir())
+    assert not (tmp_path / "shared").exists()
 
 
 def test_what_jobs_turn_out_to_be_too_small_for_is_refused_and_not_waited_for(tmp_path):
@@ -187,7 +187,7 @@ def test_jobs_that_end_without_a_worker_are_told_with_their_script_and_log(slurm
     with pytest.raises(WorkersNotStartedError) as caught:
         scheduler.run()
     error = caught.value
-    assert "3 jobs in a row have ended without a worker" in str(error)
+    assert "3 jobs in a row ended without a worker" in str(error)
     assert [job.state for job in error.jobs] == ["FAILED"] * 3
     assert "#SBATCH --cpus-per-task=2" in error.script
     assert error.log == "no such module"

@@ -15,9 +15,13 @@ from dask_limits.executors.dask.uninterrupted import start_uninterrupted
 from dask_limits.executors.future import Future
 from dask_limits.executors.jobqueue.cluster import make_cluster
 from dask_limits.executors.jobqueue.job_pool import JobPool
-from dask_limits.executors.jobqueue.shared_directory import SharedDirectory
+from dask_limits.executors.jobqueue.shared_directory import (
+    SharedDirectory,
+    missing_directories,
+    remove_empty,
+)
 from dask_limits.executors.jobqueue.spec import JobSpec
-from dask_limits.executors.jobqueue.submission import JobSubmitter
+from dask_limits.executors.jobqueue.submission import JobSubmitter, check_commands
 
 
 class JobQueueExecutor(DaskExecutor):
@@ -32,6 +36,7 @@ class JobQueueExecutor(DaskExecutor):
         """Start a scheduler in this process and begin to submit jobs, without waiting for workers.
 
         Raises:
+            WorkersNotStartedError: if commands of the batch system do not exist.
             OSError: if the directory that the nodes share cannot be made.
             RuntimeError: if the scheduler cannot be started.
         """
@@ -41,13 +46,16 @@ class JobQueueExecutor(DaskExecutor):
 
     @classmethod
     def _start(cls, spec: JobSpec) -> Self:
+        check_commands(spec.system, spec.submit_command, spec.cancel_command)
         with contextlib.ExitStack() as resources:
+            if log_directory := spec.options.get("log_directory"):
+                resources.callback(remove_empty, missing_directories(Path(log_directory)))
             shared_directory = SharedDirectory(spec.shared)
             pool: JobPool | None = None
             resources.callback(lambda: shared_directory.remove(keep_logs=bool(pool and pool.error)))
             submitter = JobSubmitter(spec.system, shlex.split(spec.cancel_command))
             resources.callback(submitter.close)
-            logs = Path(spec.options.get("log_directory") or shared_directory.logs)
+            logs = Path(log_directory or shared_directory.logs)
             cluster = make_cluster(spec, submitter, shared_directory, logs)
             resources.callback(cluster.close)
             pool = JobPool(cluster, spec, submitter, logs)

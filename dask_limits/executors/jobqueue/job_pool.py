@@ -15,6 +15,7 @@ from distributed import Status
 
 from dask_limits.batch_systems.job_state import JobState
 from dask_limits.batch_systems.slurm import job_states
+from dask_limits.batch_systems.slurm_reasons import never_passes, why_never_starts
 from dask_limits.dask.compat.jobqueue import new_worker_spec, submit_new_jobs
 from dask_limits.dask.compat.scheduler import change_status
 from dask_limits.dask.scheduler.plugin import bring
@@ -44,6 +45,9 @@ _GONE_S: Final = 5.0
 of a second, unless a node does not answer."""
 _GONE_EVERY_S: Final = 0.05
 """How often the end of a run asks that."""
+_STUCK_S: Final = 10.0
+"""How long a job must wait for a reason that may never pass before SLURM is asked whether it ever
+will, and how often. An administrator who changes a partition may take some seconds."""
 
 
 class JobPool(distributed.SchedulerPlugin):  # type: ignore[misc]
@@ -81,6 +85,7 @@ class JobPool(distributed.SchedulerPlugin):  # type: ignore[misc]
         self._number = 0
         self._failures = Failures()
         self._surplus = None if spec.adaptive is None else Surplus(spec.adaptive.keep_idle_s)
+        self._warned: set[str] = set()
         self._since = time.monotonic()
         self._asked_at = 0.0
         self._ask_soon_until = 0.0
@@ -151,6 +156,7 @@ class JobPool(distributed.SchedulerPlugin):  # type: ignore[misc]
         ended = [job for job in self._away(present) if job.has_ended(now)]
         await self._remove(ended)
         self._note_failures([job for job in ended if not job.came])
+        self._note_stuck()
         timeout_s = self._spec.worker_timeout_s
         if not self.came and timeout_s is not None and now - self._since > timeout_s:
             self._give_up(f"No worker has come within {format_seconds(timeout_s)}")
@@ -169,6 +175,7 @@ class JobPool(distributed.SchedulerPlugin):  # type: ignore[misc]
             job = self._jobs[name]
             job.came, job.away_since = True, now
             job.state = None  # it would be out of date once the worker has gone
+            job.stuck_since, job.why_stuck = None, ""
             if any(worker.processing for worker in workers):
                 job.idle_since = None
             elif job.idle_since is None:
@@ -200,6 +207,21 @@ class JobPool(distributed.SchedulerPlugin):  # type: ignore[misc]
             if job.state != state:
                 job.state = state
                 self._update_soon()
+        await self._explain_stuck(now, jobs.values())
+
+    async def _explain_stuck(self, now: float, jobs: Iterable[PooledJob]) -> None:
+        """Find out which jobs will never start."""
+        known: dict[str, str] = {}  # by reason: for jobs of one kind it is the same
+        for job in jobs:
+            if job.state is None or not (job.state.waits and never_passes(job.state.reason)):
+                job.stuck_since, job.why_stuck = None, ""
+            elif job.stuck_since is None:
+                job.stuck_since = now
+            elif not job.why_stuck and now - job.stuck_since >= _STUCK_S:
+                reason = job.state.reason
+                if reason not in known:
+                    known[reason] = await why_never_starts(job.id, reason)
+                job.stuck_since, job.why_stuck = now, known[reason]
 
     async def _remove(self, jobs: Iterable[PooledJob]) -> None:
         """Remove jobs, and cancel those that have not ended; workers may still run in them."""
@@ -221,6 +243,22 @@ class JobPool(distributed.SchedulerPlugin):  # type: ignore[misc]
         none_left = not self._jobs and not self._cluster.scheduler.workers
         if none_left and (why := self._failures.reason_to_give_up(self.came)):
             self._give_up(why)
+
+    def _note_stuck(self) -> None:
+        """Give up if only jobs are left that will never start, and there is work for them.
+
+        While there are workers or other jobs, the run goes on with them. Jobs that are stuck stay
+        in the queue, in case somebody changes what holds them back; none is submitted instead.
+        """
+        stuck = [job for job in self._jobs.values() if job.why_stuck]
+        others = len(stuck) < len(self._jobs) or self._cluster.scheduler.workers
+        if stuck and not others and (not self.came or self._demand()):
+            self._give_up("No worker will come: the jobs wait for what time does not change")
+            return
+        for job in stuck:
+            if job.why_stuck not in self._warned:
+                self._warned.add(job.why_stuck)
+                logger.warning("%s, and will never start. %s", job.public_state(), job.why_stuck)
 
     def _give_up(self, why: str) -> None:
         if self.error is None:

@@ -23,6 +23,8 @@ class PooledJob:
         away_since: Since when its worker is away, by the pool's clock.
         idle_since: Since when nothing runs on its worker; None while something does.
         leaves: Whether its worker is being retired: its time is nearly up, or it is not needed.
+        stuck_since: Since when it waits in the queue for a reason that may never pass.
+        why_stuck: Why it will never start, and what to change; "" if it may.
     """
 
     name: str
@@ -34,6 +36,8 @@ class PooledJob:
     away_since: float = 0.0
     idle_since: float | None = None
     leaves: bool = False
+    stuck_since: float | None = None
+    why_stuck: str = ""
 
     def public_state(self) -> JobState:
         """Its state, as users see it."""

@@ -32,7 +32,8 @@ def start_error(
     submitted = [state for state in states if state.job]
     path, log = _last_log([state.job for state in submitted], logs)
     refusals = dict.fromkeys(str(job.submit_error) for job in jobs if job.submit_error)
-    parts = [f"{why}.", *refusals, *map(str, submitted)]
+    reasons = dict.fromkeys(job.why_stuck for job in jobs if job.why_stuck)
+    parts = [f"{why}.", *refusals, *map(str, submitted), *reasons]
     parts += ["", "The job script (the worker's name and address differ):", script.strip()]
     if log:
         parts += ["", f"The end of {path}:", log]

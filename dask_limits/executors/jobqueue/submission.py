@@ -13,9 +13,11 @@ import shlex
 import shutil
 import subprocess
 import tempfile
+import threading
 from collections.abc import Sequence
 from typing import IO, Final
 
+from dask_limits.exceptions import WorkersNotStartedError
 from dask_limits.units import format_seconds
 
 _CANCELLER: Final = r"""
@@ -85,6 +87,26 @@ def _close_writers() -> None:
 os.register_at_fork(after_in_child=_close_writers)
 
 
+def check_commands(system: str, *commands: str) -> None:
+    """Refuse to go on where commands of the batch system do not exist.
+
+    Args:
+        system: The batch system, as `dask_jobqueue` calls it.
+        commands: The commands that submit and cancel jobs.
+
+    Raises:
+        WorkersNotStartedError: if a command does not exist.
+    """
+    programs = dict.fromkeys(shlex.split(command)[0] for command in commands)
+    if missing := [program for program in programs if shutil.which(program) is None]:
+        name = {"moab": "Moab", "htcondor": "HTCondor"}.get(system, system.upper())
+        raise WorkersNotStartedError(
+            f"No job can be submitted: cannot find {' and '.join(missing)}, the commands of {name}."
+            " Run this on a machine from which jobs are submitted, such as a login node, with these"
+            " commands on the PATH; or specify `submit_command` and `cancel_command`"
+        )
+
+
 class JobSubmitter:
     """Submits and cancels jobs; the jobs that are left when this process ends are cancelled too.
 
@@ -93,15 +115,10 @@ class JobSubmitter:
         cancel_command: The words of the command that cancels a job, to which the id is appended.
 
     Raises:
-        OSError: if that command does not exist, or no shell can be started.
+        OSError: if no shell can be started.
     """
 
     def __init__(self, system: str, cancel_command: Sequence[str]) -> None:
-        if shutil.which(cancel_command[0]) is None:
-            raise FileNotFoundError(
-                f"{cancel_command[0]}, which cancels jobs, cannot be found. Run this where jobs are"
-                " submitted, such as a login node, with the batch system's commands on the PATH"
-            )
         self._cancel_command = list(cancel_command)
         self._job_id = _JOB_ID.get(system, _FIRST_NUMBER)
         self._slots = asyncio.Semaphore(_AT_ONCE)
@@ -218,8 +235,10 @@ class JobSubmitter:
         """Cancel all jobs that are left, and wait until the canceller is done."""
         self._write("bye")
         self._close_writer()
-        with contextlib.suppress(subprocess.TimeoutExpired):
+        try:
             self._shell.wait(_END_S)
+        except subprocess.TimeoutExpired:  # it goes on, and must not stay a zombie when it ends
+            threading.Thread(target=self._shell.wait, daemon=True).start()
 
     def _close_writer(self) -> None:
         if self._writer in _writers:  # not in a forked child

@@ -86,7 +86,7 @@ def test_a_run_completes_on_each_batch_system_and_leaves_no_job(name, tmp_path, 
     for words in [*asked, "--tls-cert", "--memory-limit 536870912B", "exec "]:
         assert words in script
     assert not system.runs()
-    assert not list(shared.iterdir())
+    assert not shared.exists()
 
 
 # -- who can read, and who can connect -----------------------------------------------------
@@ -165,7 +165,7 @@ def test_the_directories_of_drivers_that_were_killed_are_removed_and_no_others(t
     assert not killed.exists()
     failed = SharedDirectory(str(shared))
     (failed.path / "key").touch()
-    (failed.logs / "job.out").touch()
+    (failed.logs / "job.out").write_text("no such module")
     failed.remove(keep_logs=True)
     assert here.path.exists()
     SharedDirectory(str(shared)).remove()
@@ -191,15 +191,19 @@ def test_directories_of_the_user_stay_whatever_they_are_called(shared):
 # -- what goes wrong -----------------------------------------------------------------------
 
 
-def test_what_a_submit_command_says_when_it_fails_is_told(tmp_path, shared):
+@pytest.mark.parametrize("logs", [None, "my/logs"])
+def test_what_a_submit_command_says_when_it_fails_is_told_and_no_folder_is_left(
+    tmp_path, shared, logs
+):
     command = "sh -c 'echo your account is empty: $0 >&2; exit 3'"
-    scheduler, _ = made("pbs", tmp_path, submit_command=command)
+    logs = logs and str(tmp_path / logs)
+    scheduler, _ = made("pbs", tmp_path, submit_command=command, log_directory=logs)
     with pytest.raises(
         WorkersNotStartedError, match=f"exit code 3: your account is empty: {shared}/run-"
     ) as caught:
         scheduler.run()
     assert "#PBS -l walltime=00:10:00" in caught.value.script
-    assert not list(shared.glob("*/lock"))
+    assert {path.name for path in tmp_path.iterdir()} == {"jobs"}
 
 
 def test_calls_fail_after_jobs_in_a_row_have_failed_and_later_ones_are_not_taken(tmp_path):
@@ -248,15 +252,38 @@ def test_when_no_worker_comes_in_time_the_script_and_the_log_are_told(tmp_path):
     assert not system.runs()
 
 
+@pytest.mark.parametrize(
+    ("name", "commands"),
+    [
+        ("slurm", "sbatch and scancel, the commands of SLURM"),
+        ("pbs", "qsub and qdel, the commands of PBS"),
+        ("moab", "msub and canceljob, the commands of Moab"),
+        ("sge", "qsub and qdel, the commands of SGE"),
+        ("lsf", "bsub and bkill, the commands of LSF"),
+        ("oar", "oarsub and oardel, the commands of OAR"),
+        ("htcondor", "condor_submit and condor_rm, the commands of HTCondor"),
+    ],
+)
+def test_without_the_commands_of_a_batch_system_they_are_named(
+    tmp_path, shared, monkeypatch, name, commands
+):
+    options, _ = ASKED.get(name, ({}, []))
+    given = {"cores": 2, "memory": "512 MiB", "shared_temp_directory": shared, **options}
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(WorkersNotStartedError, match=f"cannot find {commands}.*login node"):
+        Scheduler.with_jobqueue(name, **given).run()
+    assert not shared.exists()
+
+
 def test_a_run_does_not_begin_where_it_could_not_end_its_jobs_or_write_their_files(tmp_path):
     scheduler, system = made("pbs", tmp_path, cancel_command="no-such-program")
-    with pytest.raises(FileNotFoundError, match="no-such-program, which cancels jobs"):
+    with pytest.raises(WorkersNotStartedError, match="cannot find no-such-program"):
         scheduler.run()
     (tmp_path / "file").touch()
     scheduler = Scheduler.with_pbs(
         cores=1, memory="1 GiB", shared_temp_directory=tmp_path / "file", **system.commands
     )
-    with pytest.raises(FileExistsError, match="shared_temp_directory= names another"):
+    with pytest.raises(FileExistsError, match=r"another directory .*`shared_temp_directory`"):
         scheduler.run()
     assert not system.scripts()
 

@@ -38,7 +38,7 @@ LAYERS = {
         __main__
     """,
     "limits": """
-        outcome limits cancel progress linux
+        outcome limits cancel progress linux tracebacks
         in_place
         ipc
         task

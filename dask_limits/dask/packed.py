@@ -9,17 +9,16 @@ from __future__ import annotations
 
 import io
 import pickle
-import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 import cloudpickle
 
 from dask_limits.exceptions import CallPicklingError, RemoteTraceback
 from dask_limits.limits import LimitedCall, Outcome, run_in_place
 from dask_limits.limits.ipc import pickling
-from dask_limits.limits.ipc.messages import say
+from dask_limits.limits.tracebacks import say, text_of
 
 
 @dataclass(frozen=True)
@@ -133,7 +132,7 @@ def _unreadable(outcome: Outcome[Any], name: str, what: str) -> Outcome[Any]:
     part = "result" if outcome.ok else "exception"
     error = CallPicklingError(f"{name}(): {what}", part=part, call=name, usage=outcome.usage)
     if outcome.exception is not None and outcome.exception.__traceback__ is not None:
-        error.__cause__ = RemoteTraceback(_text(outcome.exception))
+        error.__cause__ = RemoteTraceback(text_of(outcome.exception))
     return Outcome(usage=outcome.usage, exception=error)
 
 
@@ -143,18 +142,7 @@ def _remote_text(error: BaseException | None) -> str:
         return ""
     if isinstance(error.__cause__, RemoteTraceback):
         return error.__cause__.text
-    return _text(error) if error.__traceback__ is not None else ""
-
-
-def _text(error: BaseException) -> str:
-    """The traceback of an exception, from the user's own function on."""
-    own = error.__traceback__
-    while own is not None and own.tb_frame.f_code.co_filename in _OUR_FILES:
-        own = own.tb_next
-    return "".join(traceback.format_exception(type(error), error, own))
-
-
-_OUR_FILES: Final = (__file__, run_in_place.__code__.co_filename)
+    return text_of(error) if error.__traceback__ is not None else ""
 
 
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from dask_limits.exceptions import ExitError
 from dask_limits.limits.outcome import Outcome, Usage
+from dask_limits.limits.tracebacks import users_traceback
 
 R = TypeVar("R")
 
@@ -32,7 +33,7 @@ def run_in_place(fn: Callable[..., R], args: tuple[Any, ...], kwargs: dict[str, 
     except SystemExit as exit_:
         exception = ExitError.of(name_of(fn), exit_status(exit_))
     except BaseException as error:
-        exception = error
+        exception = error.with_traceback(users_traceback(error.__traceback__))
     usage = Usage(wall_time=time.perf_counter() - wall, cpu_time=time.thread_time() - cpu)
     return Outcome(value=value, exception=exception, usage=usage)
 

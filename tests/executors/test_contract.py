@@ -5,17 +5,20 @@ from __future__ import annotations
 import concurrent.futures
 import functools
 import os
+import re
 import signal
 import subprocess
 import sys
 import threading
 import time
+import traceback
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+from overdoing import wait_on
 from processes import wait_for
 
 from dask_limits import PynisherPlugin, Scheduler, SequentialExecutor, exceptions, limit
@@ -137,6 +140,34 @@ def test_an_exception_keeps_its_type_arguments_and_traceback(executor):
         names.append(at.tb_frame.f_code.co_name)
         at = at.tb_next
     assert "fail" in names or "in fail" in str(error.__cause__)
+
+
+LEVELS = [None, "warm", "fresh", "thread"]
+"""Of isolation; None is a call without limits."""
+
+
+def at_level(fn, isolation, **limits):
+    return fn if isolation is None else limit(fn, isolation=isolation, **limits)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_a_traceback_begins_with_the_users_own_function(executor, level):
+    error = executor.submit(at_level(fail, level, wall_time=30), "lost").exception(timeout=30)
+    if error.__cause__ is None:  # it was raised in this process
+        text = "".join(traceback.format_exception(error))
+    else:
+        text = error.__cause__.text
+    assert re.match(r'Traceback.*:\n  File ".*test_contract.py", line \d+, in fail\n', text), text
+    assert "LookupError: lost" in text
+
+
+@pytest.mark.parametrize("level", LEVELS[1:])
+def test_the_stacks_of_a_breach_begin_with_the_users_own_function(executor, level):
+    error = executor.submit(at_level(wait_on, level, wall_time=0.5)).exception(timeout=30)
+    assert isinstance(error, exceptions.WallTimeBreach)
+    assert re.match(
+        r'Current thread .*:\n(  File ".*overdoing.py", line \d+ in wait_on\n?)+$', error.stacks
+    ), error.stacks
 
 
 def test_lambdas_closures_and_partials_run(executor):

@@ -96,11 +96,3 @@ class Verdict:
     peak_processes: int
     system_memory: bool
     stacks: str
-
-
-def say(error: BaseException) -> str:
-    """Type and text of an error, whatever its own idea of a text is."""
-    try:
-        return f"{type(error).__name__}: {error}"
-    except Exception:
-        return type(error).__name__

@@ -11,9 +11,9 @@ import cloudpickle
 from dask_limits.exceptions import CallPicklingError
 from dask_limits.limits.in_place import name_of
 from dask_limits.limits.ipc import payload
-from dask_limits.limits.ipc.messages import say
 from dask_limits.limits.ipc.payload import Payload
 from dask_limits.limits.limits import Limits
+from dask_limits.limits.tracebacks import say
 
 
 def new_pickler(file: Any, protocol: int, **options: Any) -> Any:

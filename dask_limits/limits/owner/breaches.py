@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Final
 
 from dask_limits.exceptions import (
@@ -55,23 +54,6 @@ def _figures(limit: str, usage: Usage, limits: Limits) -> tuple[str, str]:
     used = usage.wall_time if limit == "wall_time" else usage.cpu_time
     allowed = limits.wall_time if limit == "wall_time" else limits.cpu_time
     return f"took {format_seconds(used)}", format_seconds(allowed or 0.0)
-
-
-def users_part(stacks: str) -> str:
-    """Stacks without the frames below the user's function, which are ours and pynisher's."""
-    kept: list[str] = []
-    below = False
-    for line in stacks.splitlines():
-        below = line.startswith("  ") and (below or bool(_OUR_FRAME.search(line)))
-        if not below:
-            kept.append(line)
-    return "\n".join(kept).strip()
-
-
-_OUR_FRAME: Final = re.compile(
-    r'File "[^"]*dask_limits/'
-    r'(limits/(task/(run_function|grace)|call|owner/in_thread)|dask/(packed|nodes))\.py"'
-)
 
 
 def where(stacks: str) -> str:

@@ -24,7 +24,8 @@ from dask_limits.guards.guard import Guard
 from dask_limits.limits.in_place import name_of, run_in_place
 from dask_limits.limits.limits import Limits
 from dask_limits.limits.outcome import Outcome, Usage
-from dask_limits.limits.owner.breaches import breach, users_part
+from dask_limits.limits.owner.breaches import breach
+from dask_limits.limits.tracebacks import users_traceback
 
 R = TypeVar("R")
 
@@ -103,9 +104,9 @@ def _judged(name: str, limits: Limits, outcome: Outcome[R], last_step: float) ->
 
 def _stack(error: BaseException) -> str:
     """Where it was raised, as faulthandler would write it."""
-    frames = reversed(traceback.extract_tb(error.__traceback__))
+    frames = reversed(traceback.extract_tb(users_traceback(error.__traceback__)))
     lines = [f'  File "{f.filename}", line {f.lineno} in {f.name}' for f in frames]
-    return users_part("\n".join(["Current thread (most recent call first):", *lines]))
+    return "\n".join(["Current thread (most recent call first):", *lines])
 
 
 class _CpuTimeExceeded(GuardException):

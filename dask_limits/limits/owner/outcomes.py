@@ -19,13 +19,14 @@ from dask_limits.exceptions import (
     WallTimeBreach,
 )
 from dask_limits.limits.ipc import messages
-from dask_limits.limits.ipc.messages import Verdict, say
+from dask_limits.limits.ipc.messages import Verdict
 from dask_limits.limits.ipc.payload import unpack
 from dask_limits.limits.ipc.transport import Message
 from dask_limits.limits.limits import Limits
 from dask_limits.limits.outcome import Outcome, Usage
-from dask_limits.limits.owner.breaches import BREACHES, breach, users_part, where
+from dask_limits.limits.owner.breaches import BREACHES, breach, where
 from dask_limits.limits.owner.lease import Lease
+from dask_limits.limits.tracebacks import say, users_stacks
 from dask_limits.units import format_bytes
 
 R = TypeVar("R")
@@ -127,7 +128,7 @@ class Outcomes(Generic[R]):
         if not isinstance(error, Breach) or error.call:
             return error
         limit = "wall_time" if isinstance(error, WallTimeBreach) else "cpu_time"
-        return breach(self.name, self.limits, limit, usage, users_part(error.stacks))
+        return breach(self.name, self.limits, limit, usage, error.stacks)
 
     # -- what the guardian says ----------------------------------------------------------------
 
@@ -142,7 +143,7 @@ class Outcomes(Generic[R]):
             stdout=stdout,
             stderr=stderr,
         )
-        stacks = users_part(verdict.stacks)
+        stacks = users_stacks(verdict.stacks)
         error: CallError
         if verdict.cause in BREACHES:
             error = breach(self.name, self.limits, verdict.cause, usage, stacks)

@@ -12,6 +12,7 @@ from typing import Final
 from dask_limits.exceptions import Breach, CpuTimeBreach, WallTimeBreach
 from dask_limits.limits.ipc import task_cells
 from dask_limits.limits.ipc.cells import Cells
+from dask_limits.limits.tracebacks import users_stacks
 from dask_limits.units import format_seconds
 
 SIGNALS: Final = {"wall_time": signal.SIGALRM, "cpu_time": signal.SIGXCPU}
@@ -89,5 +90,5 @@ class GraceWarning:
         )
         return kind(
             f"over the {limit} limit; this call is ended in {format_seconds(self._grace_period)}",
-            stacks=task_cells.stacks(self._task_cells_fd),
+            stacks=users_stacks(task_cells.stacks(self._task_cells_fd)),
         )

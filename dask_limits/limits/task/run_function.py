@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import traceback
 from contextlib import AbstractContextManager
-from types import TracebackType
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from dask_limits.limits import in_place
 from dask_limits.limits.ipc import messages, payload, pickling
 from dask_limits.limits.ipc.payload import Payload
 from dask_limits.limits.linux import files
+from dask_limits.limits.tracebacks import say, text_of
 
 
 class Ended(NamedTuple):
@@ -66,37 +65,17 @@ def run_function(
 
 
 def _pack_exception(error: BaseException) -> tuple[int, Payload]:
-    text = _text(error)
+    text = text_of(error)
     try:
         packed = pickling.pack((pickling.without_history(error), text))
         # many exceptions can be pickled, but not unpickled
         payload.unpack(memoryview(packed.head), list(packed.fds))
     except BaseException as why:
-        return _unpicklable("exception", why, messages.say(error), text)
+        return _unpicklable("exception", why, say(error), text)
     return messages.RAISED, packed
 
 
 def _unpicklable(
     part: str, error: BaseException, what: str = "", text: str = ""
 ) -> tuple[int, Payload]:
-    return messages.UNPICKLABLE, pickling.pack(
-        (part, messages.say(error), what, text or _text(error))
-    )
-
-
-def _text(error: BaseException) -> str:
-    """The traceback as Python prints it, from the user's own function on."""
-    tb = _users_part(error.__traceback__)
-    try:
-        return "".join(traceback.format_exception(type(error), error, tb))
-    except Exception:  # it breaks even the printing of itself
-        return "".join(traceback.format_tb(tb)) + messages.say(error)
-
-
-def _users_part(tb: TracebackType | None) -> TracebackType | None:
-    while tb is not None and tb.tb_frame.f_code.co_filename in _OUR_FILES:
-        tb = tb.tb_next
-    return tb
-
-
-_OUR_FILES: Final = (__file__,)
+    return messages.UNPICKLABLE, pickling.pack((part, say(error), what, text or text_of(error)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -25,6 +26,7 @@ from distributed import (
     secede,
     worker_client,
 )
+from overdoing import wait_on
 from processes import alive, start_sleeping, until, written_pid
 
 from dask_limits import LimitsWorkerPlugin, annotate
@@ -35,7 +37,7 @@ from dask_limits.exceptions import (
     MemoryLimitException,
     WallTimeBreach,
 )
-from dask_limits.limits import Limits
+from dask_limits.limits import Isolation, Limits
 
 
 @pytest.fixture(scope="module", params=["nanny", "no nanny", "threads of one process"])
@@ -75,6 +77,21 @@ def test_a_breach_is_raised_as_dask_raises(client: Client) -> None:
     assert error.limits.wall_time == 0.1
     with pytest.raises(WallTimeBreach, match="sleep"):
         future.result()
+
+
+@pytest.mark.parametrize("isolation", ["warm", "fresh", "thread"])
+def test_tracebacks_and_stacks_of_tasks_show_nothing_of_ours(
+    client: Client, isolation: Isolation
+) -> None:
+    with annotate(wall_time=30, isolation=isolation):
+        error = client.submit(lambda: int("x"), pure=False).exception()
+    if isolation != "thread":
+        assert re.match(r'Traceback .*\n  File ".*", line \d+, in <lambda>\n', error.__cause__.text)
+    with annotate(wall_time=0.5, isolation=isolation):
+        error = client.submit(wait_on, pure=False).exception()
+    assert re.match(
+        r'Current .*:\n(  File ".*overdoing.py", line \d+ in wait_on\n?)+$', error.stacks
+    )
 
 
 def test_memory_is_limited_too(client: Client) -> None:

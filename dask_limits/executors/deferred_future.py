@@ -12,7 +12,7 @@ R = TypeVar("R")
 _NOTE_LENGTH = 300  # characters; enough for a breach's sentence, and a traceback stays readable
 
 
-class StandInFuture(Future[R]):
+class DeferredFuture(Future[R]):
     """The future of a call that is handed to its executor later, or more than once.
 
     It is there before the executor's own futures, and ends as the last of them does.
@@ -51,7 +51,7 @@ class StandInFuture(Future[R]):
             attempt.set_exception(error)
         self._attempt = attempt
         if isinstance(attempt, Future):  # a worker cannot be lost before we are here
-            attempt.stand_in = self
+            attempt.attempt_of = self
         if not self._token.on_cancel(attempt.cancel):
             attempt.cancel()
         attempt.add_done_callback(then)

@@ -1,18 +1,23 @@
-"""From what a user holds (a pool, a Client, a Cluster) to an executor of ours."""
+"""Factories of executors: over what a user holds, and for each `with_...` of a scheduler."""
 
 from __future__ import annotations
 
-import concurrent.futures
+import os
 from collections.abc import Callable, Mapping
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from dask_limits.dask.compat.client import executor_parts
 from dask_limits.exceptions import LimitRefusedError
 from dask_limits.executors.sequential import SequentialExecutor
 from dask_limits.executors.wrapped import WrappedExecutor
 from dask_limits.limits import Limits
+from dask_limits.units import whole_number
+
+if TYPE_CHECKING:
+    from distributed import Security
 
 _ACCEPTED: Final = (
     "Accepted are: any concurrent.futures.Executor (ProcessPoolExecutor, ThreadPoolExecutor, loky"
@@ -22,22 +27,23 @@ _ACCEPTED: Final = (
 
 
 @dataclass(frozen=True)
-class ExecutorRecipe:
-    """How to come by an executor when it is needed, and what to show of it until then.
+class ExecutorFactory:
+    """Makes an executor when it is needed, and knows what to show of it until then.
 
     Attributes:
-        name: What kind of executor it will be.
-        make: Makes it, or hands out the one there is.
-        options: What it is made with, to be shown.
-        owned: Whether who uses the recipe is to shut down what it made.
-        ends_calls: Whether it can end every call, so that shutting it down never takes long.
-        given: What the user holds and it is made over; None if it is made from nothing.
-        refusal: Given limits and the name of a function, the error that such calls would end with,
-            as far as it can be known beforehand; None if they could run.
+        name: The kind of the executor.
+        make: Makes the executor, or returns the one there is.
+        options: The arguments it is made with, to be shown.
+        owned: Whether the caller of `make` must shut the executor down.
+        ends_calls: Whether the executor can end every call, so that shutting it down never takes
+            long.
+        given: What the user holds and the executor works on; None if there is no such thing.
+        refusal: Called with limits and the name of a function: returns the error that such calls
+            would end with, as far as it is known beforehand, or None if they could run.
     """
 
     name: str
-    make: Callable[[], concurrent.futures.Executor]
+    make: Callable[[], Executor]
     options: Mapping[str, Any] = field(default_factory=dict)
     owned: bool = True
     ends_calls: bool = True
@@ -45,7 +51,7 @@ class ExecutorRecipe:
     refusal: Callable[[Limits, str], LimitRefusedError | None] = lambda limits, name: None
 
 
-def as_executor(anything: object) -> concurrent.futures.Executor:
+def as_executor(anything: object) -> Executor:
     """An executor of ours over what a user holds. Shutting it down leaves that open.
 
     Args:
@@ -61,16 +67,16 @@ def as_executor(anything: object) -> concurrent.futures.Executor:
         ...     as_executor(pool).submit(abs, -3).result()
         3
     """
-    return recipe_of(anything).make()
+    return factory_of(anything).make()
 
 
-def recipe_of(anything: object) -> ExecutorRecipe:
+def factory_of(anything: object) -> ExecutorFactory:
     """How to come by an executor over what a user holds. See `as_executor`.
 
     On Dask each use makes an executor of its own, which is to be shut down after; that leaves
     open what the user holds.
     """
-    if isinstance(anything, ExecutorRecipe):
+    if isinstance(anything, ExecutorFactory):
         return anything
     if isinstance(anything, type):
         raise TypeError(f"{anything!r} is a class: pass an instance of it. {_ACCEPTED}.")
@@ -78,16 +84,94 @@ def recipe_of(anything: object) -> ExecutorRecipe:
     if found is not None:
         where, annotations = found
         make = partial(connect_dask, where, annotations=annotations)
-        return ExecutorRecipe(type(anything).__name__, make, annotations, given=anything)
-    if isinstance(anything, concurrent.futures.Executor):
+        return ExecutorFactory(type(anything).__name__, make, annotations, given=anything)
+    if isinstance(anything, Executor):
         executor = anything if _is_ours(anything) else WrappedExecutor(anything)
-        return ExecutorRecipe(
+        return ExecutorFactory(
             type(anything).__name__, lambda: executor, owned=False, given=anything
         )
     raise TypeError(f"{anything!r} is a {type(anything).__name__}. {_ACCEPTED}.")
 
 
-def _is_ours(executor: concurrent.futures.Executor) -> bool:
+def processes(max_workers: int | None, max_calls_per_process: int | None) -> ExecutorFactory:
+    """Task processes of our own."""
+    n = _workers("max_workers", max_workers)
+    options = {"max_workers": n}
+    if max_calls_per_process is not None:
+        options["max_calls_per_process"] = whole_number(
+            max_calls_per_process, "max_calls_per_process", none="no limit"
+        )
+
+    def make() -> Executor:
+        from dask_limits.executors.processes import ProcessExecutor
+
+        return ProcessExecutor(**options)
+
+    return ExecutorFactory("ProcessExecutor", make, options)
+
+
+def threads(max_workers: int | None) -> ExecutorFactory:
+    """Threads of this process."""
+    n = _workers("max_workers", max_workers)
+
+    def make() -> Executor:
+        return WrappedExecutor(ThreadPoolExecutor(n, "dask-limits"), owned=True)
+
+    return ExecutorFactory("ThreadPoolExecutor", make, {"max_workers": n}, ends_calls=False)
+
+
+def loky(max_workers: int | None) -> ExecutorFactory:
+    """Loky's worker processes."""
+    n = _workers("max_workers", max_workers)
+    try:
+        from loky import ProcessPoolExecutor
+    except ImportError as error:
+        raise ImportError(
+            'Scheduler.with_loky() needs loky: pip install "dask-limits[loky]"'
+        ) from error
+
+    def make() -> Executor:
+        return WrappedExecutor(ProcessPoolExecutor(n), owned=True)
+
+    return ExecutorFactory("loky.ProcessPoolExecutor", make, {"max_workers": n})
+
+
+def sequential() -> ExecutorFactory:
+    """The thread that submits."""
+    return ExecutorFactory("SequentialExecutor", SequentialExecutor)
+
+
+def dask(
+    where: object, n_workers: int | None, security: Security | bool | None = None
+) -> ExecutorFactory:
+    """A Dask that there is, or a LocalCluster."""
+    _check_security(where, security)
+    options = {} if security is None else {"security": security}
+    if where is None:
+        options |= {"n_workers": _workers("n_workers", n_workers)}
+        return ExecutorFactory("LocalCluster", partial(connect_dask, None, **options), options)
+    if n_workers is not None:
+        raise ValueError(
+            f"n_workers={n_workers!r} is for a cluster that is started for you, and you have"
+            f" passed one in: {where!r}. Give one or the other."
+        )
+    if isinstance(where, str):
+        make = partial(connect_dask, where, **options)
+        return ExecutorFactory("Dask", make, {"address": where})
+    return factory_of(where)
+
+
+def jobqueue(system: str, options: Mapping[str, Any]) -> ExecutorFactory:
+    """A cluster of `dask_jobqueue`. What it is to be is checked now, which imports Dask."""
+    from dask_limits.executors.jobqueue import JobQueueExecutor, make_spec, refusal_of
+
+    spec = make_spec(system, **options)
+    make = partial(JobQueueExecutor.start, spec)
+    refusal = partial(refusal_of, spec)
+    return ExecutorFactory(spec.cluster_class.__name__, make, spec.shown, refusal=refusal)
+
+
+def _is_ours(executor: Executor) -> bool:
     """Whether it is, or is derived from, an executor of this package."""
     ours = __name__.rpartition(".")[0] + "."
     return isinstance(executor, SequentialExecutor | WrappedExecutor) or any(
@@ -121,9 +205,36 @@ def _annotations(options: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def connect_dask(where: object, **options: Any) -> concurrent.futures.Executor:
+def connect_dask(where: object, **options: Any) -> Executor:
     """A `DaskExecutor`, by its `connect`; Dask is imported now."""
     from dask_limits.executors.dask.executor import DaskExecutor
 
-    executor: concurrent.futures.Executor = DaskExecutor.connect(where, **options)
+    executor: Executor = DaskExecutor.connect(where, **options)
     return executor
+
+
+def _check_security(where: object, security: object) -> None:
+    """Refuse credentials that are none, or that could do nothing."""
+    if security is None:
+        return
+    dasks = any(
+        base.__module__.startswith("distributed.") and base.__name__ == "Security"
+        for base in type(security).__mro__
+    )
+    if not (dasks or isinstance(security, bool)):
+        raise TypeError(
+            f"security={security!r} is a {type(security).__name__}. Use a distributed.Security,"
+            " or False for a cluster without credentials."
+        )
+    if where is not None and not (dasks and isinstance(where, str)):
+        raise ValueError(
+            f"security={security!r} is for an address, a distributed.Security then, or for a"
+            f" cluster that is started for you. {where!r} has its own."
+        )
+
+
+def _workers(name: str, value: int | None) -> int:
+    """A checked number of workers; None is one for each CPU that this process may use."""
+    if value is None:
+        return len(os.sched_getaffinity(0))
+    return whole_number(value, name, none="one for each CPU")

@@ -31,8 +31,8 @@ class Future(concurrent.futures.Future[R], Generic[R]):
     usage: Usage | None
     attempts: int = 1
     earlier: tuple[BaseException, ...] = ()
-    stand_in: Future[R] | None = None
-    """The future that users know the call by, where it is not this one."""
+    attempt_of: Future[R] | None = None
+    """The future that users hold, if this is that of one attempt of its call."""
 
     # Never `set_running_or_notify_cancel()` before the end: the base class lets nothing that runs
     # be cancelled, so to it a running call of ours is a pending one.
@@ -113,7 +113,7 @@ class Future(concurrent.futures.Future[R], Generic[R]):
         """
         self.attempts += 1
         self.earlier += (lost,)
-        return self if self.stand_in is None else self.stand_in.ran_again(lost)
+        return self if self.attempt_of is None else self.attempt_of.ran_again(lost)
 
     def settle(self, outcome: Outcome[R]) -> None:
         """Finish with this outcome, unless it was cancelled in the meantime. For executors."""

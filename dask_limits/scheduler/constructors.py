@@ -2,13 +2,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Self
 
-from dask_limits.executors import recipes
+from dask_limits.executors import factories
 
 if TYPE_CHECKING:
     from distributed import Security
 
     from dask_limits.batch_systems.walltimes import Walltime
-    from dask_limits.executors import ExecutorRecipe
+    from dask_limits.executors import ExecutorFactory
     from dask_limits.limits import Limits
     from dask_limits.units import Amount
 
@@ -17,7 +17,7 @@ class SchedulerClusters:
     """The constructors of a `Scheduler` on a batch system, and what it knows of its jobs."""
 
     if TYPE_CHECKING:
-        _recipe: ExecutorRecipe
+        _factory: ExecutorFactory
 
         def __init__(self, executor: object) -> None: ...
 
@@ -77,7 +77,7 @@ class SchedulerClusters:
             "submit_command": submit_command,
             "cancel_command": cancel_command,
         }
-        return cls(recipes.jobqueue(name, options))
+        return cls(factories.jobqueue(name, options))
 
     @classmethod
     def with_slurm(
@@ -179,5 +179,5 @@ class SchedulerClusters:
             ...     print(error.limit, error.most)
             memory 805306368
         """
-        if (error := self._recipe.refusal(limits, name)) is not None:
+        if (error := self._factory.refusal(limits, name)) is not None:
             raise error

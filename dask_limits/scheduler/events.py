@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 
 from dask_limits.batch_systems.job_state import JobState
@@ -82,6 +83,18 @@ class SchedulerEvents(HasEvents):
 
     def __init__(self) -> None:
         self.emitter = Emitter("Scheduler", events_of(SchedulerEvents))
+
+    @property
+    def event_counts(self) -> Counter[Event[...]]:
+        """How often each event was emitted, over all runs. The name of an event is a key too.
+
+        The events of a cluster's workers are left out, so that a program has the same counts on
+        every executor. They are in `emitter.counts`.
+        """
+        counts = super().event_counts
+        for event in (self.WORKER_ADDED, self.WORKER_REMOVED, self.WAITING_FOR_WORKERS):
+            del counts[event]
+        return counts
 
 
 class TaskEvents(HasEvents, Generic[P, R]):

@@ -10,7 +10,7 @@ from typing import Any, ParamSpec, Protocol
 
 from dask_limits.display import render
 from dask_limits.events import Emitter, Event
-from dask_limits.executors import Call, ExecutorRecipe, Future
+from dask_limits.executors import Call, ExecutorFactory, Future
 from dask_limits.executors.cluster import (
     ClusterEvent,
     ClusterState,
@@ -20,7 +20,7 @@ from dask_limits.executors.cluster import (
     WorkerAdded,
     WorkerRemoved,
 )
-from dask_limits.executors.deferred_future import StandInFuture
+from dask_limits.executors.deferred_future import DeferredFuture
 from dask_limits.limits import name_of
 from dask_limits.scheduler.events import SchedulerEvents
 from dask_limits.scheduler.exit_state import Action, ExitState, OnException, action_for
@@ -81,7 +81,7 @@ class Run:
     def __init__(
         self,
         emitter: Emitter,
-        recipe: ExecutorRecipe,
+        factory: ExecutorFactory,
         options: RunOptions,
         view: AbstractContextManager[Callable[[], None] | None],
     ) -> None:
@@ -92,7 +92,7 @@ class Run:
         self._emitter = emitter
         self._options = options
         self._view = view
-        self._recipe = recipe
+        self._factory = factory
         self._hooks: dict[Future[Any], CallHooks] = {}
         self._empty_told = False
         self._stop: tuple[str, BaseException | None] | None = None
@@ -101,7 +101,7 @@ class Run:
         self._closed = False
         self._deadline: float | None = None
         self._redraw: Callable[[], None] | None = None
-        self.executor = recipe.make()
+        self.executor = factory.make()
 
     def running(self) -> bool:
         """Whether calls can be submitted."""
@@ -246,7 +246,7 @@ class Run:
                 self.error,
                 len(self.queue),
             )
-        self._cancel([f for f in self.queue if isinstance(f, StandInFuture) and f.waits()])
+        self._cancel([f for f in self.queue if isinstance(f, DeferredFuture) and f.waits()])
 
     def _close(self, *, wait: bool) -> None:
         self._closed = True
@@ -255,8 +255,8 @@ class Run:
         self.loop.cancel_timers()
         self.loop.close()  # first: a thread of the executor may be asking for something
         try:
-            if self._recipe.owned:
-                self.executor.shutdown(wait or self._recipe.ends_calls, cancel_futures=True)
+            if self._factory.owned:
+                self.executor.shutdown(wait or self._factory.ends_calls, cancel_futures=True)
         finally:
             self._emit(SchedulerEvents.FINISHED)
 

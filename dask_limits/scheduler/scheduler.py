@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, overload
 
 from dask_limits.display import render
-from dask_limits.executors import recipe_of, recipes
+from dask_limits.executors import factories, factory_of
 from dask_limits.scheduler.constructors import SchedulerClusters
 from dask_limits.scheduler.exit_state import Action, ExitState, OnException, check_actions
 from dask_limits.scheduler.run import Run, RunOptions
@@ -53,8 +53,8 @@ class Scheduler(Submitter, SchedulerClusters, render.Renderable):
 
     def __init__(self, executor: object) -> None:
         super().__init__()
-        self._recipe = recipe_of(executor)
-        self._executor = self._recipe.given
+        self._factory = factory_of(executor)
+        self._executor = self._factory.given
 
     # -- constructors ----------------------------------------------------------------------
 
@@ -76,7 +76,7 @@ class Scheduler(Submitter, SchedulerClusters, render.Renderable):
         Raises:
             ValueError: for a number below 1.
         """
-        return cls(recipes.processes(max_workers, max_calls_per_process))
+        return cls(factories.processes(max_workers, max_calls_per_process))
 
     @classmethod
     def with_threads(cls, max_workers: int | None = None) -> Self:
@@ -91,7 +91,7 @@ class Scheduler(Submitter, SchedulerClusters, render.Renderable):
         Raises:
             ValueError: for a number below 1.
         """
-        return cls(recipes.threads(max_workers))
+        return cls(factories.threads(max_workers))
 
     @classmethod
     def with_loky(cls, max_workers: int | None = None) -> Self:
@@ -104,12 +104,12 @@ class Scheduler(Submitter, SchedulerClusters, render.Renderable):
             ValueError: for a number below 1.
             ImportError: if loky is not installed.
         """
-        return cls(recipes.loky(max_workers))
+        return cls(factories.loky(max_workers))
 
     @classmethod
     def with_sequential(cls) -> Self:
         """A scheduler that runs each call as it is submitted: for debugging, and for tests."""
-        return cls(recipes.sequential())
+        return cls(factories.sequential())
 
     @classmethod
     def with_dask(
@@ -134,7 +134,7 @@ class Scheduler(Submitter, SchedulerClusters, render.Renderable):
             ValueError: for a number below 1, or one beside a `where`, or a `security` where it
                 can do nothing.
         """
-        return cls(recipes.dask(where, n_workers, security))
+        return cls(factories.dask(where, n_workers, security))
 
     # -- tasks -----------------------------------------------------------------------------
 
@@ -252,8 +252,8 @@ class Scheduler(Submitter, SchedulerClusters, render.Renderable):
         view: AbstractContextManager[Callable[[], None] | None] = (
             render.live(self) if display else nullcontext()
         )
-        run = self._run = Run(self.emitter, self._recipe, options, view)
-        if self._recipe.given is None:
+        run = self._run = Run(self.emitter, self._factory, options, view)
+        if self._factory.given is None:
             self._executor = run.executor
         try:
             yield run
@@ -265,8 +265,8 @@ class Scheduler(Submitter, SchedulerClusters, render.Renderable):
 
     def __rich__(self) -> RenderableType:
         return render.scheduler_tree(
-            self._recipe.name,
-            self._recipe.options,
+            self._factory.name,
+            self._factory.options,
             len(self.queue),
             () if self._run is None else self._run.cluster.lines(),
             self.emitter.summary(),
@@ -274,8 +274,8 @@ class Scheduler(Submitter, SchedulerClusters, render.Renderable):
         )
 
     def __repr__(self) -> str:
-        options = ", ".join(f"{name}={value!r}" for name, value in self._recipe.options.items())
-        return f"Scheduler({self._recipe.name}({options}), {len(self.queue)} not done)"
+        options = ", ".join(f"{name}={value!r}" for name, value in self._factory.options.items())
+        return f"Scheduler({self._factory.name}({options}), {len(self.queue)} not done)"
 
 
 def _options(

@@ -8,7 +8,7 @@ from typing import Generic, ParamSpec, TypeVar
 from dask_limits.events import Emitter, Event
 from dask_limits.executors import Call, Future
 from dask_limits.executors.cluster import Rerun
-from dask_limits.executors.deferred_future import StandInFuture
+from dask_limits.executors.deferred_future import DeferredFuture
 from dask_limits.plugins.base import RETRY, Plugin
 from dask_limits.scheduler.events import TaskEvents
 from dask_limits.scheduler.run import Run
@@ -30,7 +30,7 @@ class TaskCalls(Generic[R]):
 
     def __init__(self, emitter: Emitter) -> None:
         self.futures: dict[Future[R], None] = {}  # as a set that keeps its order
-        self.held: OrderedDict[StandInFuture[R], Run] = OrderedDict()
+        self.held: OrderedDict[DeferredFuture[R], Run] = OrderedDict()
         self.plugins: list[Plugin] = []
         self.n_submitted = 0
         self._emitter = emitter
@@ -52,11 +52,11 @@ class TaskCalls(Generic[R]):
             call = changed
         future: Future[R]
         if self.held or not self._has_place():
-            future = held = StandInFuture[R]()
+            future = held = DeferredFuture[R]()
             self.held[held] = run
         elif self._retriers:
-            future = stand_in = StandInFuture[R]()
-            self._attempt(run, stand_in, call)
+            future = deferred = DeferredFuture[R]()
+            self._attempt(run, deferred, call)
         else:
             future = run.start(call)
         # All is on the books before the first callback, which may submit again.
@@ -80,7 +80,7 @@ class TaskCalls(Generic[R]):
     def forget(self, future: Future[R]) -> None:
         """Take a call off the books because it has ended."""
         self.futures.pop(future, None)
-        if isinstance(future, StandInFuture):
+        if isinstance(future, DeferredFuture):
             self.held.pop(future, None)
 
     def emit_end(self, run: Run, future: Future[R]) -> None:
@@ -105,12 +105,12 @@ class TaskCalls(Generic[R]):
 
     # -- attempts --------------------------------------------------------------------------
 
-    def _start(self, run: Run, future: StandInFuture[R]) -> None:
+    def _start(self, run: Run, future: DeferredFuture[R]) -> None:
         """Start a call that has waited."""
         if not future.done():  # cancelled, and the loop has not come to that yet
             self._attempt(run, future, run.queue[future])
 
-    def _attempt(self, run: Run, future: StandInFuture[R], call: Call) -> None:
+    def _attempt(self, run: Run, future: DeferredFuture[R], call: Call) -> None:
         """Hand a call to the executor; if plugins may retry it, they hear first how that ends."""
 
         def then(attempt: concurrent.futures.Future[R]) -> None:
@@ -119,7 +119,7 @@ class TaskCalls(Generic[R]):
         future.start(run.executor, call, then if self._retriers else future.end_as)
 
     def _attempt_ended(
-        self, run: Run, future: StandInFuture[R], attempt: concurrent.futures.Future[R]
+        self, run: Run, future: DeferredFuture[R], attempt: concurrent.futures.Future[R]
     ) -> None:
         """End a call as its attempt has ended, or have it submitted again."""
         if future.done():
@@ -134,7 +134,7 @@ class TaskCalls(Generic[R]):
         if again and error is not None:
             self._emit(run, RETRY, future, error, future.attempts + 1)
 
-    def _again(self, run: Run, future: StandInFuture[R], error: BaseException) -> bool:
+    def _again(self, run: Run, future: DeferredFuture[R], error: BaseException) -> bool:
         """Have a call submitted again if a plugin wants that."""
         for plugin in self._retriers:
             if (again := plugin.next_attempt(future, error, run.queue[future])) is not None:

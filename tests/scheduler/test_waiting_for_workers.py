@@ -98,6 +98,18 @@ def test_a_run_starts_with_its_first_worker(waiting: Waiting) -> None:
     ]
 
 
+def test_counts_are_the_same_with_and_without_a_cluster(waiting: Waiting) -> None:
+    soon(waiting.executor.come)
+    waiting.scheduler.run(timeout=20)
+    assert waiting.scheduler.event_counts == {
+        "on_start": 1,
+        "on_empty": 1,
+        "on_finishing": 1,
+        "on_finished": 1,
+    }
+    assert waiting.scheduler.emitter.counts["on_worker_added"] == 1
+
+
 def test_an_async_run_waits_too(waiting: Waiting) -> None:
     async def run() -> None:
         soon(waiting.executor.come)

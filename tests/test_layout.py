@@ -61,9 +61,7 @@ ALLOWED = {
 }
 """What the law forbids and is needed all the same: importer, imported, and why."""
 TOO_LONG = {
-    "dask.scheduler.plugin",
     "executors.dask.executor",
-    "placement.policy",
 }
 """Files that are yet to become shorter, or have such functions."""
 

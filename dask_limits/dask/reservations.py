@@ -1,119 +1,136 @@
-"""What limits reserve, and what a worker has for them."""
+"""What limits reserve of a worker, and what a worker in a batch job has for them."""
 
 from __future__ import annotations
 
-import asyncio
-import os
-import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+import math
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
-import distributed
-import psutil
-
-from dask_limits.batch_systems.current_job import current_job
-from dask_limits.dask.compat.worker import memory_limit
 from dask_limits.exceptions import LimitRefusedError
 from dask_limits.limits import Limits
-from dask_limits.placement.queue import Request
-from dask_limits.placement.resources import Refusal
-from dask_limits.units import format_bytes, format_seconds
+from dask_limits.placement.resources import Refusal, Request, WorkerResources, refusal
+from dask_limits.units import format_bytes, format_seconds, parse_bytes, parse_seconds, whole_number
 
 OWN_BYTES: Final = 256 * 2**20
-"""What Dask's worker, its nanny and our own processes have of a batch job's memory: 200 MiB of
-resident memory without any task (distributed 2026.8), and a quarter more to grow. A job's memory
-limit is on all that runs in it; elsewhere a worker's is for what it is asked to run."""
+"""How much of a batch job's memory Dask's worker, its nanny and our own processes take: 200 MiB of
+resident memory without any task (distributed 2026.8), and room for growth. The memory limit of a
+job covers all that runs in it; the limit of a worker elsewhere covers only what it is asked to run.
+"""
 
 
 def request_of(limits: Mapping[str, Any]) -> Request:
     """What a call with these limits reserves.
 
+    This makes no `Limits`, because Dask's scheduler calls it for every task. Limits that are not
+    valid reserve nothing: the call fails with what is wrong with them when it runs.
+
     Args:
         limits: As in a task's annotations.
+
+    Example:
+        >>> request_of({"memory": 1024, "wall_time": 2.0, "grace_period": 1.0})
+        Request(memory=1024, cores=1, seconds=3.0)
     """
     try:
-        known = Limits(**limits)
-    except (TypeError, ValueError):
-        return Request()  # what is wrong with them, the call says when it is run
-    seconds = 0.0 if known.wall_time is None else known.wall_time + known.grace_period
-    return Request(known.memory or 0, known.cores or 1, seconds)
+        memory, wall_time = limits.get("memory"), limits.get("wall_time")
+        cores, grace_period = limits.get("cores"), limits.get("grace_period")
+        seconds = 0.0
+        if wall_time is not None:
+            seconds = parse_seconds(wall_time, "wall_time")
+            seconds += parse_seconds(grace_period, "grace_period") if grace_period else 0
+        return Request(
+            0 if memory is None else parse_bytes(memory, "memory"),
+            1 if cores is None else whole_number(cores, "cores"),
+            seconds,
+        )
+    except (AttributeError, TypeError, ValueError):
+        return Request()
 
 
-def refused(name: str, limits: Mapping[str, Any], why: Refusal) -> LimitRefusedError:
-    """The error of a call that can run nowhere.
+def annotation_error(
+    name: str, limits: Mapping[str, Any], workers: Iterable[WorkerResources]
+) -> Exception | None:
+    """The error of a task that none of these workers could ever run; None if one could.
 
     Args:
         name: Of its function.
-        limits: As in its task's annotations.
-        why: What it asks for, and what there is.
+        limits: As in its annotations.
+        workers: What there is.
+
+    Returns:
+        A `LimitRefusedError`, or what is wrong with the limits if they are not valid.
     """
-    instead = "larger workers"
-    if why.limit == "memory":
-        asked = f"reserves {format_bytes(int(why.asked))} of memory"
-        most = f"has more than {format_bytes(int(why.most))} for its calls"
-    elif why.limit == "cores":
-        asked, most = f"reserves {why.asked} cores", f"has more than {why.most}"
-    else:
-        asked = f"may take {format_seconds(why.asked)} by its wall_time and grace_period"
-        most = f"has more than {format_seconds(why.most)} for a call"
-        instead = "jobs that last longer"
+    workers = list(workers)
+    if refusal(request_of(limits), workers) is None:
+        return None
+    try:
+        return refusal_error(name, Limits(**limits), workers)
+    except (TypeError, ValueError) as error:
+        return error
+
+
+def refusal_error(
+    name: str, limits: Limits, workers: Iterable[WorkerResources]
+) -> LimitRefusedError | None:
+    """The error of a call that none of these workers could ever run; None if one could.
+
+    Args:
+        name: Of its function.
+        limits: Its limits.
+        workers: What there is.
+    """
+    if (why := refusal(request_of(limits.as_dict()), workers)) is None:
+        return None
     return LimitRefusedError(
-        f"{name}() {asked}, and no worker, present or to be had, {most}. Lower the limit, or use"
-        f" {instead}.",
+        f"{name}() {_comparison(why)}",
         call=name,
-        limits=Limits(**limits),
+        limits=limits,
         limit=why.limit,
         asked=why.asked,
         most=why.most,
     )
 
 
-@dataclass(frozen=True)
-class Introduction:
-    """What a worker tells the scheduler of itself.
-
-    Attributes:
-        memory: Bytes for limited calls; None if nothing limits them.
-        cores: How many calls of one core it runs at one time.
-        system: The batch system of the job that it runs in; empty if in none, or not known.
-        job: The id of that job.
-        ends_in: Seconds until the job ends; None if nothing ends it.
-        age: Seconds since the worker's program was started, which is when the job began, or soon
-            after.
-    """
-
-    memory: int | None
-    cores: int
-    system: str = ""
-    job: str = ""
-    ends_in: float | None = None
-    age: float = 0
+def _comparison(why: Refusal) -> str:
+    match why.limit:
+        case "memory":
+            asked = f"reserves {format_bytes(int(why.asked))} of memory"
+            most = f"has more than {format_bytes(int(why.most))} for its calls"
+        case "cores":
+            asked, most = f"reserves {why.asked} cores", f"has more than {why.most}"
+        case _:
+            asked = f"may take {format_seconds(why.asked)} by its wall_time and grace_period"
+            most = f"has more than {format_seconds(why.most)} for a call"
+    instead = "jobs that last longer" if why.limit == "wall_time" else "larger workers"
+    return (
+        f"{asked}, and no worker, present or to be had, {most}. Lower the limit, or use {instead}."
+    )
 
 
-async def introduction(worker: distributed.Worker) -> Introduction:
-    """What there is to tell of a worker."""
-    memory = memory_limit(worker)
-    cores = worker.state.nthreads
-    job = current_job()
-    if job is None:
-        return Introduction(memory, cores)
-    ends_in = await asyncio.to_thread(job.ends_in)  # it may ask the batch system
-    if memory is not None:
-        memory = max(memory - OWN_BYTES, 0)
-    # A worker that its nanny has restarted is younger than the job; the nanny is not.
-    program = psutil.Process(os.getppid() if worker.nanny else os.getpid())
-    age = max(time.time() - program.create_time(), 0)
-    return Introduction(memory, cores, job.system, job.job, ends_in, age)
-
-
-def margin(length: float) -> float:
-    """Seconds before the end of a batch job that are kept free, to leave in order.
-
-    Within them results move to other workers, and calls without a limit on time come to their end
-    if they can. Of a long job this is little; of one that is as short as a test's, not all.
+def job_resources(
+    memory: float, cores: int, length: float = math.inf, ends_at: float = math.inf
+) -> WorkerResources:
+    """What a worker that has a batch job of its own has for limited calls.
 
     Args:
-        length: Of the job, seconds.
+        memory: Bytes of the worker; infinity if nothing limits them.
+        cores: How many.
+        length: How long the job lasts, in seconds; infinity if there is no limit.
+        ends_at: As in `WorkerResources`.
+    """
+    return WorkerResources(
+        memory=max(memory - OWN_BYTES, 0),
+        cores=cores,
+        ends_at=ends_at,
+        length=length,
+        margin=0 if length == math.inf else _margin(length),
+    )
+
+
+def _margin(length: float) -> float:
+    """Seconds before the end of a batch job that are kept free, so that its worker can leave.
+
+    In this time results move to other workers, and calls without a limit on time may still end.
+    This is little of a long job, and not all of one that is as short as a test's.
     """
     return min(max(0.05 * length, 2), 60)

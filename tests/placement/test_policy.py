@@ -12,8 +12,14 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from dask_limits.placement.policy import Placement
-from dask_limits.placement.queue import Call, Line, Offer, Request
-from dask_limits.placement.resources import Refusal, Room, refusal
+from dask_limits.placement.queue import Queue, WaitingCall
+from dask_limits.placement.resources import (
+    FreeResources,
+    Refusal,
+    Request,
+    WorkerResources,
+    refusal,
+)
 
 requests = st.builds(
     Request,
@@ -24,7 +30,7 @@ requests = st.builds(
 
 
 def started(placement: Placement, now: float = 0) -> list[tuple[object, str]]:
-    return [(start.key, start.worker) for start in placement.place(now) if not start.ahead]
+    return [(start.key, start.worker) for start in placement.place(now) if not start.prefetched]
 
 
 class Cluster(RuleBasedStateMachine):
@@ -32,26 +38,26 @@ class Cluster(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.placement = Placement(quick=lambda key: int(str(key)) % 2 == 0)
+        self.placement = Placement(is_quick=lambda key: int(str(key)) % 2 == 0)
         self.requests: dict[int, Request] = {}
-        self.rooms: dict[str, Room] = {}
+        self.workers: dict[str, WorkerResources] = {}
         self.closed: set[str] = set()
         self.running: dict[int, str] = {}
-        self.ahead: dict[int, str] = {}
+        self.prefetched: dict[int, str] = {}
         self.now = 0.0
         self.number = 0
 
     def place(self) -> None:
-        for key, worker, ahead in list(self.placement.place(self.now)):
+        for key, worker, prefetched in list(self.placement.place(self.now)):
             assert worker not in self.closed
-            request, room = self.requests[key], self.rooms[worker]
-            assert request.seconds <= room.ends_at - room.margin - self.now
-            if ahead:
-                assert worker not in self.ahead.values()
+            request, resources = self.requests[key], self.workers[worker]
+            assert request.seconds <= resources.ends_at - resources.margin - self.now
+            if prefetched:
+                assert worker not in self.prefetched.values()
                 # All threads of Dask's worker are taken, or the call would begin at once.
                 here = [self.requests[k] for k, name in self.running.items() if name == worker]
-                assert sum(request.cores > 0 for request in here) == room.cores
-                self.ahead[key] = worker
+                assert sum(request.cores > 0 for request in here) == resources.cores
+                self.prefetched[key] = worker
             else:
                 self.running[key] = worker
 
@@ -59,24 +65,24 @@ class Cluster(RuleBasedStateMachine):
     def a_worker_comes(self, memory: int, cores: int, left: int | None) -> None:
         self.number += 1
         ends_at = math.inf if left is None else self.now + left
-        room = Room(memory, cores, ends_at, margin=0 if left is None else 1)
-        self.rooms[f"w{self.number}"] = room
-        self.placement.add(f"w{self.number}", room)
+        resources = WorkerResources(memory, cores, ends_at, margin=0 if left is None else 1)
+        self.workers[f"w{self.number}"] = resources
+        self.placement.add(f"w{self.number}", resources)
 
-    @precondition(lambda self: self.rooms)
+    @precondition(lambda self: self.workers)
     @rule(data=st.data())
     def a_worker_goes(self, data: st.DataObject) -> None:
-        name = data.draw(st.sampled_from(sorted(self.rooms)))
+        name = data.draw(st.sampled_from(sorted(self.workers)))
         self.placement.remove(name)
-        del self.rooms[name]
+        del self.workers[name]
         self.closed.discard(name)
         self.running = {key: worker for key, worker in self.running.items() if worker != name}
-        self.ahead = {key: worker for key, worker in self.ahead.items() if worker != name}
+        self.prefetched = {key: worker for key, worker in self.prefetched.items() if worker != name}
 
-    @precondition(lambda self: self.rooms)
+    @precondition(lambda self: self.workers)
     @rule(data=st.data())
     def a_worker_pauses_or_goes_on(self, data: st.DataObject) -> None:
-        name = data.draw(st.sampled_from(sorted(self.rooms)))
+        name = data.draw(st.sampled_from(sorted(self.workers)))
         self.closed ^= {name}
         self.placement.set_open(name, name not in self.closed)
 
@@ -84,12 +90,12 @@ class Cluster(RuleBasedStateMachine):
     def a_call_comes(self, request: Request, order: int) -> None:
         self.number += 1
         self.requests[self.number] = request
-        self.placement.wait(Call(self.number, request, order))
+        self.placement.enqueue(WaitingCall(self.number, request, order))
 
     @precondition(lambda self: self.placement.waiting)
     @rule(data=st.data())
     def a_waiting_call_is_cancelled(self, data: st.DataObject) -> None:
-        self.placement.leave(data.draw(st.sampled_from(sorted(self.placement.waiting, key=str))))
+        self.placement.dequeue(data.draw(st.sampled_from(sorted(self.placement.waiting, key=str))))
 
     @precondition(lambda self: self.running)
     @rule(data=st.data())
@@ -97,22 +103,22 @@ class Cluster(RuleBasedStateMachine):
         key = data.draw(st.sampled_from(sorted(self.running)))
         worker = self.running.pop(key)
         self.placement.finish(key, self.now)
-        for other, at in list(self.ahead.items()):
+        for other, at in list(self.prefetched.items()):
             if at == worker:  # its turn has come
-                self.running[other] = self.ahead.pop(other)
+                self.running[other] = self.prefetched.pop(other)
 
     @precondition(lambda self: self.running)
     @rule(data=st.data())
     def a_call_needs_its_cores_no_more(self, data: st.DataObject) -> None:
         key = data.draw(st.sampled_from(sorted(self.running)))
-        self.placement.give_cores(key)
+        self.placement.release_cores(key)
         self.requests[key] = replace(self.requests[key], cores=0)
 
-    @precondition(lambda self: self.ahead)
+    @precondition(lambda self: self.prefetched)
     @rule(data=st.data())
-    def a_call_that_was_sent_ahead_is_cancelled(self, data: st.DataObject) -> None:
-        key = data.draw(st.sampled_from(sorted(self.ahead)))
-        del self.ahead[key]
+    def a_call_that_was_prefetched_is_cancelled(self, data: st.DataObject) -> None:
+        key = data.draw(st.sampled_from(sorted(self.prefetched)))
+        del self.prefetched[key]
         self.placement.finish(key, self.now)
 
     @rule(seconds=st.sampled_from([0.5, 5]))
@@ -122,23 +128,25 @@ class Cluster(RuleBasedStateMachine):
     @invariant()
     def never_more_than_there_is(self) -> None:
         self.place()
-        for name, room in self.rooms.items():
+        for name, resources in self.workers.items():
             here = [self.requests[key] for key, worker in self.running.items() if worker == name]
-            assert sum(request.memory for request in here) <= room.memory
-            assert sum(request.cores for request in here) <= room.cores
+            assert sum(request.memory for request in here) <= resources.memory
+            assert sum(request.cores for request in here) <= resources.cores
 
     @invariant()
     def nothing_waits_that_fits_but_for_one_worker_at_most(self) -> None:
         holding_back = set()
         for call in self.placement.waiting.values():
-            for name, room in self.rooms.items():
-                if name in self.closed or name in self.ahead.values():
+            for name, resources in self.workers.items():
+                if name in self.closed or name in self.prefetched.values():
                     continue
                 here = [self.requests[k] for k, worker in self.running.items() if worker == name]
                 if (
-                    sum(request.memory for request in here) + call.request.memory <= room.memory
-                    and sum(request.cores for request in here) + call.request.cores <= room.cores
-                    and call.request.seconds <= room.ends_at - room.margin - self.now
+                    sum(request.memory for request in here) + call.request.memory
+                    <= resources.memory
+                    and sum(request.cores for request in here) + call.request.cores
+                    <= resources.cores
+                    and call.request.seconds <= resources.ends_at - resources.margin - self.now
                 ):
                     holding_back.add(name)
         assert len(holding_back) <= 1  # the one that is being cleared for a large call
@@ -159,16 +167,16 @@ def test_a_large_call_starts_however_many_small_ones_keep_coming(
 ) -> None:
     placement = Placement()
     for name in ("a", "b"):
-        placement.add(name, Room(memory=100, cores=cores))
+        placement.add(name, WorkerResources(memory=100, cores=cores))
     for number, memory in enumerate(memories):
-        placement.wait(Call(f"small-{number}", Request(memory), order=0))
+        placement.enqueue(WaitingCall(f"small-{number}", Request(memory), order=0))
     running = [key for key, _ in started(placement)]
-    placement.wait(Call("large", Request(100), order=1))
+    placement.enqueue(WaitingCall("large", Request(100), order=1))
     at_most = len(running) + len(placement.waiting)  # those before it, and what ran
     for number, pick in enumerate(picks):
         if "large" in running:
             break
-        placement.wait(Call(f"later-{number}", Request(memories[0]), order=2))
+        placement.enqueue(WaitingCall(f"later-{number}", Request(memories[0]), order=2))
         running += [key for key, _ in started(placement)]
         placement.finish(running.pop(pick % len(running)))
         running += [key for key, _ in started(placement)]
@@ -184,13 +192,13 @@ def test_a_large_call_starts_however_many_small_ones_keep_coming(
 
 def test_a_large_call_waits_for_those_only_that_ran_when_it_came() -> None:
     placement = Placement()
-    placement.add("w", Room(memory=10, cores=10))
+    placement.add("w", WorkerResources(memory=10, cores=10))
     for number in range(5):
-        placement.wait(Call(f"before-{number}", Request(2), order=number))
+        placement.enqueue(WaitingCall(f"before-{number}", Request(2), order=number))
     assert len(started(placement)) == 5
-    placement.wait(Call("large", Request(10), order=10))
+    placement.enqueue(WaitingCall("large", Request(10), order=10))
     for number in range(100):
-        placement.wait(Call(f"after-{number}", Request(1), order=20))
+        placement.enqueue(WaitingCall(f"after-{number}", Request(1), order=20))
     ends = 0
     while placement.worker_of("large") is None:
         placement.finish(f"before-{ends}")
@@ -202,40 +210,40 @@ def test_a_large_call_waits_for_those_only_that_ran_when_it_came() -> None:
 def test_small_calls_pass_a_large_one_that_fits_nowhere() -> None:
     placement = Placement()
     for name in ("a", "b"):
-        placement.add(name, Room(memory=10, cores=10))
+        placement.add(name, WorkerResources(memory=10, cores=10))
     for name in ("first", "second"):
-        placement.wait(Call(name, Request(6), order=0))
+        placement.enqueue(WaitingCall(name, Request(6), order=0))
     started(placement)
-    placement.wait(Call("large", Request(8), order=1))
+    placement.enqueue(WaitingCall("large", Request(8), order=1))
     for number in range(3):
-        placement.wait(Call(number, Request(2), order=2))
+        placement.enqueue(WaitingCall(number, Request(2), order=2))
     # One of the two is being cleared: beside the large one, 2 fit there at any time.
     assert len(started(placement)) == 3
 
 
 def test_a_call_that_no_worker_could_take_holds_up_nobody() -> None:
     placement = Placement()
-    placement.add("w", Room(memory=10, cores=2))
-    placement.wait(Call("giant", Request(1000), order=0))
-    placement.wait(Call("small", Request(10), order=1))
+    placement.add("w", WorkerResources(memory=10, cores=2))
+    placement.enqueue(WaitingCall("giant", Request(1000), order=0))
+    placement.enqueue(WaitingCall("small", Request(10), order=1))
     assert started(placement) == [("small", "w")]
 
 
 def test_equal_calls_start_in_order() -> None:
     placement = Placement()
-    placement.add("w", Room(cores=3))
+    placement.add("w", WorkerResources(cores=3))
     for order in (5, 3, 4, 1, 2):
-        placement.wait(Call(f"call-{order}", Request(), order))
+        placement.enqueue(WaitingCall(f"call-{order}", Request(), order))
     assert [key for key, _ in started(placement)] == ["call-1", "call-2", "call-3"]
 
 
 def test_equal_workers_take_turns() -> None:
     placement = Placement()
     for worker in ("first", "second", "third"):
-        placement.add(worker, Room(memory=10))
+        placement.add(worker, WorkerResources(memory=10))
     given_to = []
     for number in range(6):
-        placement.wait(Call(number, Request(1), number))
+        placement.enqueue(WaitingCall(number, Request(1), number))
         [(key, worker)] = started(placement)
         placement.finish(key)
         given_to.append(worker)
@@ -245,36 +253,36 @@ def test_equal_workers_take_turns() -> None:
 def test_calls_go_where_they_are_allowed_to() -> None:
     placement = Placement(allowed=lambda where: None if where is None else {where})
     for name in ("a", "b"):
-        placement.add(name, Room(cores=1))
+        placement.add(name, WorkerResources(cores=1))
     for number in range(3):
-        placement.wait(Call(f"pinned-{number}", Request(), number, where="a"))
-    placement.wait(Call("free", Request(), order=9))
+        placement.enqueue(WaitingCall(f"pinned-{number}", Request(), number, where="a"))
+    placement.enqueue(WaitingCall("free", Request(), order=9))
     assert sorted(started(placement)) == [("free", "b"), ("pinned-0", "a")]
 
 
 def test_a_call_starts_only_where_its_time_is_left() -> None:
     placement = Placement()
-    placement.add("ends", Room(cores=5, ends_at=100, margin=10))
-    placement.wait(Call("fits", Request(seconds=50), order=0))
-    placement.wait(Call("too long", Request(seconds=51), order=1))
+    placement.add("ends", WorkerResources(cores=5, ends_at=100, margin=10))
+    placement.enqueue(WaitingCall("fits", Request(seconds=50), order=0))
+    placement.enqueue(WaitingCall("too long", Request(seconds=51), order=1))
     assert started(placement, now=40) == [("fits", "ends")]
-    placement.add("stays", Room(cores=1))
+    placement.add("stays", WorkerResources(cores=1))
     assert started(placement, now=40) == [("too long", "stays")]
 
 
-def test_a_quick_call_is_sent_ahead_and_asked_back_if_another_worker_is_free() -> None:
-    placement = Placement(quick=lambda key: True)
-    placement.add("a", Room(cores=1))
+def test_a_quick_call_is_prefetched_and_asked_back_if_another_worker_is_free() -> None:
+    placement = Placement(is_quick=lambda key: True)
+    placement.add("a", WorkerResources(cores=1))
     for number in range(3):
-        placement.wait(Call(number, Request(), number))
-    assert [(s.key, s.ahead) for s in placement.place(0)] == [(0, False), (1, True)]
+        placement.enqueue(WaitingCall(number, Request(), number))
+    assert [(s.key, s.prefetched) for s in placement.place(0)] == [(0, False), (1, True)]
     assert placement.recall(now=1) == []
-    placement.add("b", Room(cores=1))
+    placement.add("b", WorkerResources(cores=1))
     assert [s.key for s in placement.place(1)] == [2]
     placement.finish(2)
     assert [start.key for start in placement.recall(now=2)] == [1]
     placement.finish(0, now=2)
-    assert placement.since(1) == 2  # its turn has come there
+    assert placement.started_at(1) == 2  # its turn has come there
 
 
 @pytest.mark.parametrize(
@@ -288,52 +296,55 @@ def test_a_quick_call_is_sent_ahead_and_asked_back_if_another_worker_is_free() -
         (Request(10, seconds=91), None),
     ],
 )
-def test_what_no_room_could_ever_grant_is_refused(asked: Request, why: Refusal | None) -> None:
-    rooms = [Room(memory=50, cores=4, length=100, margin=10), Room(memory=10, cores=1)]
-    assert refusal(asked, rooms) == why
+def test_what_no_worker_could_ever_grant_is_refused(asked: Request, why: Refusal | None) -> None:
+    workers = [
+        WorkerResources(memory=50, cores=4, length=100, margin=10),
+        WorkerResources(memory=10, cores=1),
+    ]
+    assert refusal(asked, workers) == why
 
 
 def test_a_call_without_an_end_waits_where_all_jobs_are_about_to_end() -> None:
-    rooms = [Room(length=3, margin=2)]
-    assert refusal(Request(memory=1), rooms) is None
-    assert refusal(Request(seconds=1), rooms) == Refusal("wall_time", 1, 0)
+    workers = [WorkerResources(length=3, margin=2)]
+    assert refusal(Request(memory=1), workers) is None
+    assert refusal(Request(seconds=1), workers) == Refusal("wall_time", 1, 0)
 
 
 @given(st.lists(st.tuples(requests, st.integers(0, 5)), max_size=300), st.randoms())
 @settings(max_examples=50, deadline=None)
-def test_a_line_finds_what_a_plain_search_would(calls, random) -> None:
-    line, plain = Line(), []
+def test_a_queue_finds_what_a_plain_search_would(calls, random) -> None:
+    queue, plain = Queue(), []
     for key, (request, order) in enumerate(calls):
-        call = Call(key, request, order)
-        line.add(call)
+        call = WaitingCall(key, request, order)
+        queue.add(call)
         plain.append(call)
     for call in random.sample(plain, len(plain) // 2):
-        line.remove(call)
+        queue.remove(call)
         plain.remove(call)
     plain.sort(key=lambda call: call.place)
-    assert list(line) == plain
-    assert len(line) == len(plain)
-    offers = [Offer(6, 1, 10), Offer(3, 3, 1)]
-    fitting = [call for call in plain if call.fits(offers)]
-    assert line.first(offers) is (fitting[0] if fitting else None)
+    assert list(queue) == plain
+    assert len(queue) == len(plain)
+    free = [FreeResources(6, 1, 10), FreeResources(3, 3, 1)]
+    fitting = [call for call in plain if call.fits(free)]
+    assert queue.first(free) is (fitting[0] if fitting else None)
     if fitting:
-        assert line.first(offers, after=fitting[0]) is (fitting[1] if fitting[1:] else None)
+        assert queue.first(free, after=fitting[0]) is (fitting[1] if fitting[1:] else None)
 
 
 def test_of_ten_thousand_different_limits_few_are_looked_at_when_a_call_ends() -> None:
     looks = 0
 
-    class Counted(Call):
-        def fits(self, offers: Iterable[Offer]) -> bool:
+    class Counted(WaitingCall):
+        def fits(self, free: Iterable[FreeResources]) -> bool:
             nonlocal looks
             looks += 1
-            return Call.fits(self, offers)
+            return WaitingCall.fits(self, free)
 
     placement = Placement()
     for number in range(4):
-        placement.add(f"w{number}", Room(memory=50_000, cores=4))
+        placement.add(f"w{number}", WorkerResources(memory=50_000, cores=4))
     for number in range(10_000):
-        placement.wait(Counted(number, Request(7919 * number % 20_000), order=number))
+        placement.enqueue(Counted(number, Request(7919 * number % 20_000), order=number))
     running = [key for key, _ in started(placement)]
     looks = 0
     for _ in range(1000):

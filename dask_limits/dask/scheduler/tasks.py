@@ -2,35 +2,62 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Container, Hashable
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
+import cloudpickle
 import distributed
 
-from dask_limits.placement.queue import Request
+from dask_limits.placement.resources import Request
 
 
 def is_ours(ts: Any) -> bool:
     """Whether we place a task, and keep account of where it runs."""
-    # Also calls of the facade without limits, which run in Dask's threads: theirs are empty.
-    # Actors run in the worker itself, and Dask does not let them wait.
+    # This includes the facade's calls without limits, which run in Dask's threads: their limits are
+    # empty. Actors run in the worker itself, and Dask does not let them wait.
     return bool(ts.annotations) and "limits" in ts.annotations and not ts.actor
 
 
+def limits_of(ts: Any) -> dict[str, Any]:
+    """The limits in the annotations of a task of ours."""
+    limits: dict[str, Any] = ts.annotations["limits"]
+    return limits
+
+
+def is_waiting(scheduler: distributed.Scheduler, key: Hashable) -> bool:
+    """Whether Dask could send a task to a worker now, if we let it."""
+    ts = scheduler.tasks.get(key)
+    return ts is not None and ts.state == "no-worker"
+
+
+def fail(scheduler: distributed.Scheduler, errors: dict[Hashable, Exception]) -> None:
+    """End tasks that wait, for a worker or for other tasks, with an error each."""
+    failed = {}
+    for key, error in errors.items():
+        ts = scheduler.tasks.get(key)
+        if ts is None or ts.state not in ("released", "waiting", "no-worker"):
+            continue
+        ts.exception, ts.exception_text = cloudpickle.dumps(error), repr(error)
+        ts.exception_blame = ts
+        failed[key] = "erred"
+    scheduler.transitions(failed, f"dask-limits-error-{time.time()}")
+
+
 def order_of(ts: Any, request: Request) -> tuple[float, ...]:
-    """Dask's order; but of what was submitted at about the same time, the largest goes first.
+    """Dask's order, except that of tasks submitted at about the same time the largest goes first.
 
     "First-fit decreasing" packs better: a large call that comes last runs alone, and one that comes
     between small ones has a worker cleared for it each time. Dask begins a new generation of tasks
-    every 0.1 s, so what comes later passes nothing.
+    every 0.1 s, so that later tasks overtake nothing.
     """
     user_priority, generation, *rest = ts.priority
     return (user_priority, generation, -request.memory, -request.cores, *rest)
 
 
 class Where(NamedTuple):
-    """On which workers calls may run, as Dask has it."""
+    """Which workers tasks may run on, as Dask describes it."""
 
     workers: frozenset[str]
     hosts: frozenset[str]
@@ -39,7 +66,7 @@ class Where(NamedTuple):
 
 
 def where_of(ts: Any) -> Where | None:
-    """On which workers a task may run, as the user has asked; None for all."""
+    """Which workers a task may run on, as the user has asked; None for all."""
     if not (ts.worker_restrictions or ts.host_restrictions or ts.resource_restrictions):
         return None
     return Where(
@@ -51,7 +78,7 @@ def where_of(ts: Any) -> Where | None:
 
 
 def addresses(scheduler: distributed.Scheduler, where: Hashable) -> Container[str] | None:
-    """The workers on which Dask lets tasks run that ask for certain ones; None for all."""
+    """The workers on which Dask lets such tasks run; None for all."""
     if where is None:
         return None
     assert isinstance(where, Where)

@@ -1,91 +1,58 @@
-"""The workers that calls are placed on, and those that are to be had."""
+"""The workers that calls are placed on, as the scheduler tracks them."""
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import distributed
 
+from dask_limits.batch_systems.current_job import BatchJob
 from dask_limits.dask.compat.scheduler import events
-from dask_limits.dask.reservations import OWN_BYTES, margin
-from dask_limits.placement.resources import Room
-
-
-@dataclass(frozen=True)
-class Capacity:
-    """What one worker has that can be had from a queue, for calls that no present one can run.
-
-    Attributes:
-        memory: Bytes of a worker in a batch job of its own; None if nothing limits them.
-        cores: How many.
-        wall_time: How long its job may last, seconds; None if there is no limit.
-        was_seen: Whether this is what workers have had, and not only what was asked for.
-    """
-
-    memory: int | None = None
-    cores: int = 1
-    wall_time: float | None = None
-    was_seen: bool = False
-
-    def after(self, member: Member) -> Capacity:
-        """When one has come from the queue: it may have less than was asked for, or more.
-
-        Of several the best counts. Else a call for which all of them are too small would wait, and
-        job after job be submitted for it.
-        """
-        memory = math.inf if member.memory is None else member.memory + OWN_BYTES
-        cores = member.cores
-        if self.was_seen:
-            memory = max(memory, math.inf if self.memory is None else self.memory)
-            cores = max(cores, self.cores)
-        return replace(
-            self,
-            memory=None if memory == math.inf else int(memory),
-            cores=cores,
-            was_seen=True,
-        )
-
-    def room(self) -> Room:
-        """What such a worker has for limited calls."""
-        length = math.inf if self.wall_time is None else self.wall_time
-        return Room(
-            memory=math.inf if self.memory is None else max(self.memory - OWN_BYTES, 0),
-            cores=self.cores,
-            margin=0 if self.wall_time is None else margin(length),
-            length=length,
-        )
+from dask_limits.dask.topic import TOPIC
+from dask_limits.placement.resources import WorkerResources
 
 
 @dataclass(eq=False)
-class Member:
-    """A worker that has introduced itself."""
+class TrackedWorker:
+    """A worker that has reported what it has.
+
+    Attributes:
+        state: What Dask's scheduler knows of it: a `WorkerState`.
+        job: The batch job that it runs in.
+        leaves_because: Why it is being drained; empty if it is not.
+        time_is_up: Whether calls still ran there when its job was about to end.
+        idle_since: Since when it is idle because it has too little time left for what waits.
+    """
 
     state: Any
-    """What Dask's scheduler knows of it: a `WorkerState`."""
-    name: str
-    address: str
-    memory: int | None
-    cores: int
-    system: str
-    job: str
-    ends_in: float | None
-    age: float
-    cause: str = ""
-    """Why it leaves, if it is about to."""
+    resources: WorkerResources
+    job: BatchJob
+    leaves_because: str = ""
     time_is_up: bool = False
     idle_since: float | None = None
 
-    def event(self, op: str, **more: Any) -> dict[str, Any]:
-        """What is logged of it under Dask's topic for clients."""
-        return {"op": op, "worker": self.name, "address": self.address, "job": self.job, **more}
+    @property
+    def name(self) -> str:
+        """Its name in Dask, which may be a number there."""
+        return str(self.state.name)
+
+    @property
+    def address(self) -> str:
+        """Where it listens."""
+        return str(self.state.address)
+
+
+def log(scheduler: distributed.Scheduler, worker: TrackedWorker, op: str, **more: Any) -> None:
+    """Log an event of a worker under our topic, for clients."""
+    about = {"worker": worker.name, "address": worker.address, "job": worker.job.job}
+    scheduler.log_event(TOPIC, {"op": op, **about, **more})
 
 
 def removal_of(scheduler: distributed.Scheduler, address: str) -> dict[str, Any]:
-    """What Dask has logged of the last removal of a worker; empty if it has not.
+    """The event that Dask logged when it last removed a worker; empty if there is none.
 
-    "expected" in it says whether Dask knew that the worker would go.
+    Its "expected" says whether Dask knew that the worker would leave.
     """
     for _, event in reversed(events(scheduler, "all")):
         if event.get("action") == "remove-worker" and event.get("worker") == address:

@@ -3,121 +3,122 @@ from __future__ import annotations
 import itertools
 import threading
 from bisect import insort
+from dataclasses import replace
 from typing import Any, Final
 
-from dask_limits.placement.queue import Request
+from dask_limits.placement.resources import Request
 
 _PATIENCE: Final = 10
-"""How many calls may pass one that came before them, and does not fit yet. More lets a large one
-wait longer, less leaves more of the worker unused meanwhile."""
+"""How many calls may overtake one that came before them and does not fit yet. With more, a large
+call waits longer; with fewer, more of the worker is unused meanwhile."""
 
 
-class Gate:
+class AdmissionControl:
     """Lets calls of one worker start only when what they reserve is free.
 
-    This is what holds the promise, whatever arrives at the worker: the scheduler sends what will
-    fit, but it may hear of an end before the processes are gone, and it may not place calls at
-    all. Calls enter in order; those that fit pass those that do not, some times.
+    This keeps the limits within what the worker has, whatever arrives there: the scheduler sends
+    only what will fit, but it may hear of an end before the processes are gone, and some versions
+    of Dask do not let it choose workers at all. Calls are admitted in order; a call that does not
+    fit yet may be overtaken a few times.
 
     Args:
         memory: Bytes; infinity if nothing limits them.
         cores: How many.
 
     Example:
-        >>> gate = Gate(memory=100, cores=4)
-        >>> first, second = gate.ask(Request(60), order=1), gate.ask(Request(60), order=2)
-        >>> first.entered, second.entered
+        >>> admission = AdmissionControl(memory=100, cores=4)
+        >>> first = admission.reserve(Request(60), order=1)
+        >>> second = admission.reserve(Request(60), order=2)
+        >>> first.is_granted, second.is_granted
         (True, False)
-        >>> gate.leave(first)
+        >>> admission.release(first)
         >>> second.wait()
         True
     """
 
     def __init__(self, memory: float, cores: int) -> None:
-        self.memory = memory
-        self.cores = cores
         self._lock = threading.Lock()
         self._free_memory = memory
         self._free_cores = cores
-        self._waiting: list[Ticket] = []
+        self._waiting: list[Reservation] = []
 
-    def ask(self, request: Request, order: Any) -> Ticket:
-        """Ask for a call to be let in.
+    def reserve(self, request: Request, order: Any) -> Reservation:
+        """Ask for a reservation, which is granted now or later.
 
         Args:
-            request: What it reserves.
-            order: Less goes first.
+            request: What a call reserves.
+            order: Lower goes first.
         """
-        ticket = Ticket(request, order)
+        reservation = Reservation(request, order)
         with self._lock:
-            insort(self._waiting, ticket, key=lambda one: one.place)
-            self._let_in()
-        return ticket
+            insort(self._waiting, reservation, key=lambda one: one.place)
+            self._grant()
+        return reservation
 
-    def leave(self, ticket: Ticket) -> None:
-        """A call has ended, or does not want in any more. Once more does no harm."""
+    def release(self, reservation: Reservation) -> None:
+        """A call has ended, or is not to start any more. It does no harm to repeat this."""
         with self._lock:
-            if ticket.entered:
-                self._free_memory += ticket.request.memory
-                self._free_cores += ticket.request.cores
-            elif not ticket.is_done:
-                self._waiting.remove(ticket)
-            ticket.done(entered=False)
-            self._let_in()
+            if reservation.is_granted:
+                self._free_memory += reservation.request.memory
+                self._free_cores += reservation.request.cores
+            elif not reservation.is_decided:
+                self._waiting.remove(reservation)
+            reservation.decide(granted=False)
+            self._grant()
 
-    def give_cores(self, ticket: Ticket) -> None:
-        """A call that runs needs its cores no more, as Dask's `secede` says."""
+    def release_cores(self, reservation: Reservation) -> None:
+        """A running call needs its cores no more, because it has called Dask's `secede`."""
         with self._lock:
-            if ticket.entered:
-                self._free_cores += ticket.request.cores
-                ticket.request = Request(ticket.request.memory, 0)
-                self._let_in()
+            if reservation.is_granted:
+                self._free_cores += reservation.request.cores
+                reservation.request = replace(reservation.request, cores=0)
+                self._grant()
 
-    def _let_in(self) -> None:
-        passed: list[Ticket] = []
-        for ticket in self._waiting.copy():
-            asked = ticket.request
-            if asked.memory <= self._free_memory and asked.cores <= self._free_cores:
-                self._free_memory -= asked.memory
-                self._free_cores -= asked.cores
-                self._waiting.remove(ticket)
-                ticket.done(entered=True)
-                for one in passed:
-                    one.passed_by += 1
+    def _grant(self) -> None:
+        overtaken: list[Reservation] = []
+        for reservation in self._waiting.copy():
+            request = reservation.request
+            if request.memory <= self._free_memory and request.cores <= self._free_cores:
+                self._free_memory -= request.memory
+                self._free_cores -= request.cores
+                self._waiting.remove(reservation)
+                reservation.decide(granted=True)
+                for one in overtaken:
+                    one.n_overtaken += 1
             else:
-                passed.append(ticket)
-            if ticket.passed_by >= _PATIENCE:
+                overtaken.append(reservation)
+            if reservation.n_overtaken >= _PATIENCE:
                 return
 
 
 _numbers = itertools.count()
 
 
-class Ticket:
-    """A call that is in, or waits to be let in.
+class Reservation:
+    """What a call holds of its worker, or waits to hold.
 
     Attributes:
-        entered: Whether it is in.
+        is_granted: Whether the call holds it now.
     """
 
     def __init__(self, request: Request, order: Any) -> None:
         self.request = request
         self.place = order, next(_numbers)
-        self.passed_by = 0
-        self.entered = False
-        self._done = threading.Event()
+        self.n_overtaken = 0
+        self.is_granted = False
+        self._decided = threading.Event()
 
     @property
-    def is_done(self) -> bool:
-        """Whether it waits no more."""
-        return self._done.is_set()
+    def is_decided(self) -> bool:
+        """Whether it was granted or withdrawn."""
+        return self._decided.is_set()
 
-    def done(self, *, entered: bool) -> None:
-        """Called by the gate alone."""
-        self.entered = entered
-        self._done.set()
+    def decide(self, *, granted: bool) -> None:
+        """Grant or withdraw it. For `AdmissionControl`."""
+        self.is_granted = granted
+        self._decided.set()
 
     def wait(self) -> bool:
-        """Wait until it is let in; False if it does not want in any more."""
-        self._done.wait()
-        return self.entered
+        """Wait until it is granted; False if it was withdrawn."""
+        self._decided.wait()
+        return self.is_granted

@@ -18,42 +18,42 @@ from dask_limits.dask.compat.graphs import function_name, is_value
 from dask_limits.dask.compat.joblib import failed_batch
 from dask_limits.dask.nodes import JoblibBatch
 from dask_limits.dask.packed import pack_outcome, run_packed
-from dask_limits.dask.reservations import Introduction, margin, refused, request_of
+from dask_limits.dask.reservations import annotation_error, request_of
 from dask_limits.dask.topic import TOPIC
 from dask_limits.dask.usage_log import UsageLog
-from dask_limits.dask.worker.admission import Gate, Ticket
-from dask_limits.dask.worker.error_messages import explained
-from dask_limits.dask.worker.graph_calls import call_of
+from dask_limits.dask.worker.admission import AdmissionControl, Reservation
+from dask_limits.dask.worker.error_messages import explain
+from dask_limits.dask.worker.graph_calls import invocation_of
 from dask_limits.exceptions import CallCancelledError, CallError, GuardianLostError
 from dask_limits.limits import CancelToken, LimitedCall, Limits, Outcome
 from dask_limits.limits.owner.guardian import Guardian
-from dask_limits.placement.resources import Room, refusal
+from dask_limits.placement.resources import WorkerResources
 
 if TYPE_CHECKING:
     from distributed.worker_state_machine import TaskState
 
-_SAY_AFTER_S: Final = 0.1
-"""How long a call runs until the scheduler is told that it has begun. Until then it believes so
-anyway; to say so at once would double the messages of calls that take a few ms."""
+_REPORT_AFTER_S: Final = 0.1
+"""How long a call runs before the scheduler is told that it has started. Until then the scheduler
+assumes so; telling it at once would double the messages of calls that take a few ms."""
 _CAREFUL_S: Final = 0.05
-"""How long a call that may bring its worker down waits when it has been said that it begins. Dask
-sends what is to be sent every 2 ms."""
-_NOT_BEGUN: Final = {"released", "waiting", "ready", "constrained"}
+"""How long a call that may bring its worker down waits after its start was reported. Dask sends
+messages every 2 ms."""
+_NOT_STARTED: Final = {"released", "waiting", "ready", "constrained"}
 _RUNS: Final = {"executing", "long-running"}
 
 
 class LimitsExecutor(concurrent.futures.Executor):
     """Runs tasks of one Dask worker in task processes, under the limits in their annotations.
 
-    The name of this class must not contain "ThreadPoolExecutor": Dask looks, and then calls
-    `submit` in another way.
+    The name of this class must not contain "ThreadPoolExecutor": Dask looks for that, and would
+    call `submit` in another way.
 
     Args:
-        worker: Whose tasks they are.
+        worker: The worker.
         max_calls_per_process: As for `LimitsWorkerPlugin`.
 
     Attributes:
-        usage_log: What its tasks did use.
+        usage_log: What its tasks have used.
     """
 
     def __init__(
@@ -62,80 +62,87 @@ class LimitsExecutor(concurrent.futures.Executor):
         self._worker = worker
         self._tasks = worker.state.tasks
         self._guardian = Guardian(max_calls_per_process)
-        # Dask gives no more tasks at a time than the worker has threads. Here they only wait.
+        # Dask submits no more tasks at a time than the worker has threads. Here they only wait.
         self._threads = ThreadPoolExecutor(worker.state.nthreads, thread_name_prefix="limits")
-        self._calls: dict[Hashable, _Call] = {}
-        self._gate = Gate(math.inf, worker.state.nthreads)
+        self._executions: dict[Hashable, _Execution] = {}
+        self._set_size(math.inf, worker.state.nthreads)
         self._ends_at = math.inf
         self._job = ""
         self._is_placed = False
         self.usage_log = UsageLog(worker)
 
-    def set_room(self, introduction: Introduction) -> None:
-        """Say what all calls together may reserve, before the first one comes."""
-        memory = math.inf if introduction.memory is None else introduction.memory
-        self._gate = Gate(memory, introduction.cores)
-        self._job = introduction.job
-        if introduction.ends_in is not None:
-            # Less of a margin than the scheduler's: only what was held up here is sent back.
-            left = introduction.ends_in - margin(introduction.ends_in + introduction.age) / 2
-            self._ends_at = time.monotonic() + left
+    def _set_size(self, memory: float, cores: int) -> None:
+        self._size = WorkerResources(memory, cores)
+        self._admission = AdmissionControl(memory, cores)
+
+    def set_resources(self, resources: WorkerResources, job: str) -> None:
+        """Set what all calls together may reserve, before the first one comes.
+
+        Args:
+            resources: What the worker has; `ends_at` is seconds from now.
+            job: The id of the batch job that it runs in; empty if none.
+        """
+        self._set_size(resources.memory, resources.cores)
+        self._job = job
+        # Half of the scheduler's margin: only calls that were delayed here are sent back.
+        self._ends_at = time.monotonic() + resources.ends_at - resources.margin / 2
 
     def set_placed(self) -> None:
-        """Say that the scheduler places calls, and wants to hear when they begin."""
+        """Have the scheduler told when calls start, because it places them."""
         self._is_placed = True
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **_: Any) -> Any:
         """Run one task. Called by Dask, with its own function that runs a task.
 
         Args:
-            fn: Calls the first of `args` with the second, and makes of it what Dask keeps: value
-                or error, times and sizes.
+            fn: Calls the first of `args` with the second, and turns the outcome into what Dask
+                keeps: value or error, times and sizes.
             args: What to run (a node of the graph); the values that it depends on, by key; the
-                difference of the worker's clock to the scheduler's, seconds.
+                difference of the worker's clock to the scheduler's, in seconds.
         """
         node, data, delay = args
         task = self._tasks[node.key]
         limits = task.annotations.get("limits", {})
         is_careful = "limits-careful" in task.annotations
         request = request_of(limits)
-        call = _Call(node.key, CancelToken(), self._gate.ask(request, task.priority))
-        self._calls[node.key] = call
+        reservation = self._admission.reserve(request, task.priority)
+        execution = _Execution(node.key, CancelToken(), reservation)
+        self._executions[node.key] = execution
         if task.state != "executing":
-            # Nobody wants it any more. Dask has said so already, between its decision to run it
-            # and this call, and does not say so again.
-            call.cancel(self._gate)
+            # It was cancelled between Dask's decision to run it and this call. Dask has told us so
+            # already, and does not do so again.
+            execution.cancel(self._admission)
         if self._is_placed:
-            self._worker.loop.call_later(_SAY_AFTER_S, self._say_begun, call)
+            self._worker.loop.call_later(_REPORT_AFTER_S, self._report_start, execution)
 
         def run_limited(data: dict[Any, Any]) -> Any:
             try:
-                if call.refused is not None:
-                    raise call.refused
-                if not call.ticket.entered:
+                if execution.refused is not None:
+                    raise execution.refused
+                if not reservation.is_granted:
                     raise distributed.Reschedule
                 if self._is_placed and time.monotonic() + request.seconds > self._ends_at:
-                    raise distributed.Reschedule  # it was held up, and has no time here any more
-                return self._run(node, data, Limits(**limits), call.token)
+                    raise distributed.Reschedule  # it was delayed, and has too little time left
+                return self._run(node, data, Limits(**limits), execution.token)
             except KeyboardInterrupt as error:
-                # It was the task's own. Dask would take it for one of the worker, and run no more.
+                # The task raised it. Dask would take it for one of the worker, and run no more.
                 name = function_name(node.key)
                 raise RuntimeError(f"{name}() raised KeyboardInterrupt") from error
 
         def run_in_turn(run: Callable[[], Any]) -> Any:
             try:
-                if call.ticket.wait() and is_careful:
-                    self._worker.loop.add_callback(self._say_begun, call)
+                if reservation.wait() and is_careful:
+                    self._worker.loop.add_callback(self._report_start, execution)
                     time.sleep(_CAREFUL_S)
                 return run()
             finally:
-                del self._calls[node.key]
-                self._gate.leave(call.ticket)
+                del self._executions[node.key]
+                self._admission.release(reservation)
 
-        if why := refusal(request, [Room(self._gate.memory, self._gate.cores)]):
-            # Only where the scheduler places no calls, or else it has refused it.
-            call.refused = refused(function_name(node.key), limits, why)
-            call.cancel(self._gate)
+        # If the scheduler places calls, it has refused these already.
+        if error := annotation_error(function_name(node.key), limits, [self._size]):
+            execution.refused = error
+            execution.cancel(self._admission)
         if limits.get("isolation") == "thread":
             return self._submit_to_dask(run_in_turn, run_limited, data, node.key, delay)
         return self._threads.submit(run_in_turn, lambda: fn(run_limited, data, delay))
@@ -154,24 +161,23 @@ class LimitsExecutor(concurrent.futures.Executor):
 
     def _run(self, node: Any, data: dict[Any, Any], limits: Limits, token: CancelToken) -> Any:
         if is_value(node):
-            return node(data)  # nothing of a user's runs: a value is there already
-        fn, args, kwargs = call_of(node, data)
+            return node(data)  # this runs no code of a user: the value is there already
+        fn, args, kwargs = invocation_of(node, data)
         is_joblibs = isinstance(fn, JoblibBatch)
         if isinstance(fn, JoblibBatch) and limits.isolation == "thread":
-            fn = fn.batch  # there is a client here, and other threads that use joblib
+            fn = fn.batch  # this process has a client, and other threads that use joblib
         call = LimitedCall(fn, limits)
         outcome = self._run_guarded(node.key, call, args, kwargs, token)
         if isinstance(outcome.exception, CallCancelledError):
-            # Nobody waits for it; should someone have asked for it again meanwhile, it runs again.
+            # Nobody waits for it. If someone has asked for it again meanwhile, it runs again.
             raise distributed.Reschedule
         if getattr(node, "func", None) is run_packed:
             return pack_outcome(outcome, call.name)
         self.usage_log.add(node.key, outcome.usage)
-        error = outcome.exception
-        if limits.isolation != "thread":
-            error = explained(error)
-        if error is None:
+        if (error := outcome.exception) is None:
             return outcome.value
+        if limits.isolation != "thread":
+            error = explain(error)
         if is_joblibs:
             return failed_batch(error)
         if isinstance(error, CallError):
@@ -203,48 +209,48 @@ class LimitsExecutor(concurrent.futures.Executor):
         return self._guardian.run(call.fn, args, kwargs, call.limits, cancel=token)
 
     def cancel(self, key: Any) -> None:
-        """End a task, if it is one of ours that runs."""
-        if call := self._calls.get(key):
-            call.cancel(self._gate)
+        """End a task, if it is one of ours that runs or waits to be admitted."""
+        if execution := self._executions.get(key):
+            execution.cancel(self._admission)
 
     def give_back(self, key: Any) -> None:
-        """Let the scheduler have a task back that has not begun. Called on the worker's loop."""
+        """Return a task that has not started to the scheduler. Called on the worker's loop."""
         task = self._tasks.get(key)
         if task is None:
             return
-        if call := self._calls.get(key):
-            if not call.ticket.entered:
-                self._gate.leave(call.ticket)
-        elif task.state in _NOT_BEGUN:
+        if execution := self._executions.get(key):
+            if not execution.reservation.is_granted:
+                self._admission.release(execution.reservation)
+        elif task.state in _NOT_STARTED:
             stimulus_id = f"dask-limits-give-back-{time.time()}"
             if compat.free_key(self._worker, key, stimulus_id):
                 self._send({"op": "reschedule", "key": key, "stimulus_id": stimulus_id})
 
     def runs_elsewhere(self, task: TaskState) -> None:
-        """A task without limits, that is to be accounted for, begins in one of Dask's threads."""
+        """A call without limits, which the scheduler places too, starts in a thread of Dask's."""
         if self._is_placed:
-            say_after = 0 if "limits-careful" in task.annotations else _SAY_AFTER_S
-            self._worker.loop.call_later(say_after, self._say_runs, task, task.run_id)
+            after = 0 if "limits-careful" in task.annotations else _REPORT_AFTER_S
+            self._worker.loop.call_later(after, self._report_thread, task, task.run_id)
 
-    def _say_runs(self, task: TaskState, run_id: int) -> None:
+    def _report_thread(self, task: TaskState, run_id: int) -> None:
         if task.state in _RUNS and task.run_id == run_id:
-            self._send({"op": "dask-limits-begun", "key": task.key})
+            self._send({"op": "dask-limits-started", "key": task.key})
 
     def seceded(self, task: TaskState) -> None:
         """A task in a thread has left Dask's pool, and needs its cores no more."""
-        if call := self._calls.get(task.key):
-            self._gate.give_cores(call.ticket)
+        if execution := self._executions.get(task.key):
+            self._admission.release_cores(execution.reservation)
         if self._is_placed and "limits" in task.annotations:
             self._send({"op": "dask-limits-seceded", "key": task.key})
 
-    def _say_begun(self, call: _Call) -> None:
+    def _report_start(self, execution: _Execution) -> None:
         """Tell the scheduler that a call runs, if it does; otherwise look again later."""
-        if self._calls.get(call.key) is not call:
+        if self._executions.get(execution.key) is not execution:
             return
-        if call.ticket.entered:
-            self._send({"op": "dask-limits-begun", "key": call.key})
+        if execution.reservation.is_granted:
+            self._send({"op": "dask-limits-started", "key": execution.key})
         else:
-            self._worker.loop.call_later(_SAY_AFTER_S, self._say_begun, call)
+            self._worker.loop.call_later(_REPORT_AFTER_S, self._report_start, execution)
 
     def _send(self, message: dict[str, Any]) -> None:
         with contextlib.suppress(CommClosedError):  # the worker is closing
@@ -252,22 +258,22 @@ class LimitsExecutor(concurrent.futures.Executor):
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """End what runs, and every process of ours."""
-        for call in list(self._calls.values()):
-            call.cancel(self._gate)
+        for execution in list(self._executions.values()):
+            execution.cancel(self._admission)
         self._threads.shutdown(wait, cancel_futures=cancel_futures)
         self._guardian.close()
 
 
 @dataclass(eq=False)
-class _Call:
-    """A call that runs, or waits for its turn."""
+class _Execution:
+    """A call that runs on this worker, or waits to be admitted."""
 
     key: Hashable
     token: CancelToken
-    ticket: Ticket
+    reservation: Reservation
     refused: Exception | None = None
 
-    def cancel(self, gate: Gate) -> None:
+    def cancel(self, admission: AdmissionControl) -> None:
         self.token.cancel()
-        if not self.ticket.entered:
-            gate.leave(self.ticket)
+        if not self.reservation.is_granted:
+            admission.release(self.reservation)

@@ -11,18 +11,18 @@ from dask_limits.dask.compat.joblib import is_batch
 from dask_limits.dask.nodes import JoblibBatch, Node
 from dask_limits.dask.packed import run_packed
 
-Call: TypeAlias = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
+Invocation: TypeAlias = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
 
 
-def call_of(node: Any, data: dict[Any, Any]) -> Call:
-    """What is to run in a task process: a function, and its arguments.
+def invocation_of(node: Any, data: dict[Any, Any]) -> Invocation:
+    """What to run in a task process: a function, and its arguments.
 
-    Where it can be, it is the user's own function with the values themselves: then the task
-    process need not import Dask (0.1 s and 5 MiB in each new one), and errors and stacks show
-    nothing that is not the user's.
+    If possible, this is the user's own function with the values themselves: then the task process
+    does not import Dask (0.1 s and 5 MiB in each new one), and errors and stacks show only what is
+    the user's.
 
     Args:
-        node: What to run.
+        node: The node to run.
         data: The values that it depends on, by key.
     """
     if not is_task(node) or not all(

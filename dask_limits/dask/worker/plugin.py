@@ -11,27 +11,27 @@ from distributed import Status
 
 from dask_limits.dask.compat import worker as compat
 from dask_limits.dask.graphs.annotations import EXECUTOR
-from dask_limits.dask.reservations import introduction
 from dask_limits.dask.scheduler.plugin import LimitsSchedulerPlugin
 from dask_limits.dask.worker.executor import LimitsExecutor
+from dask_limits.dask.worker.report import report
 from dask_limits.units import whole_number
 
 logger = logging.getLogger(__name__)
 
 
 class LimitsWorkerPlugin(distributed.WorkerPlugin):  # type: ignore[misc]
-    """Brings limits to the workers of a Dask cluster, those too that join later.
+    """Brings limits to the workers of a Dask cluster, including those that join later.
 
-    It brings the scheduler a plugin too, which sends each limited task to a worker that has room
-    for it: see docs/dask.md.
+    It also brings the scheduler a plugin, which sends each limited task to a worker that has enough
+    memory and cores free for it: see docs/dask.md.
 
     A `Scheduler` on Dask registers it by itself. Code that uses
-    [annotate][dask_limits.annotate] registers it once a cluster; twice does no harm: the first
-    one stays.
+    [annotate][dask_limits.annotate] registers it once for each cluster. Registering it again has no
+    effect: the first one stays.
 
     Args:
-        max_calls_per_process: After how many calls a task process is ended, and another one takes
-            its place, 1 or more; None, the default, for no such limit. For functions that leak.
+        max_calls_per_process: After how many calls a task process is replaced by a new one, 1 or
+            more; None, the default, for no limit. This is for functions that leak memory.
 
     Raises:
         ValueError: if it is less than 1.
@@ -50,17 +50,17 @@ class LimitsWorkerPlugin(distributed.WorkerPlugin):  # type: ignore[misc]
     idempotent = True
 
     def __init__(self, *, max_calls_per_process: int | None = None) -> None:
-        if max_calls_per_process is not None:  # to refuse it here, and not on each worker
+        if max_calls_per_process is not None:  # refused here rather than on each worker
             whole_number(max_calls_per_process, "max_calls_per_process", none="no limit")
         self._max_calls = max_calls_per_process
 
     async def setup(self, worker: distributed.Worker) -> None:
-        """Give the worker its "limits" executor, and tell the scheduler what room it has."""
+        """Give the worker its "limits" executor, and report its resources to the scheduler."""
         self._tasks = worker.state.tasks
         self._executor = worker.executors[EXECUTOR] = LimitsExecutor(worker, self._max_calls)
         compat.listen(worker, {"dask-limits-give-back": self._executor.give_back})
-        here = await introduction(worker)
-        self._executor.set_room(here)
+        resources, job = await report(worker)
+        self._executor.set_resources(resources, job.job)
         try:
             await worker.scheduler.register_scheduler_plugin(
                 plugin=cloudpickle.dumps(LimitsSchedulerPlugin()),
@@ -68,13 +68,15 @@ class LimitsWorkerPlugin(distributed.WorkerPlugin):  # type: ignore[misc]
                 idempotent=True,
             )
             is_placed = await worker.scheduler.dask_limits_join(
-                worker=worker.address, introduction=dataclasses.asdict(here)
+                worker=worker.address,
+                resources=dataclasses.asdict(resources),
+                job=dataclasses.asdict(job),
             )
         except Exception as error:
-            # Such as a scheduler that may not unpickle, or cannot import dask_limits.
+            # For example, the scheduler may not unpickle, or cannot import dask_limits.
             logger.warning(
-                "Limits are kept on this worker, but the scheduler does not look at them when it"
-                " chooses one: %r",
+                "This worker keeps the limits of its calls, but the scheduler does not consider"
+                " them when it chooses a worker: %r",
                 error,
             )
         else:
@@ -82,14 +84,14 @@ class LimitsWorkerPlugin(distributed.WorkerPlugin):  # type: ignore[misc]
                 self._executor.set_placed()
 
     def transition(self, key: Any, start: str, finish: str, **_: Any) -> None:
-        """End the call of a task that nobody wants any more; Dask itself lets it run on."""
+        """End the call of a task that was cancelled. Dask itself lets it run on."""
         if finish == "executing":
             task = self._tasks[key]
             if task.annotations.get("executor") != EXECUTOR:
-                if "limits" in task.annotations:  # empty ones, of a call that the facade has sent
+                if "limits" in task.annotations:  # they are empty: it is a call of the facade
                     self._executor.runs_elsewhere(task)
             elif task.run_spec.is_coro:
-                # Dask runs coroutine functions in its own loop and asks no executor, so they
+                # Dask runs coroutine functions in its own loop and not in an executor, so they
                 # would escape their limits.
                 compat.run_as_plain_function(task)
         elif finish == "long-running":
@@ -100,7 +102,7 @@ class LimitsWorkerPlugin(distributed.WorkerPlugin):  # type: ignore[misc]
     async def teardown(self, worker: distributed.Worker) -> None:
         """End what runs, and every process of ours."""
         del worker.executors[EXECUTOR]
-        if worker.status == Status.running:  # the plugin goes, and the worker stays
+        if worker.status == Status.running:  # the plugin is removed, and the worker stays
             await worker.scheduler.dask_limits_leave(worker=worker.address)
         self._executor.usage_log.send()
         await asyncio.to_thread(self._executor.shutdown)

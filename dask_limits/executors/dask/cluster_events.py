@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import threading
 import time
 import weakref
@@ -110,7 +111,7 @@ class ClusterEvents:
         if op == "worker-added":
             if (worker := _worker(message)) is not None:
                 self._add(worker)
-        elif op == "worker-retiring":
+        elif op == "worker-draining":
             self._reasons[address] = _text(message.get("reason"))
         elif op == "worker-removed":
             reason = self._reasons.pop(address, "") or _text(message.get("reason"))
@@ -177,14 +178,13 @@ def _worker(message: dict[Any, Any]) -> WorkerInfo | None:
     address = _text(message.get("address"))
     if not address:
         return None
-    ends_in = message.get("ends_in")
     return WorkerInfo(
         name=_text(message.get("worker")) or address,
         address=address,
         job=_text(message.get("job")),
         memory=_whole(message.get("memory")),
         cores=_whole(message.get("cores")) or 1,
-        ends_in=float(ends_in) if isinstance(ends_in, int | float) else None,
+        ends_in=_seconds(message.get("ends_in")),
     )
 
 
@@ -193,6 +193,10 @@ def _text(value: object) -> str:
     if not isinstance(value, str | int):
         return ""
     return "".join(c if c.isprintable() else " " for c in str(value)[:_LENGTH])
+
+
+def _seconds(value: object) -> float | None:
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
 
 
 def _whole(value: object) -> int | None:

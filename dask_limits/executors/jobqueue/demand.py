@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import distributed
 
-from dask_limits.placement.resources import Room
+from dask_limits.placement.resources import WorkerResources
 
 
 class Work(NamedTuple):
@@ -25,7 +25,7 @@ class Work(NamedTuple):
     seconds: float = math.inf
 
 
-def workers_for(work: Iterable[Work], room: Room, target_duration_s: float) -> int:
+def workers_for(work: Iterable[Work], worker: WorkerResources, target_duration_s: float) -> int:
     """How many workers would finish the work within the target duration.
 
     A task that is shorter than the target duration counts in proportion: a thousand short tasks
@@ -33,16 +33,16 @@ def workers_for(work: Iterable[Work], room: Room, target_duration_s: float) -> i
 
     Args:
         work: The tasks.
-        room: What each worker has.
+        worker: What each worker has.
         target_duration_s: In seconds.
 
     Example:
-        >>> workers_for([Work(seconds=1)] * 20, Room(cores=2), target_duration_s=5)
+        >>> workers_for([Work(seconds=1)] * 20, WorkerResources(cores=2), target_duration_s=5)
         2
     """
     total = 0.0
     for task in work:
-        share = max(task.cores / room.cores, task.memory / max(room.memory, 1))
+        share = max(task.cores / worker.cores, task.memory / max(worker.memory, 1))
         if share > 0.5:  # two such tasks never share a worker
             share = 1.0
         total += share * min(1.0, task.seconds / target_duration_s)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import time
 from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
@@ -18,8 +19,9 @@ from dask_limits.batch_systems.slurm import job_states
 from dask_limits.batch_systems.slurm_reasons import never_passes, why_never_starts
 from dask_limits.dask.compat.jobqueue import new_worker_spec, submit_new_jobs
 from dask_limits.dask.compat.scheduler import change_status
-from dask_limits.dask.scheduler.plugin import bring
-from dask_limits.dask.scheduler.workers import Capacity, removal_of
+from dask_limits.dask.reservations import job_resources
+from dask_limits.dask.scheduler.plugin import plugin_of
+from dask_limits.dask.scheduler.workers import removal_of
 from dask_limits.exceptions import WorkersNotStartedError
 from dask_limits.executors.cluster import ClusterEvent, WaitingForWorkers
 from dask_limits.executors.jobqueue.demand import has_waiting, work_of, workers_for
@@ -79,7 +81,7 @@ class JobPool(distributed.SchedulerPlugin):  # type: ignore[misc]
         self._spec = spec
         self._submitter = submitter
         self._logs = logs
-        self._capacity = Capacity(spec.memory, spec.cores, spec.walltime_s)
+        self._new_worker = job_resources(spec.memory, spec.cores, spec.walltime_s or math.inf)
         self._jobs: dict[str, PooledJob] = {}  # by name
         self._names: dict[str, str] = {}  # of workers, by their addresses
         self._number = 0
@@ -95,7 +97,7 @@ class JobPool(distributed.SchedulerPlugin):  # type: ignore[misc]
     async def begin(self) -> None:
         """Submit the first jobs, and start to look after them."""
         scheduler = self._cluster.scheduler
-        bring(scheduler).capacity = self._capacity
+        plugin_of(scheduler).new_worker = self._new_worker
         scheduler.add_plugin(self)
         self._task = asyncio.ensure_future(self._keep_updating())
 
@@ -284,8 +286,8 @@ class JobPool(distributed.SchedulerPlugin):  # type: ignore[misc]
         spec, scheduler = self._spec, self._cluster.scheduler
         if spec.adaptive is None:
             return spec.n_workers if has_waiting(scheduler) else 0
-        room = (bring(scheduler).capacity or self._capacity).room()
-        return workers_for(work_of(scheduler), room, spec.adaptive.target_duration_s)
+        worker = plugin_of(scheduler).new_worker or self._new_worker
+        return workers_for(work_of(scheduler), worker, spec.adaptive.target_duration_s)
 
     async def _submit(self, n: int) -> None:
         jobs = [PooledJob(f"{self._spec.system}-{self._number + i}") for i in range(n)]

@@ -18,7 +18,7 @@ from distributed import Client, LocalCluster
 from processes import until
 
 from dask_limits import LimitsWorkerPlugin, annotate, limit
-from dask_limits.dask.scheduler.losses import Loss, Losses
+from dask_limits.dask.scheduler.loss_counts import Loss, LossCounts
 from dask_limits.dask.topic import TOPIC
 from dask_limits.exceptions import WorkerLostError
 from dask_limits.executors.dask.executor import DaskExecutor
@@ -103,7 +103,7 @@ def test_what_ran_runs_again_and_is_counted_and_what_waited_is_not(
 def test_a_call_that_brings_down_each_of_its_workers_ends_as_an_error_that_names_the_tries(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dask_limits.dask.scheduler.losses._UNSAID_S", 0.4)
+    monkeypatch.setattr("dask_limits.dask.scheduler.losses._UNREPORTED_S", 0.4)
     with (
         dask.config.set({"distributed.scheduler.allowed-failures": 1}),
         LocalCluster(n_workers=3, threads_per_worker=1, **SETTINGS) as cluster,
@@ -188,7 +188,7 @@ def test_what_was_done_and_not_fetched_runs_again_and_is_told_but_not_counted(
 
 
 def test_losses_are_forgiven_up_to_a_number() -> None:
-    losses = Losses(forgiven=1)
+    losses = LossCounts(forgiven=1)
     assert not losses.count("key")
     losses.explain("key", Loss("w1", "17", "job 17 is OUT_OF_MEMORY"))
     assert losses.count("key")

@@ -63,7 +63,7 @@ def test_a_fault_of_ours_does_not_stop_the_scheduler(
     def fail(*_: object) -> None:
         raise RuntimeError("a fault")
 
-    for where in ("wait", "_best"):  # in the midst of a transition of Dask's; and between them
+    for where in ("enqueue", "_best"):  # in the midst of a transition of Dask's; and between them
         with monkeypatch.context() as patch, annotate(wall_time=60):
             patch.setattr(placement, where, fail)
             first = client.submit(abs, -1, pure=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,9 @@ from processes import until
 
 from dask_limits import LimitsWorkerPlugin, annotate
 from dask_limits.batch_systems.current_job import JOB_ENDS
-from dask_limits.dask.reservations import OWN_BYTES
-from dask_limits.dask.scheduler import plugin as plugin_module
-from dask_limits.dask.scheduler.plugin import bring
-from dask_limits.dask.scheduler.workers import Capacity
+from dask_limits.dask.reservations import OWN_BYTES, job_resources
+from dask_limits.dask.scheduler import draining
+from dask_limits.dask.scheduler.plugin import plugin_of
 from dask_limits.dask.topic import TOPIC
 from dask_limits.exceptions import LimitRefusedError
 
@@ -52,11 +52,10 @@ def let_end_in(client: Client, name: str, seconds: float) -> None:
     """Let the job of a worker end so soon: how long it takes to start is then all the same."""
 
     def join_again(dask_scheduler: Any) -> None:
-        plugin = bring(dask_scheduler)
-        (member,) = (one for one in plugin._members.values() if one.name == name)
-        plugin._cancel_timer(f"end-{member.address}")
-        about = {"memory": member.memory, "cores": 1, "system": "", "job": "", "age": 0}
-        plugin._join(member.address, about | {"ends_in": seconds})
+        plugin = plugin_of(dask_scheduler)
+        (worker,) = (one for one in plugin._workers.values() if one.name == name)
+        resources = job_resources(worker.resources.memory + OWN_BYTES, 1, seconds, seconds)
+        plugin._join(worker.address, asdict(resources), asdict(worker.job))
 
     client.run_on_scheduler(join_again)
 
@@ -125,8 +124,8 @@ def test_a_worker_leaves_in_time_and_nothing_runs_twice(
             waits = [client.submit(note_run, tmp_path / "runs", pure=False) for _ in range(40)]
         with worker(client, monkeypatch, "stays", None):
             until(lambda: events(client, "worker-removed"))
-            (retiring,) = events(client, "worker-retiring")
-            assert (retiring["worker"], retiring["reason"]) == ("ends", "its time is up")
+            (draining_,) = events(client, "worker-draining")
+            assert (draining_["worker"], draining_["reason"]) == ("ends", "its time is up")
             assert kept.result(timeout=20) == 1  # its result has moved
             client.gather(waits)
             assert (tmp_path / "kept").read_text() == "ran\n"
@@ -153,18 +152,19 @@ def test_a_call_without_a_limit_on_time_that_is_cut_off_is_told_and_runs_again(
 def test_an_idle_worker_goes_when_all_that_waits_needs_more_time_than_it_has(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def set_capacity(dask_scheduler: Any) -> None:
-        bring(dask_scheduler).capacity = Capacity(2 * 2**30, 1, 1000)
+    def set_new_worker(dask_scheduler: Any) -> None:
+        plugin_of(dask_scheduler).new_worker = job_resources(2 * 2**30, 1, 1000)
 
-    client.run_on_scheduler(set_capacity)
-    monkeypatch.setattr(plugin_module, "_IDLE_S", 0.5)
+    client.run_on_scheduler(set_new_worker)
+    monkeypatch.setattr(draining, "_IDLE_S", 0.5)
     with worker(client, monkeypatch, "old", 1000):
-        plugin = bring(client.cluster.scheduler)
-        (room,) = plugin._placement.rooms().values()
-        room.ends_at -= 500  # as if half of its time had passed
+        plugin = plugin_of(client.cluster.scheduler)
+        (old,) = plugin._workers.values()
+        half_over = replace(old.resources, ends_at=old.resources.ends_at - 500)
+        plugin._placement.add(old.address, half_over)
         with annotate(wall_time=800):
             future = client.submit(abs, -1)
-        until(lambda: events(client, "worker-retiring"))
-        assert "too little time left" in events(client, "worker-retiring")[0]["reason"]
+        until(lambda: events(client, "worker-draining"))
+        assert "too little time left" in events(client, "worker-draining")[0]["reason"]
         with worker(client, monkeypatch, "new", 1000):
             assert future.result(timeout=20) == 1

@@ -80,7 +80,7 @@ def test_workers_that_come_and_go_are_told_as_it_happens(client: Client) -> None
     def change() -> None:
         said(client, "worker-added", "one")
         said(client, "worker-added", "one")
-        said(client, "worker-retiring", "one", reason="its job ends in 60 s")
+        said(client, "worker-draining", "one", reason="its job ends in 60 s")
         said(client, "worker-removed", "two", reason="was never there")
         said(client, "worker-removed", "one", reason="closed")
         said(client, "worker-added", "two")
@@ -128,7 +128,7 @@ def test_what_makes_no_sense_is_passed_over(client: Client) -> None:
         {"op": "worker-added"},
         {"op": "worker-added", "address": ["a list"]},
         {"op": "worker-removed", "address": None, "reason": {}},
-        {"op": "worker-retiring", "address": {}},
+        {"op": "worker-draining", "address": {}},
         {"op": "rerun"},
         {"op": "rerun", "key": ["a", "list"], "tries": "many"},
         {"op": "rerun", "key": "of-someone-else", "worker": "w", "tries": 1},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import subprocess
 import sys
@@ -10,7 +11,13 @@ from pathlib import Path
 import pytest
 from pages import PAGES, ROOT, Example, examples, run_as_pasted
 
+CONTRIBUTING = ROOT / "CONTRIBUTING.md"
 LINK = re.compile(r"\]\(([^)#]+)\)")
+MAP = re.compile(r"^```\n(.*?)^```", re.MULTILINE | re.DOTALL)
+PATH = re.compile(r"`(?:\.venv/bin/pytest )?((?:\w+/)*(?:\w+/|\w+\.(?:py|md|toml)))`")
+"""A path in a page, in code: `limits/owner/`, `tests/conftest.py`."""
+REFERENCE = re.compile(r"\]\[(dask_limits[\w.]*)\]")
+"""A cross-reference in a docstring, in the form of mkdocstrings: [limit][dask_limits.limit]."""
 MEASURED = re.compile(r"took [\d.]+ s")
 
 
@@ -32,6 +39,43 @@ def test_the_readme_is_for_two_minutes() -> None:
 def test_what_a_page_links_to_exists(page: Path) -> None:
     for target in LINK.findall(page.read_text()):
         assert target.startswith("https://") or (page.parent / target).exists(), target
+
+
+@pytest.mark.parametrize(
+    "page", [*PAGES, CONTRIBUTING], ids=lambda page: str(page.relative_to(ROOT))
+)
+def test_what_a_page_names_exists(page: Path) -> None:
+    for path in PATH.findall(page.read_text()):
+        assert (ROOT / path).exists() or (ROOT / "dask_limits" / path).exists(), path
+
+
+def test_the_map_has_all_folders() -> None:
+    folders = {path.parent for path in (ROOT / "dask_limits").rglob("*.py")}
+    named = {line.split()[0] for line in MAP.findall(CONTRIBUTING.read_text())[0].splitlines()}
+    expected = {f"{folder.relative_to(ROOT / 'dask_limits')}/" for folder in folders} - {"./"}
+    assert {name for name in named if name.endswith("/")} == expected
+    for name in named:
+        assert (ROOT / "dask_limits" / name).exists(), name
+
+
+def test_the_references_in_docstrings_resolve() -> None:
+    for path in (ROOT / "dask_limits").rglob("*.py"):
+        for target in REFERENCE.findall(path.read_text()):
+            assert resolve(target) is not None
+
+
+def resolve(target: str) -> object:
+    """The object at a dotted path, as mkdocstrings finds it."""
+    parts = target.split(".")
+    for n in range(len(parts), 0, -1):
+        try:
+            found: object = importlib.import_module(".".join(parts[:n]))
+        except ModuleNotFoundError:
+            continue
+        for name in parts[n:]:
+            found = getattr(found, name)
+        return found
+    raise AssertionError(target)
 
 
 def test_every_page_is_in_the_index() -> None:

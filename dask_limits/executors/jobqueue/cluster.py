@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import distributed
-from distributed.core import Status
+from distributed import Status
 from distributed.deploy import Cluster
 
 from dask_limits.executors.jobqueue.shared_directory import SharedDirectory

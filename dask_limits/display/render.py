@@ -6,35 +6,16 @@ signatures, options) is put into `Text`, which reads no markup.
 
 from __future__ import annotations
 
-import inspect
 import io
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Protocol
+
+from dask_limits.display.text import readable, signature
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.panel import Panel
     from rich.tree import Tree
-
-REDRAW_EVERY_S: Final = 0.125
-"""How often a live view is drawn anew. One drawing costs some milliseconds of the run loop."""
-
-
-_CONTROLS: Final = {
-    n: f"\\x{n:02x}" for n in (*range(32), *range(127, 160)) if chr(n) not in "\n\t"
-}
-
-
-def readable(text: str) -> str:
-    r"""Text of users, tasks and workers, in which what commands a terminal is spelled out.
-
-    Example:
-        >>> print(readable("cleared: \x1b[2J"))
-        cleared: \x1b[2J
-    """
-    return text.translate(_CONTROLS)
 
 
 class EventView(Protocol):
@@ -64,22 +45,6 @@ class Renderable:
             inline_styles=True, clear=False, code_format='<pre style="line-height:1.2">{code}</pre>'
         )
         return {"text/plain": console.export_text(), "text/html": html}
-
-
-def signature(function: Callable[..., object]) -> str:
-    """`name(n: int) -> int` of any callable; `name(...)` of those that do not tell."""
-    name = getattr(function, "__name__", None) or getattr(function, "name", None)
-    if not isinstance(name, str):
-        name = type(function).__name__
-    try:
-        found = inspect.signature(function)
-        parameters = [p.replace(annotation=_bare(p.annotation)) for p in found.parameters.values()]
-        text = str(
-            found.replace(parameters=parameters, return_annotation=_bare(found.return_annotation))
-        )
-    except Exception:  # builtins without one, and objects that fail in ways of their own
-        text = "(...)"
-    return name + text
 
 
 def plugin_panel(name: str, rows: Iterable[str] = ()) -> Panel:
@@ -132,44 +97,6 @@ def scheduler_tree(
     for task in tasks:
         tree.add(task)
     return tree
-
-
-@contextmanager
-def live(thing: RenderableType) -> Iterator[Callable[[], None]]:
-    """Show something for as long as it changes.
-
-    Yields:
-        What redraws it, if the last time was long enough ago: to be called often, and from the
-        thread that changes it.
-    """
-    from rich.live import Live
-
-    with Live(get_renderable=lambda: thing, auto_refresh=False) as view:
-        due = 0.0
-
-        def redraw() -> None:
-            nonlocal due
-            if time.monotonic() >= due:
-                view.refresh()
-                due = time.monotonic() + REDRAW_EVERY_S
-
-        redraw()
-        yield redraw
-        view.refresh()
-
-
-class _Bare:
-    """An annotation that was written as a string, without its quotes."""
-
-    def __init__(self, text: str) -> None:
-        self._text = text
-
-    def __repr__(self) -> str:
-        return self._text
-
-
-def _bare(annotation: Any) -> Any:
-    return _Bare(annotation) if isinstance(annotation, str) else annotation
 
 
 def _event(event: EventView) -> RenderableType:

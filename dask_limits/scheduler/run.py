@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, ParamSpec, Protocol
 
-from dask_limits.display import render
+from dask_limits.display.live import REDRAW_EVERY_S
 from dask_limits.events import Emitter, Event
 from dask_limits.executors import Call, ExecutorFactory, Future
 from dask_limits.executors.cluster import (
@@ -195,7 +195,7 @@ class Run:
         wait_s = self.loop.wait_s(self._deadline)
         if self._redraw is not None:
             self._redraw()
-            wait_s = min(render.REDRAW_EVERY_S, render.REDRAW_EVERY_S if wait_s is None else wait_s)
+            wait_s = REDRAW_EVERY_S if wait_s is None else min(wait_s, REDRAW_EVERY_S)
         thing = yield wait_s
         if isinstance(thing, Future):
             self._ended(thing)

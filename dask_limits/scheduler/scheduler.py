@@ -5,6 +5,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, overload
 
 from dask_limits.display import render
+from dask_limits.display.live import live
 from dask_limits.executors import factories, factory_of
 from dask_limits.scheduler.constructors import SchedulerClusters
 from dask_limits.scheduler.exit_state import Action, ExitState, OnException, check_actions
@@ -250,7 +251,7 @@ class Scheduler(Submitter, SchedulerClusters, render.Renderable):
         if self._run is not None:
             raise RuntimeError("The scheduler is running already")
         view: AbstractContextManager[Callable[[], None] | None] = (
-            render.live(self) if display else nullcontext()
+            live(self) if display else nullcontext()
         )
         run = self._run = Run(self.emitter, self._factory, options, view)
         if self._factory.given is None:

@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any, Final
+
+_CONTROLS: Final = {
+    n: f"\\x{n:02x}" for n in (*range(32), *range(127, 160)) if chr(n) not in "\n\t"
+}
+
+
+def readable(text: str) -> str:
+    r"""Text of users, tasks and workers, in which what commands a terminal is spelled out.
+
+    Example:
+        >>> print(readable("cleared: \x1b[2J"))
+        cleared: \x1b[2J
+    """
+    return text.translate(_CONTROLS)
+
+
+def signature(function: Callable[..., object]) -> str:
+    """`name(n: int) -> int` of any callable; `name(...)` of those that do not tell."""
+    name = getattr(function, "__name__", None) or getattr(function, "name", None)
+    if not isinstance(name, str):
+        name = type(function).__name__
+    try:
+        found = inspect.signature(function)
+        parameters = [p.replace(annotation=_bare(p.annotation)) for p in found.parameters.values()]
+        text = str(
+            found.replace(parameters=parameters, return_annotation=_bare(found.return_annotation))
+        )
+    except Exception:  # builtins without one, and objects that fail in ways of their own
+        text = "(...)"
+    return name + text
+
+
+class _Bare:
+    """An annotation that was written as a string, without its quotes."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def __repr__(self) -> str:
+        return self._text
+
+
+def _bare(annotation: Any) -> Any:
+    return _Bare(annotation) if isinstance(annotation, str) else annotation

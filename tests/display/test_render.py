@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import io
+import time
+
+import pytest
+from scheduled import on_start
+
+from dask_limits import ExitState, Scheduler
+
+Code = ExitState.Code
+
+
+@pytest.fixture
+def threads():
+    return Scheduler.with_threads(2)
+
+
+def test_it_renders_whatever_callables_it_is_given(threads):
+    from rich.console import Console
+
+    class Odd:
+        __name__ = 3
+        __signature__ = "nonsense"
+
+        def __call__(self, *_): ...
+
+    threads.on_start(Odd())
+    threads.on_timeout(min)
+    task = threads.task(lambda x, *, y=1: x)
+    task.on_result(Odd())
+    threads.task(abs, plugins=[])
+    named = threads.task(Odd())
+    threads.run()
+    text = io.StringIO()
+    Console(file=text, width=80).print(threads)
+    for part in ("Executor Queue: (0)", "@on_start 1", "Task <lambda>(x, *, y=1)", "Odd"):
+        assert part in text.getvalue()
+    assert named.unique_ref in text.getvalue()
+    assert "Executor Queue" in threads._repr_mimebundle_()["text/html"]
+    assert repr(threads) == "Scheduler(ThreadPoolExecutor(max_workers=2), 0 not done)"
+
+
+def test_names_are_not_read_as_markup(threads):
+    from rich.console import Console
+
+    def plain(): ...
+
+    plain.__name__ = "[/bold]odd[red]"
+    threads.on_start(plain)
+    text = io.StringIO()
+    Console(file=text, width=80).print(threads)
+    assert "[/bold]odd[red]()" in text.getvalue()
+
+
+def test_a_live_display_ends_with_what_came_of_it(threads, capsys):
+    on_start(threads, time.sleep, 0.2)
+    assert threads.run(display=True).code == Code.EXHAUSTED
+    assert "@on_finished 1" in capsys.readouterr().out

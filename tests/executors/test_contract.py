@@ -6,9 +6,11 @@ import concurrent.futures
 import functools
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import traceback
@@ -44,6 +46,31 @@ def dask() -> Any:
     return DaskExecutor.connect(n_workers=2)
 
 
+def jobqueue() -> Any:
+    from fake_batch_systems import BatchSystem
+
+    from dask_limits.executors.jobqueue import JobQueueExecutor, make_spec
+
+    folder = tempfile.TemporaryDirectory(prefix="dask-limits-")
+
+    class InFolder(JobQueueExecutor):
+        def shutdown(self, *args: Any, **options: Any) -> None:
+            super().shutdown(*args, **options)
+            folder.cleanup()
+
+    path = shlex.quote(os.pathsep.join(sys.path))  # in which jobs find what they are to call
+    spec = make_spec(
+        "pbs",
+        cores=2,
+        memory="2 GiB",
+        interface="lo",
+        job_script_prologue=[f"export PYTHONPATH={path}"],
+        shared_temp_directory=f"{folder.name}/shared",
+        **BatchSystem("pbs", Path(folder.name)).commands,
+    )
+    return InFolder.start(spec)
+
+
 @dataclass(frozen=True)
 class Kind:
     make: Any
@@ -66,6 +93,7 @@ EXECUTORS = {
     "stdlib processes": Kind(lambda: WrappedExecutor(ProcessPoolExecutor(2), owned=True)),
     "loky": Kind(loky),
     "dask": Kind(dask, ends_running=True),
+    "jobqueue": Kind(jobqueue, ends_running=True),
 }
 
 

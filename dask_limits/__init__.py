@@ -14,6 +14,7 @@ from dask_limits.scheduler import ExitState, Requeue, Scheduler, Task
 
 if TYPE_CHECKING:
     from dask_limits.compat.enforce_limits import enforce_limits
+    from dask_limits.dask.compat.names import dask_names
     from dask_limits.dask.graphs.annotations import annotate
     from dask_limits.dask.usage_log import usages
     from dask_limits.dask.worker.plugin import LimitsWorkerPlugin
@@ -37,6 +38,7 @@ __all__ = [
     "Usage",
     "WorkerInfo",
     "annotate",
+    "dask_names",
     "enforce_limits",
     "exceptions",
     "limit",
@@ -49,6 +51,7 @@ __all__ = [
 _LAZY = {  # by the module each is in: these import Dask, or are for old scripts alone
     "LimitsWorkerPlugin": "dask_limits.dask.worker.plugin",
     "annotate": "dask_limits.dask.graphs.annotations",
+    "dask_names": "dask_limits.dask.compat.names",
     "probe_scheduler": "dask_limits.executors.dask.probe",
     "usages": "dask_limits.dask.usage_log",
 } | dict.fromkeys(

@@ -58,6 +58,7 @@ def test_the_public_names_are_these_and_all_exist():
         "Usage",
         "WorkerInfo",
         "annotate",
+        "dask_names",
         "enforce_limits",
         "exceptions",
         "limit",

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from dask_limits.check.facts import find_facts
+from dask_limits.check.names import find_names
 from dask_limits.check.trials import Finding, find_all
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def check_here(tell: Callable[[str], object] = lambda _: None) -> Machine:
     Args:
         tell: Called with the name of each trial before it starts.
     """
-    return Machine("here", find_facts(), find_all(tell))
+    return Machine("here", find_facts(), [*find_all(tell), *find_names()])
 
 
 def check_workers(address: str, tell: Callable[[str], object]) -> list[Machine]:

@@ -8,12 +8,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import distributed
 import pytest
 from rich.console import Console
 
+import dask_limits
 from dask_limits.check.machine import Machine
+from dask_limits.check.names import find_names
 from dask_limits.check.report import show
 from dask_limits.check.trials import Finding, find_all
+from dask_limits.dask.compat.name import _find
 
 PROGRAM = [sys.executable, "-m", "dask_limits", "check"]
 TIMED = {"wall_time", "cpu_time", "memory"}  # a busy machine may be late
@@ -45,9 +49,42 @@ def test_what_is_promised_holds_on_this_machine_and_the_exit_code_says_so():
     assert machine["where"] == "here"
     assert {"python", "cgroup", "slurm", "dask-limits", "pynisher"} <= machine["facts"].keys()
     findings = {finding["name"]: finding for finding in machine["findings"]}
-    assert findings.keys() > TIMED | {"num_processes", "isolation fresh", "subreaper"}
+    assert findings.keys() > TIMED | {
+        "names of Dask",
+        "num_processes",
+        "isolation fresh",
+        "subreaper",
+    }
     assert all(findings[name]["value"] > 0 for name in TIMED)
     assert [f for f in findings.values() if not f["holds"] and f["name"] not in TIMED] == []
+
+
+@pytest.fixture
+def nothing_is_remembered():
+    _find.cache_clear()
+    yield
+    _find.cache_clear()
+
+
+@pytest.mark.usefixtures("nothing_is_remembered")
+def test_one_line_says_that_all_undocumented_names_of_dask_are_there():
+    (finding,) = find_names()
+    assert finding.holds
+    n = len(dask_limits.dask_names())
+    assert finding.measured.startswith(f"{n} of {n} (dask 20")
+    assert "dask-jobqueue 0.9" in finding.measured
+
+
+@pytest.mark.usefixtures("nothing_is_remembered")
+def test_a_name_of_dask_that_is_missing_is_shown_with_what_happens_without_it(monkeypatch):
+    monkeypatch.delattr(distributed.worker, "_run_task")
+    all_of_them, missing = find_names()
+    n = len(dask_limits.dask_names())
+    assert not all_of_them.holds
+    assert all_of_them.measured.startswith(f"{n - 1} of {n} ")
+    assert not missing.holds
+    assert missing.name == "distributed.worker:_run_task"
+    assert missing.measured == "missing: A task with isolation='thread' raises ImportError."
 
 
 @pytest.mark.timeout(120)

@@ -8,7 +8,7 @@ from typing import Any, Final
 from dask_limits.dask.compat.name import Name
 
 _SPEC: Final = "to run a node of a graph as the function and the arguments that it is made of"
-_NO_NODES: Final = "A limited task fails with this error."
+_NO_NODES: Final = "Limited tasks of graphs fail with ImportError."
 _FUSE: Final = "to fuse tasks of arrays and bags that have the same limits"
 _NOT_FUSED: Final = "Limited arrays and bags are computed without fusing tasks, which is slower."
 

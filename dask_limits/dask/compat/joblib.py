@@ -16,7 +16,7 @@ _BACKENDS: Final = Name(
     "joblib.parallel:BACKENDS",
     "to run joblib within joblib in sequence, in a task process",
     "0.10",
-    "joblib.Parallel within a limited joblib task raises this error.",
+    "joblib.Parallel within a limited joblib task raises ImportError.",
 )
 _SEQUENTIAL: Final = Name(
     "joblib",
@@ -37,7 +37,7 @@ _FAILURE: Final = Name(
     "joblib._utils:_ExceptionWithTraceback",
     "to tell joblib that a batch has failed",
     "1.4",
-    "A limited joblib task that fails raises this error instead, and joblib may wait for ever.",
+    "joblib may wait for ever for a limited batch that has failed.",
 )
 NAMES: Final = (_BACKENDS, _SEQUENTIAL, _BATCH, _FAILURE)
 

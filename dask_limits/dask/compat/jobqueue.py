@@ -79,7 +79,7 @@ NAMES: Final = (
         "distributed.deploy.spec:SpecCluster._correct_state",
         _SUBMIT,
         "2021.1",
-        "No jobs are submitted, with this error in the log.",
+        "No jobs are submitted; the log says why.",
     ),
     Name(
         "distributed",
@@ -93,7 +93,7 @@ NAMES: Final = (
         "distributed.deploy.spec:SpecCluster.new_spec",
         _SUBMIT,
         "2021.1",
-        "No jobs are submitted, with this error in the log.",
+        "No jobs are submitted; the log says why.",
     ),
 )
 

@@ -17,7 +17,7 @@ _RUN_TASK: Final = Name(
     "distributed.worker:_run_task",
     "to run tasks of isolation 'thread' in a thread of the worker that knows its task",
     "2024.11.0",
-    "A task with isolation='thread' raises this error.",
+    "A task with isolation='thread' raises ImportError.",
 )
 _FREE_KEYS: Final = Name(
     "distributed",

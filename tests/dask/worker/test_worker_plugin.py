@@ -201,7 +201,7 @@ def test_a_task_that_nobody_wants_any_more_is_ended(
     if way == "cancelled":
         future.cancel()
     del future
-    until(lambda: not alive(pid), timeout_s=2)
+    until(lambda: not alive(pid))
 
 
 def test_the_threads_of_cancelled_tasks_come_back(client: Client, tmp_path: Path) -> None:

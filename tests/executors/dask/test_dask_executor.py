@@ -278,7 +278,7 @@ def test_cancel_ends_a_running_call(executor: DaskExecutor, tmp_path: Path) -> N
     pid = written_pid(tmp_path / "pid")
     assert future.cancel()
     assert future.cancelled()
-    until(lambda: not alive(pid), timeout_s=2)
+    until(lambda: not alive(pid))
 
 
 def test_cancel_keeps_a_waiting_call_from_starting(executor: DaskExecutor, tmp_path: Path) -> None:
@@ -430,7 +430,7 @@ def test_shutdown_can_cancel(client: Client, tmp_path: Path) -> None:
     pid = written_pid(tmp_path / "pid")
     executor.shutdown(cancel_futures=True)
     assert future.cancelled()
-    until(lambda: not alive(pid), timeout_s=2)
+    until(lambda: not alive(pid))
 
 
 @pytest.mark.parametrize("wait", [True, False])
@@ -489,7 +489,7 @@ def test_ctrl_c_while_a_cluster_starts_leaves_nothing(at: str, tmp_path: Path) -
     ) as script:
         try:
             said, _ = script.communicate(timeout=25)
-            until(lambda: not in_session(script.pid), timeout_s=2)
+            until(lambda: not in_session(script.pid))
         finally:
             for process in in_session(script.pid):
                 process.kill()

@@ -144,6 +144,7 @@ def test_when_the_owner_is_killed_all_goes(tmp_path, forked):
             if os.fork() == 0:
                 os.setsid()
                 if os.fork() == 0:
+                    open("lingers", "x").close()
                     time.sleep(600)
                 os._exit(0)
             os.wait()
@@ -155,11 +156,9 @@ def test_when_the_owner_is_killed_all_goes(tmp_path, forked):
         """
     )
     owner = psutil.Popen([sys.executable, "-c", script], cwd=tmp_path)
-    expected = 6 + forked  # reaper, guardian, two task processes, grandchild, (owner's fork)
-    until(lambda: len(owner.children(recursive=True)) >= expected - 1)
-    until(lambda: any(p.name() == "limits-task" for p in owner.children(recursive=True)))
-    time.sleep(0.2)
+    until((tmp_path / "lingers").exists)
     below = owner.children(recursive=True)
+    assert any(p.name() == "limits-task" for p in below)
     own_fork = [p for p in owner.children() if p.name() != "limits-reaper"]
     owner.kill()
     owner.wait()
@@ -182,20 +181,23 @@ def test_the_reaper_and_the_guardian_outlive_ctrl_c_and_sigterm(guardian):
 def test_ctrl_c_in_the_owner_ends_the_call_that_it_waits_for(tmp_path):
     script = textwrap.dedent(
         """
-        import time, psutil
+        import time
+        from pathlib import Path
         from dask_limits.limits import limit
+        def begin():
+            Path("begun").touch()
+            time.sleep(599)
         try:
-            limit(time.sleep, wall_time=600)(599)
+            limit(begin, wall_time=600)()
         except KeyboardInterrupt:
             print("interrupted", flush=True)
         """
     )
-    owner = psutil.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE)
-    until(lambda: any(p.name() == "limits-task" for p in owner.children(recursive=True)))
-    time.sleep(0.2)
+    owner = psutil.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, cwd=tmp_path)
+    until((tmp_path / "begun").exists)
     below = owner.children(recursive=True)
     owner.send_signal(signal.SIGINT)
-    out, _ = owner.communicate(timeout=20)
+    out, _ = owner.communicate()
     assert b"interrupted" in out
     assert gone(below)
 
@@ -282,7 +284,7 @@ def test_whatever_is_killed_at_whatever_moment_calls_end_and_the_next_one_works(
 
         killer = threading.Thread(target=kill_now_and_then)
         killer.start()
-        outcomes = [call(n % 50) for n in range(150)]
+        outcomes = [call(n % 50) for n in range(60)]
         stop.set()
         killer.join()
         for outcome in outcomes:
@@ -305,10 +307,10 @@ def test_an_owner_that_is_killed_at_whatever_moment_leaves_nothing():
             limit(abs, isolation="fresh")(1)
         """
     )
-    for n in range(12):
+    for n in range(8):
         owner = psutil.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE)
         owner.stdout.readline()
-        time.sleep(n * 0.07)
+        time.sleep(n * 0.1)  # anywhere within its calls
         below = owner.children(recursive=True)
         owner.kill()
         owner.wait()

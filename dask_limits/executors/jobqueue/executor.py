@@ -101,7 +101,7 @@ class JobQueueExecutor(DaskExecutor):
     def _hear(self, event: ClusterEvent | None) -> None:
         """The job pool has news."""
         if (error := self._pool.error) is not None:
-            for call in list(self._calls.values()):
+            for call in list(self._not_done.values()):
                 call.fail(copy.copy(error))  # a copy each: notes may be added to it
         self._tell(event)
 

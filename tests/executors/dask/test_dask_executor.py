@@ -572,23 +572,36 @@ def test_what_was_given_stays_open(what: str, client: Client) -> None:
     assert executor.client.status == ("running" if what == "client" else "closed")
 
 
-def test_a_cluster_without_dask_limits_is_named(tmp_path: Path) -> None:
+def test_a_worker_without_dask_limits_is_named_and_nothing_is_left_of_the_attempt(
+    tmp_path: Path,
+) -> None:
     # A module in the directory that the worker starts in hides the package from it.
     (tmp_path / "dask_limits.py").write_text("")
-    with LocalCluster(n_workers=0, **SETTINGS) as cluster, Client(cluster) as client:
+    with LocalCluster(n_workers=1, **SETTINGS) as cluster, Client(cluster) as client:
+        (here,) = cluster.scheduler.workers
         command = [sys.executable, "-m", "dask", "worker", "--no-nanny", "--no-dashboard"]
         worker = subprocess.Popen(
-            [*command, cluster.scheduler_address],
+            [*command, "--name", "bare", cluster.scheduler_address],
             stderr=subprocess.DEVNULL,
             cwd=tmp_path,
         )
         try:
-            client.wait_for_workers(1)
-            with pytest.raises(RuntimeError, match="must be installed where"):
-                DaskExecutor(client)
+            client.wait_for_workers(2)
+            (there,) = set(cluster.scheduler.workers) - {here}
+            for _ in range(2):
+                with pytest.raises(RuntimeError, match="cannot use dask_limits") as raised:
+                    DaskExecutor(client)
+                text = str(raised.value)
+                assert f"worker bare at {there} failed with" in text
+                assert "No module named 'dask_limits." in text
+                assert "Install dask_limits" in text
+                assert here not in text
         finally:
             worker.kill()
             worker.wait()
+        until(lambda: list(cluster.scheduler.workers) == [here])
+        with DaskExecutor(client) as executor:
+            assert executor.submit(limit(abs, wall_time=20), -1).result() == 1
 
 
 def test_a_closed_client_is_named(client: Client) -> None:

@@ -65,8 +65,8 @@ def all_are_lost(futures: list[concurrent.futures.Future[Any]], address: str) ->
         assert type(error) is ClusterLostError
         assert (error.address, error.running) == (address, ["sleep", "abs"])
         assert error.call in ("sleep", "abs")
-        assert str(error).startswith(f"{error.call}() is lost: the connection")
-        assert f"{address} was lost. Not done are: sleep (3 times), abs." in str(error)
+        assert str(error).startswith(f"{error.call}() is lost. The connection")
+        assert f"{address} was lost. Calls that were not done: sleep (3 times), abs." in str(error)
 
 
 def ends_at_once(run: Callable[[], object]) -> ClusterLostError:
@@ -156,7 +156,7 @@ def test_a_run_that_has_lost_its_scheduler_ends_at_once(far: Client, proxy: Prox
     errors: list[BaseException] = []
     task.on_exception(lambda _, error: errors.append(error))
     error = ends_at_once(scheduler.run)
-    assert str(error).endswith("Not done are: sleep (3 times).")
+    assert str(error).endswith("Calls that were not done: sleep (3 times).")
     assert [type(error) for error in errors] == [ClusterLostError] * 3
 
 

@@ -1,0 +1,85 @@
+"""Calls on their way through Dask, and which of them go out together."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import BrokenExecutor, CancelledError, InvalidStateError
+from dataclasses import dataclass, field
+from typing import Any, Final, Self
+
+import distributed
+
+from dask_limits.dask.packed import PackedCall
+from dask_limits.exceptions import CallError
+from dask_limits.executors.future import Future
+
+_GRAPH_BYTES: Final = 8 * 2**20
+"""The most that goes out together, except for a call that is larger itself. Dask warns of graphs of
+10 MB, which many small calls should not cause."""
+_DEFAULT: Final = "default"
+"""Dask's name for the executor that a worker uses unless told otherwise."""
+
+
+@dataclass(eq=False)
+class Submission:
+    """A call on its way through Dask.
+
+    Attributes:
+        key: Its name in Dask.
+        packed: The function and its arguments.
+        dependencies: Futures of Dask's that were among the arguments.
+        executor: The name of the executor that runs it on a worker.
+        limits: As in the annotations of its task.
+        annotations: The others. Calls can only go out together if these are equal.
+        future: The user's.
+        task: Dask's future, once the call has been sent.
+    """
+
+    key: str
+    packed: PackedCall
+    dependencies: list[distributed.Future]
+    executor: str
+    limits: dict[str, Any]
+    annotations: dict[str, Any]
+    future: Future[Any] = field(init=False)
+    task: distributed.Future | None = None
+
+    @classmethod
+    def make(
+        cls,
+        key: str,
+        packed: PackedCall,
+        dependencies: list[distributed.Future],
+        annotations: Mapping[str, Any],
+    ) -> Self:
+        """A submission with these annotations."""
+        rest = dict(annotations)
+        executor, limits = rest.pop("executor", _DEFAULT), rest.pop("limits", {})
+        return cls(key, packed, dependencies, executor, limits, rest)
+
+    def fail(self, error: BaseException) -> None:
+        """Fail the call because of what happened to it on its way."""
+        name = self.packed.name
+        if isinstance(error, CancelledError | asyncio.CancelledError):
+            error = BrokenExecutor(f"{name}() was lost on its way through Dask: {error}")
+        elif isinstance(error, CallError) and not error.call:
+            error.call = name  # the scheduler does not know it
+        try:
+            self.future.set_exception(error)
+        except InvalidStateError:
+            pass  # it was cancelled, perhaps by the cause of this error
+
+
+def together(submissions: Iterable[Submission]) -> Iterator[list[Submission]]:
+    """Divide submissions into those that can go out in one graph, in order."""
+    group: list[Submission] = []
+    size = 0
+    for one in submissions:
+        size += len(one.packed.data)
+        if group and (size > _GRAPH_BYTES or one.annotations != group[0].annotations):
+            yield group
+            group, size = [], len(one.packed.data)
+        group.append(one)
+    if group:
+        yield group

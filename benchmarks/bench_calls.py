@@ -1,4 +1,4 @@
-"""The time of one call under a limit, beside a bare round trip and other libraries."""
+"""The cost of one limited call, beside a bare round trip and other libraries."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Limits on Dask beside plain Dask, on a cluster of two workers: calls a second, and cancelling."""
+"""Limits on Dask, beside plain Dask, on two workers: calls per second, and cancelling."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def rate(run: Callable[[range], list[int]]) -> Callable[[], float]:
         start = time.perf_counter()
         assert len(run(range(CALLS))) == CALLS
         taken = time.perf_counter() - start
-        time.sleep(0.3)  # the scheduler forgets these before the next come
+        time.sleep(0.3)  # until the scheduler has forgotten these
         return CALLS / taken
 
     return measure
@@ -109,7 +109,7 @@ def one_after_the_other(client: Client, executor: DaskExecutor) -> None:
         return int(future.result())
 
     compare(
-        "50 trivial calls, each submitted when the one before is done",
+        "50 trivial calls, each submitted when the previous one is done",
         "calls/s",
         {
             "client.submit": one_by_one(lambda i: client.submit(increment, i, pure=False).result()),
@@ -155,7 +155,7 @@ def cancelling(client: Client) -> None:
             while not file.exists() or not file.read_text():
                 time.sleep(0.01)
             following = next_task()
-            time.sleep(0.05)  # it is with the worker now, and waits
+            time.sleep(0.05)  # until the worker has it
             start = time.perf_counter()
             running.cancel()
             until(int(file.read_text()), following)
@@ -168,7 +168,7 @@ def cancelling(client: Client) -> None:
             time.sleep(0.0005)
 
     compare(
-        f"{CANCELS} calls that are cancelled while they run",
+        f"{CANCELS} running calls that are cancelled",
         "ms",
         {
             "a trivial task, from submit to result": trivial,

@@ -1,4 +1,4 @@
-"""Tasks a second through the facade, beside the bare executor: two processes, two Dask workers."""
+"""Tasks per second through a scheduler, beside the bare executor, on two processes or workers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def echo(x: int) -> int:
 
 
 def through_facade(scheduler: Scheduler, calls: int, *, limited: bool) -> Callable[[], float]:
-    """Keep some calls in flight: each result submits the next, as a search loop does."""
+    """Keep some calls in flight: each result submits the next call, as in a search."""
     numbers: itertools.count[int] = itertools.count()
     plugins = [PynisherPlugin(walltime_limit=60, memory_limit="1 GiB")] if limited else []
     task = scheduler.task(echo, plugins=plugins)
@@ -45,7 +45,7 @@ def through_facade(scheduler: Scheduler, calls: int, *, limited: bool) -> Callab
 
 
 def bare(executor: Executor, calls: int) -> Callable[[], float]:
-    """The same loop over an executor itself."""
+    """The same loop on a bare executor."""
 
     def measure() -> float:
         start = time.perf_counter()

@@ -21,7 +21,7 @@ from dask_limits import limit
 from dask_limits.limits.owner.guardian import default_guardian
 
 RATE = 1_000_000_000
-"""Bytes a second by which memory grows."""
+"""The growth of memory, in bytes per second."""
 MEGABYTES = 300
 
 
@@ -57,7 +57,7 @@ def by_pynisher(function: Callable[..., object], *args: object, **limits: int) -
 
 
 def overshoots() -> None:
-    table = Table("", "tries", "median", "worst", title="How far over its limit a call gets")
+    table = Table("", "tries", "median", "worst", title="How far a call goes over its limit")
 
     def row(name: str, figures: Iterable[float], unit: str = "ms") -> None:
         found = list(figures)
@@ -133,7 +133,7 @@ def transfers() -> None:
         )
         back = pynisher.limit(np.ones, wall_time=60)
         compare(
-            f"An array of {MEGABYTES} MB as a result, with its making",
+            f"An array of {MEGABYTES} MB as a result, including making it",
             "ms",
             {
                 "dask_limits.limit": lambda: late_ms(lambda: fetch(data.size), 0),

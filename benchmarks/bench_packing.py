@@ -1,8 +1,8 @@
 """How well a mixed load fills a Dask cluster: many calls with small memory limits, a few large.
 
-Two workers of 4 GiB and 8 threads each. Every call sleeps for a time of its own, so what is
-measured is placement alone. The ideal is the time in which all would be done if memory were never
-idle; utilisation is the ideal's share of what it took.
+Two workers of 4 GiB and 8 threads each. Every call only sleeps, so this measures placement alone.
+The ideal is the time that all calls would take if no memory were ever idle; utilisation is the
+ideal divided by the time taken.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from dask_limits import LimitsWorkerPlugin, Scheduler, annotate, limit
 GIB = 2**30
 WORKERS, MEMORY_GIB, THREADS = 2, 4.0, 8
 KINDS = [(0.5, 0.5, 120), (3.5, 1.0, 12)]
-"""GiB, seconds on average, and how many."""
+"""GiB, average seconds, and number of calls."""
 ROUNDS = 3
 
 Call = tuple[float, float]
@@ -40,7 +40,7 @@ def load() -> list[Call]:
 
 
 def by_limits(client: Client, calls: list[Call]) -> None:
-    """As dask_limits places them."""
+    """Placed by dask_limits."""
     scheduler = Scheduler(client)
 
     @scheduler.on_start
@@ -52,7 +52,7 @@ def by_limits(client: Client, calls: list[Call]) -> None:
 
 
 def first_come_first_served(client: Client, calls: list[Call]) -> None:
-    """In strict order: a call that fits nowhere yet holds up all behind it."""
+    """In strict order: a call that fits nowhere blocks all calls behind it."""
     waiting = deque(calls)
     free = dict.fromkeys(client.scheduler_info(n_workers=-1)["workers"], MEMORY_GIB)
     threads = dict.fromkeys(free, THREADS)
@@ -83,7 +83,7 @@ def first_come_first_served(client: Client, calls: list[Call]) -> None:
 
 
 def by_resources(client: Client, calls: list[Call]) -> None:
-    """As Dask places tasks that ask for its abstract resources."""
+    """Placed by Dask, by its abstract resources."""
     client.gather(
         [
             client.submit(time.sleep, seconds, resources={"GiB": gib}, pure=False)
@@ -116,7 +116,7 @@ def main() -> None:
         Client(cluster) as client,
     ):
         client.register_plugin(LimitsWorkerPlugin())
-        with annotate(memory="0.5 GiB"):  # what is started on first need is not placement
+        with annotate(memory="0.5 GiB"):  # starts what is started on first use
             client.gather(client.map(time.sleep, [0.1] * 2 * WORKERS * THREADS, pure=False))
         figures: dict[str, list[float]] = {name: [] for name in peers}
         for _ in range(ROUNDS):

@@ -1,6 +1,6 @@
-"""From run() to the first result on SLURM, beside plain dask-jobqueue: with and without TLS.
+"""From run() to the first result on SLURM, beside plain dask-jobqueue, with and without TLS.
 
-On a SLURM of its own, on this machine. Where none can be had, it says so and measures nothing.
+It starts a SLURM of its own on this machine. If that is impossible, it measures nothing.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SLURM: Final = Path(__file__).parent.parent / "ci" / "slurm"
 
 
 def ours(**options: Any) -> Callable[[], float]:
-    """What `Scheduler.with_slurm` takes; the call has limits, as that is what it is there for."""
+    """Seconds with `Scheduler.with_slurm`; the call has limits."""
 
     def measure() -> float:
         wait_for_an_empty_queue()
@@ -44,11 +44,11 @@ def ours(**options: Any) -> Callable[[], float]:
 
 
 def plain(directory: str, **options: Any) -> Callable[[], float]:
-    """What a user of dask-jobqueue writes; the call has no limits."""
+    """Seconds with dask-jobqueue; the call has no limits."""
 
     def measure() -> float:
         wait_for_an_empty_queue()
-        gc.collect()  # of clusters before: they remove files in the directory
+        gc.collect()  # earlier clusters remove files in the directory
         start = time.perf_counter()
         with (
             SLURMCluster(
@@ -74,7 +74,7 @@ def wait_for_an_empty_queue() -> None:
 
 
 def start_slurm(folder: str) -> bool:
-    """Start a SLURM that ends with this program; False where there can be none."""
+    """Start a SLURM that ends with this program; False if that is impossible."""
     started = subprocess.run(
         [SLURM / "start", "--with", str(os.getpid()), folder],
         stdout=subprocess.PIPE,
@@ -86,12 +86,12 @@ def start_slurm(folder: str) -> bool:
 
 
 def main() -> None:
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # of what is closed in mid-work
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # closing early logs errors
     with TemporaryDirectory() as directory:
         Path(directory).chmod(0o711)  # munge runs as a user of its own
         folder = f"{directory}/slurm"
         if not start_slurm(folder):
-            print("Without a SLURM on this machine, nothing can be measured on it.")
+            print("No SLURM can be started on this machine: nothing was measured.")
             return
         try:
             compare(

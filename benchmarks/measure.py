@@ -1,7 +1,7 @@
-"""What the benchmarks share: rounds that alternate between peers, and a table.
+"""Rounds that alternate between peers, and a table of the results.
 
-The machines that these run on are noisy, so nobody is measured alone: each round measures every
-peer once, and what is reported is the median over the rounds and its ratio to the first peer.
+Machines are noisy, so no peer is measured alone: each round measures every peer once. The table
+has the median over the rounds, and its ratio to that of the first peer.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ def compare(title: str, unit: str, peers: dict[str, Callable[[], float]], rounds
     """Measure all peers in turn, and print a table.
 
     Args:
-        title: What is measured.
-        unit: In what.
-        peers: Name and measurement of each; the first is what the others are compared to.
+        title: The title of the table.
+        unit: The unit of the figures.
+        peers: The name and the measurement of each; the others are compared to the first.
         rounds: How often each is measured.
     """
     figures: dict[str, list[float]] = {name: [] for name in peers}

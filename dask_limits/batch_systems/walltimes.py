@@ -1,4 +1,4 @@
-"""How long a batch job may take: from and to the forms in which the batch systems write it."""
+"""The wall times of batch jobs, from and to the forms of the batch systems."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from typing import Final
 from dask_limits.units import Amount, parse_seconds
 
 Walltime = Amount | timedelta
-"""A batch system's own text ("01:30:00"), a timedelta, or an amount with our units."""
+"""A batch system's own form ("01:30:00"), a timedelta, or an amount with a unit ("90 m")."""
 
 _UNITS: Final[Mapping[str, Mapping[int, Sequence[int]]]] = {
-    # What the numbers between the colons are in seconds, for 1, 2, ... numbers.
+    # The units of the numbers between the colons, in seconds, for 1, 2, ... numbers.
     "slurm": {1: (60,), 2: (60, 1), 3: (3600, 60, 1)},  # man sbatch, --time
     "pbs": {1: (1,), 2: (60, 1), 3: (3600, 60, 1)},  # man pbs_resources
     "moab": {1: (1,), 2: (60, 1), 3: (3600, 60, 1), 4: (86400, 3600, 60, 1)},
@@ -28,19 +28,19 @@ _NO_END: Final = {"UNLIMITED", "INFINITE", "INFINITY"}
 
 
 def walltime_text(walltime: Walltime, system: str) -> str:
-    """A wall time as a batch system wants it.
+    """A wall time in the form of a batch system.
 
-    A text of digits, colons and a dash means what it means to the batch system, "90" too (minutes
-    for SLURM and LSF, seconds for PBS, Moab and SGE, hours for OAR). A plain number is seconds,
-    as everywhere in this package.
+    A str of digits, colons and a dash has the meaning that the batch system gives it. So does "90":
+    minutes for SLURM and LSF, seconds for PBS, Moab and SGE, hours for OAR. A number is seconds, as
+    everywhere in this package.
 
     Args:
         walltime: "01:30:00", "1-12" (SLURM), "1h 30m", `(90, "m")`, 5400, `timedelta(hours=1.5)`.
         system: "slurm", "pbs", "moab", "sge", "lsf" or "oar".
 
     Raises:
-        ValueError: if it is none of these, or not more than zero.
-        TypeError: if it is of another type.
+        ValueError: if it has another form, or is not more than zero.
+        TypeError: if it has another type.
 
     Example:
         >>> walltime_text("1h 30m", "slurm"), walltime_text("1-12", "slurm")
@@ -49,7 +49,7 @@ def walltime_text(walltime: Walltime, system: str) -> str:
         '01:31'
     """
     if isinstance(walltime, str) and (_CLOCK.fullmatch(walltime) or walltime.upper() in _NO_END):
-        if walltime_seconds(walltime, system) == 0 and system != "slurm":  # there it is no limit
+        if walltime_seconds(walltime, system) == 0:
             raise ValueError(f"walltime={walltime!r} must be more than zero")
         return walltime
     if isinstance(walltime, timedelta):
@@ -62,13 +62,13 @@ def walltime_text(walltime: Walltime, system: str) -> str:
 
 
 def walltime_seconds(text: str, system: str) -> float | None:
-    """What a batch system understands by a text.
+    """The meaning of a wall time in the form of a batch system.
 
     Returns:
         Seconds; None for no limit.
 
     Raises:
-        ValueError: if the system has no such form.
+        ValueError: if the batch system does not have this form.
 
     Example:
         >>> walltime_seconds("90", "slurm"), walltime_seconds("01:30", "lsf")
@@ -87,7 +87,7 @@ def walltime_seconds(text: str, system: str) -> float | None:
             seconds = float(int(clock[1] or 0) * 86400 + below)
             return None if system == "slurm" and seconds == 0 else seconds
     raise ValueError(
-        f'walltime={text!r} is not a time that {system} knows. Use "01:30:00"'
+        f'walltime={text!r} is not a wall time for {system}. Use "01:30:00"'
         + (' (LSF: "01:30")' if system == "lsf" else "")
         + ', "1h 30m", (90, "m"), a number of seconds, or a timedelta.'
     )

@@ -37,33 +37,35 @@ class SchedulerClusters:
     ) -> Self:
         """A scheduler whose calls run on Dask workers in the jobs of a batch system.
 
-        Each run submits jobs of its own, begins when the first worker is there, and cancels them
-        when it ends, however it ends. A job that ends while there is work is replaced.
+        Each run submits its own jobs, begins when the first worker is there, and cancels the jobs
+        when it ends, however it ends. A job that ends is replaced while there is work for it.
 
         Args:
             name: "slurm", "pbs", "sge", "lsf", "oar", "moab" or "htcondor".
-            n_workers: How many workers, 1 or more. By default 1.
-            adaptive: For as many workers as there is work for: the most there are to be; the
-                least and the most, `(2, 20)`; True for up to `n_workers`; or a dict of `minimum`,
-                `maximum`, `keep_idle` (how long a worker without work is kept, 2 minutes by
-                default) and `target_duration` (in what time the work should be done if workers
-                could be had at once, 5 seconds by default).
-            worker_timeout: When to give up if no worker has come: seconds, `(30, "m")`, "2h".
-                By default never; but three jobs in a row that end without one are enough.
-            security: Credentials of yours; False for connections that anybody may make and
-                read. By default each run makes its own, in a directory that it removes.
-            submit_command: In place of "sbatch", "qsub", ...
-            cancel_command: In place of "scancel", "qdel", ...
-            options: What the class of `dask_jobqueue` takes: `cores` and `memory` of each job,
-                `walltime`, `queue`, `account`, `interface`, `job_extra_directives`, ... What
-                is not given comes from its configuration files, where there are any.
-                `walltime` may also be "1h 30m", `(90, "m")`, seconds or a timedelta, `memory`
-                whatever a limit may be. `shared_temp_directory` is where credentials and logs
-                lie, on a file system that the nodes see: by default "~/.dask-limits".
+            n_workers: The number of workers, 1 or more. By default 1.
+            adaptive: To let the number of workers follow the work: the maximum, 20; the minimum
+                and the maximum, `(2, 20)`; True for a maximum of `n_workers`; or a dict of
+                `minimum`, `maximum`, `keep_idle` (how long to keep a worker without work; by
+                default 2 minutes) and `target_duration` (in which time the work should be done if
+                workers came at once; by default 5 seconds).
+            worker_timeout: When to give up if no worker has come: seconds, `(30, "m")`, "2h". By
+                default never. But a run also gives up after three jobs in a row that ended without
+                a worker, and when SLURM never starts its jobs, such as for a `walltime` above the
+                limit of the partition.
+            security: Your own credentials, or False for connections that anybody can make and
+                read. By default each run makes temporary ones.
+            submit_command: The command to use in place of "sbatch", "qsub", ...
+            cancel_command: The command to use in place of "scancel", "qdel", ...
+            options: Arguments of the class of `dask_jobqueue`: `cores` and `memory` of each job,
+                `walltime`, `queue`, `account`, `interface`, `job_extra_directives`, ... What you
+                leave out comes from the configuration files of `dask_jobqueue`. `walltime` may
+                also be "1h 30m", `(90, "m")`, seconds or a timedelta, and `memory` takes the forms
+                that a limit takes. `shared_temp_directory` is a directory that the nodes see, for
+                credentials and logs; by default "~/.dask-limits".
 
         Raises:
-            ValueError: for what makes no sense, is not known, or is missing.
-            TypeError: for what is of a wrong type.
+            ValueError: if an argument is missing, unknown or invalid.
+            TypeError: if an argument has the wrong type.
 
         Example:
             >>> from dask_limits import Scheduler
@@ -95,15 +97,15 @@ class SchedulerClusters:
         """A scheduler whose calls run on Dask workers in SLURM jobs. See `with_jobqueue`.
 
         Args:
-            n_workers: How many workers.
-            cores: Of each job.
-            memory: Of each job: bytes, `(16, "GB")`, "16 GiB".
-            walltime: Of each job: "1h 30m", `(90, "m")`, seconds, or as SLURM writes it,
-                "01:30:00", "1-12", "90" (minutes).
-            adaptive: See `with_jobqueue`, as for `worker_timeout`, `security` and `options`.
-            worker_timeout: When to give up if no worker has come.
-            security: Credentials.
-            options: What `dask_jobqueue.SLURMCluster` takes.
+            n_workers: The number of workers.
+            cores: The number of cores per job.
+            memory: The memory per job: bytes, `(16, "GB")`, "16 GiB".
+            walltime: How long each job may last: "1h 30m", `(90, "m")`, seconds, or in SLURM's
+                forms "01:30:00", "1-12", "90" (minutes).
+            adaptive: See `with_jobqueue`.
+            worker_timeout: See `with_jobqueue`.
+            security: See `with_jobqueue`.
+            options: Arguments of `dask_jobqueue.SLURMCluster`.
 
         Example:
             >>> from dask_limits import Scheduler
@@ -150,7 +152,7 @@ class SchedulerClusters:
     def with_htcondor(cls, *, n_workers: int | None = None, **options: Any) -> Self:
         """A scheduler whose calls run on Dask workers in HTCondor jobs. See `with_jobqueue`.
 
-        HTCondor wants to know `disk` as well, and its jobs have no wall time.
+        HTCondor also needs `disk`, and its jobs have no wall time.
         """
         return cls.with_jobqueue("htcondor", n_workers=n_workers, **options)
 

@@ -20,8 +20,8 @@ _LOGS: Final = "logs"
 _KEPT: Final = "kept"
 _KEEP_LOGS_S: Final = 7 * 86400.0
 """How long the logs of a failed run are kept: long enough to read them after a holiday."""
-_TRIES: Final = 5
-"""How often to make the parent again when another process, whose run ends, removes it."""
+_TRIES: Final = 10
+"""How often to make the parent: another process, whose run ends, may remove it meanwhile."""
 
 
 class SharedDirectory:
@@ -59,13 +59,15 @@ class SharedDirectory:
         self.logs.mkdir()
 
     def _make(self) -> None:
-        for _ in range(_TRIES):
-            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            _remove_stale(self.path.parent)
-            with contextlib.suppress(FileNotFoundError):  # another process has removed the parent
+        for tries_left in reversed(range(_TRIES)):
+            try:
+                self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                _remove_stale(self.path.parent)
                 self.path.mkdir(mode=0o700)
                 return
-        self.path.mkdir(mode=0o700)
+            except (FileExistsError, FileNotFoundError):
+                if not tries_left:
+                    raise
 
     def remove(self, *, keep_logs: bool = False) -> None:
         """Remove it.

@@ -101,9 +101,9 @@ def check_commands(system: str, *commands: str) -> None:
     if missing := [program for program in programs if shutil.which(program) is None]:
         name = {"moab": "Moab", "htcondor": "HTCondor"}.get(system, system.upper())
         raise WorkersNotStartedError(
-            f"No job can be submitted: cannot find {' and '.join(missing)}, the commands of {name}."
-            " Run this on a machine from which jobs are submitted, such as a login node, with these"
-            " commands on the PATH; or specify `submit_command` and `cancel_command`"
+            f"Cannot find {' and '.join(missing)}, to submit and cancel {name} jobs. Run this on a"
+            " machine from which jobs are submitted, such as a login node, with these commands on"
+            " the PATH; or specify `submit_command` and `cancel_command`"
         )
 
 

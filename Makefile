@@ -1,17 +1,32 @@
 # The commands that people and CI share. `make demo` and `make test` need only make and Python 3.11+.
 
 PYTHON ?= python3
+PYTHONS ?= 3.11 3.12 3.13
 BIN := .venv/bin
+PARALLEL := --numprocesses 2 --dist loadfile --max-worker-restart 0
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test lint format bench slurm-up slurm-down clean
+.PHONY: demo test test-matrix coverage lint format bench slurm-up slurm-down clean
 .DELETE_ON_ERROR:
 
 demo: .venv/demo  ## Run a limited search on a Dask cluster on this machine
 	$(BIN)/dask-limits search --executor dask --trials 20 --trial-memory 300MiB --trial-wall-time 5s --out results/
 
 test: .venv/test  ## Run the whole test suite, two files at a time: a test waits most of its time
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --max-worker-restart 0
+	$(BIN)/python -m pytest $(PARALLEL)
+
+test-matrix:  ## Run all tests but those of Dask and SLURM on each of these versions of Python that is there
+	for version in $(PYTHONS); do \
+	  if ! PYENV_VERSION=$$version python$$version -c '' 2> /dev/null; then echo "no python$$version here"; continue; fi; \
+	  $(MAKE) .venv-$$version/test || exit 1; \
+	  .venv-$$version/bin/python -m pytest $(PARALLEL) -m 'not dask and not slurm' || exit 1; \
+	done
+
+coverage: .venv/test  ## Run the whole test suite, and show what no test reaches
+	rm -f .coverage .coverage.*
+	$(BIN)/coverage run -m pytest $(PARALLEL)
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
 
 lint: .venv/test  ## What ruff and mypy have to say
 	$(BIN)/ruff check .
@@ -35,7 +50,7 @@ slurm-down:  ## ... and end it, with all its jobs
 	ci/slurm/stop
 
 clean:  ## Remove what the other commands have made
-	rm -rf .venv results .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .venv-* .coverage* results .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 .venv/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "dask_limits needs Python 3.11 or newer; name one with: make PYTHON=python3.11 ...")'
@@ -49,3 +64,8 @@ clean:  ## Remove what the other commands have made
 .venv/test: .venv/python pyproject.toml constraints.txt
 	$(INSTALL) --editable '.[test]'
 	touch $@ .venv/demo
+
+.venv-%/test: pyproject.toml constraints.txt
+	PYENV_VERSION=$* python$* -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test]'
+	touch $@

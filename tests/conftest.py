@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gc
+import re
 import signal
 from collections.abc import Iterator
 
@@ -16,6 +17,19 @@ _GUARDIAN_OF_ITS_OWN = {"capfd", "capfdbinary", "monkeypatch"}
 def pytest_configure() -> None:
     """Let Ctrl-C interrupt, also where a shell has started this in the background."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what needs Dask, or a SLURM: `-m "not dask and not slurm"` leaves it out.
+
+    Its folder says so, or a parameter; what is neither has the marker where it is defined.
+    """
+    for item in items:
+        words = {*item.path.parts, *re.split(r"\W", item.name.partition("[")[2])}
+        if words & {"dask", "jobqueue"}:
+            item.add_marker("dask")
+        if "slurm" in words:
+            item.add_marker("slurm")
 
 
 def pytest_collection_finish() -> None:

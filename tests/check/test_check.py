@@ -96,6 +96,7 @@ def test_what_does_not_hold_is_named_and_the_exit_code_is_1():
 
 
 @pytest.mark.timeout(120)
+@pytest.mark.dask
 def test_every_worker_of_a_cluster_is_checked():
     from distributed import LocalCluster
 
@@ -110,6 +111,7 @@ def test_every_worker_of_a_cluster_is_checked():
 
 
 @pytest.mark.timeout(60)
+@pytest.mark.dask
 def test_a_cluster_without_workers_does_not_hold_what_is_promised():
     from distributed import LocalCluster
 
@@ -190,6 +192,7 @@ def test_a_terminal_without_unicode_is_told_in_words():
     assert ["ok", "second", "works", "yes"] in lines
 
 
+@pytest.mark.dask
 def test_the_address_of_a_worker_is_not_that_of_a_scheduler():
     from distributed import LocalCluster
 

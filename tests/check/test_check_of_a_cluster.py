@@ -16,6 +16,8 @@ from processes import below, until, wait_for
 
 from dask_limits.check.machine import check_workers
 
+pytestmark = pytest.mark.dask
+
 PROGRAM = [sys.executable, "-m", "dask_limits", "check", "--json", "--scheduler-address"]
 
 

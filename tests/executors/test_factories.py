@@ -13,6 +13,8 @@ from processes import until, wait_for
 from dask_limits import ExitState, PynisherPlugin, Scheduler
 from dask_limits.executors.factories import as_executor
 
+pytestmark = pytest.mark.dask
+
 
 @pytest.fixture(scope="module")
 def cluster():

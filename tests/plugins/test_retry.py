@@ -310,6 +310,7 @@ def kill_the_worker_at_first(mark: str):
     return "done"
 
 
+@pytest.mark.dask
 def test_a_call_whose_dask_worker_dies_is_retried_on_another(tmp_path):
     import dask
     from distributed import Client

@@ -12,7 +12,7 @@ from real_slurm import Slurm
 from slurm_faults import Run
 
 from dask_limits.exceptions import WorkersNotStartedError
-from dask_limits.executors.jobqueue import job_pool
+from dask_limits.executors.jobqueue import pooled_job
 
 NewRun = Callable[..., Run]
 pytestmark = pytest.mark.timeout(180)
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.timeout(180)
 
 @pytest.fixture(autouse=True)
 def little_patience(monkeypatch):
-    monkeypatch.setattr(job_pool, "_STUCK_S", 1)
+    monkeypatch.setattr(pooled_job, "_STUCK_S", 1)
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from distributed import Status
 
 from dask_limits.batch_systems.job_state import JobState
 from dask_limits.batch_systems.slurm import job_states
-from dask_limits.batch_systems.slurm_reasons import never_passes, why_never_starts
+from dask_limits.batch_systems.slurm_reasons import why_never_starts
 from dask_limits.dask.compat.jobqueue import new_worker_spec, submit_new_jobs
 from dask_limits.dask.compat.scheduler import change_status
 from dask_limits.dask.reservations import job_resources
@@ -47,9 +47,6 @@ _GONE_S: Final = 5.0
 of a second, unless a node does not answer."""
 _GONE_EVERY_S: Final = 0.05
 """How often the end of a run asks that."""
-_STUCK_S: Final = 10.0
-"""How long a job must wait for a reason that may never pass before SLURM is asked whether it ever
-will, and how often. An administrator who changes a partition may take some seconds."""
 
 
 class JobPool(distributed.SchedulerPlugin):  # type: ignore[misc]
@@ -174,14 +171,8 @@ class JobPool(distributed.SchedulerPlugin):  # type: ignore[misc]
                 present.setdefault(job.name, []).append(worker)
                 job.leaves |= worker.status is Status.closing_gracefully
         for name, workers in present.items():
-            job = self._jobs[name]
-            job.came, job.away_since = True, now
-            job.state = None  # it would be out of date once the worker has gone
-            job.stuck_since, job.why_stuck = None, ""
-            if any(worker.processing for worker in workers):
-                job.idle_since = None
-            elif job.idle_since is None:
-                job.idle_since = now
+            busy = any(worker.processing for worker in workers)
+            self._jobs[name].note_worker(now, busy=busy)
         return present
 
     def _job_of(self, worker: str) -> PooledJob | None:
@@ -207,19 +198,15 @@ class JobPool(distributed.SchedulerPlugin):  # type: ignore[misc]
         for id_, job in jobs.items():
             state = known.get(id_, JobState(id_, state=_FORGOTTEN, reason="SLURM does not list it"))
             if job.state != state:
-                job.state = state
                 self._update_soon()
-        await self._explain_stuck(now, jobs.values())
+            job.note_state(state, now)
+        await self._explain_stuck(now)
 
-    async def _explain_stuck(self, now: float, jobs: Iterable[PooledJob]) -> None:
+    async def _explain_stuck(self, now: float) -> None:
         """Find out which jobs will never start."""
-        known: dict[str, str] = {}  # by reason: for jobs of one kind it is the same
-        for job in jobs:
-            if job.state is None or not (job.state.waits and never_passes(job.state.reason)):
-                job.stuck_since, job.why_stuck = None, ""
-            elif job.stuck_since is None:
-                job.stuck_since = now
-            elif not job.why_stuck and now - job.stuck_since >= _STUCK_S:
+        known: dict[str, str] = {}  # by reason: it is the same for all jobs
+        for job in self._jobs.values():
+            if job.state is not None and job.may_be_stuck(now):
                 reason = job.state.reason
                 if reason not in known:
                     known[reason] = await why_never_starts(job.id, reason)
@@ -255,7 +242,7 @@ class JobPool(distributed.SchedulerPlugin):  # type: ignore[misc]
         stuck = [job for job in self._jobs.values() if job.why_stuck]
         others = len(stuck) < len(self._jobs) or self._cluster.scheduler.workers
         if stuck and not others and (not self.came or self._demand()):
-            self._give_up("No worker will come: the jobs wait for what time does not change")
+            self._give_up("No worker will come: waiting does not help any of the jobs")
             return
         for job in stuck:
             if job.why_stuck not in self._warned:

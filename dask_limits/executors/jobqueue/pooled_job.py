@@ -4,9 +4,13 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from dask_limits.batch_systems.job_state import JobState
+from dask_limits.batch_systems.slurm_reasons import never_passes
 
 _AWAY_S: Final = 30.0
 """How long a worker may be away while its job runs, in seconds: its nanny starts another one."""
+_STUCK_S: Final = 10.0
+"""How long a job must wait for a reason that may never pass before SLURM is asked whether it ever
+will, and how often. An administrator who changes a partition may take some seconds."""
 
 
 @dataclass(eq=False)
@@ -42,6 +46,30 @@ class PooledJob:
     def public_state(self) -> JobState:
         """Its state, as users see it."""
         return replace(self.state or JobState(self.id), name=self.name)
+
+    def note_worker(self, now: float, *, busy: bool) -> None:
+        """Its worker is there."""
+        self.came, self.away_since = True, now
+        self.state = None  # it would be out of date once the worker has gone
+        self.stuck_since, self.why_stuck = None, ""
+        if busy:
+            self.idle_since = None
+        elif self.idle_since is None:
+            self.idle_since = now
+
+    def note_state(self, state: JobState, now: float) -> None:
+        """The batch system has told its state."""
+        self.state = state
+        if not (state.waits and never_passes(state.reason)):
+            self.stuck_since, self.why_stuck = None, ""
+        elif self.stuck_since is None:
+            self.stuck_since = now
+
+    def may_be_stuck(self, now: float) -> bool:
+        """Whether it has waited for long enough to find out if it will ever start."""
+        if self.stuck_since is None or self.why_stuck:
+            return False
+        return now - self.stuck_since >= _STUCK_S
 
     def has_ended(self, now: float) -> bool:
         """Whether no worker will come from this job. Ask only while none is there."""

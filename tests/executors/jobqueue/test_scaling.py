@@ -195,32 +195,3 @@ def test_once_there_were_workers_it_is_tried_for_two_minutes():
     assert len(failures.jobs) == 16
     assert now == 1 + 2 + 4 + 8 + 16 + 32 + 64
     assert failures.reason_to_give_up(came=True) == "16 jobs in a row ended without a worker"
-
-
-# -- when a job has ended ------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("job", "now", "has_ended"),
-    [
-        (refused(), 0, True),
-        (ended(), 0, True),
-        (PooledJob("a", id="17"), 1e9, False),  # of which nothing is known
-        (PooledJob("a", id="17", state=JobState("17", state="PENDING")), 1e9, False),
-        (PooledJob("a", id="17", came=True, away_since=100), 130, False),
-        (PooledJob("a", id="17", came=True, away_since=100), 131, True),
-        (
-            PooledJob("a", came=True, away_since=100, state=JobState("17", state="REQUEUED")),
-            1e9,
-            False,
-        ),
-        (PooledJob("a", id="17", came=True, away_since=100, leaves=True), 100, True),
-    ],
-)
-def test_no_worker_is_expected_of_a_job_any_more(job, now, has_ended):
-    assert job.has_ended(now) == has_ended
-
-
-def test_what_is_told_of_a_job_has_the_name_of_its_worker():
-    assert PooledJob("pbs-0", id="17").public_state() == JobState("17", name="pbs-0")
-    assert ended().public_state() == JobState("17", name="pbs-0", state="FAILED")

@@ -5,7 +5,7 @@ The tree (names in *italics* of pynisher are pynisher's own classes)::
     Exception
     ├── RuntimeError
     │   ├── SchedulerNotRunningError        submit() while the scheduler does not run
-    │   └── WorkersNotStartedError          no worker of a cluster came in time
+    │   └── WorkersNotStartedError          no worker of a cluster comes
     ├── LookupError
     │   └── EventNotKnownError              no event of that name
     └── PynisherException                   (pynisher) a call did not come to its own end
@@ -93,12 +93,12 @@ class SchedulerNotRunningError(RuntimeError):
 
 
 class WorkersNotStartedError(RuntimeError):
-    """No worker of a cluster came within its time.
+    """No worker of a cluster has come in time, or none will come.
 
     Attributes:
-        jobs: The batch jobs that were to bring workers, as the batch system tells of them.
-        script: The script that was submitted.
-        log: The end of a job's log; empty where there is none.
+        jobs: The states of the batch jobs that brought no worker.
+        script: The job script that was submitted; "" if none was.
+        log: The end of the log of one of these jobs; "" if there is none.
     """
 
     def __init__(

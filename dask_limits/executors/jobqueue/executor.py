@@ -28,7 +28,7 @@ class JobQueueExecutor(DaskExecutor):
     """Runs calls on Dask workers in the jobs of a batch system, which it submits and cancels."""
 
     _pool: JobPool
-    _resources: contextlib.ExitStack
+    _exit_stack: contextlib.ExitStack
     """What to close at the end."""
 
     @classmethod
@@ -47,26 +47,28 @@ class JobQueueExecutor(DaskExecutor):
     @classmethod
     def _start(cls, spec: JobSpec) -> Self:
         check_commands(spec.system, spec.submit_command, spec.cancel_command)
-        with contextlib.ExitStack() as resources:
+        with contextlib.ExitStack() as exit_stack:
             if log_directory := spec.options.get("log_directory"):
-                resources.callback(remove_empty, missing_directories(Path(log_directory)))
+                exit_stack.callback(remove_empty, missing_directories(Path(log_directory)))
             shared_directory = SharedDirectory(spec.shared)
             pool: JobPool | None = None
-            resources.callback(lambda: shared_directory.remove(keep_logs=bool(pool and pool.error)))
+            exit_stack.callback(
+                lambda: shared_directory.remove(keep_logs=bool(pool and pool.error))
+            )
             submitter = JobSubmitter(spec.system, shlex.split(spec.cancel_command))
-            resources.callback(submitter.close)
+            exit_stack.callback(submitter.close)
             logs = Path(log_directory or shared_directory.logs)
             cluster = make_cluster(spec, submitter, shared_directory, logs)
-            resources.callback(cluster.close)
+            exit_stack.callback(cluster.close)
             pool = JobPool(cluster, spec, submitter, logs)
-            resources.callback(cluster.sync, pool.end)
+            exit_stack.callback(cluster.sync, pool.end)
             client = distributed.Client(cluster, set_as_default=False)
-            resources.callback(client.close)
+            exit_stack.callback(client.close)
             executor = cls(client)
             executor._pool = pool
             pool.tell = executor._hear
             cluster.sync(pool.begin)
-            executor._resources = resources.pop_all()
+            executor._exit_stack = exit_stack.pop_all()
             return executor
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
@@ -107,4 +109,4 @@ class JobQueueExecutor(DaskExecutor):
 
     def _end(self) -> None:
         super()._end()
-        self._resources.close()
+        self._exit_stack.close()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 import warnings
@@ -86,7 +85,6 @@ def _run(
     for note in search.dataset.notes:
         report.note(note)
     warnings.filterwarnings("ignore", "Sending large graph")  # the graph holds the data
-    logging.getLogger("distributed.scheduler").addFilter(_is_news)
     interrupts.stop(scheduler)
     with results:
         try:
@@ -111,8 +109,3 @@ def _run(
         report.say("no model was fitted" + (": interrupted" if interrupts.received else ""))
     report.say(f"all trials: {results.trials_csv}")
     return INTERRUPTED if interrupts.received else 0 if saved else 1
-
-
-def _is_news(record: logging.LogRecord) -> bool:
-    """Dask's scheduler logs results of trials as lost that were cancelled on their way."""
-    return not record.getMessage().startswith("Couldn't gather keys")

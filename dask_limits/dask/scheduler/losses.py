@@ -46,6 +46,7 @@ class Losses:
         workers: The tracked workers, by address.
         background: What runs while a cause is looked for.
         place: Called with a task that may be placed again.
+        leave_out_of_log: Called with each call of which clients are told.
     """
 
     def __init__(
@@ -55,12 +56,14 @@ class Losses:
         workers: Mapping[str, TrackedWorker],
         background: Background,
         place: Callable[[Any], object],
+        leave_out_of_log: Callable[[Hashable], object],
     ) -> None:
         self._scheduler = scheduler
         self._placement = placement
         self._workers = workers
         self._background = background
         self._place = place
+        self._leave_out_of_log = leave_out_of_log
         self._counts = LossCounts(allowed_failures(scheduler))
         self._started: set[Hashable] = set()
         # By address, until Dask has removed the worker: whether a call had started, and whether
@@ -125,6 +128,7 @@ class Losses:
     def _hold(self, key: Hashable, *, fails: bool) -> None:
         self._held[key] = fails
         self._placement.dequeue(key)
+        self._leave_out_of_log(key)
 
     async def _tell(
         self, worker: TrackedWorker, was_expected: bool, rerun: list[tuple[Hashable, bool]]

@@ -16,6 +16,7 @@ from dask_limits.dask.reservations import request_of
 from dask_limits.dask.scheduler import patches
 from dask_limits.dask.scheduler.background import Background
 from dask_limits.dask.scheduler.draining import Draining
+from dask_limits.dask.scheduler.gather_log import GatherLog
 from dask_limits.dask.scheduler.losses import Losses
 from dask_limits.dask.scheduler.refusals import Refusals
 from dask_limits.dask.scheduler.tasks import (
@@ -62,7 +63,9 @@ class LimitsSchedulerPlugin(distributed.SchedulerPlugin):  # type: ignore[misc]
         self._background = Background(scheduler)
         about = scheduler, self._placement, self._workers
         self._refusals = Refusals(*about, self._place_soon)
-        self._losses = Losses(*about, self._background, self._decide)
+        self._gather_log = GatherLog(self._background, self._may_be_lost)
+        leave_out = self._gather_log.leave_out
+        self._losses = Losses(*about, self._background, self._decide, leave_out)
         self._draining = Draining(*about, self._background, self._ask_back, self._place_soon)
         answer(scheduler, {"dask_limits_join": self._join, "dask_limits_leave": self._leave})
         started, seceded = self._call_started, self._call_seceded
@@ -75,6 +78,7 @@ class LimitsSchedulerPlugin(distributed.SchedulerPlugin):  # type: ignore[misc]
                 " `dask-limits check` shows what is missing."
             )
             return
+        self._gather_log.install()
         for ts in [*scheduler.unrunnable, *scheduler.queued]:  # they came before this plugin
             if is_ours(ts):
                 scheduler.transitions({ts.key: "released"}, f"dask-limits-start-{time.time()}")
@@ -86,6 +90,7 @@ class LimitsSchedulerPlugin(distributed.SchedulerPlugin):  # type: ignore[misc]
 
     def _stop(self) -> None:
         self._background.stop()
+        self._gather_log.remove()
         if self._undo is not None:
             self._undo()
 
@@ -192,11 +197,19 @@ class LimitsSchedulerPlugin(distributed.SchedulerPlugin):  # type: ignore[misc]
         if finish in ("memory", "erred", "forgotten"):
             self._losses.call_ended(key)
             self._refusals.forget(key)
+            if finish == "forgotten":
+                ts = self._scheduler.tasks.get(key)
+                if ts is not None and is_ours(ts):
+                    self._gather_log.leave_out(key)
         elif finish == "no-worker":
             ts = self._scheduler.tasks[key]
             if is_ours(ts) and self._scheduler.running:
                 # It waits for memory or cores. Dask's time-out is for tasks that wait for workers.
                 compat.wait_without_timeout(self._scheduler, ts)
+
+    def _may_be_lost(self, key: Hashable) -> bool:
+        ts = self._scheduler.tasks.get(key)
+        return ts is not None and ts.state == "memory" and is_ours(ts)
 
     def _call_started(self, key: Hashable, worker: str) -> None:
         if self._placement.worker_of(key) == worker:

@@ -1,0 +1,74 @@
+"""Dask's log of results that it cannot fetch, without the calls that clients are told of.
+
+Dask logs an error for a result that was lost with its worker, even if the call runs again and
+clients are told so by an event, and for a result that a client fetches while it cancels the call.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections.abc import Callable, Collection, Hashable
+from typing import Final
+
+from dask_limits.dask.scheduler.background import Background
+
+_LOGGER: Final = logging.getLogger("distributed.scheduler")
+_MESSAGE: Final = "Couldn't gather keys: %s"
+"""Its argument has the state of each task, by key (distributed.scheduler.Scheduler.gather)."""
+_MOST: Final = 10_000
+"""How many calls are remembered. A result is fetched soon after it is there, or lost."""
+_NOTICE_S: Final = 5.0
+"""How long Dask has to notice that a worker is lost whose connections break."""
+
+
+class GatherLog(logging.Filter):
+    """A filter for the log of Dask's scheduler.
+
+    Args:
+        background: What runs later on the scheduler's loop.
+        may_be_lost: Whether a call has a result that may turn out to be lost with its worker.
+    """
+
+    def __init__(self, background: Background, may_be_lost: Callable[[Hashable], bool]) -> None:
+        super().__init__()
+        self._background = background
+        self._may_be_lost = may_be_lost
+        self._known: dict[Hashable, None] = {}  # in order
+        self._waited_for: Collection[Hashable] = ()
+        self._numbers = itertools.count()
+
+    def install(self) -> None:
+        """Filter what is logged from now on."""
+        _LOGGER.addFilter(self)
+
+    def remove(self) -> None:
+        """Filter nothing any more."""
+        _LOGGER.removeFilter(self)
+
+    def leave_out(self, key: Hashable) -> None:
+        """Clients know why the result of this call is not there."""
+        self._known[key] = None
+        if len(self._known) > _MOST:
+            del self._known[next(iter(self._known))]
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Take calls that clients know of out of a record. Returns whether anything is left."""
+        if record.msg != _MESSAGE or not isinstance(record.args, dict):
+            return True
+        states = {key: state for key, state in record.args.items() if key not in self._known}
+        undecided = {
+            key for key in states if key not in self._waited_for and self._may_be_lost(key)
+        }
+        if undecided:
+            later = {key: states.pop(key) for key in undecided}
+            name = f"gather-log-{next(self._numbers)}"
+            self._background.later(name, _NOTICE_S, lambda: self._log(later))
+        record.args = states
+        return bool(states)
+
+    def _log(self, states: dict[Hashable, object]) -> None:
+        """Log what is not known to be lost by now."""
+        self._waited_for = states.keys()
+        _LOGGER.error(_MESSAGE, states)
+        self._waited_for = ()

@@ -1,4 +1,4 @@
-"""Events, who emits them, and how callbacks subscribe to them."""
+"""Events, what emits them, and how callbacks subscribe to them."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ T = TypeVar("T")
 
 
 class Event(str, Generic[P]):
-    """Something that can happen. It is its name: equal to it, hashing as it, usable in its place.
+    """Something that can happen. An event is a string, its name, and can be used as one.
 
-    `P` is what its callbacks are called with.
+    `P` are the parameters of its callbacks.
 
     Example:
         >>> SAVED: Event[[int]] = Event("on-saved")
@@ -31,7 +31,7 @@ class Event(str, Generic[P]):
 
     @property
     def name(self) -> str:
-        """What it is called, as a plain string."""
+        """The name, as a plain string."""
         return str(self)
 
     def __repr__(self) -> str:
@@ -39,7 +39,7 @@ class Event(str, Generic[P]):
 
 
 class Callback:
-    """A function that is subscribed to an event, and when it is to be called."""
+    """A function that is subscribed to an event, and when to call it."""
 
     __slots__ = ("every", "function", "hidden", "max_calls", "n_answered", "n_calls", "n_emitted",
                  "repeat", "when")  # fmt: skip
@@ -65,7 +65,7 @@ class Callback:
         self.n_calls = 0
 
     def answer(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Call the function, if it wants to be called this time."""
+        """Call the function if its options allow it this time."""
         self.n_emitted += 1
         if self.n_emitted % self.every or self._used_up():
             return
@@ -84,7 +84,7 @@ class Callback:
 
 @dataclass(frozen=True)
 class EventSummary:
-    """What there is to see of one event: how often it was emitted, and who answered how often."""
+    """How often an event was emitted, and how often each of its callbacks was called for it."""
 
     name: str
     count: int
@@ -152,18 +152,18 @@ class Subscriber(Generic[P]):
         """Subscribe a callback.
 
         Args:
-            callback: What to call; left out, this is a decorator.
-            when: Asked before each call, and only True lets it happen.
-            max_calls: How many times the callback is called at most, repeats counted singly.
-            repeat: How many times it is called each time the event is emitted.
-            every: Answer only every so-many-th time: with 2 the second, the fourth, ...
-            hidden: Leave it out of what is rendered.
+            callback: What to call. Without it, this returns a decorator.
+            when: Called before each call of the callback, which is skipped if this returns False.
+            max_calls: The maximum number of calls in all; each repeat counts as one.
+            repeat: How many times to call it each time the event is emitted.
+            every: Call it only every n-th time: with 2 the second time, the fourth, ...
+            hidden: Whether to leave it out of what is displayed.
 
         Returns:
             The callback itself.
 
         Raises:
-            TypeError: for something that cannot be called, or an `async def`.
+            TypeError: for something that cannot be called, or is an `async def`.
             ValueError: for a count below 1.
         """
         if max_calls is not None:
@@ -199,7 +199,7 @@ class Subscriber(Generic[P]):
 
 
 class SubscriberTo(Generic[P]):
-    """An attribute that subscribes callbacks to an event of whatever has it.
+    """A class attribute: on an instance, it is the subscriber to one of its events.
 
     Example:
         >>> class Store(HasEvents):
@@ -235,14 +235,14 @@ def events_of(cls: type) -> list[Event[...]]:
 
 
 class Emitter:
-    """Knows some events, counts how often each is emitted, and calls who subscribed.
+    """Emits events: counts each, and calls the callbacks that are subscribed to it.
 
     Args:
-        name: What its owner is called in messages.
-        events: The events that it knows from the start.
+        name: The name of its owner, for messages.
+        events: The events that it can emit. `add_event` adds more.
 
     Attributes:
-        counts: How often each event was emitted; those that never were are left out.
+        counts: How often each event was emitted. Events that never were are left out.
 
     Example:
         >>> emitter = Emitter("Store", [Event("on-saved")])
@@ -263,17 +263,17 @@ class Emitter:
         self.add_event(*events)
 
     def add_event(self, *events: Event[...]) -> None:
-        """Make events known. Those that are known already stay as they are."""
+        """Add events. Events that are there already keep their callbacks."""
         for event in events:
             self._callbacks.setdefault(event, [])
 
     @property
     def events(self) -> list[Event[...]]:
-        """The events that it knows, in the order in which they were added."""
+        """The events, in the order in which they were added."""
         return list(self._callbacks)
 
     def subscriber(self, event: Event[P]) -> Subscriber[P]:
-        """What subscribes callbacks to an event.
+        """Return what subscribes callbacks to an event.
 
         Raises:
             EventNotKnownError: if the event was never added.
@@ -289,22 +289,21 @@ class Emitter:
     def on(self, event: str) -> Subscriber[...]: ...
 
     def on(self, event: Event[P] | str) -> Subscriber[P] | Subscriber[...]:
-        """As `subscriber`, by an event or by its name."""
+        """Like `subscriber`, for an event or the name of one."""
         return self.subscriber(event if isinstance(event, Event) else Event(event))
 
     def add_callback(self, event: Event[...], callback: Callback) -> None:
-        """Call this callback from now on, after those that are there already."""
+        """Add a callback, to be called after those that are there already."""
         self._callbacks[event].append(callback)
 
     def emit(self, event: Event[...] | str, /, *args: Any, **kwargs: Any) -> None:
-        """Count the event, and call its callbacks in the order in which they were subscribed.
+        """Count the event, and call its callbacks in the order of their subscription.
 
-        An error in one callback does not keep the next from being called.
+        If a callback raises, the others are called all the same.
 
         Raises:
             EventNotKnownError: if the event was never added.
-            Exception: the first error of a callback, as it is; it has a note about each
-                further one.
+            Exception: the first one that a callback raised, with a note about each further one.
         """
         try:
             callbacks = self._callbacks[event]  # type: ignore[index]  # an Event is its name
@@ -315,7 +314,7 @@ class Emitter:
             self._call(tuple(callbacks), args, kwargs)
 
     def summary(self) -> list[EventSummary]:
-        """Each event with its count and its callbacks, hidden ones left out."""
+        """Summarize each event: its count and its callbacks, without hidden ones."""
         return [
             EventSummary(
                 event.name,
@@ -336,7 +335,7 @@ class Emitter:
                 if first is None:
                     first = error
                 elif error is not first:
-                    first.add_note(f"Then a further callback of the same event raised: {error!r}")
+                    first.add_note(f"Another callback of this event raised {error!r}")
         if first is not None:
             raise first
 
@@ -354,7 +353,7 @@ class Emitter:
 
 
 class HasEvents:
-    """Gives a class whose instances have an emitter the methods of it.
+    """The methods of an emitter, for classes whose instances have one.
 
     Attributes:
         emitter: Emits the events.
@@ -381,7 +380,7 @@ class HasEvents:
         self.emitter.emit(event, *args, **kwargs)
 
     def add_event(self, *events: Event[...]) -> None:
-        """Make events known. Those that are known already stay as they are."""
+        """Add events. Events that are there already keep their callbacks."""
         self.emitter.add_event(*events)
 
     @property

@@ -9,16 +9,16 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 REDRAW_EVERY_S: Final = 0.125
-"""How often a live view is drawn anew. One drawing costs some milliseconds of the run loop."""
+"""The seconds between redraws of a live view. Each takes the run loop some milliseconds."""
 
 
 @contextmanager
 def live(thing: RenderableType) -> Iterator[Callable[[], None]]:
-    """Show something for as long as it changes.
+    """Show something on the terminal while it changes.
 
     Yields:
-        What redraws it, if the last time was long enough ago: to be called often, and from the
-        thread that changes it.
+        A function that redraws it if it is time. Call it often, from the thread that makes the
+        changes.
     """
     from rich.live import Live
 

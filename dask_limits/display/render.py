@@ -1,7 +1,7 @@
-"""What a scheduler, its tasks and their plugins look like on a terminal and in a notebook.
+"""How a scheduler, its tasks and their plugins look on a terminal and in a notebook.
 
-rich is imported when something is rendered, and not before. All that comes from users (names,
-signatures, options) is put into `Text`, which reads no markup.
+rich is imported only when something is rendered. Text from users (names, signatures, options) is
+put into `Text`, which does not interpret markup.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class EventView(Protocol):
-    """What is shown of an event."""
+    """What is displayed of an event."""
 
     @property
     def name(self) -> str: ...  # noqa: D102
@@ -30,7 +30,7 @@ class EventView(Protocol):
 
 
 class Renderable:
-    """Gives a class that has a `__rich__` the same look in notebooks."""
+    """Gives a class with a `__rich__` the same look in notebooks."""
 
     def __rich__(self) -> RenderableType:
         raise NotImplementedError
@@ -38,7 +38,7 @@ class Renderable:
     def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, str]:
         from rich.console import Console
 
-        # In a notebook, rich would show it at once, and the notebook once more.
+        # Without force_jupyter=False, it would be displayed twice in a notebook.
         console = Console(record=True, file=io.StringIO(), width=100, force_jupyter=False)
         console.print(self)
         html = console.export_html(
@@ -48,7 +48,7 @@ class Renderable:
 
 
 def plugin_panel(name: str, rows: Iterable[str] = ()) -> Panel:
-    """A plugin: its name, and a line for each thing to know of it."""
+    """A plugin: its name, and its properties, one a line."""
     from rich.panel import Panel
     from rich.text import Text
 
@@ -61,7 +61,7 @@ def task_panel(
     plugins: Iterable[RenderableType],
     events: Iterable[EventView],
 ) -> Panel:
-    """A task: its function, its plugins, and those of its events that anything came of."""
+    """A task: its function, its plugins, and its events that were emitted or have callbacks."""
     from rich.console import Group
     from rich.panel import Panel
     from rich.text import Text
@@ -83,7 +83,7 @@ def scheduler_tree(
     events: Iterable[EventView],
     tasks: Iterable[RenderableType],
 ) -> Tree:
-    """A scheduler: its executor, how much is queued, its cluster, its events and its tasks."""
+    """A scheduler: its executor, its queue, its cluster, its events and its tasks."""
     from rich.console import Group
     from rich.panel import Panel
     from rich.text import Text

@@ -10,7 +10,7 @@ _CONTROLS: Final = {
 
 
 def readable(text: str) -> str:
-    r"""Text of users, tasks and workers, in which what commands a terminal is spelled out.
+    r"""Escape the control characters in text from users, tasks and workers.
 
     Example:
         >>> print(readable("cleared: \x1b[2J"))
@@ -20,7 +20,7 @@ def readable(text: str) -> str:
 
 
 def signature(function: Callable[..., object]) -> str:
-    """`name(n: int) -> int` of any callable; `name(...)` of those that do not tell."""
+    """Return `name(n: int) -> int` for a callable; `name(...)` if it has no signature."""
     name = getattr(function, "__name__", None) or getattr(function, "name", None)
     if not isinstance(name, str):
         name = type(function).__name__
@@ -30,13 +30,13 @@ def signature(function: Callable[..., object]) -> str:
         text = str(
             found.replace(parameters=parameters, return_annotation=_bare(found.return_annotation))
         )
-    except Exception:  # builtins without one, and objects that fail in ways of their own
+    except Exception:  # some builtins have none, and an object may raise anything
         text = "(...)"
     return name + text
 
 
 class _Bare:
-    """An annotation that was written as a string, without its quotes."""
+    """An annotation that was written as a string, shown without quotes."""
 
     def __init__(self, text: str) -> None:
         self._text = text

@@ -1,4 +1,4 @@
-"""Where calls run. One file a backend, one contract for all: `submit` gives a `Future` of ours."""
+"""Where calls run: one file or folder per backend. `submit` of each returns our `Future`."""
 
 from dask_limits.executors.factories import ExecutorFactory, as_executor, factory_of
 from dask_limits.executors.future import Call, Future

@@ -1,4 +1,4 @@
-"""What executors tell of workers that come and go, and when they can take calls. No Dask here."""
+"""What executors report about their workers, and when they can take calls. No Dask here."""
 
 from __future__ import annotations
 
@@ -40,18 +40,18 @@ class WorkerInfo:
 
 @dataclass(frozen=True)
 class WorkerAdded:
-    """A worker has come; or it was there already when the executor began to be watched."""
+    """A worker has started, or was there when the watch of the executor began."""
 
     worker: WorkerInfo
 
 
 @dataclass(frozen=True)
 class WorkerRemoved:
-    """A worker has gone, or takes no more calls because it is about to.
+    """A worker has left, or is about to and takes no more calls.
 
     Attributes:
-        worker: As it was when it came.
-        reason: What is known of why, in words; empty if nothing is.
+        worker: The worker, as it described itself when it started.
+        reason: Why it has left, in words; empty if that is not known.
     """
 
     worker: WorkerInfo
@@ -60,10 +60,10 @@ class WorkerRemoved:
 
 @dataclass(frozen=True)
 class WaitingForWorkers:
-    """Workers were asked for that have not come yet, and something about their jobs is new.
+    """The state of the jobs whose workers have not started yet has changed.
 
     Attributes:
-        jobs: All the jobs that are waited for; none when no more is.
+        jobs: All these jobs; empty when all workers have started.
     """
 
     jobs: tuple[JobState, ...] = ()
@@ -74,9 +74,9 @@ class Rerun:
     """The worker that ran a call was lost, and the call runs again.
 
     Attributes:
-        future: The call's.
-        error: How the attempt was lost; nobody raises it.
-        attempt: The number of the attempt to come: 2 for the first rerun.
+        future: The future of the call.
+        error: How the worker was lost. It is not raised.
+        attempt: The number of the next attempt: 2 for the first rerun.
     """
 
     future: Future[Any]
@@ -88,7 +88,7 @@ ClusterEvent = WorkerAdded | WorkerRemoved | WaitingForWorkers | Rerun
 
 
 class ClusterState:
-    """What is known of a cluster, from its events."""
+    """The state of a cluster, from its events."""
 
     def __init__(self) -> None:
         self._workers: dict[str, WorkerInfo] = {}  # by address
@@ -97,7 +97,7 @@ class ClusterState:
         self._n_reruns = 0
 
     def update(self, event: ClusterEvent) -> None:
-        """Take an event in."""
+        """Apply an event."""
         match event:
             case WorkerAdded(worker):
                 self._workers[worker.address] = worker
@@ -110,7 +110,7 @@ class ClusterState:
                 self._n_reruns += 1
 
     def lines(self) -> list[str]:
-        """What to show: few lines, however many workers there are. None if nothing is known."""
+        """The lines to display: few, however many workers there are; none if nothing is known."""
         lines = []
         if workers := self._workers.values():
             cores = sum(worker.cores for worker in workers)
@@ -123,9 +123,9 @@ class ClusterState:
         for (state, reason), n in states.items():
             lines.append(f"{_count(n, 'job')} {state}" + (f" ({reason})" if reason else ""))
         if self._last_lost:
-            lines.append(f"Last gone: {self._last_lost}")
+            lines.append(f"Last worker lost: {self._last_lost}")
         if self._n_reruns:
-            lines.append(f"{_count(self._n_reruns, 'call')} begun anew after a lost worker")
+            lines.append(f"{_count(self._n_reruns, 'call')} rerun after a lost worker")
         return lines
 
 
@@ -134,29 +134,30 @@ def _count(n: int, what: str) -> str:
 
 
 class WatchedExecutor(concurrent.futures.Executor):
-    """An executor whose workers come and go, and that tells of it.
+    """An executor that reports when its workers come and go.
 
-    For subclasses: call `_tell` with each event, and also, without one, whenever `ready` or
-    `start_error` have something new to say that no event has told.
+    Subclasses call `_tell` with each event, and without an event when the answer of `ready` or
+    `start_error` has changed.
     """
 
     _told: Callable[[ClusterEvent | None], object] | None = None
 
     def watch(self, tell: Callable[[ClusterEvent | None], object] | None) -> None:
-        """Have each event told from now on, and first the workers that are there.
+        """Report each event from now on, beginning with the workers that are there.
 
         Args:
-            tell: Called from any thread, with an event, or with None to have a look at `ready` and
-                `start_error`. It must not block. None ends the watch; there is one at a time.
+            tell: Called from any thread, with an event, or with None when `ready` or `start_error`
+                may have changed. It must not block. It replaces the previous one; None ends the
+                watch.
         """
         self._told = tell
 
     def ready(self) -> bool:
-        """Whether calls that are submitted now need not wait for a first worker."""
+        """Whether there is a worker, so that calls can be submitted."""
         return True
 
     def start_error(self) -> Exception | None:
-        """Why no worker will come; None as long as one may."""
+        """Why no worker will start; None as long as one may."""
         return None
 
     def _tell(self, event: ClusterEvent | None = None) -> None:

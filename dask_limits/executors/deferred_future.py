@@ -9,17 +9,17 @@ from dask_limits.limits import CancelToken
 
 R = TypeVar("R")
 
-_NOTE_LENGTH = 300  # characters; enough for a breach's sentence, and a traceback stays readable
+_NOTE_LENGTH = 300  # characters: enough for the message of a breach
 
 
 class DeferredFuture(Future[R]):
-    """The future of a call that is handed to its executor later, or more than once.
+    """The future of a call that is submitted to its executor later, or more than once.
 
-    It is there before the executor's own futures, and ends as the last of them does.
+    Each attempt has a future of its own, from the executor. This one ends as the last of them.
 
     Attributes:
-        attempts: How many times the call was begun; 0 while it waits for its executor.
-        earlier: What its earlier attempts have failed with, from the first on.
+        attempts: How many times the call was started; 0 while it is held.
+        earlier: The exceptions of its earlier attempts, in order.
     """
 
     def __init__(self) -> None:
@@ -35,12 +35,13 @@ class DeferredFuture(Future[R]):
         call: Call,
         then: Callable[[concurrent.futures.Future[R]], object],
     ) -> None:
-        """Hand the call to its executor. It is `then` that must see to the end of the attempt.
+        """Submit an attempt to the executor.
 
         Args:
             executor: Where it runs.
-            call: The function, positional arguments, keyword arguments.
-            then: Called with the executor's future when that is done, in any thread.
+            call: The function, positional arguments and keyword arguments.
+            then: Called with the future of the attempt when it is done, in any thread. It must
+                call `end_as`, or `rest` and then `start` again.
         """
         fn, args, kwargs = call
         self.attempts += 1
@@ -50,18 +51,18 @@ class DeferredFuture(Future[R]):
             attempt = concurrent.futures.Future()
             attempt.set_exception(error)
         self._attempt = attempt
-        if isinstance(attempt, Future):  # a worker cannot be lost before we are here
+        if isinstance(attempt, Future):  # no worker can have been lost by now
             attempt.attempt_of = self
         if not self._token.on_cancel(attempt.cancel):
             attempt.cancel()
         attempt.add_done_callback(then)
 
     def rest(self, failure: BaseException, end_rest: Callable[[], object]) -> None:
-        """Wait for the next start, after an attempt that has failed.
+        """Wait for the next attempt, after one that has failed.
 
         Args:
-            failure: What it has failed with.
-            end_rest: Called if the future is cancelled meanwhile.
+            failure: The exception of the failed attempt.
+            end_rest: Called if this future is cancelled meanwhile.
         """
         self.earlier += (failure,)
         self._attempt = None
@@ -69,7 +70,7 @@ class DeferredFuture(Future[R]):
             end_rest()
 
     def waits(self) -> bool:
-        """Whether it is not done, and its executor has nothing of it."""
+        """Whether the call is not done, and no attempt of it runs."""
         return self._attempt is None and not self.done()
 
     def running(self) -> bool:
@@ -95,9 +96,9 @@ class DeferredFuture(Future[R]):
 
 
 def _tell_of_earlier(error: BaseException, earlier: tuple[BaseException, ...]) -> None:
-    """Let an error tell what came before it: in its traceback, and as its attribute `earlier`.
+    """Add earlier exceptions to an error: as notes, and as its attribute `earlier`.
 
-    Notes are text, and travel with the error wherever it can be pickled.
+    Notes are text, so they are pickled with the error whatever the exceptions are.
     """
     others = [(n, e) for n, e in enumerate(earlier, 1) if e is not error]
     if not others:
@@ -107,12 +108,12 @@ def _tell_of_earlier(error: BaseException, earlier: tuple[BaseException, ...]) -
             error.add_note(f"Attempt {n} failed with {_in_short(other)}")
         error.earlier = tuple(e for _, e in others)  # type: ignore[attr-defined]
     except Exception:
-        pass  # some classes refuse attributes; the future has them all
+        pass  # some classes allow no attributes; the future has `earlier` too
 
 
 def _in_short(error: BaseException) -> str:
     try:
         text = f"{type(error).__name__}: {error}"
-    except Exception:  # its __str__ is not ours
+    except Exception:  # its __str__ may do anything
         text = type(error).__name__
     return text if len(text) <= _NOTE_LENGTH else f"{text[:_NOTE_LENGTH]} ..."

@@ -52,14 +52,14 @@ class ExecutorFactory:
 
 
 def as_executor(anything: object) -> Executor:
-    """An executor of ours over what a user holds. Shutting it down leaves that open.
+    """Return one of our executors over what a user holds, which stays open after its shutdown.
 
     Args:
         anything: A `concurrent.futures.Executor`, a Dask Client or Cluster, or what
             `client.get_executor()` returns.
 
     Raises:
-        TypeError: for anything else; the message lists what is accepted.
+        TypeError: for anything else. The message lists what is accepted.
 
     Example:
         >>> from concurrent.futures import ThreadPoolExecutor
@@ -71,11 +71,7 @@ def as_executor(anything: object) -> Executor:
 
 
 def factory_of(anything: object) -> ExecutorFactory:
-    """How to come by an executor over what a user holds. See `as_executor`.
-
-    On Dask each use makes an executor of its own, which is to be shut down after; that leaves
-    open what the user holds.
-    """
+    """Return the factory of executors over what a user holds. See `as_executor`."""
     if isinstance(anything, ExecutorFactory):
         return anything
     if isinstance(anything, type):
@@ -94,7 +90,7 @@ def factory_of(anything: object) -> ExecutorFactory:
 
 
 def processes(max_workers: int | None, max_calls_per_process: int | None) -> ExecutorFactory:
-    """Task processes of our own."""
+    """Executors over our own task processes."""
     n = _workers("max_workers", max_workers)
     options = {"max_workers": n}
     if max_calls_per_process is not None:
@@ -111,7 +107,7 @@ def processes(max_workers: int | None, max_calls_per_process: int | None) -> Exe
 
 
 def threads(max_workers: int | None) -> ExecutorFactory:
-    """Threads of this process."""
+    """Executors over threads of this process."""
     n = _workers("max_workers", max_workers)
 
     def make() -> Executor:
@@ -121,7 +117,7 @@ def threads(max_workers: int | None) -> ExecutorFactory:
 
 
 def loky(max_workers: int | None) -> ExecutorFactory:
-    """Loky's worker processes."""
+    """Executors over loky's worker processes."""
     n = _workers("max_workers", max_workers)
     try:
         from loky import ProcessPoolExecutor
@@ -137,14 +133,14 @@ def loky(max_workers: int | None) -> ExecutorFactory:
 
 
 def sequential() -> ExecutorFactory:
-    """The thread that submits."""
+    """Executors that run each call in the thread that submits it."""
     return ExecutorFactory("SequentialExecutor", SequentialExecutor)
 
 
 def dask(
     where: object, n_workers: int | None, security: Security | bool | None = None
 ) -> ExecutorFactory:
-    """A Dask that there is, or a LocalCluster."""
+    """Executors over a given Dask, or a new LocalCluster."""
     _check_security(where, security)
     options = {} if security is None else {"security": security}
     if where is None:
@@ -152,8 +148,8 @@ def dask(
         return ExecutorFactory("LocalCluster", partial(connect_dask, None, **options), options)
     if n_workers is not None:
         raise ValueError(
-            f"n_workers={n_workers!r} is for a cluster that is started for you, and you have"
-            f" passed one in: {where!r}. Give one or the other."
+            f"n_workers={n_workers!r} is for a LocalCluster that each run starts, but runs use"
+            f" {where!r}. Specify one or the other."
         )
     if isinstance(where, str):
         make = partial(connect_dask, where, **options)
@@ -162,7 +158,7 @@ def dask(
 
 
 def jobqueue(system: str, options: Mapping[str, Any]) -> ExecutorFactory:
-    """A cluster of `dask_jobqueue`. What it is to be is checked now, which imports Dask."""
+    """Executors over clusters of `dask_jobqueue`. This checks the options, and imports Dask."""
     from dask_limits.executors.jobqueue import JobQueueExecutor, make_spec, refusal_of
 
     spec = make_spec(system, **options)
@@ -172,7 +168,7 @@ def jobqueue(system: str, options: Mapping[str, Any]) -> ExecutorFactory:
 
 
 def _is_ours(executor: Executor) -> bool:
-    """Whether it is, or is derived from, an executor of this package."""
+    """Whether an executor is one of this package, or derived from one."""
     ours = __name__.rpartition(".")[0] + "."
     return isinstance(executor, SequentialExecutor | WrappedExecutor) or any(
         base.__module__.startswith(ours) for base in type(executor).__mro__
@@ -180,10 +176,10 @@ def _is_ours(executor: Executor) -> bool:
 
 
 def _dask_object(anything: object) -> tuple[object, dict[str, Any]] | None:
-    """The Client or Cluster that something is, or is made of; none of Dask is imported for it.
+    """Find the Client or Cluster behind an object, without importing Dask.
 
     Returns:
-        It, and the annotations that its calls are to have; None if it is nothing of Dask.
+        It, and the annotations of its calls; None if the object is not one of Dask's.
     """
     for base in type(anything).__mro__:
         if not base.__module__.startswith("distributed."):
@@ -197,8 +193,8 @@ def _dask_object(anything: object) -> tuple[object, dict[str, Any]] | None:
 
 
 def _annotations(options: Mapping[str, Any]) -> dict[str, Any]:
-    """What `client.get_executor()` was told, as annotations."""
-    # Equal calls each run here, so that it means nothing whether they are pure.
+    """Return the arguments of `client.get_executor()` as annotations."""
+    # `pure` has no effect: we give each call a key of its own.
     found = {name: value for name, value in options.items() if name != "pure" and value is not None}
     if isinstance(found.get("workers"), str):
         found["workers"] = [found["workers"]]
@@ -206,7 +202,7 @@ def _annotations(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def connect_dask(where: object, **options: Any) -> Executor:
-    """A `DaskExecutor`, by its `connect`; Dask is imported now."""
+    """Return a `DaskExecutor` from its `connect`. This imports Dask."""
     from dask_limits.executors.dask.executor import DaskExecutor
 
     executor: Executor = DaskExecutor.connect(where, **options)
@@ -214,7 +210,7 @@ def connect_dask(where: object, **options: Any) -> Executor:
 
 
 def _check_security(where: object, security: object) -> None:
-    """Refuse credentials that are none, or that could do nothing."""
+    """Check that `security` has the right type, and an effect."""
     if security is None:
         return
     dasks = any(
@@ -228,13 +224,14 @@ def _check_security(where: object, security: object) -> None:
         )
     if where is not None and not (dasks and isinstance(where, str)):
         raise ValueError(
-            f"security={security!r} is for an address, a distributed.Security then, or for a"
-            f" cluster that is started for you. {where!r} has its own."
+            f"security={security!r} is for the address of a Dask scheduler (a"
+            " distributed.Security), or for a LocalCluster that each run starts."
+            f" {where!r} has its own."
         )
 
 
 def _workers(name: str, value: int | None) -> int:
-    """A checked number of workers; None is one for each CPU that this process may use."""
+    """Check a number of workers. None is one for each CPU that this process may use."""
     if value is None:
         return len(os.sched_getaffinity(0))
     return whole_number(value, name, none="one for each CPU")

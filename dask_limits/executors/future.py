@@ -17,32 +17,32 @@ Call = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
 class Future(concurrent.futures.Future[R], Generic[R]):
     """A call that may still be running: a `concurrent.futures.Future` that can do more.
 
-    - `cancel()` also ends a call that is running, where its executor can.
+    - `cancel()` also ends a call that is running, if its executor can.
     - `usage` is the call's [Usage][dask_limits.Usage] once it is done, however it ended.
     - It can be awaited.
 
     Attributes:
-        usage: None until the call is done, and where it never ran.
-        attempts: How many times the call was begun: more than once where a
-            [Retry][dask_limits.Retry] had it submitted again, or its worker was lost.
-        earlier: What its earlier attempts have failed with, from the first on.
+        usage: None until the call is done, and if it never ran.
+        attempts: How many times the call was started. This is more than 1 if a
+            [Retry][dask_limits.Retry] submitted it again, or if its worker was lost.
+        earlier: The exceptions of its earlier attempts, in order.
+        attempt_of: The future that users hold, if this is the future of one attempt.
     """
 
     usage: Usage | None
     attempts: int = 1
     earlier: tuple[BaseException, ...] = ()
     attempt_of: Future[R] | None = None
-    """The future that users hold, if this is that of one attempt of its call."""
 
-    # Never `set_running_or_notify_cancel()` before the end: the base class lets nothing that runs
-    # be cancelled, so to it a running call of ours is a pending one.
+    # The base class does not let a running call be cancelled. So `set_running_or_notify_cancel()`
+    # is not called before the end: to the base class, a running call is pending.
 
     def __init__(self, on_cancel: Callable[[], object] | None = None) -> None:
         super().__init__()
         self.usage = None
         self._on_cancel = on_cancel
         self._started = False
-        self._lock = threading.Lock()  # never held while callbacks run, which may do anything
+        self._lock = threading.Lock()  # never held while callbacks run: they may do anything
         self._settled = False
         self._cancel_seen_to = False
         self._tell: Callable[[Future[R]], object] | None = None
@@ -52,10 +52,10 @@ class Future(concurrent.futures.Future[R], Generic[R]):
         return self._started and not self.done()
 
     def cancel(self) -> bool:
-        """Cancel the call; if it is running, end it.
+        """Cancel the call. If it is running, end it.
 
         Returns:
-            True if it is cancelled now, False if it was done before.
+            True if it is cancelled, False if it was done before.
         """
         if not super().cancel():
             return False
@@ -80,10 +80,9 @@ class Future(concurrent.futures.Future[R], Generic[R]):
         self._say_settled()
 
     def when_settled(self, tell: Callable[[Future[R]], object]) -> None:
-        """Have this called when the call is done and all done-callbacks have been called.
+        """Call this when the call is done and all done-callbacks have returned. For the run loop.
 
-        For the run loop: a done-callback may submit more, and the loop must not take the last
-        call for done before it has.
+        A done-callback may submit another call, and the run must not end before that.
         """
         with self._lock:
             if not self._settled:
@@ -99,24 +98,24 @@ class Future(concurrent.futures.Future[R], Generic[R]):
             tell(self)
 
     def mark_started(self) -> None:
-        """Say that the call runs now. For executors."""
+        """Mark the call as running. For executors."""
         self._started = True
 
     def ran_again(self, lost: BaseException) -> Future[R]:
-        """Say that what ran the call was lost, and that it runs again. For executors.
+        """Note that the worker of the call was lost, and that the call runs again. For executors.
 
         Args:
-            lost: How it was lost.
+            lost: How the worker was lost.
 
         Returns:
-            The future that users know the call by.
+            The future that users hold.
         """
         self.attempts += 1
         self.earlier += (lost,)
         return self if self.attempt_of is None else self.attempt_of.ran_again(lost)
 
     def settle(self, outcome: Outcome[R]) -> None:
-        """Finish with this outcome, unless it was cancelled in the meantime. For executors."""
+        """Finish with this outcome, unless the call was cancelled meanwhile. For executors."""
         self.usage = outcome.usage
         self._on_cancel = None
         try:
@@ -127,9 +126,9 @@ class Future(concurrent.futures.Future[R], Generic[R]):
             else:
                 self.set_result(outcome.value)  # type: ignore[arg-type]
         except concurrent.futures.InvalidStateError:
-            pass  # cancelled: whoever cancelled has been told so already
+            pass  # it was cancelled meanwhile
 
     def __await__(self) -> Generator[object, None, R]:
-        import asyncio  # takes a while, and few need it
+        import asyncio  # slow to import, and rarely needed
 
         return asyncio.wrap_future(self).__await__()

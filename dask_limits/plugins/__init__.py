@@ -1,4 +1,4 @@
-"""What can be attached to a task."""
+"""Plugins of tasks: they change, refuse, hold or repeat calls."""
 
 from dask_limits.plugins.base import Plugin
 from dask_limits.plugins.limiter import Limiter

@@ -61,14 +61,14 @@ class PluginTask(Protocol):
 
 
 class Plugin(render.Renderable):
-    """Something attached to a task, that can change, refuse or hold its calls.
+    """Something attached to a task that can change, refuse or hold its calls.
 
-    Derive from it and override what you need. Events that are class attributes become events of
-    the task; emit them with `self.task.emitter.emit(...)`.
+    Derive from this class, and override what you need. Events that are class attributes become
+    events of the task; emit them with `self.task.emit(...)`.
 
     Attributes:
-        name: What it is called where it is shown.
-        task: The task it is attached to, once it is.
+        name: The name under which it is displayed.
+        task: The task that it is attached to.
 
     Example:
         >>> from dask_limits import Event, Scheduler
@@ -77,7 +77,7 @@ class Plugin(render.Renderable):
         ...     ODD = Event("odd-refused")
         ...     def pre_submit(self, fn, n):
         ...         if n % 2:
-        ...             self.task.emitter.emit(self.ODD, n)
+        ...             self.task.emit(self.ODD, n)
         ...             return None
         ...         return fn, (n,), {}
         >>> scheduler = Scheduler.with_sequential()
@@ -95,52 +95,52 @@ class Plugin(render.Renderable):
     task: PluginTask
 
     def attach_task(self, task: Any) -> None:
-        """Called when it is attached to a task. Its events are known to the task by then."""
+        """Called when it is attached to a task, which has its events by then."""
         self.task = task
 
     def pre_submit(
         self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs
     ) -> tuple[Callable[P, R], tuple[Any, ...], dict[str, Any]] | None:
-        """Called before each submit, with what is about to be submitted.
+        """Called before a call is submitted, with its function and arguments.
 
         Returns:
-            The function, positional and keyword arguments to submit instead; None refuses the
-            call, and `task.submit` returns None.
+            The function, positional arguments and keyword arguments to submit instead. None
+            refuses the call, and `task.submit` returns None.
         """
         return fn, args, kwargs
 
     def has_place(self) -> bool:
-        """Whether a call may start now. One that may not is held until a call has ended."""
+        """Whether a call may start now. If not, it is held, at least until another call ends."""
         return True
 
     def next_attempt(
         self, future: Future[Any], exception: BaseException, call: Call
     ) -> tuple[Call, float] | None:
-        """Called when an attempt of a call has failed, before anyone hears of it.
+        """Called when an attempt of a call has failed, before any event of it is emitted.
 
-        Override it to have calls submitted again; the task then has the event "retry". It is not
-        called when the call was cancelled, or when the run is ending.
+        Override it to submit calls again; the task then has the event "retry". It is not called
+        when the call was cancelled, or when the run is ending.
 
         Args:
-            future: The call's own, not done yet.
-            exception: What the attempt has failed with.
+            future: The future of the call, which is not done yet.
+            exception: What the attempt raised.
             call: What was submitted: the function, positional arguments, keyword arguments.
 
         Returns:
-            What to submit next, and in how many seconds (0 or more). None leaves it to the
-            plugins after this one; if none of them wants another attempt, this was the last.
+            What to submit next, and the delay in seconds (0 or more). None asks the next plugin;
+            if no plugin wants another attempt, the call has failed.
         """
         return None
 
     def post_done(self, future: Future[Any]) -> None:
-        """Called when a call has ended, cancelled or not, after the events of the task."""
+        """Called when a call has ended or was cancelled, after the events of the task."""
 
     def events(self) -> list[Event[...]]:
-        """The events that it adds to the task: those among its class's attributes."""
+        """The events that it adds to the task: by default, those among its class attributes."""
         return events_of(type(self))
 
     def copy(self) -> Self:
-        """A plugin like this one, that is attached to no task. Override it to reset counts."""
+        """Return a plugin like this one, attached to no task. Override it to reset counts."""
         same = copy.copy(self)
         vars(same).pop("task", None)
         return same

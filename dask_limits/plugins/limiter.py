@@ -16,19 +16,19 @@ R = TypeVar("R")
 
 
 class Limiter(Plugin):
-    """Limits how many calls of a task there are: in all, at one time, or beside other tasks.
+    """Limits the calls of a task: in all, at one time, or while other tasks run.
 
-    A call that is not let through is dropped: `task.submit` returns None, and one of the three
-    events says why, with the task and the arguments of the call. With `when_full="wait"` a call
-    that only comes too early is held instead: its future is returned at once, and it starts as
-    soon as there is a place, first come, first served. A held call counts as submitted, it can
-    be cancelled, and it is cancelled if the run ends before it was started.
+    A call over a limit is dropped: `task.submit` returns None, and one of the three events is
+    emitted, with the task and the arguments of the call. With `when_full="wait"`, a call over
+    `max_concurrent` or `not_while_running` is held instead: its future is returned at once, and
+    it starts when the limits allow it, first come, first served. A held call counts as submitted.
+    It can be cancelled, and is cancelled if the run ends before it starts.
 
     Args:
-        max_calls: How many calls may be submitted in all. More are always dropped.
+        max_calls: How many calls may be submitted in all. Further calls are always dropped.
         max_concurrent: How many calls may run at one time.
-        not_while_running: A task, or several, during whose calls none of this one may start.
-        when_full: What becomes of a call for which there is no place now.
+        not_while_running: A task, or several. No call starts while one of theirs runs.
+        when_full: Whether to "drop" a call that may not start now, or to let it "wait".
 
     Raises:
         ValueError: for a count below 1, or an unknown `when_full`.
@@ -77,18 +77,22 @@ class Limiter(Plugin):
         for other in self.not_while_running:
             if not isinstance(other, PluginTask):
                 raise TypeError(
-                    f"not_while_running={other!r} is a {type(other).__name__}, not a Task"
+                    f"not_while_running={other!r} is a {type(other).__name__}."
+                    " Use a Task, or several."
                 )
 
     @property
     def n_calls(self) -> int:
-        """How many calls were submitted since this was attached."""
+        """How many calls were submitted since it was attached."""
         return self.task.n_submitted - self._submitted_before
 
     def attach_task(self, task: PluginTask) -> None:
         """Called when it is attached to a task."""
         if task in self.not_while_running:
-            raise ValueError(f"{task} cannot be kept from running while it is running itself")
+            raise ValueError(
+                f"not_while_running of a Limiter of {task!r} contains that task."
+                " Use max_concurrent=1 to run its calls one at a time."
+            )
         super().attach_task(task)
         self._submitted_before = task.n_submitted
         if self.when_full == "wait":
@@ -99,11 +103,11 @@ class Limiter(Plugin):
     def pre_submit(
         self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs
     ) -> tuple[Callable[P, R], tuple[Any, ...], dict[str, Any]] | None:
-        """Let a call through, or emit the event that says why not."""
+        """Let a call pass, or emit the event of the limit that it is over."""
         event = self._objection()
         if event is None:
             return fn, args, kwargs
-        self.task.emitter.emit(event, self.task, *args, **kwargs)
+        self.task.emit(event, self.task, *args, **kwargs)
         return None
 
     def has_place(self) -> bool:
@@ -111,7 +115,7 @@ class Limiter(Plugin):
         return not self._too_many() and not self._other_runs()
 
     def copy(self) -> Self:
-        """A limiter with the same limits, that has counted no calls yet."""
+        """Return a limiter with the same limits, and a count of 0."""
         return type(self)(
             max_calls=self.max_calls,
             max_concurrent=self.max_concurrent,

@@ -30,34 +30,33 @@ _KINDS: Final = ("wall_time", "cpu_time", "memory", "num_processes")
 
 
 class PynisherPlugin(Plugin):
-    """Puts limits on each call of a task, and adds an event for each way to go over one.
+    """Limits each call of a task, and adds an event for each kind of breach.
 
-    A call that goes over a limit is ended with everything it started; its future has the
-    exception, and the worker that it ran on lives on. The events come after the task's own
-    `on-exception`, with the exception. They are called what pynisher's users call them; the
-    limits are enforced by this package's own task processes.
+    A call that goes over a limit is ended with everything it started. Its future has the
+    exception, and its worker lives on. The events are emitted after the task's `on-exception`,
+    with the exception. Their names are those that pynisher's users know; this package's own task
+    processes enforce the limits.
 
     Args:
-        memory_limit: Resident memory of a call and all its processes: bytes, `(2, "GB")`
-            (1024-based, in any case), or a string as Dask reads it, `"2 GiB"`.
-        cputime_limit: CPU time of a call and all its processes: seconds (fractions count),
-            `(5, "m")`, or `"1h 30m"`.
-        walltime_limit: Time from a call's start to its end, in the same forms.
-        process_limit: Processes of a call at one time, its own included.
-        cores: How many of its worker's cores a call reserves on Dask; None is one.
-        context: How pynisher starts the process of a fresh call. With `isolation="warm"` it is
-            kept, and without any effect: task processes neither fork from your process nor
-            import into it, so there is nothing to choose.
+        memory_limit: The resident memory of a call with all its processes: bytes, `(2, "GB")`
+            (1024-based, in any case), or a string that Dask can parse, `"2 GiB"`.
+        cputime_limit: The CPU time of a call with all its processes: seconds (or fractions of
+            one), `(5, "m")`, or `"1h 30m"`.
+        walltime_limit: The time from the start of a call to its end, in the same forms.
+        process_limit: The number of processes of a call at one time, its own included.
+        cores: The number of cores that a call reserves on its Dask worker. By default 1.
+        context: How pynisher starts the process of a call with `isolation="fresh"`. It has no
+            effect on other calls.
         wall_time_limit: The older name of `walltime_limit`.
         cpu_time_limit: The older name of `cputime_limit`.
-        grace_period: Seconds between a warning and the end, at a limit on time.
-        capture_output: Whether to take what a call prints into its usage.
-        isolation: `"warm"`, `"fresh"` or `"thread"`. For these three see
+        grace_period: The time between the warning and the end, at a limit on time.
+        capture_output: Whether the usage of a call has what the call prints.
+        isolation: `"warm"`, `"fresh"` or `"thread"`. For this and the two arguments above, see
             [Limits][dask_limits.Limits].
 
     Raises:
-        ValueError: for a limit of zero, a negative one, NaN, or an unknown unit.
-        TypeError: for a limit of the wrong type, or one that is given under both names.
+        ValueError: for a limit that is zero, negative or NaN, or has an unknown unit.
+        TypeError: for a limit of the wrong type, or one that is given by both of its names.
 
     Example:
         >>> import time
@@ -100,7 +99,7 @@ class PynisherPlugin(Plugin):
     PROCESS_LIMIT_REACHED: ClassVar[Event[[exceptions.ProcessLimitException]]] = Event(
         "pynisher-process-limit"
     )
-    """A call had more processes than it may. Called with the exception."""
+    """A call had more processes than its limit. Called with the exception."""
 
     def __init__(
         self,
@@ -149,7 +148,7 @@ class PynisherPlugin(Plugin):
     def pre_submit(
         self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs
     ) -> tuple[Callable[P, R], tuple[Any, ...], dict[str, Any]] | None:
-        """Put the limits on a call; one that has limits already keeps the stricter of each."""
+        """Add the limits to a call. If it has limits already, the stricter of each counts."""
         if not self.limits:
             return fn, args, kwargs
         if isinstance(fn, LimitedCall):
@@ -157,11 +156,11 @@ class PynisherPlugin(Plugin):
         return LimitedCall(fn, self.limits), args, kwargs
 
     def post_done(self, future: Future[Any]) -> None:
-        """Emit the events of a breach."""
+        """Emit the events of a breach, if the call ended by one."""
         exception = None if future.cancelled() else future.exception()
         if not isinstance(exception, exceptions.PynisherException):
             return
-        emit = self.task.emitter.emit
+        emit = self.task.emit
         if isinstance(exception, self.TimeoutException):
             emit(self.TIMEOUT, exception)
         if isinstance(exception, self.CpuTimeoutException):
@@ -174,7 +173,7 @@ class PynisherPlugin(Plugin):
             emit(self.PROCESS_LIMIT_REACHED, exception)
 
     def copy(self) -> Self:
-        """A plugin with the same limits, attached to no task."""
+        """Return a plugin with the same limits, attached to no task."""
         return type(self)(
             memory_limit=self.memory_limit,
             cputime_limit=self.cputime_limit,
@@ -189,7 +188,7 @@ class PynisherPlugin(Plugin):
 
     @classmethod
     def supports(cls, kind: str) -> bool:
-        """Whether a kind of limit is enforced on this system.
+        """Whether this system can enforce a kind of limit.
 
         Args:
             kind: "wall_time", "cpu_time", "memory" or "num_processes".
@@ -219,13 +218,15 @@ class PynisherPlugin(Plugin):
 
 
 def _one_of(**spellings: Amount | None) -> Amount | None:
-    """The value of an argument that has two names."""
+    """Return the value of an argument that has two names."""
     given = [value for value in spellings.values() if value is not None]
     if len(given) > 1:
-        raise TypeError(f"{' and '.join(spellings)} are the same limit: give only one of them")
+        raise TypeError(
+            f"{' and '.join(spellings)} are two names of one limit: specify only one of them"
+        )
     return given[0] if given else None
 
 
 def _parsed(parse: Callable[[Amount, str], float], value: Amount | None, name: str) -> float | None:
-    """An amount in base units. Parsed here, so that an error calls it what the user calls it."""
+    """Parse an amount here, so that an error has the argument's name in it."""
     return None if value is None else parse(value, name)

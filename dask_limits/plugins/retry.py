@@ -20,15 +20,15 @@ if TYPE_CHECKING:
     from dask_limits.executors import Call, Future
 
 _LARGEST: Final = 2.0**62
-"""Bytes, or seconds: where raising ends. A limit has 64 bits, and is out of reach long before."""
+"""Bytes or seconds. No retry raises a limit further, because limits are sent as 64 bits."""
 
 
 class LostWorker(Exception, metaclass=abc.ABCMeta):
-    """Any exception that says that a worker died with the call: for `on` and for `isinstance`.
+    """Any exception that means that a worker died with the call. For `on` and `isinstance`.
 
-    These are our `WorkerLostError`; `BrokenExecutor` of the standard library, which our
-    `ClusterLostError` and the errors of loky and of process pools are too; and Dask's
-    `KilledWorker`, which it knows without importing Dask.
+    These are `WorkerLostError`; `BrokenExecutor` of the standard library, the base class of
+    `ClusterLostError` and of the errors of loky and of process pools; and Dask's `KilledWorker`,
+    which is recognized without importing Dask.
     """
 
     @classmethod
@@ -42,36 +42,36 @@ class LostWorker(Exception, metaclass=abc.ABCMeta):
 
 
 class Retry(Plugin):
-    """Submits a call again when it has failed in certain ways, if you like with higher limits.
+    """Submits a call again when it has failed, on request with higher limits.
 
-    The future that `task.submit` returned stays the call's future: it ends when the last attempt
-    does, and the events of the task and of other plugins come once, for that end. It has the
-    usage of the last attempt, `attempts` (how many there were) and `earlier` (what the earlier
-    ones failed with). The exception of the last one has a note about each earlier one, and them
-    as its attribute `earlier`. Cancelling the future ends it all, whatever attempt it is at.
+    The call keeps the future that `task.submit` returned. It is done when the last attempt is, and
+    the events of the task and of other plugins are emitted once, at that time. The future has the
+    usage of the last attempt, `attempts` (how many there were) and `earlier` (the exceptions of
+    the earlier ones). The exception of the last attempt has a note about each earlier one, and
+    an attribute `earlier` with them. Cancelling the future ends the present attempt, and there is
+    no further one.
 
-    A call that is submitted again is still the same call: a [Limiter][dask_limits.Limiter] counts
-    it once, and it keeps its place there between attempts. When the run is ending, nothing is
-    submitted again: an attempt that runs is then the last, and a call that waits for its next one
-    is cancelled.
+    A [Limiter][dask_limits.Limiter] counts a call once, however many attempts it has, and counts
+    it as running between attempts. When the run is ending, nothing is submitted again: a running
+    attempt is then the last one, and a call that waits for its next attempt is cancelled.
 
-    With several of these on a task, each counts the retries that it makes; of those that would
-    retry, the first attached does.
+    With several of these on a task, each counts its own retries. The first one attached that
+    would retry does.
 
     Args:
-        max_retries: How often a call is submitted again at most, 0 or more.
-        on: The exceptions after which it is: a class, or several. Default: `Retry.USUAL`, which
-            are breaches of a limit, crashes, and lost guardians and workers.
-        memory_factor: What each retry multiplies the limit on memory by, 1 or more. Limits that
-            a call does not have are not made up.
-        wall_time_factor: Likewise for wall time.
-        cpu_time_factor: Likewise for CPU time.
+        max_retries: How many times a call is submitted again at most, 0 or more.
+        on: The exceptions after which a call is submitted again: a class, or several. By default
+            `Retry.USUAL`: breaches of a limit, crashes, and lost guardians and workers.
+        memory_factor: The factor by which each retry raises the memory limit, 1 or more. A call
+            without that limit does not get one.
+        wall_time_factor: The same for the wall time limit.
+        cpu_time_factor: The same for the CPU time limit.
         delay: How long to wait before each retry: seconds, 0 or more, `(5, "s")`, `"500 ms"`.
 
     Raises:
-        ValueError: for a negative number of retries or delay, or a factor that is below 1, NaN
-            or infinite.
-        TypeError: for something of the wrong type, such as an `on` that is not an exception.
+        ValueError: for a negative number of retries, a negative delay, or a factor that is below
+            1, NaN or infinite.
+        TypeError: for an argument of a wrong type, such as an `on` that is not an exception type.
 
     Example:
         >>> import time
@@ -98,8 +98,7 @@ class Retry(Plugin):
         GuardianLostError,
         LostWorker,
     )
-    """What a call is submitted again after unless `on` says otherwise. To have more of it:
-    `on=(*Retry.USUAL, OSError)`."""
+    """The default of `on`. Extend it by `on=(*Retry.USUAL, OSError)`."""
 
     RETRY: ClassVar[Event[[Future[Any], BaseException, int]]] = RETRY
 
@@ -124,7 +123,7 @@ class Retry(Plugin):
     def next_attempt(
         self, future: Future[Any], exception: BaseException, call: Call
     ) -> tuple[Call, float] | None:
-        """Have the call submitted again if the failure is meant, and it has retries left."""
+        """Submit the call again if `on` names the exception, and there are retries left."""
         n_retries = self._n_retries.get(future, 0)
         if n_retries >= self.max_retries or not isinstance(exception, self.on):
             return None
@@ -135,11 +134,11 @@ class Retry(Plugin):
         return (fn, args, kwargs), self.delay
 
     def post_done(self, future: Future[Any]) -> None:
-        """Forget a call that has ended."""
+        """Forget the retries of a call that has ended."""
         self._n_retries.pop(future, None)
 
     def copy(self) -> Self:
-        """A plugin that does the same, attached to no task."""
+        """Return a plugin with the same arguments, attached to no task."""
         return type(self)(
             max_retries=self.max_retries,
             on=self.on,
@@ -150,7 +149,7 @@ class Retry(Plugin):
         )
 
     def _raised(self, limits: Limits) -> Limits:
-        """The same limits, each times its factor."""
+        """Return the limits, each raised by its factor."""
         raised: dict[str, Any] = {}
         for name, factor in self._factors().items():
             limit: float | None = getattr(limits, name)
@@ -184,12 +183,12 @@ def _kinds(value: object) -> tuple[type[BaseException], ...]:
     for kind in kinds:
         if not (isinstance(kind, type) and issubclass(kind, BaseException)):
             raise TypeError(
-                f"on={value!r} has {kind!r} in it, which is no class of exceptions. Use one,"
-                " or several: on=(MemoryError, OSError)."
+                f"on={value!r} contains {kind!r}, which is not an exception type. Use one, or"
+                " several: on=(MemoryError, OSError)."
             )
         found.append(kind)
     if not found:
-        raise ValueError(f"on={value!r} names no exception, so nothing would ever be retried")
+        raise ValueError(f"on={value!r} names no exception type, so nothing would be retried")
     return tuple(found)
 
 

@@ -1,4 +1,4 @@
-"""The facade: what users submit to, and how a run of it goes."""
+"""The facade: schedulers, their tasks and their runs."""
 
 from dask_limits.scheduler.exit_state import ExitState
 from dask_limits.scheduler.requeue import Requeue

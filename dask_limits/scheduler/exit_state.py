@@ -1,4 +1,4 @@
-"""How a run may end, and what is to end it."""
+"""How a run can end, and what exceptions do to it."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from enum import StrEnum
 from typing import ClassVar, Final, Literal, get_args
 
 Action = Literal["raise", "end", "continue"]
-"""What becomes of a run: it raises, it ends without raising, or it goes on."""
+"""What an exception does to a run: the run raises it, ends without raising it, or goes on."""
 
 OnException = Action | Mapping[type[BaseException], Action]
-"""An action for every exception, or one for each type; the first that fits is taken."""
+"""An action for every exception, or one for each type. The first type that matches counts."""
 
 _ACTIONS: Final = get_args(Action)
 
@@ -21,9 +21,9 @@ class ExitState:
     """Why a run ended.
 
     Attributes:
-        code: The reason; it is equal to its name in small letters.
-        exception: What a call or callback raised, where that ended the run; what was passed to
-            `stop(exception=)`; else None.
+        code: The reason. It is equal to its name in lower case.
+        exception: What ended the run, if a call or a callback raised it; what was passed to
+            `stop(exception=)`; otherwise None.
 
     Example:
         >>> from dask_limits import Scheduler
@@ -38,8 +38,8 @@ class ExitState:
         EXHAUSTED = "exhausted"  # nothing was left to do
         STOPPED = "stopped"  # stop() was called
         TIMEOUT = "timeout"
-        EXCEPTION = "exception"  # of a call or a callback, where on_exception says so
-        CANCELLED = "cancelled"  # a call was cancelled, and on_cancelled says so
+        EXCEPTION = "exception"  # a call or a callback raised, and on_exception is "end"
+        CANCELLED = "cancelled"  # a call was cancelled, and on_cancelled is "end"
 
     code: Code
     exception: BaseException | None = None
@@ -52,11 +52,11 @@ class ExitState:
 
 
 def check_actions(on_exception: OnException, on_cancelled: Action) -> None:
-    """Refuse what cannot be acted on.
+    """Check the options of a run that name actions.
 
     Raises:
-        ValueError: for an unknown action.
-        TypeError: for a key of the mapping that is not a type of exception.
+        ValueError: for an unknown action, or a mapping that names the type of Ctrl-C.
+        TypeError: for a mapping with a key that is not a type of exception.
     """
     _check_action("on_cancelled", on_cancelled)
     if not isinstance(on_exception, Mapping):
@@ -77,7 +77,7 @@ def check_actions(on_exception: OnException, on_cancelled: Action) -> None:
 
 
 def action_for(on_exception: OnException, error: BaseException) -> Action:
-    """What to do about an error. Types that a mapping does not name raise."""
+    """The action for an exception. A type that the mapping does not name is raised."""
     if not isinstance(on_exception, Mapping):
         return on_exception
     for kind, action in on_exception.items():

@@ -8,13 +8,13 @@ T = TypeVar("T")
 
 
 class Requeue(Iterator[T]):
-    """An iterator that things can be put back into, at its start, or added to, at its end.
+    """An iterator to which items can be added, at its start or at its end.
 
-    Items are taken from the iterable as they are needed, so it may be endless. An iterator that
-    has ended goes on when something is put into it.
+    It takes items from the iterable only when they are needed, so the iterable may be infinite.
+    When it is exhausted, adding an item makes it go on.
 
     Args:
-        items: What to iterate over.
+        items: The items to iterate over.
 
     Example:
         >>> items = Requeue(range(3))
@@ -40,9 +40,9 @@ class Requeue(Iterator[T]):
         raise StopIteration
 
     def requeue(self, *items: T) -> None:
-        """Put items at the start; of several, the first is the next to come."""
+        """Add items at the start. The first of them comes next."""
         self._front.extendleft(reversed(items))
 
     def append(self, *items: T) -> None:
-        """Put items at the end."""
+        """Add items at the end."""
         self._back.extend(items)

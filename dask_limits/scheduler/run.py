@@ -32,24 +32,24 @@ logger = logging.getLogger("dask_limits")
 
 
 class CallHooks(Protocol):
-    """What a run calls for the calls of a task."""
+    """What a run calls for each call of a task."""
 
     def forget(self, future: Future[Any]) -> None:
-        """A call has ended. Called before any event of it is emitted."""
+        """Called when a call has ended, before its events are emitted."""
 
     def start_held(self) -> None:
-        """There may be a place for a call that is held."""
+        """Called when a held call may start."""
 
     def emit_end(self, run: Run, future: Future[Any]) -> None:
-        """Emit the task's events of a call that has ended, after those of the scheduler."""
+        """Called when a call has ended, after the scheduler's events are emitted."""
 
     def emit_rerun(self, run: Run, rerun: Rerun) -> None:
-        """Emit the task's event of a call that runs again, after that of the scheduler."""
+        """Called when a call runs again, after the scheduler's event is emitted."""
 
 
 @dataclass(frozen=True)
 class RunOptions:
-    """What `Scheduler.run` was told, checked."""
+    """The checked arguments of `Scheduler.run`."""
 
     timeout_s: float | None
     end_on_empty: bool
@@ -59,7 +59,7 @@ class RunOptions:
 
 
 class Run:
-    """One run of a scheduler, from the start of its executor to its end.
+    """One run of a scheduler, from the start of its executor to its shutdown.
 
     Its events, in order:
 
@@ -74,8 +74,8 @@ class Run:
 
     Attributes:
         queue: The calls that are not done. Each leaves it before its events are emitted.
-        cluster: What the executor has told of its cluster.
-        error: What is to be raised in the end.
+        cluster: What the executor has reported about its cluster.
+        error: What `Scheduler.run` raises in the end.
     """
 
     def __init__(
@@ -108,24 +108,24 @@ class Run:
         return not self._finishing and self._exit is None and self._stop is None
 
     def empty(self) -> bool:
-        """Whether there is nothing that could still happen of itself."""
+        """Whether no call and no timer is left."""
         return not self.queue and not self.loop.has_timers()
 
     def submit(self, call: Call) -> Future[Any]:
-        """Hand a call to the executor, and take it in."""
+        """Submit a call to the executor, and add it to the queue."""
         future = self.start(call)
         self.add(future, call)
         return future
 
     def start(self, call: Call) -> Future[Any]:
-        """Hand a call to the executor."""
+        """Submit a call to the executor."""
         fn, args, kwargs = call
         future = self.executor.submit(fn, *args, **kwargs)
         assert isinstance(future, Future)  # the contract of our executors
         return future
 
     def add(self, future: Future[Any], call: Call, hooks: CallHooks | None = None) -> None:
-        """Take a call in, be it started or held."""
+        """Add a call, started or held, to the queue."""
         self.queue[future] = call
         if hooks is not None:
             self._hooks[future] = hooks
@@ -134,18 +134,18 @@ class Run:
         self._emit(SchedulerEvents.FUTURE_SUBMITTED, future)
 
     def call_later(self, delay_s: float, call: Callable[[], object]) -> Timer:
-        """Call something after so many seconds, unless the run ends before."""
+        """Call something after so many seconds, unless the run ends first."""
         self._empty_told = False
         return self.loop.call_later(delay_s, call)
 
     def stop(self, message: str, exception: BaseException | None) -> None:
-        """End as soon as what is being done now is done. From any thread."""
+        """End the run after the present step. This can be called from any thread."""
         if self.running():
             self._stop = (message, exception)
             self.loop.put(None)
 
     def steps(self) -> Steps[ExitState]:
-        """The run, from its start to its end."""
+        """Run from the start to the end."""
         with self._view as self._redraw:
             if self._options.timeout_s is not None:
                 self._deadline = time.monotonic() + self._options.timeout_s
@@ -161,7 +161,7 @@ class Run:
         return state
 
     def finish_at_once(self, error: BaseException) -> None:
-        """End here and now, whatever is running: on Ctrl-C, or when the coroutine is cancelled."""
+        """End now, whatever is running: after Ctrl-C, or when the coroutine was cancelled."""
         if self._closed:
             return
         if not self._finishing:
@@ -174,10 +174,13 @@ class Run:
     # -- one step after another ------------------------------------------------------------
 
     def _wait_for_workers(self) -> Steps[ExitState | None]:
-        """Wait until the executor can take calls; why the run is to end before that, if it is.
+        """Wait until the executor can take calls.
+
+        Returns:
+            Why the run ends before that; None if it does not.
 
         Raises:
-            Exception: as the executor says, if it never will.
+            Exception: the executor's `start_error()`, if it will never take calls.
         """
         if not isinstance(executor := self.executor, WatchedExecutor):
             return None
@@ -191,7 +194,7 @@ class Run:
         return self._reason_to_end()
 
     def _step(self) -> Steps[None]:
-        """Wait for one thing, and do it; then what has come due in the meantime."""
+        """Wait for one thing and handle it, then make the calls of timers that are due."""
         wait_s = self.loop.wait_s(self._deadline)
         if self._redraw is not None:
             self._redraw()
@@ -207,7 +210,7 @@ class Run:
             self.guard(call)
 
     def _end(self) -> ExitState | None:
-        """Why the run is to end now, if it is."""
+        """Why the run ends now; None if it goes on."""
         if not self._empty_told and self.empty():
             self._empty_told = True
             self._emit(SchedulerEvents.EMPTY)
@@ -218,7 +221,7 @@ class Run:
         return reason
 
     def _reason_to_end(self) -> ExitState | None:
-        """Why the run is to end now, whatever is left to do."""
+        """Why the run ends now, whatever is left to do; None if it goes on."""
         if self._exit is not None:
             return self._exit
         if self._stop is not None:
@@ -239,10 +242,10 @@ class Run:
         self._emit(SchedulerEvents.FINISHING)
         if not self._options.wait:
             self._cancel(list(self.queue))
-        elif self.error is not None and self.queue:  # it may take long until it is raised
+        elif self.error is not None and self.queue:  # it may take long until this is raised
             logger.warning(
-                "The run ends because of %r, when %d calls have come to their end."
-                " With run(wait=False) they would be ended now.",
+                "Ending the run because of %r; waiting for %d calls."
+                " Use run(wait=False) to cancel them instead.",
                 self.error,
                 len(self.queue),
             )
@@ -253,17 +256,17 @@ class Run:
         if isinstance(self.executor, WatchedExecutor):
             self.executor.watch(None)
         self.loop.cancel_timers()
-        self.loop.close()  # first: a thread of the executor may be asking for something
+        self.loop.close()  # before the shutdown: a thread of the executor may wait in loop.ask()
         try:
             if self._factory.owned:
                 self.executor.shutdown(wait or self._factory.ends_calls, cancel_futures=True)
         finally:
             self._emit(SchedulerEvents.FINISHED)
 
-    # -- what becomes of the cluster -------------------------------------------------------
+    # -- the cluster -----------------------------------------------------------------------
 
     def _changed(self, event: ClusterEvent) -> None:
-        """Emit what the executor has told."""
+        """Emit an event that the executor has reported."""
         self.cluster.update(event)
         match event:
             case WorkerAdded(worker):
@@ -277,10 +280,10 @@ class Run:
                 if (hooks := self._hooks.get(future)) is not None:
                     hooks.emit_rerun(self, event)
 
-    # -- what becomes of calls -------------------------------------------------------------
+    # -- calls -----------------------------------------------------------------------------
 
     def _ended(self, future: Future[Any]) -> None:
-        """Emit the events of a call that has ended; once, however often this is called."""
+        """Emit the events of a call that has ended. Further calls of this do nothing."""
         call = self.queue.pop(future, None)
         if call is None:
             return
@@ -289,7 +292,7 @@ class Run:
             hooks.forget(future)
         error = None if future.cancelled() else future.exception()
         if hooks is not None and error is None and not future.cancelled():
-            self.guard(hooks.start_held)  # before callbacks, which may take their time
+            self.guard(hooks.start_held)  # before callbacks, which may take long
         self._emit_end(future, error)
         if hooks is not None:
             hooks.emit_end(self, future)
@@ -311,44 +314,44 @@ class Run:
             self._emit(SchedulerEvents.FUTURE_EXCEPTION, future, error)
 
     def _cancel(self, futures: Iterable[Future[Any]]) -> None:
-        """Cancel calls, ending those that run; one that is done by now ends as it is."""
+        """Cancel calls, and end those that run. Those that are done by now stay as they are."""
         for future in futures:
             future.cancel()
             self._ended(future)
 
     def _apply_on_cancelled(self, call: Call) -> None:
-        """See to a call that was cancelled by someone else than this run."""
+        """Apply `on_cancelled` to a call, unless it was this run that cancelled it."""
         action = self._options.on_cancelled
         if self._finishing or action == "continue":
             return
         error = CancelledError(
-            f"{name_of(call[0])}() was cancelled. To go on when that happens, use"
-            " run(on_cancelled='continue')."
+            f"{name_of(call[0])}() was cancelled. Use run(on_cancelled='continue') to go on when"
+            " a call is cancelled."
         )
         if action == "raise" and self.error is None:
             self.error = error
         self._end_because(ExitState.Code.CANCELLED, f"{name_of(call[0])}() was cancelled", error)
 
     def _end_because(self, code: ExitState.Code, message: str, error: BaseException) -> None:
-        """End as `stop()` does. The first reason counts."""
+        """End the run as `stop()` does. Only the first reason counts."""
         if self._exit is None:
             self._exit = ExitState(code, error)
             self._stop = self._stop or (message, error)
 
-    # -- what becomes of errors ------------------------------------------------------------
+    # -- errors ----------------------------------------------------------------------------
 
     def _emit(self, event: Event[P], /, *args: P.args, **kwargs: P.kwargs) -> None:
         self.guard(self._emitter.emit, event, *args, **kwargs)
 
     def guard(self, fn: Callable[P, object], /, *args: P.args, **kwargs: P.kwargs) -> None:
-        """Call what leads to callbacks of the user, and handle their errors."""
+        """Call something that may call the user's code, and handle its errors."""
         try:
             fn(*args, **kwargs)
         except Exception as error:
             self._failed(error, of_callback=True)
 
     def _failed(self, error: BaseException, *, of_callback: bool) -> None:
-        """Do about an error what `on_exception` says. The first one counts."""
+        """Apply `on_exception` to an error. The run raises only the first."""
         action = action_for(self._options.on_exception, error)
         kept = False
         if action == "raise" and self.error is None:
@@ -358,5 +361,5 @@ class Run:
             what = "callback" if of_callback else "call"
             self._end_because(ExitState.Code.EXCEPTION, f"A {what} raised {error!r}", error)
             kept = True
-        if of_callback and not kept:  # nobody else would ever hear of it
-            logger.error("A callback raised, and the scheduler goes on", exc_info=error)
+        if of_callback and not kept:  # it would be lost otherwise
+            logger.error("A callback raised an exception; the run goes on", exc_info=error)

@@ -1,9 +1,9 @@
-"""The run loop: what is to be done, in order, and how to wait for more.
+"""The run loop: a queue of things to do, timers, and the wait for more.
 
-It is a loop of its own and not asyncio's, so that `run()` works where an event loop runs already
-(a notebook cell), and so that Ctrl-C ends a wait at once. What is done with each thing is a
-generator, `Steps`: it yields how many seconds it can wait, and is sent the next thing. `drive`
-waits in a thread, `drive_async` in a coroutine; all else is the same for both.
+This is not asyncio's event loop, for two reasons: `run()` works where an event loop is running
+already (a notebook cell), and Ctrl-C ends a wait at once. The code that handles each thing is a
+generator, `Steps`. It yields the number of seconds that it can wait, and is sent the next thing.
+`drive` waits in a thread, `drive_async` in a coroutine; everything else is the same for both.
 """
 
 from __future__ import annotations
@@ -23,29 +23,29 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 Steps = Generator[float | None, object, R]
-"""Yields seconds to wait (None: until something comes), is sent the next thing or None."""
+"""Yields the seconds to wait (None: until something comes); is sent the next thing, or None."""
 
-_LONGEST_WAIT_S: Final = 3600.0  # locks take no more than some 292 years, and floats may be more
+_LONGEST_WAIT_S: Final = 3600.0  # a lock accepts no timeout over some 292 years
 
 
 class Timer:
-    """Something that is to be called later."""
+    """A call that is to be made later."""
 
     def __init__(self, loop: RunLoop, call: Callable[[], object]) -> None:
         self._loop = loop
         self.call = call
 
     def cancel(self) -> bool:
-        """Do not call it after all. From any thread.
+        """Cancel the call. This can be called from any thread.
 
         Returns:
-            False if it was called or cancelled before.
+            False if the call was made or cancelled before.
         """
         return self._loop.cancel(self)
 
 
 class RunLoop:
-    """What is to be done in one run. It belongs to the thread that makes it."""
+    """The things to do in one run. It belongs to the thread that creates it."""
 
     def __init__(self) -> None:
         self._thread = threading.get_ident()
@@ -58,17 +58,17 @@ class RunLoop:
         self._pending: set[Timer] = set()
 
     def put(self, thing: object) -> None:
-        """Have something done. From any thread."""
+        """Add something to do. This can be called from any thread."""
         self._todo.put(thing)
         if (wake := self._wake) is not None:
             wake()
 
     def has_more(self) -> bool:
-        """Whether something is to be done now."""
+        """Whether there is something to do now."""
         return not self._todo.empty()
 
     def ask(self, fn: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-        """Call a function in the thread of the loop, whichever thread asks, and wait for it.
+        """Call a function in the thread of the loop, and wait for it. From any thread.
 
         Raises:
             SchedulerNotRunningError: if the loop has ended.
@@ -83,39 +83,42 @@ class RunLoop:
             except BaseException as error:
                 answer.set_exception(error)
 
-        with self._lock:  # nothing may come in behind the last that close() takes out
+        with self._lock:  # close() must see everything that was put
             if self._closed:
-                raise SchedulerNotRunningError("The run of the scheduler has ended.")
+                raise SchedulerNotRunningError(
+                    "The run has ended, so nothing can be submitted any more. Check"
+                    " scheduler.running() before you submit."
+                )
             self.put(call)
         return answer.result()
 
     def call_later(self, delay_s: float, call: Callable[[], object]) -> Timer:
-        """Have something called after so many seconds. In the thread of the loop."""
+        """Call something after so many seconds, in the thread of the loop."""
         timer = Timer(self, call)
         self._pending.add(timer)
         heapq.heappush(self._timers, (time.monotonic() + delay_s, next(self._numbers), timer))
-        self.put(None)  # a coroutine may call this while the loop waits for something later
+        self.put(None)  # wakes the loop, if a coroutine calls this while the loop waits longer
         return timer
 
     def cancel(self, timer: Timer) -> bool:
-        """Do not call what was to be called later; False if that is too late."""
+        """Cancel a timer; False if it is too late."""
         if not self._take(timer):
             return False
-        self.put(None)  # the loop may have waited for nothing else
+        self.put(None)  # wakes the loop: this may have been all that it waited for
         return True
 
     def cancel_timers(self) -> None:
-        """Call nothing later any more."""
+        """Cancel all timers."""
         self._pending.clear()
         self._timers.clear()
 
     def has_timers(self) -> bool:
-        """Whether anything is to be called later."""
+        """Whether there is a pending timer."""
         return bool(self._pending)
 
     def due(self) -> Iterator[Callable[[], object]]:
-        """What is to be called by now, in order."""
-        now = time.monotonic()  # once: a timer that sets itself again must not hold up the rest
+        """Yield the calls whose time has come, in order."""
+        now = time.monotonic()  # once: a timer that sets itself again must not delay the rest
         while self._timers and self._timers[0][0] <= now:
             timer = heapq.heappop(self._timers)[2]
             if self._take(timer):
@@ -123,20 +126,20 @@ class RunLoop:
 
     def _take(self, timer: Timer) -> bool:
         try:
-            self._pending.remove(timer)  # atomic: either it is called or it is cancelled
+            self._pending.remove(timer)  # atomic: a timer is either called or cancelled
         except KeyError:
             return False
         return True
 
     def wait_s(self, deadline: float | None) -> float | None:
-        """How many seconds there are until the next timer, or the deadline if that is sooner."""
+        """The seconds until the next timer or the deadline, whichever comes first."""
         times = [] if deadline is None else [deadline]
         if self._timers:
             times.append(self._timers[0][0])
         return max(0.0, min(times) - time.monotonic()) if times else None
 
     def close(self) -> None:
-        """End: whoever still asks for something gets an answer, from a scheduler that has ended."""
+        """End the loop. Threads that wait in `ask` get an answer: that the run has ended."""
         with self._lock:
             self._closed = True
         while True:
@@ -148,7 +151,7 @@ class RunLoop:
                 thing()
 
     def drive(self, steps: Steps[R]) -> R:
-        """Take all steps, and wait in this thread in between."""
+        """Take all steps, and wait between them in this thread."""
         try:
             wait_s = next(steps)
             while True:
@@ -165,7 +168,7 @@ class RunLoop:
             return None
 
     async def drive_async(self, steps: Steps[R]) -> R:
-        """Take all steps, and let others have the event loop in between."""
+        """Take all steps, and give control to the event loop between them."""
         import asyncio
 
         event = asyncio.Event()
@@ -176,7 +179,9 @@ class RunLoop:
             while True:
                 if self._todo.empty() and wait_s != 0:
                     try:
-                        async with asyncio.timeout(wait_s):  # wait_for may swallow a cancellation
+                        async with asyncio.timeout(
+                            wait_s
+                        ):  # asyncio.wait_for may lose a cancellation
                             await event.wait()
                     except TimeoutError:
                         pass

@@ -25,19 +25,19 @@ R = TypeVar("R")
 
 
 class Scheduler(Submitter, SchedulerClusters, render.Renderable):
-    """Runs calls somewhere else, and calls you back when something comes of them.
+    """Submits calls to an executor, and emits events as they start, end and fail.
 
-    Callbacks run one at a time, in the order in which they were subscribed, in the thread that
-    called `run()`; calls run wherever the executor runs them. Once a run has ended, the scheduler
-    can run again.
+    Calls run wherever the executor runs them. Callbacks run in the thread that called `run()`, one
+    at a time, in the order of their subscription. After a run has ended, the scheduler can run
+    again.
 
     Args:
         executor: Where calls run: any `concurrent.futures.Executor`, a Dask Client or Cluster,
             or what `client.get_executor()` returns. It stays open when a run ends. The `with_...`
-            constructors make an executor for each run, and close it at its end.
+            constructors make an executor for each run, and shut it down when the run ends.
 
     Raises:
-        TypeError: for anything else; the message lists what is accepted.
+        TypeError: for anything else. The message lists what is accepted.
 
     Example:
         >>> scheduler = Scheduler.with_processes(2)
@@ -65,14 +65,14 @@ class Scheduler(Submitter, SchedulerClusters, render.Renderable):
     ) -> Self:
         """A scheduler whose calls run in task processes on this machine.
 
-        A crash of a call costs that call and nothing else, a cancelled call is ended at once,
-        and limits cost nothing more.
+        If a call crashes, no other call is lost. A cancelled call ends at once. Limits take no
+        extra time.
 
         Args:
-            max_workers: How many calls run at one time; None for one for each CPU that this
-                process may use.
-            max_calls_per_process: After how many calls a task process is ended, and another one
-                takes its place; None for no such limit.
+            max_workers: How many calls can run at one time. By default, one for each CPU that
+                this process may use.
+            max_calls_per_process: How many calls a task process runs before it is replaced. By
+                default, there is no limit.
 
         Raises:
             ValueError: for a number below 1.
@@ -81,13 +81,14 @@ class Scheduler(Submitter, SchedulerClusters, render.Renderable):
 
     @classmethod
     def with_threads(cls, max_workers: int | None = None) -> Self:
-        """A scheduler whose calls run in threads of this process; those with limits do not.
+        """A scheduler whose calls run in threads of this process, if they have no limits.
 
         A call with limits runs in a task process, and ends when it is cancelled. A call without
-        runs on in its thread when it is cancelled: nothing can end a thread.
+        limits goes on in its thread when it is cancelled, because nothing can end a thread.
 
         Args:
-            max_workers: How many calls run at one time; None for one for each CPU.
+            max_workers: How many calls can run at one time. By default, one for each CPU that
+                this process may use.
 
         Raises:
             ValueError: for a number below 1.
@@ -99,7 +100,8 @@ class Scheduler(Submitter, SchedulerClusters, render.Renderable):
         """A scheduler whose calls run in loky's worker processes, as joblib's do.
 
         Args:
-            max_workers: How many calls run at one time; None for one for each CPU.
+            max_workers: How many calls can run at one time. By default, one for each CPU that
+                this process may use.
 
         Raises:
             ValueError: for a number below 1.
@@ -109,7 +111,7 @@ class Scheduler(Submitter, SchedulerClusters, render.Renderable):
 
     @classmethod
     def with_sequential(cls) -> Self:
-        """A scheduler that runs each call as it is submitted: for debugging, and for tests."""
+        """A scheduler that runs each call when it is submitted. For debugging and for tests."""
         return cls(factories.sequential())
 
     @classmethod
@@ -123,17 +125,18 @@ class Scheduler(Submitter, SchedulerClusters, render.Renderable):
         """A scheduler whose calls run on Dask.
 
         Args:
-            where: A Client, a Cluster, or the address of a Dask scheduler, "tcp://...". What you
-                pass in stays open when a run ends. None starts a LocalCluster for each run.
-            n_workers: How many workers a LocalCluster gets; None for one for each CPU.
-            security: Dask's credentials: for an address, those of its scheduler; for a
-                LocalCluster, its own. By default that gets new ones, so that nobody else can
-                connect to it; False turns that off.
+            where: A Client, a Cluster, or the address of a Dask scheduler, "tcp://...". It stays
+                open when a run ends. By default, each run starts a LocalCluster.
+            n_workers: How many workers a LocalCluster has. By default, one for each CPU that this
+                process may use.
+            security: Dask's credentials, for an address or a LocalCluster. By default, a
+                LocalCluster gets new ones, so that nobody else can connect to it; False turns
+                that off.
 
         Raises:
-            TypeError: for a `where` or a `security` of another kind.
-            ValueError: for a number below 1, or one beside a `where`, or a `security` where it
-                can do nothing.
+            TypeError: for a `where` or a `security` of another type.
+            ValueError: for an `n_workers` below 1 or together with a `where`, or a `security`
+                where it has no effect.
         """
         return cls(factories.dask(where, n_workers, security))
 
@@ -155,10 +158,10 @@ class Scheduler(Submitter, SchedulerClusters, render.Renderable):
         *,
         plugins: Plugin | Iterable[Plugin] = (),
     ) -> Task[P, R] | Callable[[Callable[P, R]], Task[P, R]]:
-        """Make a task of a function. Also a decorator, with or without `plugins`.
+        """Make a task of a function. This is also a decorator, with or without `plugins`.
 
         Args:
-            function: What each call runs.
+            function: The function that each call runs.
             plugins: A plugin, or several.
         """
         if function is None:
@@ -186,33 +189,34 @@ class Scheduler(Submitter, SchedulerClusters, render.Renderable):
         on_cancelled: Action = "raise",
         display: bool = False,
     ) -> ExitState:
-        """Run until nothing is left to do, or something ends it. Works in a notebook cell too.
+        """Run until nothing is left to do, or something ends the run.
 
-        Ctrl-C ends the calls that run, at once, and raises KeyboardInterrupt.
+        This works in a notebook cell too. Ctrl-C ends all calls at once, and raises
+        KeyboardInterrupt.
 
         Args:
-            timeout: When to end at the latest: seconds, `(5, "m")`, `"1h 30m"`. A sequential
-                executor cannot be interrupted by it.
-            end_on_empty: Whether to end when nothing is left; if not, until `stop()` or timeout.
-            wait: Whether calls that the executor has, when a run ends, come to their own end
-                first. If not, they are cancelled, and ended if they run. Calls that a plugin
-                still holds back are cancelled in either case.
-            on_exception: What an exception does, of a call or of a callback: "raise" it, "end"
-                without raising, or "continue"; or a mapping of types to these, looked through in
-                order with isinstance. A type that the mapping does not name is raised.
-            on_cancelled: What it does when a call was cancelled, other than by the end of the
-                run.
+            timeout: The longest time to run: seconds, `(5, "m")`, `"1h 30m"`. It does not
+                interrupt a call of a sequential executor.
+            end_on_empty: Whether to end when nothing is left to do. If False, the run goes on
+                until `stop()` or the timeout.
+            wait: Whether to wait, when the run ends, for the calls that the executor has. If
+                False, they are cancelled. Calls that a plugin holds are cancelled in any case.
+            on_exception: What to do when a call or a callback raises: "raise" the exception,
+                "end" the run without raising it, or "continue"; or a mapping of exception types
+                to these. The first type that matches counts; if none does, the exception is
+                raised.
+            on_cancelled: What to do when a call was cancelled, except by the end of the run.
             display: Whether to show the scheduler live on the terminal.
 
         Returns:
-            Why it ended.
+            Why the run ended.
 
         Raises:
-            RuntimeError: if it is running already.
-            WorkersNotStartedError: if a cluster that was asked for brings no worker.
+            RuntimeError: if the scheduler is running already.
+            WorkersNotStartedError: if no worker of the cluster has started.
             ClusterLostError: if a Dask client has lost its scheduler before the run.
-            ValueError: for an argument that makes no sense; nothing has started then.
-            BaseException: what a call or a callback raised, if `on_exception` says so.
+            ValueError: for an invalid argument. Nothing has started then.
+            BaseException: what a call or a callback raised, if `on_exception` is "raise".
         """
         options = _options(timeout, end_on_empty, wait, on_exception, on_cancelled)
         with self._running(options, display) as run:
@@ -231,12 +235,10 @@ class Scheduler(Submitter, SchedulerClusters, render.Renderable):
         on_cancelled: Action = "raise",
         display: bool = False,
     ) -> ExitState:
-        """As `run()`, in the event loop of the caller. Callbacks are plain functions here too.
+        """Like `run()`, in the event loop of the caller. Callbacks are plain functions here too.
 
-        To start and to close a Dask cluster, if this scheduler makes one, takes a second or two
-        in which the event loop stands still.
-
-        When this coroutine is cancelled, the calls that run are ended, as by Ctrl-C.
+        If the scheduler makes a Dask cluster, its start and shutdown block the event loop for a
+        second or two. Cancelling this coroutine ends all calls, as Ctrl-C does.
         """
         options = _options(timeout, end_on_empty, wait, on_exception, on_cancelled)
         with self._running(options, display) as run:
@@ -247,9 +249,11 @@ class Scheduler(Submitter, SchedulerClusters, render.Renderable):
 
     @contextmanager
     def _running(self, options: RunOptions, display: bool) -> Iterator[Run]:
-        """A run from its start to its end; what is left of it when it fails is ended at once."""
+        """Make a run. If it fails, end all that is left of it at once."""
         if self._run is not None:
-            raise RuntimeError("The scheduler is running already")
+            raise RuntimeError(
+                "The scheduler is already running. Submit to it, or wait until run() returns."
+            )
         view: AbstractContextManager[Callable[[], None] | None] = (
             live(self) if display else nullcontext()
         )

@@ -20,7 +20,7 @@ _NOTHING: Final[Mapping[Future[Any], Call]] = MappingProxyType({})
 
 
 class Submitter(SchedulerEvents):
-    """What calls are submitted to: the run of a scheduler, while there is one.
+    """The part of a scheduler that deals with its present run, if there is one.
 
     Attributes:
         tasks: The tasks that are still in use, by their references.
@@ -29,7 +29,7 @@ class Submitter(SchedulerEvents):
     def __init__(self) -> None:
         super().__init__()
         self._run: Run | None = None
-        # Weakly: a program may make a task for each of a million things.
+        # Weak: a program may make a million tasks, one after another.
         self.tasks: WeakValueDictionary[str, Any] = WeakValueDictionary()
 
     def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
@@ -41,8 +41,8 @@ class Submitter(SchedulerEvents):
             kwargs: Its keyword arguments.
 
         Returns:
-            Its future. Whatever is wrong with the call (an argument that cannot be pickled, say)
-            is the future's exception.
+            Its future. An error in submitting it, such as an argument that cannot be pickled, is
+            the future's exception.
 
         Raises:
             SchedulerNotRunningError: before `run()`, after `stop()`, and when a run is ending.
@@ -52,10 +52,10 @@ class Submitter(SchedulerEvents):
     def call_later(
         self, delay: Amount, fn: Callable[P, object], /, *args: P.args, **kwargs: P.kwargs
     ) -> Timer:
-        """Call a function of yours after a while, as callbacks are called.
+        """Call a function later, as callbacks are called.
 
-        A run with a pending timer is not empty. If it ends for another reason, the function is
-        not called.
+        The run is not empty until then. If it ends for another reason, the function is not
+        called.
 
         Args:
             delay: Seconds, 0 or more, or with a unit: `(5, "m")`, `"500 ms"`.

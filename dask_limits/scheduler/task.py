@@ -25,19 +25,19 @@ _REF_LETTERS: Final = string.ascii_letters + string.digits
 
 
 class Task(TaskEvents[P, R], render.Renderable):
-    """A function to be submitted to a scheduler, with events and plugins of its own.
+    """A function to submit to a scheduler, with its own events and plugins.
 
-    `scheduler.task(function)` is the usual way to make one. What it costs to submit a call does
-    not depend on how many are waiting.
+    Usually made by `scheduler.task(function)`. The time that `submit` takes does not depend on
+    the number of calls that wait.
 
     Args:
-        function: What each call runs.
-        scheduler: Where it is submitted.
+        function: The function that each call runs.
+        scheduler: The scheduler that calls are submitted to.
         plugins: A plugin, or several, that change, refuse or hold calls.
 
     Attributes:
-        name: What the function is called.
-        unique_ref: Tells it from any other task, "Task-name-xxxxxxxx".
+        name: The name of the function.
+        unique_ref: A name that no other task has, "Task-name-xxxxxxxx".
         emitter: Emits its events, those of its plugins included.
 
     Example:
@@ -64,7 +64,10 @@ class Task(TaskEvents[P, R], render.Renderable):
         plugins: Plugin | Iterable[Plugin] = (),
     ) -> None:
         if not callable(function):
-            raise TypeError(f"{function!r} is a {type(function).__name__}, and cannot be called")
+            raise TypeError(
+                f"A task needs a function: {function!r} is a {type(function).__name__}, and cannot"
+                " be called"
+            )
         self.name = name_of(function)
         super().__init__(self.name)
         self.function = function
@@ -91,7 +94,7 @@ class Task(TaskEvents[P, R], render.Renderable):
         return self._calls.submit(run, (self.function, args, kwargs))
 
     def attach_plugin(self, plugin: Plugin) -> None:
-        """Attach a plugin, after those that are there.
+        """Attach a plugin. It sees calls after the plugins that are attached already.
 
         Raises:
             ValueError: if it is attached to a task already.
@@ -99,8 +102,8 @@ class Task(TaskEvents[P, R], render.Renderable):
         other = getattr(plugin, "task", None)
         if other is not None:
             raise ValueError(
-                f"{plugin!r} is attached to {other!r} already."
-                " A plugin belongs to one task: attach plugin.copy()."
+                f"{plugin!r} is already attached to {other!r}. A plugin belongs to one task:"
+                " attach plugin.copy() instead."
             )
         self.add_event(*plugin.events())
         if may_retry(plugin):
@@ -120,28 +123,28 @@ class Task(TaskEvents[P, R], render.Renderable):
         return self._calls.n_submitted
 
     def futures(self) -> list[Future[R]]:
-        """The calls that are not done, those that are held included, in order of submission."""
+        """The futures of the calls that are not done, held ones included, in order."""
         return list(self._calls.futures)
 
     @property
     def n_running(self) -> int:
-        """How many calls have been handed to the executor and are not done.
+        """How many calls were submitted to the executor and are not done.
 
-        Those that a plugin is about to submit again are among them, also while they wait for it.
+        A call that waits for its next attempt is one of them.
         """
         return len(self._calls.futures) - len(self._calls.held)
 
     @property
     def n_held(self) -> int:
-        """How many calls wait for a plugin to give them a place."""
+        """How many calls wait until plugins let them start."""
         return len(self._calls.held)
 
     def running(self) -> bool:
-        """Whether any call has been handed to the executor and is not done."""
+        """Whether `n_running` is not 0."""
         return self.n_running > 0
 
     def start_held(self) -> None:
-        """Start the calls that are held, as many as there are places. For plugins."""
+        """Start the held calls that may start now. For plugins."""
         self._calls.start_held()
 
     def __rich__(self) -> RenderableType:
@@ -162,6 +165,6 @@ def _as_plugins(plugins: Plugin | Iterable[Plugin]) -> Iterable[Plugin]:
             )
         if not (hasattr(plugin, "pre_submit") and hasattr(plugin, "attach_task")):
             raise TypeError(
-                f"plugins={plugin!r} is a {type(plugin).__name__}, not a Plugin or several"
+                f"plugins={plugin!r} is a {type(plugin).__name__}. Use a Plugin, or several."
             )
     return several

@@ -21,10 +21,9 @@ class TaskCalls(Generic[R]):
     """The calls of a task that are not done: those that run, and those that its plugins hold.
 
     Attributes:
-        futures: Their futures, in order of submission.
-        held: The futures of the calls that wait for a place, with their runs. They are among
-            `futures` too.
-        plugins: What changes, refuses and holds calls, in this order.
+        futures: The futures of all, in order of submission.
+        held: The futures of the held calls, with the run that each belongs to.
+        plugins: The plugins, in the order in which they see a call.
         n_submitted: How many calls were submitted in all.
     """
 
@@ -37,7 +36,7 @@ class TaskCalls(Generic[R]):
         self._retriers: list[Plugin] = []  # those that may want another attempt
 
     def attach(self, plugin: Plugin) -> None:
-        """Have a plugin see the calls from now on, after the plugins that are there."""
+        """Add a plugin, after those that are there."""
         self.plugins.append(plugin)
         if may_retry(plugin):
             self._retriers.append(plugin)
@@ -59,7 +58,7 @@ class TaskCalls(Generic[R]):
             self._attempt(run, deferred, call)
         else:
             future = run.start(call)
-        # All is on the books before the first callback, which may submit again.
+        # All counts are right before the first callback, which may submit again.
         self.futures[future] = None
         self.n_submitted += 1
         run.add(future, call, self)
@@ -67,7 +66,7 @@ class TaskCalls(Generic[R]):
         return future
 
     def start_held(self) -> None:
-        """Start the calls that are held, as many as there are places."""
+        """Start the held calls that may start now."""
         while self.held:
             future, run = next(iter(self.held.items()))
             if not (run.running() and self._has_place()):
@@ -75,16 +74,16 @@ class TaskCalls(Generic[R]):
             del self.held[future]
             self._start(run, future)
 
-    # -- for the run -----------------------------------------------------------------------
+    # -- called by the run -----------------------------------------------------------------
 
     def forget(self, future: Future[R]) -> None:
-        """Take a call off the books because it has ended."""
+        """Remove a call that has ended."""
         self.futures.pop(future, None)
         if isinstance(future, DeferredFuture):
             self.held.pop(future, None)
 
     def emit_end(self, run: Run, future: Future[R]) -> None:
-        """Emit the events of a call that has ended, and tell the plugins."""
+        """Emit the events of a call that has ended, and call `post_done` of the plugins."""
         if future.cancelled():
             self._emit(run, TaskEvents.CANCELLED, future)
         else:
@@ -97,7 +96,7 @@ class TaskCalls(Generic[R]):
             run.guard(plugin.post_done, future)
 
     def emit_rerun(self, run: Run, rerun: Rerun) -> None:
-        """Emit the event of a call that runs again after its worker was lost."""
+        """Emit the event of a call that runs again because its worker was lost."""
         self._emit(run, TaskEvents.RERUN, rerun.future, rerun.error, rerun.attempt)
 
     def _emit(self, run: Run, event: Event[P], /, *args: P.args, **kwargs: P.kwargs) -> None:
@@ -106,12 +105,12 @@ class TaskCalls(Generic[R]):
     # -- attempts --------------------------------------------------------------------------
 
     def _start(self, run: Run, future: DeferredFuture[R]) -> None:
-        """Start a call that has waited."""
-        if not future.done():  # cancelled, and the loop has not come to that yet
+        """Start a call that was held, or the next attempt of one."""
+        if not future.done():  # it may be cancelled, and the run not know that yet
             self._attempt(run, future, run.queue[future])
 
     def _attempt(self, run: Run, future: DeferredFuture[R], call: Call) -> None:
-        """Hand a call to the executor; if plugins may retry it, they hear first how that ends."""
+        """Submit a call to the executor. Plugins that may retry it are asked when it has failed."""
 
         def then(attempt: concurrent.futures.Future[R]) -> None:
             run.loop.put(partial(self._attempt_ended, run, future, attempt))
@@ -121,25 +120,25 @@ class TaskCalls(Generic[R]):
     def _attempt_ended(
         self, run: Run, future: DeferredFuture[R], attempt: concurrent.futures.Future[R]
     ) -> None:
-        """End a call as its attempt has ended, or have it submitted again."""
+        """End a call as its attempt has ended, or submit it again."""
         if future.done():
-            return  # cancelled in the meantime
+            return  # it was cancelled in the meantime
         error = None if attempt.cancelled() else attempt.exception()
         again = False
         try:
             again = error is not None and run.running() and self._again(run, future, error)
-        finally:  # whatever a plugin raises, the call must end
+        finally:  # the call must end, even if a plugin raises
             if not again:
                 future.end_as(attempt)
         if again and error is not None:
             self._emit(run, RETRY, future, error, future.attempts + 1)
 
     def _again(self, run: Run, future: DeferredFuture[R], error: BaseException) -> bool:
-        """Have a call submitted again if a plugin wants that."""
+        """Schedule the next attempt if a plugin wants one."""
         for plugin in self._retriers:
             if (again := plugin.next_attempt(future, error, run.queue[future])) is not None:
                 call, delay_s = again
-                # Also for no delay: first come callbacks, which may cancel it, or end the run.
+                # Even without a delay: callbacks come first, and may cancel it or end the run.
                 timer = run.call_later(float(delay_s), partial(self._start, run, future))
                 run.queue[future] = call
                 future.rest(error, timer.cancel)

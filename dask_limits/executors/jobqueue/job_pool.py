@@ -242,7 +242,7 @@ class JobPool(distributed.SchedulerPlugin):  # type: ignore[misc]
         stuck = [job for job in self._jobs.values() if job.why_stuck]
         others = len(stuck) < len(self._jobs) or self._cluster.scheduler.workers
         if stuck and not others and (not self.came or self._demand()):
-            self._give_up("No worker will come: waiting does not help any of the jobs")
+            self._give_up("No worker will come: SLURM will not start the jobs")
             return
         for job in stuck:
             if job.why_stuck not in self._warned:

@@ -12,7 +12,7 @@ from dask_limits.batch_systems.current_job import BatchJob, current_job
 
 @pytest.fixture
 def environment(monkeypatch):
-    """The environment of a process outside of batch jobs, where no command is found."""
+    """The environment of a process outside of batch jobs, in which no command is found."""
     for name in list(os.environ):
         if name.startswith(("SLURM_", "PBS_", "JOB_", "LSB_", "OAR_", "_CONDOR", "DASK_LIMITS_")):
             monkeypatch.delenv(name)
@@ -27,7 +27,7 @@ def environment(monkeypatch):
         ({"PBS_JOBID": "17.server.example"}, BatchJob("pbs", "17")),
         ({"PBS_JOBID": "17[3].server"}, BatchJob("pbs", "17")),
         ({"JOB_ID": "17", "SGE_TASK_ID": "undefined"}, BatchJob("sge", "17")),
-        ({"JOB_ID": "17"}, None),  # anybody's
+        ({"JOB_ID": "17"}, None),  # the name is too common
         ({"LSB_JOBID": "17"}, BatchJob("lsf", "17")),
         ({"OAR_JOB_ID": "17"}, BatchJob("oar", "17")),
         ({"_CONDOR_JOB_AD": "/nowhere"}, None),

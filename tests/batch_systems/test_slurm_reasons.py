@@ -1,4 +1,4 @@
-"""Reasons for which SLURM never starts a job; tests/slurm has some of them from a real SLURM."""
+"""Reasons for which SLURM never starts a job. tests/slurm has some on a real SLURM."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def test_it_is_explained_with_its_figures_and_what_to_change(reason, job, text):
     [
         ("1", {"MinNodes": "2"}, "asks for 1 node, and partition short allows no fewer than 2."),
         ("2", {"MaxNodes": "1"}, "asks for 2 nodes, and partition short allows no more than 1."),
-        ("2", {}, ""),  # some of its nodes are down
+        ("2", {}, ""),  # some nodes may be down
         ("many", {}, ""),
     ],
 )

@@ -18,7 +18,7 @@ from slurm_faults import MARK, Run, marked  # noqa: E402
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give the first test of each file the time that it takes to install SLURM."""
+    """Give the first test of each file time enough to install SLURM."""
     seen: set[Path] = set()
     for item in items:
         if Path(__file__).parent in item.path.parents and item.path not in seen:
@@ -27,7 +27,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def new_folder() -> Path:
-    """A folder that the user munge can reach, which pytest's are not."""
+    """A folder that the user munge can reach, unlike those of pytest."""
     return Path(tempfile.mkdtemp(prefix="dask-limits-slurm-", dir="/tmp"))
 
 
@@ -47,7 +47,7 @@ def slurm_of_the_session() -> Iterator[Slurm]:
 
 @pytest.fixture(scope="module")
 def slurm(slurm_of_the_session: Slurm) -> Iterator[Slurm]:
-    """A real SLURM, which `sbatch` and the like find meanwhile; empty before and after."""
+    """A real SLURM that `sbatch` and the like find. It has no jobs before and after."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SLURM_CONF", str(slurm_of_the_session.configuration))
         yield slurm_of_the_session
@@ -56,7 +56,7 @@ def slurm(slurm_of_the_session: Slurm) -> Iterator[Slurm]:
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    """Where a test may start one of its own."""
+    """A folder in which a test can start its own SLURM."""
     folder = new_folder()
     yield folder
     assert not folder.exists()
@@ -64,9 +64,9 @@ def folder() -> Iterator[Path]:
 
 @pytest.fixture
 def new_run(slurm: Slurm, tmp_path: Path, monkeypatch) -> Iterator[Callable[..., Run]]:
-    """Makes runs, of which no job, no process and no file is left in the end."""
+    """Makes runs. At the end, no job, process or file of theirs may be left."""
     monkeypatch.setenv(MARK, str(tmp_path))
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))  # jobs find what they are to call
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))  # for the functions that jobs call
     try:
         yield lambda **options: Run(tmp_path, **options)
         assert not slurm.jobs()

@@ -1,4 +1,4 @@
-"""Jobs whose time is up, while there is more work than fits into it."""
+"""Jobs whose time is up while there is more work."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from slurm_faults import Run, work
 from dask_limits.exceptions import LimitRefusedError
 
 NewRun = Callable[..., Run]
-pytestmark = pytest.mark.timeout(180)  # on a busy machine, each of some workers takes 20 s to come
+pytestmark = pytest.mark.timeout(180)  # on a busy machine, a worker takes 20 s to come
 
 
 def first_ends_in(seconds: int, folder: Path) -> list[str]:
-    """Lines of a job script that bring the end of the first job so near.
+    """Lines of a job script that make the first job end in so many seconds.
 
     SLURM's own limits on time are whole minutes.
     """
@@ -39,7 +39,7 @@ def nap(folder: Path, number: int, gate: str) -> int:
 
 
 def load(path: Path) -> int:
-    """An ordinary task of Dask's, of which it is seen how often it has run."""
+    """An ordinary Dask task that notes how often it runs."""
     with path.open("a") as file:
         file.write("loaded\n")
     return 1000
@@ -54,14 +54,14 @@ def test_a_worker_leaves_in_time_and_others_go_on_with_what_it_has(
         near, far = sorted(run.added, key=lambda worker: worker.ends_in)
         client = run.scheduler._run.executor.client
         kept = client.submit(load, tmp_path / "loads", workers=[near.address])
-        run.submit(range(2), "opened", walltime_limit=300)  # for which there is time in one
+        run.submit(range(2), "opened", walltime_limit=300)  # only one job has time for them
         run.submit(range(2, 20), call=nap, walltime_limit=3)
-        until(lambda: len(run.added) == 3, 40)  # as there is more to do than the first can
+        until(lambda: len(run.added) == 3, 40)  # the first has no time for all calls
         run.open("opened")
         until(lambda: all(future.done() for future in run.futures.values()), 40)
         assert kept.result() == 1000
         kept.release()
-        assert slurm.state(near.job) in ("COMPLETED", "CANCELLED")  # and not TIMEOUT
+        assert slurm.state(near.job) in ("COMPLETED", "CANCELLED")  # not TIMEOUT
     there = [one for one in run.begun() if one.job == near.job]
     end = float((tmp_path / "first" / "ends").read_text())
     assert len(there) > 2
@@ -87,7 +87,7 @@ def test_a_call_that_fits_into_no_job_is_refused_with_both_figures(new_run: NewR
         ("memory", 2 << 30),
         ("cores", 3),
     ]
-    assert 500 < errors[0].most < 600  # some are kept to come up, and to leave in order
+    assert 500 < errors[0].most < 600  # starting and leaving take some time
     assert [error.most for error in errors[1:]] == [run.added[0].memory, 2]
     for error, (asked, most) in zip(
         errors, [("3600 s", "5"), ("2.0 GiB", " MiB"), ("3 cores", "than 2")], strict=True

@@ -1,4 +1,4 @@
-"""What has to end suddenly: each process of a run, killed while calls run."""
+"""Each process of a run, killed while calls run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from real_slurm import Slurm
 from slurm_faults import Run, above, begun_in, marked
 
 NewRun = Callable[..., Run]
-pytestmark = pytest.mark.timeout(180)  # on a busy machine, each of some workers takes 20 s to come
+pytestmark = pytest.mark.timeout(180)  # on a busy machine, a worker takes 20 s to come
 
 
 def test_a_worker_that_is_killed_is_started_again_in_its_job(slurm: Slurm, new_run: NewRun):
@@ -23,7 +23,7 @@ def test_a_worker_that_is_killed_is_started_again_in_its_job(slurm: Slurm, new_r
         run.submit(range(4), "opened")
         lost = [one.number for one in run.wait_for(2)]
         above(run.begun()[0].pid)["worker"].kill()
-        run.open("opened")  # they are done in no time when they run again, and told of all the same
+        run.open("opened")  # the reruns end at once, and are told all the same
         until(lambda: len(run.added) == 2)
         assert len(slurm.jobs()) == 1
     assert run.told().keys() == set(lost)
@@ -91,7 +91,7 @@ def test_nothing_is_left_of_a_driver_that_is_killed(slurm: Slurm, new_run: NewRu
     (left,) = (tmp_path / "shared").iterdir()
     assert left.stat().st_mode & 0o077 == 0
     (tmp_path / "begun").unlink()
-    run = new_run(n_workers=1)  # the next run removes what it could not
+    run = new_run(n_workers=1)  # the next run removes the directory
     with run.going():
         assert not left.exists()
         run.submit(range(2))

@@ -1,4 +1,4 @@
-"""What breaks below a run: its jobs, their nodes, SLURM itself."""
+"""Failures of jobs, of nodes, and of SLURM itself during a run."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ from dask_limits.exceptions import (
 )
 
 NewRun = Callable[..., Run]
-pytestmark = pytest.mark.timeout(180)  # on a busy machine, each of some workers takes 20 s to come
+pytestmark = pytest.mark.timeout(180)  # on a busy machine, a worker takes 20 s to come
 
 
 def fill(folder: Path, number: int, gate: str, n_bytes: int = 500 << 20) -> int:
-    """A call that has no other memory than this, and does not end of itself."""
+    """A call that takes this much memory and waits."""
     block = bytearray(n_bytes)
     return work(folder, number, gate) + len(block)
 
 
 def fill_job_once(folder: Path, number: int, gate: str) -> int:
-    """A call that is more than its job may have, the first time."""
+    """A call that exceeds the memory of its job the first time."""
     work(folder, number)
     if not (folder / "filled").exists():
         (folder / "filled").touch()
@@ -43,7 +43,7 @@ def fill_job_once(folder: Path, number: int, gate: str) -> int:
 
 
 def cancel_job(folder: Path, number: int, gate: str) -> int:
-    """A call that ends its job each time."""
+    """A call that ends its job each time it runs."""
     work(folder, number)
     subprocess.run(["scancel", os.environ["SLURM_JOB_ID"]], check=True)
     time.sleep(60)
@@ -73,7 +73,7 @@ def test_calls_of_a_job_that_is_cancelled_run_again_and_those_that_waited_there_
 ):
     run = new_run(n_workers=2)
     with run.going():
-        run.submit(range(20, 40))  # so quick that later ones are sent ahead
+        run.submit(range(20, 40))  # they are quick, so later calls are sent ahead
         until(lambda: all(future.done() for future in run.futures.values()))
         run.submit(range(14), "opened")
         running = run.wait_for(24)[-4:]
@@ -88,7 +88,7 @@ def test_calls_of_a_job_that_is_cancelled_run_again_and_those_that_waited_there_
 
 
 def test_a_node_that_is_set_down_loses_its_calls_to_the_other(slurm: Slurm, new_run: NewRun):
-    run = new_run(n_workers=2, cores=3)  # so that each has its node
+    run = new_run(n_workers=2, cores=3)  # one worker on each node
     try:
         with run.going():
             run.submit(range(6), "opened")
@@ -140,7 +140,7 @@ def test_a_call_that_ends_its_job_each_time_fails_and_hurts_no_other(slurm, new_
 
 @pytest.fixture
 def control(slurm: Slurm) -> Iterator[Callable[[int], None]]:
-    """Sends signals to SLURM's controller, which is well again in the end."""
+    """Sends signals to SLURM's controller, and brings it back at the end."""
     pid_file = slurm.folder / "ctld" / "pid"
 
     def send(number: int) -> None:
@@ -162,7 +162,7 @@ def start_controller(slurm: Slurm, *options: str) -> None:
 
 
 def wait_until_saved(slurm: Slurm, job: str) -> None:
-    """Wait until the controller would know of a job after it was killed: it saves every 5 s."""
+    """Wait until the controller has saved a job, so that it knows the job after a restart."""
     state, now = slurm.folder / "ctld" / "job_state", time.time()
     slurm.run("scontrol", "update", f"jobid={job}", "comment=something to save")
     until(lambda: state.exists() and state.stat().st_mtime > now)
@@ -175,13 +175,13 @@ def test_a_run_goes_on_while_the_controller_hangs_or_is_gone(
     with run.going():
         run.submit(range(4), "first")
         wait_until_saved(slurm, run.wait_for(4)[0].job)
-        control(signal.SIGSTOP)  # squeue and the like hang from now on
+        control(signal.SIGSTOP)  # now squeue and the like hang
         run.open("first")
         run.submit(range(4, 12))
         until(lambda: all(future.done() for future in run.futures.values()))
         run.submit(range(12, 16), "second")
         run.wait_for(16)
-        control(signal.SIGKILL)  # and now they fail
+        control(signal.SIGKILL)  # now they fail
         run.open("second")
         run.submit(range(16, 24))
         until(lambda: all(future.done() for future in run.futures.values()))
@@ -201,7 +201,7 @@ def test_a_job_that_slurm_has_forgotten_is_submitted_again(
         ended = thread.submit(run.scheduler.run, timeout=100)
         until(lambda: any(job.state == "PENDING" for job in run.waiting))
         control(signal.SIGKILL)
-        start_controller(slurm, "-c")  # which clears what it has saved
+        start_controller(slurm, "-c")  # without its saved state
         ended.result()
     run.check()
     assert {job.name for job in run.waiting} == {"slurm-0", "slurm-1"}

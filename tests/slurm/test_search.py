@@ -19,7 +19,7 @@ from real_slurm import Slurm
 
 COMMAND = [sys.executable, "-m", "dask_limits", "search", "--executor", "slurm", "--workers", "2"]
 LIMITS = ["--trial-memory", "400MiB", "--trial-wall-time", "5s"]
-pytestmark = pytest.mark.timeout(180)  # on a busy machine, each of some workers takes 20 s to come
+pytestmark = pytest.mark.timeout(180)  # on a busy machine, a worker takes 20 s to come
 
 
 @pytest.fixture(autouse=True)
@@ -115,7 +115,7 @@ def test_ctrl_c_while_it_starts_leaves_no_job_either(tmp_path: Path, after_s: fl
         time.sleep(after_s)
         os.killpg(process.pid, signal.SIGINT)
         _, stderr = process.communicate()
-    assert process.returncode in (130, -signal.SIGINT)  # the latter before it is past its imports
+    assert process.returncode in (130, -signal.SIGINT)  # the latter during its imports
     assert stderr == ""
 
 
@@ -133,7 +133,7 @@ def test_a_trial_that_loses_its_job_is_started_again(tmp_path: Path, slurm: Slur
             elif " was started again: " in line:
                 started_again += 1
             elif line.startswith("trial ") and not started_again and not cancelled & here:
-                job = min(here, key=int)  # perhaps one without a trial: then another one is next
+                job = min(here, key=int)  # it may have no trial; then the next one is cancelled
                 cancelled.add(job)
                 slurm.run("scancel", job)
         assert process.stderr is not None
@@ -160,7 +160,7 @@ def test_a_trial_that_loses_its_job_is_started_again(tmp_path: Path, slurm: Slur
             " grace_period, and no worker, present or to be had, has more than 540 s for a call.",
         ),
         (
-            ["--trial-wall-time", "2h"],  # and a job has half an hour, by dask-jobqueue's default
+            ["--trial-wall-time", "2h"],  # by dask-jobqueue's default, a job has half an hour
             "No worker could run trials: run_trial() may take 7200 s by its wall_time and"
             " grace_period, and no worker, present or to be had, has more than 1680 s for a call.",
         ),

@@ -1,4 +1,4 @@
-"""The SLURM that the other tests, and people who try things out, run on."""
+"""The SLURM for tests and for trying things out."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from real_slurm import PROGRAMS, Slurm, running, start, stop
 
 
 def of(folder: Path) -> list[psutil.Process]:
-    """What belongs to the SLURM in a folder: daemons, jobs, and who waits to stop it."""
+    """The processes of the SLURM in a folder: daemons, jobs, and what waits to stop it."""
     found = []
     for process in psutil.process_iter():
         try:
@@ -55,8 +55,8 @@ def test_a_job_over_its_memory_is_ended_with_what_it_has_detached(
     taker = f"'{sys.executable}' -c 'import time; x = bytearray(200 << 20); time.sleep(100)'"
     job = slurm.submit(f"setsid {taker} & wait", "--mem=100M", log=tmp_path / "log")
     assert slurm.wait_for(job) == "FAILED"
-    assert slurm.job(job)["ExitCode"] == "0:9"  # there is nothing else that tells of memory ...
-    until(lambda: "exceeded memory limit" in (tmp_path / "log").read_text())  # ... but for the log
+    assert slurm.job(job)["ExitCode"] == "0:9"  # SLURM does not mention memory here ...
+    until(lambda: "exceeded memory limit" in (tmp_path / "log").read_text())  # ... but in the log
     until(lambda: not [one for one in of(slurm.folder) if "bytearray" in str(one.cmdline())])
 
 

@@ -1,4 +1,4 @@
-"""Runs on a real SLURM: their jobs, from the first to the last."""
+"""Runs on a real SLURM, and their jobs."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_a_run_has_the_jobs_that_it_asked_for_and_leaves_none(slurm: Slurm, tmp_
         asked[job] = slurm.job(job)
 
     scheduler.run()
-    assert len(jobs) == 2  # of 1 GiB less what the worker itself takes, one at a time
+    assert len(jobs) == 2  # a job of 1 GiB runs one call at a time
     assert {worker.job for worker in workers} == jobs
     assert {job.state for states in waited_for for job in states} <= {"PENDING", "RUNNING"}
     for job in asked.values():
@@ -70,7 +70,7 @@ def test_what_jobs_turn_out_to_be_too_small_for_is_refused_and_not_waited_for(tm
 
 
 def test_a_run_begins_with_the_first_worker_and_tells_why_others_wait(slurm: Slurm, tmp_path):
-    scheduler = made(tmp_path, n_workers=3, cores=3)  # of which there is room for two
+    scheduler = made(tmp_path, n_workers=3, cores=3)  # there is room for two
     reasons = set()
 
     @scheduler.on_waiting_for_workers
@@ -108,20 +108,20 @@ def test_workers_come_for_a_burst_stay_for_the_next_and_go_when_there_is_none(sl
             scheduler.call_later(1, burst)
         elif bursts == 3:
             shown.extend(scheduler._run.cluster.lines())
-            scheduler.call_later(8, lambda: None)  # all are idle for long enough
+            scheduler.call_later(8, lambda: None)  # until all are idle for long enough
 
     scheduler.run()
     assert len(jobs) == 18
-    assert len(added) == 3  # none went between the bursts, to come again
+    assert len(added) == 3  # none left between the bursts
     assert set(jobs) == {worker.job for worker in added}
     assert len(removed) >= 3
-    assert len(shown) == 1  # and no job that is still waited for
+    assert len(shown) == 1  # no jobs are waited for
     assert shown[0].startswith("3 workers, 3 cores, ")
     assert not slurm.jobs()
 
 
 def program(tmp_path: Path, **options) -> subprocess.Popen[str]:
-    """A driver in a process of its own, with a call that takes long; it says when that runs."""
+    """A driver in its own process, with a long call; it prints when the call runs."""
     code = f"""
         import time
         from dask_limits import PynisherPlugin, Scheduler
@@ -148,7 +148,7 @@ def program(tmp_path: Path, **options) -> subprocess.Popen[str]:
 
 
 def workers_of(tmp_path: Path) -> set[int]:
-    """All processes that know of this folder, but for the driver: workers, nannies, canceller."""
+    """All processes with this folder in their command line, and their children."""
     found = set()
     for process in psutil.process_iter(["cmdline"]):
         if str(tmp_path) in " ".join(process.info["cmdline"] or []):
@@ -199,7 +199,7 @@ def test_jobs_that_end_without_a_worker_are_told_with_their_script_and_log(slurm
 def test_a_job_that_waits_is_never_taken_for_one_that_is_gone(slurm, tmp_path, monkeypatch, odd):
     directives = ["--begin=now+1hour"]
     if odd == "filter":
-        monkeypatch.setenv("SQUEUE_PARTITION", "another")  # as people have it in their .bashrc
+        monkeypatch.setenv("SQUEUE_PARTITION", "another")  # as in some people's .bashrc
     else:
         directives.append("--array=0-0")  # squeue calls it 17_[0]
     scheduler = made(tmp_path, worker_timeout="6 s", job_extra_directives=directives)

@@ -1,4 +1,4 @@
-"""What a Dask scheduler tells of the work that it has."""
+"""The work of a Dask scheduler."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dask_limits.executors.jobqueue.demand import Work, has_waiting, work_of
 
 @pytest.fixture
 def cluster() -> Iterator[distributed.LocalCluster]:
-    """One without a worker, in this process."""
+    """A cluster without workers, in this process."""
     with distributed.LocalCluster(
         n_workers=0, processes=False, threads_per_worker=1, dashboard_address="127.0.0.1:0"
     ) as cluster:

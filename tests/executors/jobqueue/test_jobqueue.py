@@ -1,4 +1,4 @@
-"""Clusters of the batch systems that cannot be had here; tests/slurm has those of a real SLURM."""
+"""Runs on simulated batch systems. Those on a real SLURM are in tests/slurm."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from fake_batch_systems import BatchSystem
 from dask_limits import PynisherPlugin, Scheduler
 from dask_limits.exceptions import WorkersNotStartedError
 
-# What each is asked for, and what of it must stand in the job.
+# Options for each batch system, and what its job script must contain.
 ASKED = {
     "pbs": (
         {"queue": "short"},
@@ -46,7 +46,7 @@ def shared(tmp_path):
 
 
 def made(name: str, tmp_path: Path, **options) -> tuple[Scheduler, BatchSystem]:
-    """A scheduler with one worker, in a job of a batch system that there is not."""
+    """A scheduler with one worker, in a job of a simulated batch system."""
     folder = tmp_path / "jobs"
     folder.mkdir()
     system = BatchSystem(name, folder)
@@ -84,7 +84,7 @@ def test_a_run_completes_on_each_batch_system_and_leaves_no_job(name, tmp_path, 
 
 
 def listening(pids: set[int]) -> dict[str, set[int]]:
-    """On which addresses these processes listen, and who."""
+    """The addresses on which these processes listen, and which of them do."""
     found: dict[str, set[int]] = {}
     for pid in pids:
         for connection in psutil.Process(pid).net_connections("inet"):
@@ -180,7 +180,7 @@ def test_calls_fail_after_jobs_in_a_row_have_failed_and_later_ones_are_not_taken
 
     assert scheduler.run(timeout=40, on_exception="continue").code == "exhausted"
     first, second = errors
-    assert first is not second  # each may get notes of its own
+    assert first is not second  # a copy each: notes may be added to it
     assert str(first) == str(second)
     assert first.script == second.script != ""
 
@@ -202,7 +202,7 @@ def test_when_no_worker_comes_in_time_the_script_and_the_log_are_told(tmp_path):
     assert error.log == "module: not found"
     path = re.search(r"The end of (\S+):", str(error))
     assert path is not None
-    assert Path(path[1]).read_text() == "module: not found\n"  # is kept
+    assert Path(path[1]).read_text() == "module: not found\n"  # the log is kept
     assert [job.name for job in error.jobs] == ["sge-0"]
     assert not system.runs()
 

@@ -1,4 +1,4 @@
-"""dask_jobqueue is imported without what that does to signals."""
+"""Importing dask_jobqueue leaves signal handlers as they are."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""What a job pool makes of what it hears of one of its jobs, by a clock that it is given."""
+"""What a job pool concludes about one of its jobs. The clock is an argument."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def waiting(reason: str) -> JobState:
     [
         (refused(), 0, True),
         (ended(), 0, True),
-        (PooledJob("a", id="17"), 1e9, False),  # of which nothing is known
+        (PooledJob("a", id="17"), 1e9, False),  # nothing is known of it
         (PooledJob("a", id="17", state=JobState("17", state="PENDING")), 1e9, False),
         (PooledJob("a", id="17", came=True, away_since=100), 130, False),
         (PooledJob("a", id="17", came=True, away_since=100), 131, True),
@@ -37,7 +37,7 @@ def waiting(reason: str) -> JobState:
         (PooledJob("a", id="17", came=True, away_since=100, leaves=True), 100, True),
     ],
 )
-def test_no_worker_is_expected_of_a_job_any_more(job, now, has_ended):
+def test_when_no_worker_will_come_from_a_job(job, now, has_ended):
     assert job.has_ended(now) == has_ended
 
 
@@ -65,7 +65,7 @@ def test_a_job_that_waits_for_what_may_never_pass_is_asked_about_after_a_while_a
         job.note_state(waiting("PartitionTimeLimit"), now)
         assert not job.may_be_stuck(now)
     assert job.may_be_stuck(110)
-    job.stuck_since = 110  # it may start after all
+    job.stuck_since = 110  # SLURM has been asked, and it may start
     assert not job.may_be_stuck(119)
     assert job.may_be_stuck(120)
     job.why_stuck = "The time limit is above that of the partition."

@@ -32,14 +32,14 @@ def spec(**options) -> JobSpec:
     [
         ([], 0),
         ([Work()], 1),
-        ([Work()] * 4, 1),  # one for each core
+        ([Work()] * 4, 1),  # one task on each core
         ([Work()] * 5, 2),
-        ([Work(memory=GIB)] * 5, 2),  # of which memory has room for four
+        ([Work(memory=GIB)] * 5, 2),  # the memory is enough for four
         ([Work(memory=3 * GIB)] * 5, 5),  # two never share a worker
         ([Work(memory=3 * GIB)] * 2 + [Work()] * 4, 3),
         ([Work(cores=3)] * 2, 2),
         ([Work(seconds=600)] * 20, 5),
-        ([Work(seconds=1)] * 20, 1),  # done in five seconds by one
+        ([Work(seconds=1)] * 20, 1),  # one worker does them in five seconds
         ([Work(seconds=1)] * 21, 2),
         ([Work(seconds=0.01)] * 1000, 1),
         ([Work(seconds=0)] * 1000, 0),
@@ -183,7 +183,7 @@ def test_when_no_job_can_be_submitted_at_first_it_is_not_tried_again():
     assert failures.reason_to_give_up(came=False) == "No job could be submitted"
     assert not failures.reason_to_give_up(came=True)
     failures.add([ended()], now=0)
-    assert not failures.reason_to_give_up(came=False)  # one could be
+    assert not failures.reason_to_give_up(came=False)  # one was submitted
 
 
 def test_once_there_were_workers_it_is_tried_for_two_minutes():

@@ -1,4 +1,4 @@
-"""The directory that the nodes share: what is in it, and who removes it."""
+"""The directory that the nodes share, and who removes it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What users ask for of a batch system, and what jobs are asked for then."""
+"""The arguments of users, and the jobs that they specify."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def test_configuration_files_of_dask_jobqueue_are_honoured():
     ("system", "configured", "walltime", "seconds"),
     [
         ("slurm", 90, "90", 90 * 60),
-        ("lsf", 720, "720", 720 * 60),  # what YAML makes of 12:00 without quotes
+        ("lsf", 720, "720", 720 * 60),  # YAML reads 12:00 without quotes as this number
         ("moab", 90, "90", 90),
         ("pbs", 90, "90", 90),
         ("slurm", "01:00:00", "01:00:00", 3600),

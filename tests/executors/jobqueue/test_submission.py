@@ -1,4 +1,4 @@
-"""Jobs are submitted and cancelled, however their driver ends."""
+"""No job is left, however the driver ends."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_no_job_outlives_a_driver_that_is_killed(tmp_path, forked):
         from dask_limits import Scheduler
 
         def start():
-            if {forked}:  # it has all that the driver has open, and lives on
+            if {forked}:  # it inherits all open files of the driver, and outlives it
                 child = multiprocessing.get_context("fork").Process(target=time.sleep, args=[600])
                 child.start()
                 print(child.pid, flush=True)

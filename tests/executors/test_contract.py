@@ -141,7 +141,7 @@ def odd():
 
 def signal_and_wait(path):
     Path(path).touch()
-    time.sleep(60)
+    time.sleep(600)
 
 
 def test_a_call_returns_with_its_usage(executor):
@@ -294,17 +294,15 @@ def test_a_result_or_exception_that_cannot_be_pickled_is_named(executor, kind):
 def test_a_call_that_runs_under_a_limit_ends_when_it_is_cancelled(executor, kind, tmp_path):
     if not kind.ends_running:
         pytest.skip("this executor cannot end a call that runs")
-    for n, fn in enumerate([limit(signal_and_wait, wall_time=60), signal_and_wait]):
+    for n, fn in enumerate([limit(signal_and_wait, wall_time=600), signal_and_wait]):
         if n == 1 and not kind.ends_unlimited:
             continue
-        began = time.monotonic()
         futures = [executor.submit(fn, str(tmp_path / f"{n} {i}")) for i in range(2)]
         for i in range(2):
             wait_for(tmp_path / f"{n} {i}")
         assert all(future.cancel() for future in futures)
         assert all(future.cancelled() and future.cancel() for future in futures)
         assert executor.submit(abs, -1).result(timeout=30) == 1  # there is room again
-        assert time.monotonic() - began < 30
 
 
 def test_a_call_that_waits_never_runs_when_it_is_cancelled(executor, kind, tmp_path):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import subprocess
-import time
 from typing import Any
 
 import pytest
+from overdoing import grow, spin, wait_on
 from test_contract import EXECUTORS
 
 from dask_limits import exceptions, limit
@@ -26,30 +26,13 @@ def executor(request):
     executor.shutdown(cancel_futures=True)
 
 
-def sleep_in_steps() -> None:
-    while True:
-        time.sleep(0.01)
-
-
-def spin() -> None:
-    while True:
-        pass
-
-
-def grow() -> None:
-    blocks = []
-    while True:
-        blocks.append(b"x" * 4_000_000)
-        time.sleep(0.001)
-
-
 def start_others() -> None:
     for process in [subprocess.Popen(["sleep", "60"]) for _ in range(3)]:
         process.wait()
 
 
 KINDS: dict[str, tuple[Any, dict[str, Any], type[exceptions.Breach]]] = {
-    "wall_time": (sleep_in_steps, {"wall_time": 0.2}, exceptions.WallTimeBreach),
+    "wall_time": (wait_on, {"wall_time": 0.2}, exceptions.WallTimeBreach),
     "cpu_time": (spin, {"cpu_time": 0.2}, exceptions.CpuTimeBreach),
     "memory": (grow, {"memory": "150 MiB"}, exceptions.MemoryBreach),
     "num_processes": (start_others, {"num_processes": 2}, exceptions.ProcessBreach),

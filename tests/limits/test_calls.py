@@ -172,7 +172,7 @@ def test_usage_says_what_was_used():
         return len(block)
 
     usage = run(use).usage
-    assert 0.3 <= usage.wall_time < 5
+    assert usage.wall_time >= 0.3
     assert 0.2 <= usage.cpu_time <= usage.wall_time
     assert 100e6 < usage.peak_memory < 200e6
     assert usage.num_processes == 1

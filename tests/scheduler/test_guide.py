@@ -160,15 +160,13 @@ def test_a_stop_that_does_not_wait_cancels_the_call():
 
     @scheduler.on_start
     def begin() -> None:
-        scheduler.submit(nap, seconds=10)
+        scheduler.submit(nap, seconds=600)
 
     @scheduler.on_future_submitted
     def stop(_) -> None:
         scheduler.stop()
 
-    began = time.monotonic()
     assert scheduler.run(wait=False).code == ExitState.STOPPED
-    assert time.monotonic() - began < 9
     assert counts(
         scheduler,
         start=1,

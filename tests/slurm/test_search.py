@@ -85,10 +85,8 @@ def test_a_search_runs_in_jobs_and_leaves_trials_and_the_best_model(tmp_path: Pa
 
 def interrupt(process: subprocess.Popen[str]) -> None:
     """Ctrl-C, and what is promised of it."""
-    interrupted = time.monotonic()
     os.killpg(process.pid, signal.SIGINT)
     stdout, stderr = process.communicate()
-    assert time.monotonic() - interrupted < 10
     assert process.returncode == 130
     assert stderr == ""
     assert "no model was fitted: interrupted" in stdout

@@ -22,8 +22,8 @@ from dask_limits import PynisherPlugin, Retry, Scheduler, limit
 from dask_limits.exceptions import ClusterLostError
 from dask_limits.executors.dask.executor import DaskExecutor
 
-AT_ONCE_S = 5.0
-"""Far less than the 30 seconds that Dask takes to give up; its usual time is 0.2 s."""
+AT_ONCE_S = 20.0
+"""Less than the 30 seconds that Dask takes to give up; its usual time is 0.2 s."""
 
 
 LISTENING = {"dashboard_address": SETTINGS["dashboard_address"], "protocol": "tcp"}

@@ -38,31 +38,19 @@ class Event(str, Generic[P]):
         return f"Event({self.name!r})"
 
 
+@dataclass(slots=True, kw_only=True)
 class Callback:
     """A function that is subscribed to an event, and when to call it."""
 
-    __slots__ = ("every", "function", "hidden", "max_calls", "n_answered", "n_calls", "n_emitted",
-                 "repeat", "when")  # fmt: skip
-
-    def __init__(
-        self,
-        function: Callable[..., object],
-        *,
-        when: Callable[[], bool] | None,
-        max_calls: int | None,
-        repeat: int,
-        every: int,
-        hidden: bool,
-    ) -> None:
-        self.function = function
-        self.when = when
-        self.max_calls = max_calls
-        self.repeat = repeat
-        self.every = every
-        self.hidden = hidden
-        self.n_emitted = 0
-        self.n_answered = 0
-        self.n_calls = 0
+    function: Callable[..., object]
+    when: Callable[[], bool] | None
+    max_calls: int | None
+    repeat: int
+    every: int
+    hidden: bool
+    n_emitted: int = 0
+    n_answered: int = 0
+    n_calls: int = 0
 
     def answer(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Call the function if its options allow it this time."""
@@ -178,7 +166,7 @@ class Subscriber(Generic[P]):
             self.emitter.add_callback(
                 self.event,
                 Callback(
-                    function,
+                    function=function,
                     when=when,
                     max_calls=max_calls,
                     repeat=repeat,

@@ -63,6 +63,9 @@ class Loud(Plugin):
         task.on_exception(lambda _, error: task.emit(self.SHOUT, str(error)))
 
     def post_done(self, future: Future[Any]) -> None:
+        self.task.on("on-done")(print)
+        self.task.on(Task.DONE)(print)
+        self.task.scheduler.stop()
         self.task.emit(self.SHOUT, self.task.nme)  # wrong
 """
 

@@ -11,6 +11,7 @@ from typing import (
     Protocol,
     Self,
     TypeVar,
+    overload,
     runtime_checkable,
 )
 
@@ -39,7 +40,11 @@ class PluginTask(Protocol):
     emitter: Emitter
 
     @property
+    def scheduler(self) -> Any: ...  # noqa: D102
+    @property
     def n_submitted(self) -> int: ...  # noqa: D102
+    @property
+    def on_submitted(self) -> Subscriber[...]: ...  # noqa: D102
     @property
     def on_done(self) -> Subscriber[[Future[Any]]]: ...  # noqa: D102
     @property
@@ -55,7 +60,10 @@ class PluginTask(Protocol):
     def running(self) -> bool: ...  # noqa: D102
     def futures(self) -> list[Future[Any]]: ...  # noqa: D102
     def start_held(self) -> None: ...  # noqa: D102
-    def on(self, event: Event[P]) -> Subscriber[P]: ...  # noqa: D102
+    @overload
+    def on(self, event: Event[P]) -> Subscriber[P]: ...  # type: ignore[overload-overlap]
+    @overload
+    def on(self, event: str) -> Subscriber[...]: ...
     def emit(self, event: Event[...] | str, /, *args: Any, **kwargs: Any) -> None: ...  # noqa: D102
     def add_event(self, *events: Event[...]) -> None: ...  # noqa: D102
 

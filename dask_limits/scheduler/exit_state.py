@@ -22,8 +22,8 @@ class ExitState:
 
     Attributes:
         code: The reason. It is equal to its name in lower case.
-        exception: What ended the run, if a call or a callback raised it; what was passed to
-            `stop(exception=)`; otherwise None.
+        exception: The exception that ended the run, or that was passed to `stop()`; otherwise
+            None.
 
     Example:
         >>> from dask_limits import Scheduler

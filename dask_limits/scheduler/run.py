@@ -362,4 +362,6 @@ class Run:
             self._end_because(ExitState.Code.EXCEPTION, f"A {what} raised {error!r}", error)
             kept = True
         if of_callback and not kept:  # it would be lost otherwise
-            logger.error("A callback raised an exception; the run goes on", exc_info=error)
+            logger.error(
+                "A callback raised an exception that the run does not raise", exc_info=error
+            )

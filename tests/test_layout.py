@@ -39,9 +39,9 @@ LAYERS = {
     """,
     "limits": """
         outcome limits cancel progress linux tracebacks
-        in_place
+        in_place breaches
         ipc
-        task
+        packed_outcome task
         guardian
         owner
         call
@@ -51,7 +51,7 @@ LAYERS = {
         __init__
         topic compat
         nodes
-        reservations packed usage_log
+        reservations packed_call serialization usage_log
         scheduler graphs
         worker
     """,

@@ -2,15 +2,17 @@ from __future__ import annotations
 
 import concurrent.futures
 import inspect
+import pickle
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ParamSpec, TypeVar
 
-from dask_limits.dask.packed import unpack_outcome
 from dask_limits.exceptions import CallPicklingError
 from dask_limits.executors.future import Future
-from dask_limits.executors.remote import pack_call, run_packed_call
 from dask_limits.limits import CancelToken, LimitedCall, run_call
+from dask_limits.limits.call import run_call_packed
+from dask_limits.limits.ipc import pickling
+from dask_limits.limits.packed_outcome import PackedOutcome
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -81,12 +83,12 @@ class WrappedExecutor(concurrent.futures.Executor):
     def _submit_elsewhere(
         self, call: LimitedCall[..., R], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Future[R]:
-        inner = self.executor.submit(run_packed_call, pack_call(call, args, kwargs))
+        inner = self.executor.submit(_run_packed_call, _pack_call(call, args, kwargs))
         future = _WrappedFuture[R](inner)
 
-        def settle(inner: concurrent.futures.Future[bytes]) -> None:
+        def settle(inner: concurrent.futures.Future[PackedOutcome[R]]) -> None:
             if not _pass_failure(inner, future):
-                future.settle(unpack_outcome(inner.result()))
+                future.settle(inner.result().unpack())
 
         inner.add_done_callback(settle)
         return future
@@ -113,7 +115,7 @@ class WrappedExecutor(concurrent.futures.Executor):
 class _WrappedFuture(Future[R]):
     """A future of ours that is as far as another one is."""
 
-    def __init__(self, inner: concurrent.futures.Future[bytes]) -> None:
+    def __init__(self, inner: concurrent.futures.Future[Any]) -> None:
         super().__init__(on_cancel=inner.cancel)
         self._inner = inner
 
@@ -134,3 +136,20 @@ def _pass_failure(inner: concurrent.futures.Future[Any], future: Future[Any]) ->
     except concurrent.futures.InvalidStateError:
         pass  # cancelled in the meantime
     return True
+
+
+def _pack_call(call: LimitedCall[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
+    """Put a call into bytes; functions of `__main__`, lambdas and closures too.
+
+    Raises:
+        CallPicklingError: if something in it cannot be pickled. Its text says what.
+    """
+    try:
+        return pickling.dumps((call, args, kwargs))
+    except Exception as error:
+        raise pickling.unpicklable_arguments(call.fn, args, kwargs, call.limits, error) from error
+
+
+def _run_packed_call(packed: bytes) -> PackedOutcome[Any]:
+    """Run a packed call where it has arrived."""
+    return run_call_packed(*pickle.loads(packed))

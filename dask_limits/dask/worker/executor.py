@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import functools
 import math
 import time
 from collections.abc import Callable, Hashable
@@ -13,11 +14,12 @@ import dask
 import distributed
 from distributed.comm import CommClosedError
 
+from dask_limits.dask import serialization  # noqa: F401  # for outcomes
 from dask_limits.dask.compat import worker as compat
 from dask_limits.dask.compat.graphs import function_name, is_value
 from dask_limits.dask.compat.joblib import failed_batch
 from dask_limits.dask.nodes import JoblibBatch
-from dask_limits.dask.packed import pack_outcome, run_packed
+from dask_limits.dask.packed_call import run_packed
 from dask_limits.dask.reservations import annotation_error, request_of
 from dask_limits.dask.topic import TOPIC
 from dask_limits.dask.usage_log import UsageLog
@@ -25,7 +27,7 @@ from dask_limits.dask.worker.admission import AdmissionControl, Reservation
 from dask_limits.dask.worker.error_messages import explain
 from dask_limits.dask.worker.graph_calls import invocation_of
 from dask_limits.exceptions import CallCancelledError, CallError, GuardianLostError
-from dask_limits.limits import CancelToken, LimitedCall, Limits, Outcome
+from dask_limits.limits import CancelToken, Limits
 from dask_limits.limits.owner.guardian import Guardian
 from dask_limits.placement.resources import WorkerResources
 
@@ -166,13 +168,15 @@ class LimitsExecutor(concurrent.futures.Executor):
         is_joblibs = isinstance(fn, JoblibBatch)
         if isinstance(fn, JoblibBatch) and limits.isolation == "thread":
             fn = fn.batch  # this process has a client, and other threads that use joblib
-        call = LimitedCall(fn, limits)
-        outcome = self._run_guarded(node.key, call, args, kwargs, token)
+        is_packed = getattr(node, "func", None) is run_packed
+        start = self._guardian.run_packed if is_packed else self._guardian.run
+        run = functools.partial(start, fn, args, kwargs, limits, cancel=token)
+        outcome = self._run_guarded(node.key, run, limits)
         if isinstance(outcome.exception, CallCancelledError):
             # Nobody waits for it. If someone has asked for it again meanwhile, it runs again.
             raise distributed.Reschedule
-        if getattr(node, "func", None) is run_packed:
-            return pack_outcome(outcome, call.name)
+        if is_packed:
+            return outcome
         self.usage_log.add(node.key, outcome.usage)
         if (error := outcome.exception) is None:
             return outcome.value
@@ -186,18 +190,11 @@ class LimitsExecutor(concurrent.futures.Executor):
             error.args = (str(error)[:longest],)
         raise error
 
-    def _run_guarded(
-        self,
-        key: Hashable,
-        call: LimitedCall[..., Any],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        token: CancelToken,
-    ) -> Outcome[Any]:
+    def _run_guarded(self, key: Hashable, run: Callable[[], Any], limits: Limits) -> Any:
         """Run a call; again, if its guardian was killed, as often as Dask forgives lost workers."""
-        seconds = (call.limits.wall_time or 0) + call.limits.grace_period
+        seconds = (limits.wall_time or 0) + limits.grace_period
         for tries in range(1, 1 + dask.config.get("distributed.scheduler.allowed-failures")):
-            outcome = self._guardian.run(call.fn, args, kwargs, call.limits, cancel=token)
+            outcome = run()
             if not isinstance(outcome.exception, GuardianLostError):
                 return outcome
             if time.monotonic() + seconds > self._ends_at:
@@ -206,7 +203,7 @@ class LimitsExecutor(concurrent.futures.Executor):
             cause = "its guardian was killed, and the call with it"
             event = {"op": "rerun", "key": key, **about, "job": self._job, "cause": cause}
             self._worker.loop.add_callback(self._worker.log_event, TOPIC, event | {"tries": tries})
-        return self._guardian.run(call.fn, args, kwargs, call.limits, cancel=token)
+        return run()
 
     def cancel(self, key: Any) -> None:
         """End a task, if it is one of ours that runs or waits to be admitted."""

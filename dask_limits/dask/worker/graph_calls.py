@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 from dask_limits.dask.compat.graphs import arguments_of, function_name, is_task, runs_nothing
 from dask_limits.dask.compat.joblib import is_batch
 from dask_limits.dask.nodes import JoblibBatch, Node
-from dask_limits.dask.packed import run_packed
+from dask_limits.dask.packed_call import run_packed
 
 Invocation: TypeAlias = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
 

@@ -15,9 +15,10 @@ import distributed
 from distributed.comm import CommClosedError
 from distributed.deploy import Cluster
 
+from dask_limits.dask import serialization  # noqa: F401  # for outcomes
 from dask_limits.dask.compat.client import cpu_count
 from dask_limits.dask.graphs.annotations import limits_annotations
-from dask_limits.dask.packed import pack_call, run_packed, unpack_outcome
+from dask_limits.dask.packed_call import pack_call, run_packed
 from dask_limits.exceptions import CallPicklingError, ClusterLostError
 from dask_limits.executors.cluster import ClusterEvent, WatchedExecutor
 from dask_limits.executors.dask.cluster_events import ClusterEvents
@@ -327,7 +328,8 @@ class DaskExecutor(WatchedExecutor):
         Dask fetches the results of tasks that end at about the same time together.
         """
         try:
-            call.future.settle(unpack_outcome(await task))
+            outcome = await task
+            call.future.settle(outcome.unpack())
         except CommClosedError:  # before the client has noticed
             call.fail(self._lost_errors()(call.packed.name))
         except (Exception, asyncio.CancelledError) as error:

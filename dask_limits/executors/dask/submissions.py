@@ -10,7 +10,7 @@ from typing import Any, Final, Self
 
 import distributed
 
-from dask_limits.dask.packed import PackedCall
+from dask_limits.dask.packed_call import PackedCall
 from dask_limits.exceptions import CallError
 from dask_limits.executors.future import Future
 

@@ -10,10 +10,10 @@ import cloudpickle
 
 from dask_limits.exceptions import CallPicklingError
 from dask_limits.limits.in_place import name_of
-from dask_limits.limits.ipc import payload
+from dask_limits.limits.ipc import messages, payload
 from dask_limits.limits.ipc.payload import Payload
 from dask_limits.limits.limits import Limits
-from dask_limits.limits.tracebacks import say
+from dask_limits.limits.tracebacks import say, text_of
 
 
 def new_pickler(file: Any, protocol: int, **options: Any) -> Any:
@@ -43,6 +43,44 @@ def pack(thing: object) -> Payload:
         return payload.pack(thing, pickle.Pickler)
     except Exception:
         return payload.pack(thing, new_pickler)
+
+
+def pack_returned(value: object) -> tuple[int, Payload]:
+    """Pack what a call has returned.
+
+    Returns:
+        The kind of end, one of those in `messages`, and what goes with it.
+    """
+    try:
+        return messages.RETURNED, pack(value)
+    except BaseException as why:
+        return pack_unpicklable("result", why)
+
+
+def pack_raised(error: BaseException) -> tuple[int, Payload]:
+    """Pack what a call has raised, with the text of its traceback; as `pack_returned`."""
+    text = text_of(error)
+    try:
+        packed = pack((without_history(error), text))
+        # many exceptions can be pickled, but not unpickled
+        payload.unpack(memoryview(packed.head), list(packed.fds))
+    except BaseException as why:
+        return pack_unpicklable("exception", why, say(error), text)
+    return messages.RAISED, packed
+
+
+def pack_unpicklable(
+    part: str, why: BaseException, what: str = "", text: str = ""
+) -> tuple[int, Payload]:
+    """Pack that a part of a call cannot be pickled or unpickled; as `pack_returned`.
+
+    Args:
+        part: Which: "arguments", "result" or "exception".
+        why: The error of the pickler.
+        what: What the call has raised, if it has.
+        text: The traceback of that.
+    """
+    return messages.UNPICKLABLE, pack((part, say(why), what, text or text_of(why)))
 
 
 def without_history(error: BaseException) -> BaseException:

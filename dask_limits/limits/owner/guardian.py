@@ -14,11 +14,12 @@ from dask_limits.limits.in_place import name_of
 from dask_limits.limits.ipc import messages, payload, pickling
 from dask_limits.limits.ipc.payload import Payload
 from dask_limits.limits.limits import Limits
-from dask_limits.limits.outcome import Outcome, Usage
+from dask_limits.limits.outcome import Outcome
 from dask_limits.limits.owner import in_thread
 from dask_limits.limits.owner.connection import Connection
 from dask_limits.limits.owner.lease import Lease
 from dask_limits.limits.owner.outcomes import Outcomes
+from dask_limits.limits.packed_outcome import PackedOutcome
 from dask_limits.units import whole_number
 
 R = TypeVar("R")
@@ -79,25 +80,40 @@ class Guardian:
         Returns:
             Its value or its exception, and its usage. Nothing of the call is raised.
         """
+        if limits.isolation == "thread" and not (cancel and cancel.cancelled):
+            return in_thread.run(fn, args, kwargs, limits)
+        return self.run_packed(fn, args, kwargs, limits, cancel=cancel).unpack()
+
+    def run_packed(
+        self,
+        fn: Callable[..., R],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        limits: Limits = _NO_LIMITS,
+        *,
+        cancel: CancelToken | None = None,
+    ) -> PackedOutcome[R]:
+        """Run one call to its end, and leave its value or exception pickled; as `run`."""
         cancel = cancel or CancelToken()
         outcomes = Outcomes[R](name_of(fn), limits)
+        if cancel.cancelled:
+            return outcomes.cancelled()
         if limits.isolation == "thread":
-            if cancel.cancelled:
-                return outcomes.cancelled()
-            return in_thread.run(fn, args, kwargs, limits)
+            outcome = in_thread.run(fn, args, kwargs, limits)
+            return PackedOutcome.of(outcome, outcomes.name, limits)
         try:
             request = payload.pack((fn, args, kwargs), pickling.new_pickler)
         except Exception as error:
             if isinstance(error, OSError) and error.errno in _NO_ROOM:
                 return outcomes.refused(str(error))
             failure = pickling.unpicklable_arguments(fn, args, kwargs, limits, error)
-            return Outcome(exception=failure, usage=Usage(wall_time=0.0, cpu_time=0.0))
+            return outcomes.unpicklable(failure)
         with request:
             return self._run_on_some_guardian(outcomes, request, cancel)
 
     def _run_on_some_guardian(
         self, outcomes: Outcomes[R], request: Payload, cancel: CancelToken
-    ) -> Outcome[R]:
+    ) -> PackedOutcome[R]:
         """Run a call, with another guardian if this one is lost before it began."""
         for _ in range(_MAX_STARTS):
             try:
@@ -118,7 +134,7 @@ class Guardian:
         outcomes: Outcomes[R],
         request: Payload,
         cancel: CancelToken,
-    ) -> Outcome[R]:
+    ) -> PackedOutcome[R]:
         """Run a call in the first task process that takes it."""
         stillborn = 0
         while stillborn < _MAX_STARTS:
@@ -146,7 +162,7 @@ class Guardian:
         outcomes: Outcomes[R],
         request: Payload,
         cancel: CancelToken,
-    ) -> Outcome[R] | None:
+    ) -> PackedOutcome[R] | None:
         """Run a call in this task process. None if that was dead before the call could begin."""
         if not connection.begin(lease, outcomes.limits, request):
             return None

@@ -21,10 +21,10 @@ from dask_limits.guards import (
 from dask_limits.guards.entry import Entry
 from dask_limits.guards.escalation import Steps
 from dask_limits.guards.guard import Guard
+from dask_limits.limits.breaches import breach
 from dask_limits.limits.in_place import name_of, run_in_place
 from dask_limits.limits.limits import Limits
 from dask_limits.limits.outcome import Outcome, Usage
-from dask_limits.limits.owner.breaches import breach
 from dask_limits.limits.tracebacks import users_traceback
 
 R = TypeVar("R")

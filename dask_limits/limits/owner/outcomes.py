@@ -7,26 +7,23 @@ import signal
 from typing import Final, Generic, TypeVar
 
 from dask_limits.exceptions import (
-    Breach,
     CallCancelledError,
     CallError,
     CallPicklingError,
     CrashError,
     ExitError,
     GuardianLostError,
-    RemoteTraceback,
     SystemMemoryError,
-    WallTimeBreach,
 )
+from dask_limits.limits.breaches import BREACHES, breach, where
 from dask_limits.limits.ipc import messages
 from dask_limits.limits.ipc.messages import Verdict
-from dask_limits.limits.ipc.payload import unpack
 from dask_limits.limits.ipc.transport import Message
 from dask_limits.limits.limits import Limits
-from dask_limits.limits.outcome import Outcome, Usage
-from dask_limits.limits.owner.breaches import BREACHES, breach, where
+from dask_limits.limits.outcome import Usage
 from dask_limits.limits.owner.lease import Lease
-from dask_limits.limits.tracebacks import say, users_stacks
+from dask_limits.limits.packed_outcome import PackedOutcome
+from dask_limits.limits.tracebacks import users_stacks
 from dask_limits.units import format_bytes
 
 R = TypeVar("R")
@@ -37,13 +34,6 @@ _ANSWERS: Final = {
     messages.EXITED,
     messages.UNPICKLABLE,
     messages.BREACHED,
-}
-
-
-_PICKLING: Final = {
-    "arguments": "{call}(): its function or arguments cannot be rebuilt in the task process: {why}",
-    "result": "{call}(): its result cannot be pickled: {why}",
-    "exception": "{call}() raised {what} (which cannot be pickled and rebuilt: {why})",
 }
 
 
@@ -59,7 +49,7 @@ class Outcomes(Generic[R]):
         self.name = name
         self.limits = limits
 
-    def by_message(self, lease: Lease, message: Message) -> Outcome[R]:
+    def by_message(self, lease: Lease, message: Message) -> PackedOutcome[R]:
         """What became of a call.
 
         Args:
@@ -73,66 +63,19 @@ class Outcomes(Generic[R]):
             lease.reusable = False
             return self.broken()
         usage, longest_step = _account(lease, message.body)
-        result = self._by_answer(usage, message)
+        head = message.body[messages.ACCOUNT.size :]
+        end = PackedOutcome[R].of_answer(
+            self.name, self.limits, usage, message.kind, head, message.fds
+        )
         breached = _breached(self.limits, usage, longest_step)
         if not breached:
-            return result
+            return end
         # It was over before the guardian saw it; but what went over a limit did so.
-        late = breach(self.name, self.limits, breached, usage, "")
-        late.__cause__ = result.exception
-        return Outcome(exception=late, usage=usage)
-
-    # -- what the task process says ------------------------------------------------------------
-
-    def _by_answer(self, usage: Usage, message: Message) -> Outcome[R]:
-        head = message.body[messages.ACCOUNT.size :]
-        if message.kind == messages.RETURNED:
-            return self._returned(usage, head, message.fds)
-        if message.kind == messages.RAISED:
-            return self._raised(usage, head, message.fds)
-        if message.kind == messages.EXITED:
-            code = unpack(head, message.fds)
-            return self._failed(usage, ExitError.of(self.name, code))
-        if message.kind == messages.BREACHED:
-            limit = unpack(head, [])
-            return Outcome(exception=breach(self.name, self.limits, limit, usage, ""), usage=usage)
-        part, why, what, text = unpack(head, message.fds)
-        failure = CallPicklingError(
-            _PICKLING[part].format(call=self.name, why=why, what=what), part=part
-        )
-        return self._failed(usage, failure, cause=RemoteTraceback(text))
-
-    def _returned(self, usage: Usage, head: memoryview, fds: list[int]) -> Outcome[R]:
-        try:
-            return Outcome(value=unpack(head, fds), usage=usage)
-        except (KeyboardInterrupt, MemoryError):
-            raise
-        except BaseException as why:
-            text = f"{self.name}(): its result cannot be rebuilt here: {say(why)}"
-            return self._failed(usage, CallPicklingError(text, part="result"), cause=why)
-
-    def _raised(self, usage: Usage, head: memoryview, fds: list[int]) -> Outcome[R]:
-        try:
-            thing, text = unpack(head, fds)
-            error = self._whole(_exception(thing), usage)
-            error.__cause__ = RemoteTraceback(text)
-            return Outcome(exception=error, usage=usage)
-        except (KeyboardInterrupt, MemoryError):
-            raise
-        except BaseException as why:
-            text = f"{self.name}() raised an exception that cannot be rebuilt here: {say(why)}"
-            return self._failed(usage, CallPicklingError(text, part="exception"), cause=why)
-
-    def _whole(self, error: BaseException, usage: Usage) -> BaseException:
-        """What was raised; if it is a warning that the function let through, its breach."""
-        if not isinstance(error, Breach) or error.call:
-            return error
-        limit = "wall_time" if isinstance(error, WallTimeBreach) else "cpu_time"
-        return breach(self.name, self.limits, limit, usage, error.stacks)
+        return end.failed(breach(self.name, self.limits, breached, usage, ""), cause=end.exception)
 
     # -- what the guardian says ----------------------------------------------------------------
 
-    def _by_verdict(self, lease: Lease, verdict: Verdict) -> Outcome[R]:
+    def _by_verdict(self, lease: Lease, verdict: Verdict) -> PackedOutcome[R]:
         stdout, stderr = lease.output()
         usage = Usage(
             wall_time=verdict.wall_time,
@@ -186,11 +129,11 @@ class Outcomes(Generic[R]):
 
     # -- ends of other kinds -------------------------------------------------------------------
 
-    def cancelled(self, usage: Usage | None = None) -> Outcome[R]:
+    def cancelled(self, usage: Usage | None = None) -> PackedOutcome[R]:
         """A call that nobody wants any more."""
         return self._failed(usage, CallCancelledError(f"{self.name}() was cancelled"))
 
-    def guardian_lost(self) -> Outcome[R]:
+    def guardian_lost(self) -> PackedOutcome[R]:
         """A call whose guardian was killed while it ran."""
         text = (
             f"{self.name}() was ended because the process that watches its limits was killed;"
@@ -198,7 +141,7 @@ class Outcomes(Generic[R]):
         )
         return self._failed(None, GuardianLostError(text))
 
-    def broken(self, usage: Usage | None = None) -> Outcome[R]:
+    def broken(self, usage: Usage | None = None) -> PackedOutcome[R]:
         """A call that has spoiled the socket on which it was to answer."""
         text = (
             f"{self.name}() was ended, and what it returned is lost, because it closed or wrote to"
@@ -206,29 +149,30 @@ class Outcomes(Generic[R]):
         )
         return self._failed(usage, CrashError(text))
 
-    def _mute(self, usage: Usage, stacks: str) -> Outcome[R]:
+    def _mute(self, usage: Usage, stacks: str) -> PackedOutcome[R]:
         text = (
             f"{self.name}() came to its end, but its process did not send what it returned, and was"
             " ended: the call has stopped or spoiled that process"
         )
         return self._failed(usage, CrashError(text + where(stacks)), stacks=stacks)
 
-    def refused(self, why: str) -> Outcome[R]:
+    def unpicklable(self, error: CallPicklingError) -> PackedOutcome[R]:
+        """A call that could not be sent."""
+        return self._failed(None, error)
+
+    def refused(self, why: str) -> PackedOutcome[R]:
         """A call that was never started."""
         return self._failed(None, CallError(f"{self.name}() could not be started: {why}"))
 
     def _failed(
-        self,
-        usage: Usage | None,
-        error: CallError,
-        *,
-        stacks: str = "",
-        cause: BaseException | None = None,
-    ) -> Outcome[R]:
+        self, usage: Usage | None, error: CallError, *, stacks: str = ""
+    ) -> PackedOutcome[R]:
         """An outcome with this error, which learns what call it is about."""
-        error.call, error.limits, error.usage, error.stacks = self.name, self.limits, usage, stacks
-        error.__cause__ = cause
-        return Outcome(exception=error, usage=usage or Usage(wall_time=0.0, cpu_time=0.0))
+        used = usage or Usage(wall_time=0.0, cpu_time=0.0)
+        end = PackedOutcome[R](self.name, self.limits, used)
+        failed = end.failed(error, stacks=stacks, cause=error.__cause__)
+        error.usage = usage
+        return failed
 
 
 def _account(lease: Lease, body: memoryview) -> tuple[Usage, float]:
@@ -261,10 +205,3 @@ def _breached(limits: Limits, usage: Usage, longest_step: float) -> str:
     if limits.num_processes is not None and usage.num_processes > limits.num_processes:
         return "num_processes"
     return ""
-
-
-def _exception(thing: object) -> BaseException:
-    """What was raised; its `__reduce__` may have made something else of it."""
-    if not isinstance(thing, BaseException):
-        raise TypeError(f"it came as a {type(thing).__name__}")
-    return thing

@@ -1,4 +1,4 @@
-"""Runs the function of one call, and makes of its end what can be sent."""
+"""Runs the function of one call, and packs its end."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from dask_limits.limits import in_place
 from dask_limits.limits.ipc import messages, payload, pickling
 from dask_limits.limits.ipc.payload import Payload
 from dask_limits.limits.linux import files
-from dask_limits.limits.tracebacks import say, text_of
 
 
 class Ended(NamedTuple):
@@ -48,7 +47,7 @@ def run_function(
     try:
         fn, args, kwargs = payload.unpack(head, fds)
     except BaseException as error:
-        return _unpicklable("arguments", error)
+        return pickling.pack_unpicklable("arguments", error)
     finally:
         files.close(fds)
     try:
@@ -57,25 +56,5 @@ def run_function(
     except SystemExit as error:
         return messages.EXITED, pickling.pack(in_place.exit_status(error))
     except BaseException as error:
-        return _pack_exception(error)
-    try:
-        return messages.RETURNED, pickling.pack(value)
-    except BaseException as error:
-        return _unpicklable("result", error)
-
-
-def _pack_exception(error: BaseException) -> tuple[int, Payload]:
-    text = text_of(error)
-    try:
-        packed = pickling.pack((pickling.without_history(error), text))
-        # many exceptions can be pickled, but not unpickled
-        payload.unpack(memoryview(packed.head), list(packed.fds))
-    except BaseException as why:
-        return _unpicklable("exception", why, say(error), text)
-    return messages.RAISED, packed
-
-
-def _unpicklable(
-    part: str, error: BaseException, what: str = "", text: str = ""
-) -> tuple[int, Payload]:
-    return messages.UNPICKLABLE, pickling.pack((part, say(error), what, text or text_of(error)))
+        return pickling.pack_raised(error)
+    return pickling.pack_returned(value)

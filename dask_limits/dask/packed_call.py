@@ -1,0 +1,102 @@
+"""A call as bytes, for its way through Dask.
+
+What passes bytes on need not be able to unpickle them: the scheduler imports nothing for them, nor
+does a worker that only hands a call on to a task process. Its outcome travels back likewise, as a
+`PackedOutcome`.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import cloudpickle
+
+from dask_limits.limits import LimitedCall, Limits, run_in_place
+from dask_limits.limits.ipc import pickling
+from dask_limits.limits.packed_outcome import PackedOutcome
+
+
+@dataclass(frozen=True)
+class PackedCall:
+    """A function and its arguments as bytes; called, it calls the function.
+
+    Attributes:
+        name: The name of the function.
+        data: The bytes.
+    """
+
+    name: str
+    data: bytes
+
+    @property
+    def __name__(self) -> str:  # what `name_of` looks for
+        return self.name
+
+    def __call__(self, put_in: Sequence[Any]) -> Any:
+        """Call the function.
+
+        Args:
+            put_in: What comes in the places of what `pack_call` left out, in the same order.
+        """
+        unpickler = _Unpickler(io.BytesIO(self.data))
+        unpickler.put_in = put_in
+        fn, args, kwargs = unpickler.load()
+        return fn(*args, **kwargs)
+
+
+def pack_call(
+    call: LimitedCall[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], leave_out: type
+) -> tuple[PackedCall, list[Any]]:
+    """Put a call into bytes; its limits stay behind.
+
+    Args:
+        call: The function.
+        args: Positional arguments.
+        kwargs: Keyword arguments.
+        leave_out: Objects of this type do not travel, wherever among the arguments they are:
+            others take their places when the call runs. Such are futures of earlier tasks.
+
+    Returns:
+        The call, and the objects that were left out.
+
+    Raises:
+        CallPicklingError: if the function or an argument cannot be pickled.
+    """
+    buffer = io.BytesIO()
+    pickler = _Pickler(buffer, pickle.HIGHEST_PROTOCOL)
+    pickler.leave_out, pickler.left_out = leave_out, []
+    try:
+        pickler.dump((call.fn, args, kwargs))
+    except Exception as why:
+        raise pickling.unpicklable_arguments(call.fn, args, kwargs, call.limits, why) from why
+    return PackedCall(call.name, buffer.getvalue()), pickler.left_out
+
+
+def run_packed(call: PackedCall, put_in: Sequence[Any]) -> PackedOutcome[Any]:
+    """Run a call in this thread. What Dask takes for the function of each task of ours.
+
+    The "limits" executor knows it, and runs the call in a task process instead.
+    """
+    return PackedOutcome.of(run_in_place(call, (put_in,), {}), call.name, Limits())
+
+
+class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
+    leave_out: type
+    left_out: list[Any]
+
+    def persistent_id(self, obj: object) -> int | None:
+        if not isinstance(obj, self.leave_out):
+            return None
+        self.left_out.append(obj)
+        return len(self.left_out) - 1
+
+
+class _Unpickler(pickle.Unpickler):
+    put_in: Sequence[Any]
+
+    def persistent_load(self, index: int) -> Any:
+        return self.put_in[index]

@@ -1,0 +1,187 @@
+"""The way of results and exceptions back through Dask: no worker unpickles them."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import dask
+import numpy as np
+import psutil
+import pytest
+from clusters import SETTINGS
+from distributed import Client, LocalCluster, Worker
+from processes import until
+
+from dask_limits import limit
+from dask_limits.dask.packed_call import pack_call, run_packed
+from dask_limits.exceptions import CallPicklingError, MemoryBreach
+from dask_limits.executors.dask.executor import DaskExecutor
+
+MIB = 2**20
+
+
+@pytest.fixture(scope="module")
+def client() -> Iterator[Client]:
+    options: dict[str, Any] = {"n_workers": 1, "threads_per_worker": 2, "memory_limit": "4 GiB"}
+    with LocalCluster(**options, **SETTINGS) as cluster, Client(cluster) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def executor(client: Client) -> Iterator[DaskExecutor]:
+    with DaskExecutor(client) as executor:
+        executor.submit(limit(abs, wall_time=30), -1).result(timeout=60)
+        yield executor
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left_behind() -> None:
+    """A cluster serves all tests here."""
+
+
+class NotesWhereItIsRebuilt:
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ = state
+        (self.directory / str(os.getpid())).touch()
+
+
+class NotesErrorWhereItIsRebuilt(Exception):
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ = state
+        (state["directory"] / str(os.getpid())).touch()
+
+
+def fail(directory: Path) -> None:
+    error = NotesErrorWhereItIsRebuilt("lost")
+    error.directory = directory  # type: ignore[attr-defined]
+    raise error
+
+
+def test_a_result_is_unpickled_on_the_driver_alone(executor: DaskExecutor, tmp_path: Path) -> None:
+    result = executor.submit(limit(NotesWhereItIsRebuilt, wall_time=30), tmp_path).result(
+        timeout=30
+    )
+    assert isinstance(result, NotesWhereItIsRebuilt)
+    assert [path.name for path in tmp_path.iterdir()] == [str(os.getpid())]
+
+
+def test_no_worker_unpickles_an_exception(
+    client: Client, executor: DaskExecutor, tmp_path: Path
+) -> None:
+    error = executor.submit(limit(fail, wall_time=30), tmp_path).exception(timeout=30)
+    assert isinstance(error, NotesErrorWhereItIsRebuilt)
+    assert error.args == ("lost",)
+    pids = {path.name for path in tmp_path.iterdir()}
+    assert str(os.getpid()) in pids
+    assert not {str(pid) for pid in client.run(os.getpid).values()} & pids
+
+
+class NotRebuilt:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return int, ("not a number",)
+
+
+def test_a_result_that_cannot_be_rebuilt_fails_its_call_alone(executor: DaskExecutor) -> None:
+    futures = [executor.submit(limit(kind, wall_time=30)) for kind in (NotRebuilt, list)]
+    error = futures[0].exception(timeout=30)
+    assert isinstance(error, CallPicklingError)
+    assert (error.part, error.call) == ("result", "NotRebuilt")
+    assert isinstance(error.__cause__, ValueError)
+    assert futures[1].result(timeout=30) == []
+
+
+def array_of(mib: int) -> np.ndarray[Any, Any]:
+    return np.full(mib * MIB, 7, np.uint8)
+
+
+@pytest.mark.parametrize("is_limited", [True, False], ids=["limited", "unlimited"])
+def test_an_array_can_be_written_to_on_the_driver(executor: DaskExecutor, is_limited: bool) -> None:
+    fn = limit(array_of, wall_time=30) if is_limited else array_of
+    result = executor.submit(fn, 3).result(timeout=30)
+    assert (result == 7).all()
+    result[:] = 8
+
+
+def restart_peak() -> int:
+    """Have the peak of resident memory counted from now on; bytes resident now."""
+    Path("/proc/self/clear_refs").write_text("5")
+    return psutil.Process().memory_info().rss
+
+
+def peak() -> int:
+    status = Path("/proc/self/status").read_text()
+    return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) * 1024  # type: ignore[index]
+
+
+def test_a_large_result_passes_through_its_worker_without_a_second_copy(
+    client: Client, executor: DaskExecutor
+) -> None:
+    (before,) = client.run(restart_peak).values()
+    result = executor.submit(limit(array_of, wall_time=60), 300).result(timeout=60)
+    assert result.nbytes == 300 * MIB
+    (after,) = client.run(peak).values()
+    assert after - before < 1.5 * 300 * MIB
+
+
+def held(dask_worker: Worker) -> dict[str, tuple[int, bool]]:
+    """Of each task that the worker holds: bytes, and whether it is in memory."""
+    data: Any = dask_worker.data
+    return {key: (dask_worker.state.tasks[key].nbytes, key in data.fast) for key in data}
+
+
+def spill(dask_worker: Worker) -> None:
+    data: Any = dask_worker.data
+    while data.fast:
+        data.evict()
+
+
+def mapped(dask_worker: Worker) -> bool:
+    return "dask-limits-payload" in Path("/proc/self/maps").read_text()
+
+
+def test_dask_knows_the_size_of_a_result_and_can_spill_it(
+    client: Client, executor: DaskExecutor
+) -> None:
+    call, _ = pack_call(limit(array_of), (50,), {}, leave_out=type(None))
+    with dask.annotate(executor="limits", limits={"wall_time": 60.0}):
+        task = client.submit(run_packed, call, [], pure=False)
+    until(lambda: task.status == "finished")
+    (sizes,) = client.run(held).values()
+    nbytes, in_memory = sizes[task.key]
+    assert 50 * MIB <= nbytes < 51 * MIB
+    assert in_memory
+    client.run(spill)
+    (sizes,) = client.run(held).values()
+    assert not sizes[task.key][1]
+    until(lambda: not any(client.run(mapped).values()))
+    assert task.result().unpack().value.nbytes == 50 * MIB
+    task.release()
+    until(lambda: not any(client.run(mapped).values()))
+
+
+def test_many_results_can_be_held_at_once(client: Client, executor: DaskExecutor) -> None:
+    futures = [executor.submit(limit(bytes, wall_time=60), 200_000) for _ in range(300)]
+    assert {len(future.result(timeout=60)) for future in futures} == {200_000}
+    until(lambda: not any(client.run(mapped).values()))
+
+
+def grow_and_return(mib: int) -> np.ndarray[Any, Any]:
+    array = np.ones(mib * MIB, np.uint8)
+    return array[:1]
+
+
+def test_a_breach_that_is_seen_late_comes_as_one(executor: DaskExecutor) -> None:
+    for _ in range(3):
+        future = executor.submit(limit(grow_and_return, memory="100 MiB"), 200)
+        error = future.exception(timeout=30)
+        assert isinstance(error, MemoryBreach)
+        assert error.call == "grow_and_return"
+        assert error.usage.peak_memory > error.limits.memory == 100 * MIB
+        assert future.usage == error.usage

@@ -6,7 +6,7 @@ BIN := .venv/bin
 PARALLEL := --numprocesses 2 --dist loadfile --max-worker-restart 0
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test test-matrix coverage lint format bench slurm-up slurm-down clean
+.PHONY: demo test test-oldest test-matrix coverage lint format bench slurm-up slurm-down clean
 .DELETE_ON_ERROR:
 
 demo: .venv/demo  ## Run a limited search on a Dask cluster on this machine
@@ -14,6 +14,9 @@ demo: .venv/demo  ## Run a limited search on a Dask cluster on this machine
 
 test: .venv/test  ## Run the whole test suite, two files at a time: a test waits most of its time
 	$(BIN)/python -m pytest $(PARALLEL)
+
+test-oldest: .venv-oldest/test  ## Run the tests of Dask on the oldest versions that pyproject.toml names
+	.venv-oldest/bin/python -m pytest $(PARALLEL) -m dask tests/dask tests/executors
 
 test-matrix:  ## Run all tests but those of Dask and SLURM on each of these versions of Python that is there
 	for version in $(PYTHONS); do \
@@ -64,6 +67,12 @@ clean:  ## Remove what the other commands have made
 .venv/test: .venv/python pyproject.toml constraints.txt
 	$(INSTALL) --editable '.[test]'
 	touch $@ .venv/demo
+
+.venv-oldest/test: pyproject.toml constraints-oldest.txt
+	$(PYTHON) -m venv .venv-oldest
+	.venv-oldest/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints-oldest.txt \
+	  --editable '.[search,loky]' hypothesis pyarrow pytest pytest-timeout pytest-xdist
+	touch $@
 
 .venv-%/test: pyproject.toml constraints.txt
 	PYENV_VERSION=$* python$* -m venv $(@D)

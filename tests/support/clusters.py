@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 from leftovers import close_default_guardian
-from processes import children, until
+from processes import children, command, until
 
 SETTINGS = {"dashboard_address": "127.0.0.1:0", "worker_dashboard_address": "127.0.0.1:0"}
 
@@ -27,7 +27,10 @@ def nothing_is_left_behind() -> Iterator[None]:
     before = children()
     yield
     close_default_guardian()
-    until(lambda: children() <= before)
+    until(
+        lambda: children() <= before,
+        instead=lambda: [f"{pid} {command(pid)}" for pid in children() - before],
+    )
 
 
 @contextmanager

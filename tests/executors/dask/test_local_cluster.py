@@ -67,10 +67,11 @@ def test_a_client_with_the_credentials_can(executor: DaskExecutor) -> None:
 def test_all_of_it_listens_on_the_loopback_interface_alone(executor: DaskExecutor) -> None:
     (worker,) = executor.client.run(os.getpid).values()
     processes = [psutil.Process(), psutil.Process(worker), *psutil.Process(worker).children(True)]
+    net_connections = getattr(psutil.Process, "net_connections", None)  # psutil 6
     listening = [
         connection.laddr.ip
         for process in processes
-        for connection in process.net_connections("inet")
+        for connection in (net_connections or psutil.Process.connections)(process, "inet")
         if connection.status == psutil.CONN_LISTEN
     ]
     assert len(listening) >= 3  # scheduler, dashboard and nanny; worker

@@ -39,6 +39,11 @@ def one_watcher_until_all_go(threads, go):
         thread.join()
 """
 
+FORKING = """
+import os, warnings
+warnings.filterwarnings("ignore", "This process .* is multi-threaded")  # since Python 3.12
+"""
+
 
 def test_one_thread_watches_over_all_guards_and_ends_with_the_last(run_program):
     code = """
@@ -134,8 +139,9 @@ def test_a_thread_that_ends_inside_a_guard_is_forgotten():
 
 
 def test_a_child_of_a_fork_is_not_inside_the_guards_of_its_parent(run_program):
-    ended = run_program("""
-import os
+    ended = run_program(
+        FORKING
+        + """
 from dask_limits.guards.entry import inside
 with time_guard(1):
     child = os.fork()
@@ -158,14 +164,16 @@ if not child:
         print("child: its own", flush=True)
     os._exit(0)
 print("parent", flush=True)
-""")
+"""
+    )
     assert (ended.stderr, ended.returncode) == ("", 0)
     assert ended.stdout == "child: its own\nparent\n"
 
 
 def test_a_fork_while_others_enter_and_leave_does_no_harm(run_program):
-    ended = run_program("""
-import os
+    ended = run_program(
+        FORKING
+        + """
 stop = False
 
 def busy():
@@ -190,7 +198,8 @@ stop = True
 for thread in threads:
     thread.join()
 print("fine")
-""")
+"""
+    )
     assert (ended.stdout, ended.stderr) == ("fine\n", "")
 
 

@@ -313,9 +313,12 @@ def test_recursion_without_end_ends(isolated):
 def recurse_in_c():
     sys.setrecursionlimit(2**31 - 1)
     nested = []
-    for _ in range(1_000_000):
+    for _ in range(100_000):
         nested = [nested]
-    repr(nested)
+    threading.stack_size(2**16)  # from Python 3.12 on, a count ends it before it fills a usual one
+    thread = threading.Thread(target=repr, args=[nested])
+    thread.start()
+    thread.join()
 
 
 # -- answers ---------------------------------------------------------------------------------

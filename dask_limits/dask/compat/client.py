@@ -24,7 +24,7 @@ _GET_IP: Final = Name(
     "distributed.utils:get_ip",
     "to have the scheduler of a batch system's cluster listen on one network only",
     "2021.1",
-    "Clusters of dask-jobqueue cannot be started.",
+    "Starting a cluster of dask-jobqueue fails with ImportError.",
 )
 _GET_IP_INTERFACE: Final = Name(
     "distributed",
@@ -33,17 +33,18 @@ _GET_IP_INTERFACE: Final = Name(
     "2021.1",
     _GET_IP.without,
 )
+_CONNECTION: Final = Name(
+    "distributed",
+    "distributed.client:Client.scheduler_comm",
+    _LOST,
+    "2021.1",
+    "DaskExecutor and Scheduler.with_dask() fail with ImportError.",
+)
 NAMES: Final = (
+    _CONNECTION,
     _CPU_COUNT,
     _GET_IP,
     _GET_IP_INTERFACE,
-    Name(
-        "distributed",
-        "distributed.client:Client.scheduler_comm",
-        _LOST,
-        "2021.1",
-        "Calls cannot be submitted to Dask.",
-    ),
     Name(
         "distributed",
         "distributed.client:Client._handle_report_task",
@@ -70,6 +71,7 @@ NAMES: Final = (
 
 def connection_of(client: distributed.Client) -> Any:
     """The connection of a client to its scheduler. Another one when it has reconnected."""
+    _CONNECTION.get()
     return client.scheduler_comm
 
 

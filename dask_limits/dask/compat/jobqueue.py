@@ -16,86 +16,83 @@ from typing import Any, Final
 from dask_limits.dask.compat.name import Name
 from dask_limits.dask.compat.shared_patch import SharedPatch
 
-_NOT_STARTED: Final = "Clusters of dask-jobqueue cannot be started."
+_NOT_STARTED: Final = "Starting a cluster of dask-jobqueue fails with ImportError."
 _SUBMIT: Final = "to submit and cancel jobs so that none outlives the driver"
-_UNCANCELLED: Final = "Jobs may stay in the queue when the driver is killed."
 _SCRIPT: Final = "to let workers finish what they run when their job is signalled"
+_REPLACE: Final = "to replace jobs only when the batch system says that they have ended"
+_CREDENTIALS: Final = "to close the files of the credentials"
 
 
-def _job(name: str, what_for: str, since: str, without: str) -> Name:
-    return Name("dask-jobqueue", f"dask_jobqueue.core:Job.{name}", what_for, since, without)
+def _job(name: str, what_for: str, since: str, without: str = _NOT_STARTED) -> Name:
+    return Name("dask-jobqueue", f"dask_jobqueue.core:Job{name}", what_for, since, without)
 
 
-def _cluster(name: str, what_for: str, since: str, without: str) -> Name:
+def _cluster(name: str, what_for: str, since: str, without: str = _NOT_STARTED) -> Name:
     path = f"dask_jobqueue.core:JobQueueCluster.{name}"
     return Name("dask-jobqueue", path, what_for, since, without)
 
 
+def _dasks_cluster(
+    name: str, what_for: str, since: str = "2021.1", without: str = _NOT_STARTED
+) -> Name:
+    return Name("distributed", f"distributed.deploy.{name}", what_for, since, without)
+
+
+_REQUIRED: Final = (
+    _job("", _SUBMIT, "0.7.0"),
+    _job("._call", _SUBMIT, "0.1.0"),
+    _job(".submit_command", _SUBMIT, "0.1.0"),
+    _job(".cancel_command", _SUBMIT, "0.1.0"),
+    _job(".config_name", "to read its section of jobqueue.yaml", "0.1.0"),
+    _job("._command_template", _SCRIPT, "0.1.0"),
+    _job("._job_script_prologue", _SCRIPT, "0.8.0"),
+    _cluster("job_cls", _SUBMIT, "0.7.0"),
+    _dasks_cluster("cluster:Cluster._update_worker_status", _REPLACE),
+    _dasks_cluster("spec:SpecCluster._correct_state", _SUBMIT),
+    _dasks_cluster("spec:SpecCluster.new_spec", _SUBMIT),
+    _dasks_cluster("spec:SpecCluster._close", _CREDENTIALS),
+)
 NAMES: Final = (
+    *_REQUIRED,
     Name(
         "dask-jobqueue",
         "dask_jobqueue.runner",
         "to keep Ctrl-C as it is: importing this module sets a handler of its own",
         "0.9.0",
-        "Nothing to keep.",
+        "Ctrl-C stays as it is.",
     ),
-    Name("dask-jobqueue", "dask_jobqueue.core:Job", _SUBMIT, "0.7.0", _NOT_STARTED),
-    _job("_call", _SUBMIT, "0.1.0", _UNCANCELLED),
-    _job("job_file", "to write job scripts where nobody else can", "0.1.0", "They go to /tmp."),
-    _job("submit_command", _SUBMIT, "0.1.0", _NOT_STARTED),
-    _job("cancel_command", _SUBMIT, "0.1.0", _NOT_STARTED),
-    _job("config_name", "to read its section of jobqueue.yaml", "0.1.0", _NOT_STARTED),
-    _job("_command_template", _SCRIPT, "0.1.0", _NOT_STARTED),
-    _job("_job_script_prologue", _SCRIPT, "0.8.0", _NOT_STARTED),
+    _job(".job_file", "to write job scripts where nobody else can", "0.1.0", "They go to /tmp."),
     _job(
-        "worker_process_memory",
+        ".worker_process_memory",
         "to give workers the memory that was asked for, not rounded",
         "0.5.0",
         "Workers have up to 1 % more or less memory.",
     ),
-    _cluster("job_cls", _SUBMIT, "0.7.0", _NOT_STARTED),
     _cluster(
         "_get_worker_security",
-        "to close the files of the credentials, whose names start with _job_",
+        f"{_CREDENTIALS}, whose names start with _job_",
         "0.8.0",
-        "Files may be left in the directory that the nodes share.",
+        "The files are closed when Python collects the cluster.",
     ),
-    Name(
-        "distributed",
-        "distributed.deploy.cluster:Cluster._update_worker_status",
-        "to replace the jobs of lost workers only when the batch system says that they ended",
-        "2021.1",
-        "Dask cancels and replaces the job of a worker that is away for 15 s.",
-    ),
-    Name(
-        "distributed",
-        "distributed.deploy.cluster:Cluster._loop_runner",
+    _dasks_cluster(
+        "cluster:Cluster._loop_runner",
         "to stop the thread of a cluster that could not be started",
         "2021.12.0",
-        "The thread is left when a cluster could not be started.",
-    ),
-    Name(
-        "distributed",
-        "distributed.deploy.spec:SpecCluster._correct_state",
-        _SUBMIT,
-        "2021.1",
-        "No jobs are submitted; the log says why.",
-    ),
-    Name(
-        "distributed",
-        "distributed.deploy.spec:SpecCluster._close",
-        "to close the files of the credentials",
-        "2021.1",
-        "Files may be left in the directory that the nodes share.",
-    ),
-    Name(
-        "distributed",
-        "distributed.deploy.spec:SpecCluster.new_spec",
-        _SUBMIT,
-        "2021.1",
-        "No jobs are submitted; the log says why.",
+        "The thread stays until the program ends.",
     ),
 )
+
+
+def check_jobqueue() -> None:
+    """Check that the installed versions have what clusters of dask-jobqueue cannot be without.
+
+    Raises:
+        ImportError: if they have not.
+    """
+    import_jobqueue()
+    for name in _REQUIRED:
+        name.get()
+
 
 _import_lock = threading.Lock()
 

@@ -33,6 +33,13 @@ _STEAL: Final = Name(
     "2021.1",
     _NOT_PLACED,
 )
+_PLUGINS: Final = Name(
+    "distributed",
+    "distributed.scheduler:Scheduler.plugins",
+    "to find our plugin on a scheduler in this process",
+    "2021.1",
+    "Starting a cluster of dask-jobqueue fails with ImportError.",
+)
 NAMES: Final = (
     _ROOTISH,
     _DECIDE,
@@ -42,8 +49,7 @@ NAMES: Final = (
         "distributed.scheduler:Scheduler.handle_worker_status_change",
         "to have a worker that is about to go get no more tasks",
         "2021.10.0",
-        "Workers are not drained: at the end of a batch job, what runs there starts again"
-        " elsewhere.",
+        "A worker whose batch job is about to end gets tasks until then; they run again elsewhere.",
     ),
     Name(
         "distributed",
@@ -59,19 +65,13 @@ NAMES: Final = (
         "2021.1",
         "A call survives as many as distributed.scheduler.allowed-failures says.",
     ),
-    Name(
-        "distributed",
-        "distributed.scheduler:Scheduler.plugins",
-        "to find our plugin on a scheduler in this process",
-        "2021.1",
-        "Clusters of dask-jobqueue cannot be started.",
-    ),
+    _PLUGINS,
     Name(
         "distributed",
         "distributed.scheduler:Scheduler.get_events",
         "to find out whether Dask expected a worker to go, and which workers are there",
         "2021.1",
-        "Events of workers are not told, and each worker that goes counts as lost.",
+        "Workers that are there already are not told of, and each one that goes counts as lost.",
     ),
     Name(
         "distributed",
@@ -161,7 +161,7 @@ class _Patch:
 def change_status(
     scheduler: distributed.Scheduler, worker: Any, status: distributed.Status, stimulus_id: str
 ) -> None:
-    """Have the scheduler note a change of a worker's status, as if the worker had told it.
+    """Have the scheduler note a change of a worker's status, as if the worker had reported it.
 
     Args:
         scheduler: Dask's.
@@ -169,7 +169,8 @@ def change_status(
         status: The new one.
         stimulus_id: Of the change.
     """
-    scheduler.handle_worker_status_change(status, worker, stimulus_id)
+    if (change := getattr(scheduler, "handle_worker_status_change", None)) is not None:
+        change(status, worker, stimulus_id)
 
 
 def wait_without_timeout(scheduler: distributed.Scheduler, ts: Any) -> None:
@@ -188,18 +189,20 @@ def allowed_failures(scheduler: distributed.Scheduler) -> int:
 
 def plugin_of(scheduler: distributed.Scheduler, name: str) -> Any:
     """The plugin of this name on a scheduler; None if there is none."""
+    _PLUGINS.get()
     return scheduler.plugins.get(name)
 
 
 def events(scheduler: distributed.Scheduler, topic: str) -> tuple[tuple[float, Any], ...]:
     """The events of a topic, each with its time, oldest first."""
-    found: tuple[tuple[float, Any], ...] = scheduler.get_events(topic)
-    return found
+    get_events = getattr(scheduler, "get_events", None)
+    return () if get_events is None else tuple(get_events(topic))
 
 
 def subscribe(scheduler: distributed.Scheduler, topic: str, client: str) -> None:
     """Have a client told of the events of a topic."""
-    scheduler.subscribe_topic(topic, client)
+    if (subscribe_topic := getattr(scheduler, "subscribe_topic", None)) is not None:
+        subscribe_topic(topic, client)
 
 
 def forgive(ts: Any) -> None:

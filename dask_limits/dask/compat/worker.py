@@ -26,7 +26,40 @@ _FREE_KEYS: Final = Name(
     "2022.6.0",
     "A task that was sent ahead stays with its worker, also if another one becomes free.",
 )
+_NOT_REGISTERED: Final = "Registering LimitsWorkerPlugin fails with ImportError."
+_MEMORY: Final = "to know how much memory the calls of a worker may reserve together"
+_REQUIRED: Final = (
+    Name(
+        "distributed",
+        "distributed.worker:Worker.memory_manager",
+        _MEMORY,
+        "2022.3.0",
+        _NOT_REGISTERED,
+    ),
+    Name(
+        "distributed",
+        "distributed.worker_memory:WorkerMemoryManager.memory_limit",
+        _MEMORY,
+        "2022.3.0",
+        _NOT_REGISTERED,
+    ),
+    Name(
+        "distributed",
+        "distributed.core:Server.stream_handlers",
+        "to send messages of our own between the scheduler and its workers",
+        "2021.1",
+        _NOT_REGISTERED,
+    ),
+    Name(
+        "dask",
+        "dask._task_spec:Task._is_coro",
+        "to run limited coroutine functions in a task process",
+        "2024.9.0",
+        _NOT_REGISTERED,
+    ),
+)
 NAMES: Final = (
+    *_REQUIRED,
     _RUN_TASK,
     _FREE_KEYS,
     Name(
@@ -45,40 +78,22 @@ NAMES: Final = (
     ),
     Name(
         "distributed",
-        "distributed.worker:Worker.memory_manager",
-        "to know how much memory the calls of a worker may reserve together",
-        "2022.3.0",
-        "Registering LimitsWorkerPlugin fails.",
-    ),
-    Name(
-        "distributed",
-        "distributed.worker_memory:WorkerMemoryManager.memory_limit",
-        "to know how much memory the calls of a worker may reserve together",
-        "2022.3.0",
-        "Registering LimitsWorkerPlugin fails.",
-    ),
-    Name(
-        "distributed",
-        "distributed.core:Server.stream_handlers",
-        "to send messages of our own between the scheduler and its workers",
-        "2021.1",
-        "Registering LimitsWorkerPlugin fails.",
-    ),
-    Name(
-        "distributed",
         "distributed.core:Server.handlers",
         "to let workers report to the scheduler what they have",
         "2021.1",
-        "The scheduler does not place limited calls; workers hold their limits all the same.",
-    ),
-    Name(
-        "dask",
-        "dask._task_spec:Task._is_coro",
-        "to run limited coroutine functions in a task process",
-        "2024.9.0",
-        "Limited coroutine functions run in the loop of the worker, without their limits.",
+        "Dask chooses the worker of a limited call without regard to what is free there.",
     ),
 )
+
+
+def check_worker() -> None:
+    """Check that this version of Dask has what limits on a worker cannot be without.
+
+    Raises:
+        ImportError: if it has not.
+    """
+    for name in _REQUIRED:
+        name.get()
 
 
 def memory_limit(worker: distributed.Worker) -> int | None:

@@ -56,6 +56,7 @@ class LimitsWorkerPlugin(distributed.WorkerPlugin):  # type: ignore[misc]
 
     async def setup(self, worker: distributed.Worker) -> None:
         """Give the worker its "limits" executor, and report its resources to the scheduler."""
+        compat.check_worker()
         self._tasks = worker.state.tasks
         self._executor = worker.executors[EXECUTOR] = LimitsExecutor(worker, self._max_calls)
         compat.listen(worker, {"dask-limits-give-back": self._executor.give_back})

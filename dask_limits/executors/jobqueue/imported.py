@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from dask_limits.dask.compat.jobqueue import import_jobqueue
+from dask_limits.dask.compat.jobqueue import check_jobqueue, import_jobqueue
 
+check_jobqueue()
 dask_jobqueue: Final[Any] = import_jobqueue()
 Job: Final[Any] = dask_jobqueue.core.Job
 JobQueueCluster: Final[Any] = dask_jobqueue.core.JobQueueCluster

@@ -32,6 +32,7 @@ DOCUMENTED = {
     "distributed": {"Client", "Security", "Status"},
     "distributed.comm": {"CommClosedError"},
     "distributed.deploy": {"Cluster"},
+    "distributed.protocol": {"dask_deserialize", "dask_serialize"},
     "distributed.worker_state_machine": {"TaskState"},
 }
 """What may be imported from where. A module that is imported as a whole has its own line too."""
@@ -55,11 +56,8 @@ ALSO_OURS = {
 DOCUMENTED_OF_CLIENTS = {"get_events", "subscribe_topic"}
 
 USED_OTHERWISE = {
-    "dask_jobqueue.core:Job",
     "dask_jobqueue.runner",
     "dask_jobqueue.core:JobQueueCluster._get_worker_security",
-    "dask_jobqueue.core:Job.cancel_command",
-    "dask_jobqueue.core:Job.config_name",
 }
 TABLES = (client, graphs, joblib, jobqueue, lost_limits, scheduler, worker)
 

@@ -1,7 +1,7 @@
-"""In-process guards: keep a block, or a function, within a time or an amount of memory.
+"""In-process guards: limit the time or the memory of a block or a function.
 
 A guard interrupts the thread that is inside it, with an exception or a signal. It starts no
-process, and ends none unless asked to. Imports nothing else of ours.
+process, and ends none unless asked to. This package imports nothing else of dask_limits.
 """
 
 from dask_limits.guards.errors import ExecutionTimeout, GuardException, MemoryLimitExceeded

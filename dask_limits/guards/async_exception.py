@@ -9,7 +9,7 @@ from typing import Any, Final
 from dask_limits.guards.errors import GuardException
 from dask_limits.guards.uninterrupted import starts_uninterrupted
 
-# A PyDLL's functions keep the GIL. Not ctypes.pythonapi: its argument types are everybody's.
+# The functions of a PyDLL keep the GIL. Not ctypes.pythonapi: its argument types are shared.
 set_async_exc: Final = ctypes.PyDLL(None).PyThreadState_SetAsyncExc
 """Raise this exception class in that thread as soon as it runs Python again; one at a time.
 
@@ -19,14 +19,14 @@ set_async_exc.argtypes = (ctypes.c_ulong, ctypes.py_object)
 set_async_exc.restype = ctypes.c_int
 
 NOTHING: Final = ctypes.py_object()
-"""In place of an exception class: take back what has not been raised yet."""
+"""Passed instead of an exception class, it takes back an exception that is pending."""
 
 
 class Interrupt:
-    """An exception on its way to a thread.
+    """An exception that is sent to a thread.
 
-    Python can be handed a class only, and makes the instance when it raises it. The class made here
-    makes the instance that was prepared, and so shows that, and which, exception has arrived.
+    Python accepts only a class, and makes the instance when it raises it. The class made here
+    returns the instance that was prepared, and so shows which exception has arrived.
 
     Attributes:
         error: The instance, until it arrives.
@@ -52,7 +52,7 @@ def _arrive(
 ) -> GuardException | None:
     interrupt.settled = True
     if error is None:  # within an except clause, Python 3.11 asks again, with the first answer
-        # Given away: the class would keep it, and all that its traceback refers to, until the next
+        # Not kept: the class would keep it, and all that its traceback refers to, until the next
         # garbage collection.
         error, interrupt.error = interrupt.error, None
     return error

@@ -4,14 +4,14 @@ The promise: a guard interrupts nothing after its block has ended. A watcher in 
 interrupts, so there is a race between it and the end of the block. It is won without a lock,
 which an interrupt could leave locked:
 
-- An interrupt is sent by one C call, during which no other thread runs Python. Where it goes is
-  read from memory in that call, `address` or `signal`. `close()` empties both: an
-  interrupt that is sent later goes nowhere.
+- An interrupt is sent by one C call, during which no other thread runs Python. That call reads its
+  destination from memory, `address` or `signal`. `close()` empties both, so that an interrupt that
+  is sent later goes nowhere.
 - An exception that was sent earlier, but has not been raised yet, is taken back by `close()`.
 - A signal that was sent earlier is handled before `close()` returns.
-- `close()` has done all that before the first place at which anything can be raised in it.
+- `close()` has done all that before the first place in it at which anything can be raised.
 
-It rests on the GIL.
+This relies on the GIL.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ class Entry(ABC):
 
     Attributes:
         guard: The guard.
-        what: What people know the guarded code by.
+        what: The name of the guarded code, for messages.
         thread: The thread that is inside.
         ident: Its `threading.get_ident()`.
-        address: The same number while inside, then 0, which is no thread.
-        signal: The number of the signal that is being sent; 0, which is no signal, once outside.
+        address: The same number while inside; then 0, which is not a thread.
+        signal: The number of the signal that is being sent; once outside 0, which is not a signal.
         left: Whether the thread has left.
         outer: The entry of the same thread around this one.
         steps: What interrupts it, in order.
@@ -94,11 +94,11 @@ class Entry(ABC):
 
     @abstractmethod
     def look(self, now: float) -> GuardException | None:
-        """What to interrupt it with now, if it is time; and set `due`."""
+        """Set `due`, and return the exception if an interrupt is due."""
 
     @abstractmethod
     def escalate(self, now: float) -> None:
-        """An interrupt was sent: the next one is another, and later."""
+        """Go on to the next interrupt, after one was sent."""
 
     @property
     def step(self) -> str:
@@ -107,7 +107,7 @@ class Entry(ABC):
 
 
 class _Here(threading.local):
-    """What the calling thread is inside of. Reading it calls no Python function."""
+    """The innermost entry of the calling thread. Reading it calls no Python function."""
 
     innermost: Entry | None = None
 
@@ -119,7 +119,7 @@ inside: Final[dict[Entry, None]] = {}
 
 @starts_uninterrupted
 def close(entry: Entry) -> None:
-    """The thread leaves: from now on the guard interrupts nothing. More than once does no harm.
+    """Have the thread leave: from now on the guard interrupts nothing. It can be repeated.
 
     Nothing is called and no loop goes back before the exception is taken back (see
     `starts_uninterrupted`); keep it so.

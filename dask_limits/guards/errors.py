@@ -1,7 +1,7 @@
-"""What guards raise.
+"""The exceptions of guards.
 
-Neither is a `TimeoutError` (an `OSError`) or a `MemoryError`: code inside a guard that handles
-those of its own, say to try a connection again, would take a guard's interrupt for one of them.
+None derives from `TimeoutError` (an `OSError`) or `MemoryError`: guarded code that handles its own,
+for instance to retry a connection, would also catch a guard's interrupt.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ class ExecutionTimeout(GuardException):
     """A time guard's timeout ran out.
 
     Attributes:
-        timeout: Seconds that there were.
+        timeout: The timeout in seconds.
         elapsed: Seconds since the block was entered, or since progress was last reported.
     """
 
@@ -30,7 +30,7 @@ class MemoryLimitExceeded(GuardException):
 
     Attributes:
         max_memory: The guard's limit in KiB.
-        memory: Resident memory of the process in KiB; above what it had on entry, if the limit
+        memory: Resident memory of the process in KiB; less what it had on entry, if the limit
             counts from there.
     """
 

@@ -1,4 +1,4 @@
-"""In which order a guard interrupts: gently first, then less so."""
+"""The order of a guard's interrupts: an exception first, then signals."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from signal import SIGINT, SIGKILL, SIGTERM
 from typing import Final
 
 Steps = tuple[int | None, ...]
-"""The interrupts of a guard in their order: None is an exception, a number a signal."""
+"""The interrupts of a guard, in order: None is an exception, a number a signal."""
 
 MIN_PAUSE_S: Final = 1.0
-"""Shortest time between two interrupts of a guard: what the first one set going needs some."""
+"""Shortest time between two interrupts of a guard: reacting to the first one takes time."""
 
 
 class InterruptType(enum.Enum):
-    """How a guard interrupts. Each has three steps, and after the third does no more.
+    """How a guard interrupts: three times at most.
 
     Attributes:
         exception: An exception, three times.
         signal: SIGINT, then SIGTERM twice. In the main thread only.
         exception_then_signal: An exception, then SIGINT, then SIGTERM. Outside the main thread,
-            which is the only one that signals reach, an exception three times.
+            which alone receives signals, an exception three times.
     """
 
     exception = "exception"
@@ -32,11 +32,11 @@ def steps(interrupt_type: InterruptType, send_kill: bool, main_thread: bool) -> 
     """The interrupts for a thread that is inside a guard.
 
     Args:
-        interrupt_type: What the guard was given.
+        interrupt_type: The guard's setting.
         send_kill: Whether the last signal is SIGKILL.
         main_thread: Whether the thread is the main one. A SIGINT or SIGTERM for any other thread
-            would strike the main thread, which is not inside. SIGKILL means the whole process
-            anyway, and has been asked for.
+            would interrupt the main thread, which is not inside. SIGKILL ends the whole process
+            in any case.
 
     Raises:
         RuntimeError: for signals alone, outside the main thread.
@@ -50,7 +50,7 @@ def steps(interrupt_type: InterruptType, send_kill: bool, main_thread: bool) -> 
         return (None, SIGINT, last)
     if interrupt_type is InterruptType.signal:
         raise RuntimeError(
-            "A guard with InterruptType.signal was entered outside the main thread, which is the"
-            " only thread that signals reach. Use InterruptType.exception here."
+            "A guard with InterruptType.signal was entered outside the main thread, but only the"
+            " main thread receives signals. Use InterruptType.exception here."
         )
     return (None, None, SIGKILL if send_kill else None)

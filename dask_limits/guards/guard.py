@@ -1,4 +1,4 @@
-"""What all guards share: a guard is a context manager, and a decorator."""
+"""The base class of guards: a context manager and a decorator."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ R = TypeVar("R")
 
 
 class Guard(ABC):
-    """Keeps what runs inside it within a limit, by interrupting its thread.
+    """Limits the code inside it, by interrupting its thread.
 
-    It holds settings only: it can be entered again, inside itself, and by several threads at once,
-    and it can be pickled.
+    It has no state but its settings: it can be entered several times, inside itself, and by several
+    threads at once, and it can be pickled.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class Guard(ABC):
 
     @abstractmethod
     def _entry(self, what: str, thread: threading.Thread, steps: Steps) -> Entry:
-        """The entry of this thread, which is about to come in."""
+        """The entry of this thread, which is about to enter."""
 
     def __enter__(self) -> Self:
         thread = threading.current_thread()
@@ -54,14 +54,14 @@ class Guard(ABC):
         order = steps(self.interrupt_type, self.send_kill, in_main_thread)
         entry = self._entry(self._function or _place(sys._getframe(1)), thread, order)
         outer = here.innermost
-        while outer is not None and outer.left:  # not in order, see _find_entry()
+        while outer is not None and outer.left:  # out of order, see _find_entry()
             outer = outer.outer
         entry.outer = outer
         try:
             here.innermost = entry
             inside[entry] = None
             watcher.attend(entry.due)
-        except BaseException:  # its own interrupt, too, may come as soon as it stands in `inside`
+        except BaseException:  # perhaps its own interrupt, which can come once it is in `inside`
             close(entry)
             if not inside:
                 watcher.all_have_left()
@@ -75,7 +75,7 @@ class Guard(ABC):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        # As in close(): nothing may be raised before that is called.
+        # As in close(): nothing may be raised before it is called.
         try:
             entry = here.innermost
             if entry is not None and entry.guard is self and not entry.left:
@@ -87,10 +87,10 @@ class Guard(ABC):
                 watcher.all_have_left()
 
     def _find_entry(self) -> Entry | None:
-        """The entry to close where guards are not left in the order in which they were entered.
+        """The entry to close if guards are not left in the order in which they were entered.
 
-        A generator that is suspended inside a guard does so. Another thread may even close it,
-        after the first one has ended and its entry is forgotten.
+        This happens with a generator that is suspended inside a guard. Another thread may even
+        close it, after the first one has ended and its entry is forgotten.
         """
         entry = here.innermost
         while entry is not None:
@@ -137,17 +137,17 @@ def number(value: object, name: str, unit: str, least: float | None = None) -> f
     """A number of a guard's settings.
 
     Args:
-        value: What the user gave.
-        name: What the user calls it.
-        unit: What it counts.
-        least: The smallest that it can be; None for any that is more than 0.
+        value: The argument.
+        name: Its name.
+        unit: Its unit.
+        least: The smallest valid number; None for any number above 0.
 
     Raises:
         ValueError: if it is smaller, NaN or infinite.
-        TypeError: if it is no number.
+        TypeError: if it is not a number.
     """
     if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(f"{name}={value!r} is a {type(value).__name__}; give a number of {unit}.")
+        raise TypeError(f"{name}={value!r} is a {type(value).__name__}. Use a number of {unit}.")
     try:
         amount = float(value)
     except OverflowError:  # a whole number can be larger than any float
@@ -155,32 +155,32 @@ def number(value: object, name: str, unit: str, least: float | None = None) -> f
     too_small = amount <= 0 if least is None else amount < least
     if too_small or not math.isfinite(amount):
         bound = "more than 0" if least is None else f"{least:g} or more"
-        raise ValueError(f"{name}={value!r} has to be {bound} and finite, in {unit}.")
+        raise ValueError(f"{name}={value!r} must be {bound} and finite, in {unit}.")
     return amount
 
 
 def _refuse_what_cannot_be_guarded(function: object) -> None:
     if isinstance(function, staticmethod | classmethod | property):
         kind = type(function).__name__
-        raise TypeError(f"A guard goes below @{kind}, next to the function: put @{kind} above it.")
+        raise TypeError(f"A guard must be next to the function: put @{kind} above it.")
     if isinstance(function, type):
         raise TypeError(
-            f"A guard decorates functions, and {function.__name__} is a class: decorate its"
+            f"A guard decorates functions, but {function.__name__} is a class: decorate its"
             " methods, or use the guard in a with statement."
         )
     if not callable(function):
-        raise TypeError(f"A guard decorates functions, and {function!r} cannot be called.")
+        raise TypeError(f"A guard decorates functions, but {function!r} cannot be called.")
     while isinstance(function, functools.partial):
         function = function.func
     inner: Any = function if inspect.isroutine(function) else type(function).__call__
     if inspect.iscoroutinefunction(inner):
         raise TypeError(
-            f"{_name(function)}() is a coroutine function: while it awaits, others run in its"
-            " thread, and a guard would interrupt those. Use asyncio.timeout()."
+            f"{_name(function)}() is a coroutine function: while it awaits, other code runs in its"
+            " thread, which a guard would interrupt. Use asyncio.timeout()."
         )
     if inspect.isgeneratorfunction(inner) or inspect.isasyncgenfunction(inner):
         raise TypeError(
-            f"{_name(function)}() is a generator function: calling it runs nothing of its body."
+            f"{_name(function)}() is a generator function: calling it does not run its body."
             " Use the guard in a with statement between two yields, or around the loop."
         )
 
@@ -191,5 +191,5 @@ def _name(function: object) -> str:
 
 
 def _place(frame: Any) -> str:
-    """What to call a with statement's block."""
+    """The name of a with statement's block, for messages."""
     return f"The block in {frame.f_code.co_filename}, line {frame.f_lineno},"

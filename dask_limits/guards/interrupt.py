@@ -1,4 +1,4 @@
-"""How an exception, or a signal, gets to the thread that is inside a guard."""
+"""Sends an exception or a signal to the thread that is inside a guard."""
 
 from __future__ import annotations
 
@@ -19,39 +19,39 @@ _pthread_kill.restype = ctypes.c_int
 _OLD: Final = sys.version_info < (3, 12)
 
 _UNSEEN_S: Final = 1.0
-"""How long an exception that nobody saw arrive keeps those of other guards waiting.
+"""How long an exception that has not arrived delays those of other guards.
 
-C code may have swallowed it. A smaller value may let one guard's exception replace another's in a
-thread that is slow to run Python again, a larger one delays the other's after one that was
+C code may have swallowed it. With a smaller value, one guard's exception may replace another's in a
+thread that is slow to run Python again; a larger value delays the other's after one that was
 swallowed.
 """
 
 _starting: Final[Collection[object]] = getattr(threading, "_limbo", ()) if _OLD else ()
-"""Threads that are being started. In Python 3.11 such a thread, until it first runs, has the number
-of the thread that starts it, and gets the exceptions that are meant for that one.
+"""Threads that are being started. In Python 3.11 such a thread has the number of the thread that
+starts it until it first runs, and receives exceptions for that thread.
 """
 _STARTING_S: Final = 0.1
-"""How long they are waited for. One that failed to start may stand there for ever."""
+"""How long to wait for them. One that failed to start may stay there for ever."""
 
 
 def send(entry: Entry, error: GuardException, now: float, others: Iterable[Entry]) -> bool:
     """Send an entry's next interrupt, unless its thread has left.
 
     Args:
-        entry: Where to.
-        error: What, if it is an exception's turn.
+        entry: The entry.
+        error: The exception, if the next interrupt is one.
         now: Seconds of time.monotonic().
-        others: All entries; those of the same thread share its one place for a pending exception.
+        others: All entries; a thread can have one pending exception only.
 
     Returns:
-        False where it cannot be sent yet: try again soon.
+        False if it cannot be sent yet: try again soon.
     """
     signal = entry.steps[entry.level]
     if signal is None:
         return _send_exception(entry, error, now, others)
     entry.signalled = True
-    # First write, then read; close() goes the other way round. So if it has not been seen here,
-    # it is yet to empty what was written.
+    # First write, then read; close() does the reverse. So if `left` is not set here yet, close()
+    # has still to empty what was written.
     entry.signal.value = signal
     if not entry.left:
         _pthread_kill(entry.ident, entry.signal)

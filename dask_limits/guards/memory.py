@@ -1,4 +1,4 @@
-"""`mem_guard`: a limit on how much memory the process has."""
+"""`mem_guard`: a limit on the memory of the process."""
 
 from __future__ import annotations
 
@@ -31,31 +31,31 @@ def mem_guard(
 ) -> MemGuard:
     """Interrupt a block or a function while the process has too much memory.
 
-    Use it in a with statement or as a decorator, in any thread. It is the memory of the whole
-    process that counts (resident, shared pages included), whichever thread has taken it. Once the
-    block has ended, nothing is interrupted any more.
+    Use it in a with statement or as a decorator, in any thread. The memory of the whole process
+    counts (resident, shared pages included), whichever thread took it. Once the block has ended, it
+    interrupts nothing.
 
     Args:
         max_memory: KiB, more than 0.
-        absolute: Whether that is all memory of the process; if not, it counts from what the
-            process has when the block is entered.
-        grace_period: Seconds for which memory may stay above the limit; 0 or more. Each time that
-            it falls below, it starts anew.
+        absolute: Whether all memory of the process counts; otherwise what the process has when the
+            block is entered does not count.
+        grace_period: Seconds for which memory may stay above the limit; 0 or more. They start anew
+            each time it has fallen below.
         secondary_grace_period: Seconds until the next interrupt if memory is still above the limit
             by then; 1 or more.
         interrupt_type: Exceptions, signals (main thread only), or an exception first and signals
             later.
         send_kill: Whether the last signal is SIGKILL, which ends the process at once.
         check_interval: Milliseconds between two looks at the memory, more than 0. A look takes
-            some 10 microseconds.
+            about 10 microseconds.
 
     Returns:
-        The guard. It can be used again, by several threads at once too.
+        The guard. It can be used several times, also by several threads at once.
 
     Raises:
-        ValueError: for a number out of its range, or `send_kill` where no signal is sent.
-        TypeError: for anything else that is not as above.
-        RuntimeError: on entry, where there is no `/proc/self/statm`: on other systems than Linux.
+        ValueError: for a number out of its range, or `send_kill` with exceptions only.
+        TypeError: for an argument of the wrong type.
+        RuntimeError: on entry, on systems other than Linux, which have no `/proc/self/statm`.
 
     Example:
         >>> hoard = []
@@ -114,8 +114,8 @@ class MemGuard(Guard):
             memory = resident_kib()
         except FileNotFoundError:
             raise RuntimeError(
-                "mem_guard cannot see how much memory this process has: it reads"
-                " /proc/self/statm, which only Linux has."
+                "mem_guard cannot measure the memory of this process: it reads /proc/self/statm,"
+                " which only Linux has."
             ) from None
         return _MemoryEntry(self, what, thread, steps, 0.0 if self.absolute else memory)
 
@@ -143,7 +143,7 @@ class _MemoryEntry(Entry):
         self.due = now + guard.check_interval_s
         try:
             memory = resident_kib() - self._before_kib
-        except OSError:  # no file can be opened at the moment
+        except OSError:  # too many open files, for instance
             return None
         if memory <= guard.max_memory_kib:
             self._above = False
@@ -158,7 +158,7 @@ class _MemoryEntry(Entry):
             self.due = min(self.due, self.next_at)
             return None
         since = (
-            "" if guard.absolute else f" above the {self._before_kib:.0f} KiB that it began with"
+            "" if guard.absolute else f" more than the {self._before_kib:.0f} KiB it had on entry"
         )
         return MemoryLimitExceeded(
             f"{self.what} went over its memory limit of {guard.max_memory_kib:g} KiB: the process"

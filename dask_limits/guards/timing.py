@@ -1,4 +1,4 @@
-"""`time_guard`: a limit on how long something runs."""
+"""`time_guard`: a limit on the time of a block or a function."""
 
 from __future__ import annotations
 
@@ -49,27 +49,27 @@ def time_guard(
 ) -> TimeGuard:
     """Interrupt a block or a function that runs for too long.
 
-    Use it in a with statement or as a decorator, in any thread. Once the block has ended, nothing
-    is interrupted any more: a timeout that comes too late is dropped.
+    Use it in a with statement or as a decorator, in any thread. Once the block has ended, it
+    interrupts nothing: a timeout that comes too late is dropped.
 
     Args:
-        timeout: Seconds from the start, or from the last `progress()`; more than 0, fractions
+        timeout: Seconds from the start, or from the last `progress()`; more than 0. Fractions
             count.
         grace_period: Seconds until the next interrupt if the block has not ended by then; 0 or
             more. It is never less than one second.
         interrupt_type: Exceptions, signals (main thread only), or an exception first and signals
             later.
         send_kill: Whether the last signal is SIGKILL, which ends the process at once.
-        check_interval: Milliseconds after which, at the latest, `progress()` is noticed by a guard
-            that has begun to interrupt. The timeout itself is kept to a few milliseconds, whatever
-            this is.
+        check_interval: Milliseconds after which, at the latest, a guard that has begun to interrupt
+            notices `progress()`. It does not affect the accuracy of the timeout, which is a few
+            milliseconds.
 
     Returns:
-        The guard. It can be used again, by several threads at once too.
+        The guard. It can be used several times, also by several threads at once.
 
     Raises:
-        ValueError: for a number out of its range, or `send_kill` where no signal is sent.
-        TypeError: for anything else that is not as above.
+        ValueError: for a number out of its range, or `send_kill` with exceptions only.
+        TypeError: for an argument of the wrong type.
 
     Example:
         >>> with time_guard(timeout=0.5) as guard:
@@ -91,12 +91,12 @@ def time_guard(
 
 
 def progress() -> bool:
-    """Restart the clock of the innermost time guard that the calling thread is inside of.
+    """Restart the clock of the calling thread's innermost time guard.
 
-    It is cheap enough for tight loops. A guard that has begun to interrupt begins again too.
+    It is cheap enough for tight loops. It also resets a guard that has begun to interrupt.
 
     Returns:
-        Whether there was one. If not, nothing happens.
+        Whether there is such a guard. If not, nothing happens.
 
     Example:
         >>> with time_guard(timeout=10):
@@ -115,7 +115,7 @@ def progress() -> bool:
 
 
 class TimeGuard(Guard):
-    """Interrupts what runs for too long; made by `time_guard()`."""
+    """Interrupts code that runs for too long; made by `time_guard()`."""
 
     def __init__(
         self,
@@ -143,10 +143,11 @@ class TimeGuard(Guard):
     def progress(self) -> bool:
         """Restart the clock of the innermost block of this guard that the calling thread is in.
 
-        A thread that is in none reports for all that are: what a block has started may do so.
+        A thread that is in none restarts the clocks of all threads that are, so that threads which
+        a block has started can report progress too.
 
         Returns:
-            Whether there was one. If not, nothing happens.
+            Whether there is such a block. If not, nothing happens.
         """
         entry = self._innermost()
         if entry is not None:
@@ -159,8 +160,8 @@ class TimeGuard(Guard):
 
     @property
     def elapsed(self) -> float:
-        """Seconds since the calling thread came into its innermost block of this guard, or since
-        progress was last reported there; 0 outside.
+        """Seconds since the calling thread entered its innermost block of this guard, or since the
+        last progress there; 0 outside.
         """
         entry = self._innermost()
         return 0.0 if entry is None else monotonic() - cast(_TimeEntry, entry).began
@@ -173,8 +174,8 @@ class _TimeEntry(Entry):
     """A thread inside a time guard.
 
     Attributes:
-        began: When its clock was last started, in seconds of time.monotonic(). That is all that
-            progress() changes.
+        began: When its clock was last started, in seconds of time.monotonic(). progress() changes
+            nothing else.
     """
 
     __slots__ = ("_pause_s", "_poll_s", "_seen", "_timeout_s", "began")
@@ -194,14 +195,14 @@ class _TimeEntry(Entry):
             self.next_at = began + self._timeout_s
             self.due = self.next_at
         if self.level == len(self.steps):
-            self.due = now + self._poll_s  # there may be progress yet
+            self.due = now + self._poll_s  # there may still be progress
             return None
         if now < self.next_at:
             self._look_again(now)
             return None
         return ExecutionTimeout(
-            f"{self.what} went over its timeout of {self._timeout_s:g} s: it began, or last"
-            f" reported progress, {now - began:.3g} s ago ({self.step}).",
+            f"{self.what} went over its timeout of {self._timeout_s:g} s: it started, or last"
+            f" called progress(), {now - began:.3g} s ago ({self.step}).",
             timeout=self._timeout_s,
             elapsed=now - began,
         )
@@ -212,6 +213,6 @@ class _TimeEntry(Entry):
         self._look_again(now)
 
     def _look_again(self, now: float) -> None:
-        # Progress rings no bell. Before the first interrupt it can only put that off; after it,
-        # it may bring the next one forward.
+        # Progress does not wake the watcher. Before the first interrupt it can only delay that;
+        # afterwards it may make the next one due earlier.
         self.due = min(self.next_at, now + self._poll_s) if self.level else self.next_at

@@ -1,4 +1,4 @@
-"""Functions at whose very first instruction nothing is raised."""
+"""Functions in which nothing is raised at the first instruction."""
 
 from __future__ import annotations
 
@@ -15,17 +15,16 @@ _START_WITHOUT_CHECK: Final = bytes((opmap.get("RESUME", 0), 2))
 
 
 def starts_uninterrupted(function: Callable[P, R]) -> Callable[P, R]:
-    """Have pending exceptions and signals wait until after the function's first call.
+    """Delay pending exceptions and signals until after the first call in the function.
 
     CPython raises what is pending (exceptions from other threads, signals) at three places: where
     a function starts, after a call, and where a loop goes back. So a function without calls and
-    loops cannot be torn apart, except at its start, before any `try` of its own: a context
-    manager's `__exit__` may end there before it has begun. Its first instruction, `RESUME 0`, looks
-    for what is pending. `RESUME 2`, which is for going on after `yield from`, is the same but does
-    not look.
+    loops cannot be interrupted, except at its start, before any `try` of its own: a context
+    manager's `__exit__` may end there before it has begun. Its first instruction, `RESUME 0`,
+    checks for what is pending. `RESUME 2`, which resumes after `yield from`, does not check.
 
-    Source: https://docs.python.org/3/library/dis.html#opcode-RESUME. On a Python whose functions
-    start in another way the function stays as it is.
+    Source: https://docs.python.org/3/library/dis.html#opcode-RESUME. If functions start in another
+    way on this Python, the function stays as it is.
     """
     assert isinstance(function, FunctionType)
     code = function.__code__

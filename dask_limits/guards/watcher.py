@@ -1,4 +1,4 @@
-"""The one thread that watches over all guards of the process."""
+"""The thread that watches all guards of the process."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from dask_limits.guards.entry import inside
 from dask_limits.guards.interrupt import send
 
 _LINGER_S: Final = 0.1
-"""How long the thread stays with nothing to do: starting one takes as long as 20 short blocks."""
+"""How long the thread stays when it is idle: starting one takes as long as 20 short blocks."""
 _LONGEST_SLEEP_S: Final = 3600.0
 _SLOT_TAKEN_S: Final = 0.01
-"""When to try again where a thread has another guard's exception pending."""
+"""When to try again if a thread has another guard's exception pending."""
 
 
 class Watcher:
-    """Sleeps until the next guard is due, sees to it, and ends when there is none.
+    """Sleeps until the next guard is due, handles it, and ends when there is none.
 
-    Threads that enter and leave take no lock, which an interrupt might leave locked. They ring a
-    bell, and only if the watcher would sleep for too long.
+    Threads that enter and leave take no lock, which an interrupt could leave locked. They ring a
+    bell if the watcher would sleep for too long.
 
     Attributes:
         running: Whether its thread runs; it may be about to end.
         wakes_at: Until when it sleeps, in seconds of time.monotonic(); infinite while it is awake,
-            so that who comes while it looks around rings.
+            so that a thread that enters meanwhile rings.
     """
 
     def __init__(self) -> None:
@@ -39,21 +39,21 @@ class Watcher:
         self.running = False
 
     def attend(self, due: float) -> None:
-        """An entry was made, and stands in `inside`."""
+        """Watch an entry, which is in `inside` already."""
         if not self.running:
             self.running = True  # only one thread gets here: no other runs between test and set
             try:
-                # Not by threading.Thread: its start() takes locks and keeps books, and may be
-                # interrupted in the middle of that by the very guard that is being entered.
+                # Not by threading.Thread: its start() takes locks and registers the thread, and the
+                # guard that is being entered may interrupt it in the middle of that.
                 _thread.start_new_thread(self._run, ())
-            except RuntimeError:  # there can be no more threads
+            except RuntimeError:  # no more threads can be started
                 self.running = False
                 raise
         elif due < self.wakes_at:
             self._bell.put(None)
 
     def all_have_left(self) -> None:
-        """There is no entry any more, for the moment."""
+        """Note that no entry is left for the moment."""
         self._emptied = True
         if self.wakes_at > time.monotonic() + _LINGER_S:
             self._bell.put(None)
@@ -63,7 +63,7 @@ class Watcher:
             while True:
                 self._watch()
                 self.running = False
-                # Somebody may have come who still saw it running.
+                # A thread may have entered that still saw it running.
                 if not inside or self.running:
                     return
                 self.running = True
@@ -72,11 +72,11 @@ class Watcher:
             raise
 
     def _watch(self) -> None:
-        """Until there has been nothing to watch for a while."""
+        """Watch until there has been nothing to watch for a while."""
         idle_since = None
         while True:
             self.wakes_at = math.inf
-            while not self._bell.empty():  # one look around answers all who have rung
+            while not self._bell.empty():  # one look answers all of them
                 self._bell.get()
             due = self._see_to_all()
             now = time.monotonic()
@@ -88,13 +88,13 @@ class Watcher:
                 due = idle_since + _LINGER_S
             else:
                 idle_since = None
-                if self._emptied:  # blocks come and go: the end of the next one needs no bell
+                if self._emptied:  # probably a loop of short blocks: spare them the bell
                     due = min(due, now + _LINGER_S)
             self._emptied = False
             self._sleep_until(due)
 
     def _see_to_all(self) -> float | None:
-        """Interrupt whoever is due. When the next one is; None if there is nobody."""
+        """Interrupt all that are due. Returns when the next one will be; None if there is none."""
         next_due = math.inf
         entries = list(inside)
         for entry in entries:
@@ -125,8 +125,8 @@ class Watcher:
 
 
 def _has_ended(thread: threading.Thread) -> bool:
-    # The main thread counts as ended from when the interpreter begins to shut down; but then it
-    # goes on to run what stands in atexit.
+    # When the interpreter begins to shut down, the main thread counts as ended, but still runs the
+    # functions that are registered with atexit.
     return not thread.is_alive() and thread is not threading.main_thread()
 
 
@@ -134,7 +134,7 @@ watcher: Final = Watcher()
 
 
 def _forget_all() -> None:
-    """In the child of a fork: guards stay with the parent, as alarms do (alarm(2))."""
+    """In a forked child: guards stay with the parent, as alarms do (alarm(2))."""
     for entry in list(inside):
         entry.address.value = 0
         entry.signalled = False

@@ -167,6 +167,21 @@ def test_what_the_law_allows_is_needed():
     assert ALLOWED.keys() <= needed
 
 
+@pytest.mark.parametrize("folder", ["scheduler", "plugins", "display"])
+def test_nobody_uses_private_names_of_another_object(folder):
+    used = [
+        f"{name}:{node.lineno} {ast.unparse(node)}"
+        for name in modules()
+        if name.startswith(f"{folder}.")
+        for node in ast.walk(tree_of(name))
+        if isinstance(node, ast.Attribute)
+        and node.attr.startswith("_")
+        and not node.attr.endswith("__")
+        and ast.unparse(node.value) not in ("self", "cls", "super()")
+    ]
+    assert not used, "\n".join(used)
+
+
 def test_dask_is_imported_by_few():
     for name in modules():
         imported = imported_by(name, for_types=False)

@@ -157,7 +157,14 @@ def _rebuild(cls: type[CallError], args: tuple[Any, ...], state: dict[str, Any])
 
 
 class Breach(CallError):
-    """A call went over one of its limits, and was ended with everything it had started."""
+    """A call went over one of its limits, and was ended with everything it had started.
+
+    Attributes:
+        child: The [ChildProcess][dask_limits.limits.ChildProcess] that had the largest share of
+            what the call went over; None if that was the process that ran the function.
+    """
+
+    child: Any = None
 
 
 class WallTimeBreach(Breach, WallTimeoutException):  # type: ignore[misc]

@@ -4,11 +4,12 @@ from dask_limits.limits.call import LimitedCall, limit, run_call
 from dask_limits.limits.cancel import CancelToken
 from dask_limits.limits.in_place import name_of, run_in_place
 from dask_limits.limits.limits import Isolation, Limits, LimitsArguments
-from dask_limits.limits.outcome import Outcome, Usage
+from dask_limits.limits.outcome import ChildProcess, Outcome, Usage
 from dask_limits.limits.progress import progress
 
 __all__ = [
     "CancelToken",
+    "ChildProcess",
     "Isolation",
     "LimitedCall",
     "Limits",

@@ -12,7 +12,7 @@ from dask_limits.exceptions import (
     WallTimeBreach,
 )
 from dask_limits.limits.limits import Limits
-from dask_limits.limits.outcome import Usage
+from dask_limits.limits.outcome import ChildProcess, Usage
 from dask_limits.units import format_bytes, format_seconds
 
 BREACHES: Final[dict[str, type[Breach]]] = {
@@ -25,7 +25,14 @@ _STACK_LINES: Final = 6
 """How many lines of a stack a message shows; the whole of it is an attribute."""
 
 
-def breach(name: str, limits: Limits, limit: str, usage: Usage, stacks: str) -> Breach:
+def breach(
+    name: str,
+    limits: Limits,
+    limit: str,
+    usage: Usage,
+    stacks: str,
+    child: ChildProcess | None = None,
+) -> Breach:
     """The error of a call that has gone over a limit.
 
     Args:
@@ -34,15 +41,32 @@ def breach(name: str, limits: Limits, limit: str, usage: Usage, stacks: str) -> 
         limit: The name of the one that it went over.
         usage: What it has used.
         stacks: Python stacks of its threads, as faulthandler writes them; may be empty.
+        child: The child process with the largest share of what was used, if it is one.
     """
     used, allowed = _figures(limit, usage, limits)
-    return BREACHES[limit](
-        f"{name}() went over its {limit} limit of {allowed}: {used}{where(stacks)}",
+    part = "" if child is None else _share(limit, child)
+    error = BREACHES[limit](
+        f"{name}() went over its {limit} limit of {allowed}: {used}{part}{where(stacks)}",
         call=name,
         limits=limits,
         usage=usage,
         stacks=stacks,
     )
+    error.child = child
+    return error
+
+
+def _share(limit: str, child: ChildProcess) -> str:
+    """Which part of what was used is a child process's, as text."""
+    command = child.command or "a fork of the function's"
+    one = f"child process {child.pid} ({command})"
+    if limit == "memory":
+        return f", {format_bytes(round(child.used))} of it in {one}"
+    if limit == "cpu_time":
+        return f", {format_seconds(child.used)} of it in {one}"
+    if child.used == 1:
+        return f", one of them {one}"
+    return f", {child.used} of them child processes such as {child.pid} ({command})"
 
 
 def _figures(limit: str, usage: Usage, limits: Limits) -> tuple[str, str]:

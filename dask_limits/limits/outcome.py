@@ -35,6 +35,23 @@ class Usage:
 
 
 @dataclass(frozen=True)
+class ChildProcess:
+    """A process that a call has started, and that had the largest share of what it went over.
+
+    Attributes:
+        pid: Its process id.
+        command: Its command line, with control characters escaped, of 120 characters at most;
+            empty for a fork of the function's own process.
+        used: Bytes of memory, or seconds of CPU time; over a limit on processes, how many had the
+            same command line.
+    """
+
+    pid: int
+    command: str
+    used: float
+
+
+@dataclass(frozen=True)
 class Outcome(Generic[R]):
     """A finished call: its value or its exception, and what it used.
 

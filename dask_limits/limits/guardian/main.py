@@ -235,6 +235,8 @@ class GuardianProcess:
         if now < watch.next_look:
             return False
         breached = watch.look(now)
+        if breached:
+            watch.note_child(breached)
         if breached and watch.warn_of(breached):
             self._warn(process, watch, SIGNALS[breached])
         elif breached:
@@ -286,6 +288,8 @@ class GuardianProcess:
         if process.killed_at == math.inf:
             size = task_cells.stacks_length(process.task_cells_fd)
             if (size and size == process.stacks_size) or now > process.stacks_until:
+                if process.watch is not None:
+                    process.watch.note_child(process.cause)
                 self._kill(process, process.cause)
             process.stacks_size = size
         elif now > process.killed_at + _KILL_WAIT_S and process.verdict is None:

@@ -4,12 +4,15 @@ import math
 import os
 import resource
 import time
+from dataclasses import replace
 from typing import Final
 
+from dask_limits.limits.guardian.children import child_to_name
 from dask_limits.limits.ipc import owner_cells, task_cells
 from dask_limits.limits.ipc.cells import Cells
 from dask_limits.limits.ipc.messages import Verdict
 from dask_limits.limits.linux import proctree
+from dask_limits.limits.outcome import ChildProcess
 from dask_limits.limits.task.grace import SIGNALS
 
 TICK_S: Final = 0.01
@@ -74,6 +77,7 @@ class Watch:
         self._memory = 0
         self._processes = 1
         self.next_look = 0.0
+        self._child: ChildProcess | None = None
         self._peak_memory = 0
         self._peak_processes = 1
 
@@ -251,6 +255,18 @@ class Watch:
         self._owner_cells.put_float(self._row, owner_cells.CPU_USED, cpu_time)
         self._owner_cells.put(self._row, owner_cells.SEEN, self.number)
 
+    def note_child(self, limit: str) -> None:
+        """Note which child process has the largest share of what was breached, while it lives."""
+        if self._child is not None and self._child.command:
+            return  # else it may have been a fork that was about to start its program
+        own_cpu_time = proctree.cpu_seconds(self.runner)
+        if not self._is_fresh:
+            own_cpu_time -= self._cpu_before
+        found = child_to_name(limit, self.runner, self._below, own_cpu_time)
+        if found is not None and limit == "memory":  # which has grown since it was looked at
+            found = replace(found, used=min(found.used, self._peak_memory))
+        self._child = found or self._child
+
     def verdict(
         self,
         cause: str,
@@ -280,6 +296,7 @@ class Watch:
             peak_processes=self._peak_processes,
             system_memory=_oom_kills() > self._oom_kills,
             stacks=stacks,
+            child=self._child,
         )
 
 

@@ -6,6 +6,8 @@ import struct
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
+from dask_limits.limits.outcome import ChildProcess
+
 # From the owner to a task process, each with the number of the call.
 SETTING: Final = 1  # pickled Setting (of process_state.py), for this call and those that follow
 REQUEST: Final = 2  # ORDERS, then packed (function, args, kwargs); the last two files, if
@@ -86,6 +88,7 @@ class Verdict:
         peak_processes: Most at one time.
         system_memory: Whether the kernel has killed a process for want of memory meanwhile.
         stacks: Python stacks of its threads, as text.
+        child: The child process with the largest share of what was breached, if it is one.
     """
 
     cause: str
@@ -96,3 +99,4 @@ class Verdict:
     peak_processes: int
     system_memory: bool
     stacks: str
+    child: ChildProcess | None

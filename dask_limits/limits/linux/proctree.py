@@ -16,6 +16,7 @@ from typing import Final
 
 _PAGE: Final = os.sysconf("SC_PAGE_SIZE")
 _SIGCHLD: Final = 1 << signal.SIGCHLD - 1
+_COMMAND_LENGTH: Final = 120
 _TICK_S: Final = 1 / os.sysconf("SC_CLK_TCK")
 # Linux has it since 3.5, but a kernel can be built without (CONFIG_PROC_CHILDREN).
 _HAS_CHILDREN_FILES: Final = os.path.exists(f"/proc/self/task/{os.getpid()}/children")
@@ -88,6 +89,21 @@ def _pages_by_thread(pid: int) -> int:
     except OSError:
         pass
     return 0
+
+
+def command_line(pid: int) -> str | None:
+    """The command line of a process, fit to be printed and shortened; None when it is gone."""
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            data = file.read(4 * _COMMAND_LENGTH)
+    except OSError:
+        return None
+    if not data:  # a zombie
+        return None
+    words = data.rstrip(b"\0").replace(b"\0", b" ").decode(errors="backslashreplace")
+    # It is the task's own text: it must not reach a terminal as what that acts on.
+    text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in words)
+    return text if len(text) <= _COMMAND_LENGTH else text[: _COMMAND_LENGTH - 3] + "..."
 
 
 def children_of(pid: int, threads: int = 0) -> list[int]:

@@ -89,7 +89,7 @@ class Outcomes(Generic[R]):
         stacks = users_stacks(verdict.stacks)
         error: CallError
         if verdict.cause in BREACHES:
-            error = breach(self.name, self.limits, verdict.cause, usage, stacks)
+            error = breach(self.name, self.limits, verdict.cause, usage, stacks, verdict.child)
             if verdict.status is None:
                 undying = "its process does not end: it is in an uninterruptible sleep"
                 error.args = (f"{error} ({undying})",)

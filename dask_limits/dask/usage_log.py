@@ -1,4 +1,4 @@
-"""What annotated tasks did use, by way of Dask's log of events."""
+"""What annotated tasks have used, passed on through Dask's log of events."""
 
 from __future__ import annotations
 
@@ -12,31 +12,31 @@ import distributed
 from dask_limits.limits import Usage
 
 TOPIC: Final = "dask-limits-usage"
-"""The topic of Dask's events under which workers log usages."""
+"""The topic of Dask's events under which workers log usage."""
 _EVERY_S: Final = 0.1
-"""How long a worker collects usages for one event. One event a task would cost 0.5 ms of CPU
-time each; more seconds would lose more when a worker dies."""
+"""How long a worker collects usage for one event. An event for each task would cost 0.5 ms of CPU
+time; a longer time would lose more when a worker is killed."""
 _MOST: Final = 100
-"""How many usages go into one event. With as many events as Dask keeps, some 25 MB of the
-scheduler's memory at most."""
+"""The most tasks in one event. With as many events as Dask keeps, they take at most some 25 MB of
+the scheduler's memory."""
 
 Row = tuple[Any, ...]
-"""A task's key, and the numbers of its usage: nothing that the scheduler would have to unpickle."""
+"""A task's key and the numbers of its usage, which the scheduler does not have to unpickle."""
 
 
 def usages(client: distributed.Client) -> dict[Any, Usage]:
-    """What the annotated tasks of a cluster did use, by the keys of the tasks.
+    """What the annotated tasks of a cluster have used, by the keys of the tasks.
 
-    A task is in it as soon as its future is done, also where it went over a limit or failed; of
-    one that ran several times it is the last run. Numbers only: no output. Tasks of a `Scheduler`
-    are not in it: their futures have a `usage` of their own.
+    A task is included as soon as its future is done, also if it failed or went over a limit. If a
+    task ran several times, this is the usage of its last run. There are only numbers, no output.
+    Tasks of a `Scheduler` are not included: their futures have an attribute `usage`.
 
-    Dask keeps the last 1,000 events of a topic, and one event holds what ended on a worker within
-    0.1 s, 100 tasks at most. So the last 1,000 tasks are here, and up to 100,000. For more, set
-    `distributed.admin.low-level-log-length` where the scheduler starts.
+    Dask keeps the last 1,000 events of a topic, and each event holds the tasks that ended on a
+    worker within 0.1 s, 100 at most. So at least the last 1,000 tasks are included, and at most
+    100,000. For more, set `distributed.admin.low-level-log-length` where the scheduler starts.
 
     Args:
-        client: Not an asynchronous one.
+        client: A client that is not asynchronous.
 
     Raises:
         TypeError: if it is something else, or an asynchronous client.
@@ -53,7 +53,7 @@ def usages(client: distributed.Client) -> dict[Any, Usage]:
         True
     """
     if not isinstance(client, distributed.Client) or client.asynchronous:
-        raise TypeError(f"{client!r} is not a Dask Client that is used from outside of coroutines.")
+        raise TypeError(f"{client!r} is not a Dask Client, or it is asynchronous.")
     latest: dict[str, list[Row]] = client.run(_latest, on_error="ignore")
     found = {}
     for _, event in client.get_events(TOPIC):
@@ -64,10 +64,10 @@ def usages(client: distributed.Client) -> dict[Any, Usage]:
 
 
 class UsageLog:
-    """Logs the usages of one worker's tasks, several with one event.
+    """Logs the usage of one worker's tasks, several tasks in one event.
 
     Args:
-        worker: Whose they are.
+        worker: The worker.
     """
 
     def __init__(self, worker: distributed.Worker) -> None:
@@ -77,7 +77,7 @@ class UsageLog:
         self._sent: list[Row] = []
 
     def add(self, key: Any, usage: Usage) -> None:
-        """Log what a task did use. Called in any thread."""
+        """Log what a task has used. Called in any thread."""
         with self._lock:
             self._rows.append((key, *(getattr(usage, name) for name in _NUMBERS)))
             n_rows = len(self._rows)
@@ -87,7 +87,7 @@ class UsageLog:
             self._worker.loop.add_callback(self.send)
 
     def send(self) -> None:
-        """Send what there is. Called on the worker's loop."""
+        """Send what has been collected. Called on the worker's loop."""
         with self._lock:
             if not self._rows:
                 return

@@ -58,12 +58,9 @@ class Worker:
 
     def free(self, now: float) -> FreeResources:
         """What no call has reserved."""
-        resources = self.resources
-        return FreeResources(
-            resources.memory - self.memory,
-            resources.cores - self.cores,
-            resources.time_left(now),
-        )
+        there = self.resources
+        memory, cores = there.memory - self.memory, there.cores - self.cores
+        return FreeResources(memory, cores, there.ends_at - there.margin - now)
 
     def fits(self, request: Request, now: float) -> bool:
         """Whether a call could start now."""

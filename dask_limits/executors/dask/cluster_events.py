@@ -1,4 +1,4 @@
-"""From what our plugin on a Dask scheduler says to the events of an executor."""
+"""Makes events of an executor from what our plugin on the Dask scheduler logs."""
 
 from __future__ import annotations
 
@@ -25,27 +25,27 @@ from dask_limits.executors.future import Future
 if TYPE_CHECKING:
     import distributed
 
-_LENGTH: Final = 300  # characters of what workers say of themselves; more would fill a terminal
+_LENGTH: Final = 300  # characters of a text from the cluster; more would fill a terminal
 
 _Listener = Callable[[float, object], None]
 _listeners: weakref.WeakKeyDictionary[distributed.Client, list[_Listener]] = (
     weakref.WeakKeyDictionary()
 )
-"""Of each client: Dask has one handler for a topic of a client, and a client may have several
+"""By client: Dask has one handler for each topic of a client, and a client may have several
 executors."""
 _listeners_lock: Final = threading.Lock()
 
 
 class ClusterEvents:
-    """Tells one executor's watcher of its cluster.
+    """Tells one executor's watcher what happens on its cluster.
 
-    Anybody on the cluster can write to the topic. So nothing is taken on trust: what makes no
-    sense is passed over.
+    Anybody on the cluster can write to the topic, so messages are not trusted: what makes no sense
+    is ignored.
 
     Args:
         tell: Called with each event, in the thread that starts this or in that of the client.
-        future_of: The name and the future of a call that is not done, by its key in Dask; None of
-            others' calls.
+        future_of: Returns the name and the future of a call that is not done, given its key in
+            Dask; None if the call is not one of this executor.
     """
 
     def __init__(
@@ -56,12 +56,12 @@ class ClusterEvents:
         self._tell = tell
         self._future_of = future_of
         self._workers: dict[str, WorkerInfo] = {}  # by address
-        self._reasons: dict[str, str] = {}  # of those that are about to go
+        self._reasons: dict[str, str] = {}  # of those that are being drained
         self._lock = threading.Lock()
-        self._early: list[tuple[float, object]] | None = []  # until it is known who is there
+        self._early: list[tuple[float, object]] | None = []  # until the present workers are known
 
     def start(self, client: distributed.Client) -> None:
-        """Tell of the workers that are there, and from then on of all that happens.
+        """Tell of the present workers, and from then on of everything that happens.
 
         Raises:
             OSError: if the connection to the scheduler is lost.
@@ -76,7 +76,7 @@ class ClusterEvents:
         except OSError:
             raise
         except Exception:
-            # A scheduler that may not unpickle, or cannot import this: nor has it our plugin.
+            # The scheduler may not unpickle, or cannot import this. Then it lacks our plugin too.
             now, there = 0.0, []
         with self._lock:
             for message in there:
@@ -87,7 +87,7 @@ class ClusterEvents:
             self._early = None
 
     def stop(self, client: distributed.Client) -> None:
-        """Tell of nothing any more."""
+        """Tell of nothing from now on."""
         with _listeners_lock:
             listeners = _listeners.get(client, [])
             if self._heard in listeners:
@@ -135,7 +135,7 @@ class ClusterEvents:
         cause, tries = _text(message.get("cause")), _whole(message.get("tries")) or 1
         where = f"worker {worker or '?'}" + (f" of job {job}" if job else "")
         error = WorkerLostError(
-            f"{name}() ran on {where}, which was lost: {cause or 'nothing is known of why'}."
+            f"{name}() ran on {where}, which was lost: {cause or 'the cause is not known'}."
             " It runs again.",
             call=name,
             worker=worker,
@@ -148,7 +148,7 @@ class ClusterEvents:
 
 
 def _hand_on(listeners: list[_Listener], event: tuple[float, object]) -> None:
-    """Hand an event of Dask's on: when it was logged, by the scheduler's clock, and what."""
+    """Pass on an event of Dask's: its time by the scheduler's clock, and its message."""
     stamp, message = event
     for listener in list(listeners):
         listener(stamp, message)
@@ -157,10 +157,10 @@ def _hand_on(listeners: list[_Listener], event: tuple[float, object]) -> None:
 def _subscribe(
     client: str, dask_scheduler: distributed.Scheduler | None = None
 ) -> tuple[float, list[object]]:
-    """Have a client told from now on; on the scheduler, so that nothing falls in between.
+    """Have a client told from now on. This runs on the scheduler, so that no event is missed.
 
     Returns:
-        The time there, and what the workers that are there have said when they came.
+        The time there, and the messages about the present workers.
     """
     assert dask_scheduler is not None
     subscribe(dask_scheduler, TOPIC, client)
@@ -189,7 +189,7 @@ def _worker(message: dict[Any, Any]) -> WorkerInfo | None:
 
 
 def _text(value: object) -> str:
-    """A line for people; empty for what is no text. Dask's names of workers may be numbers."""
+    """One printable line; empty if it is not a text. The names of Dask's workers may be numbers."""
     if not isinstance(value, str | int):
         return ""
     return "".join(c if c.isprintable() else " " for c in str(value)[:_LENGTH])

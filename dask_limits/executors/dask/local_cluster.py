@@ -1,4 +1,4 @@
-"""The Dask cluster on this machine that is started for those who bring none."""
+"""The Dask cluster that is started on this machine if the user has none."""
 
 from __future__ import annotations
 
@@ -17,29 +17,30 @@ _IGNORE_CTRL_C: Final = (
     "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN);"
     " signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})"
 )
-"""For workers that share our terminal. What they are to do about Ctrl-C, they are told by us.
-Until they get here the signal is blocked, as it was where they were started."""
+"""For workers that share our terminal: this process tells them what to do at Ctrl-C. Until they get
+here the signal is blocked, as it was in the thread that started them."""
 
 _END_WITH_DRIVER: Final = f"from {__name__} import end_with_driver; end_with_driver()"
-"""Likewise: a child that the driver has forked keeps the connections and pipes that would tell."""
+"""For the same workers: they cannot rely on connections and pipes to the driver to close, because a
+child that the driver has forked keeps them open."""
 _LOOK_EVERY_S: Final = 0.5
-"""How often a worker looks for its driver; each look takes 30 us."""
+"""How often a worker checks whether its driver lives, which takes 30 us."""
 
 
 def start_cluster(
     n_workers: int, security: distributed.Security | bool | None
 ) -> distributed.Client:
-    """A client, and a cluster of worker processes for it: for `close_cluster`.
+    """Start a cluster of worker processes, and make a client of it. `close_cluster` closes both.
 
-    To be called in `start_uninterrupted`.
+    Call it in `start_uninterrupted`.
 
-    All of it listens on the loopback interface alone, and talks to nobody who has not the
-    credentials of this one cluster: whoever reaches a Dask scheduler without can run anything.
+    The cluster listens only on the loopback interface, and accepts only connections with its own
+    credentials: whoever can connect to a Dask scheduler without credentials can run anything.
 
     Args:
-        n_workers: How many worker processes, each with one thread.
-        security: Credentials; None or True for new ones, False for none but those that Dask is
-            configured to use.
+        n_workers: The number of worker processes, each with one thread.
+        security: Credentials. None or True makes new ones; False uses none, except those that Dask
+            is configured to use.
     """
     cluster = distributed.LocalCluster(
         n_workers=n_workers,
@@ -57,7 +58,7 @@ def start_cluster(
 
 
 def close_cluster(client: distributed.Client) -> None:
-    """Close a client, and the cluster that was made for it."""
+    """Close a client and the cluster that was made for it."""
     cluster = client.cluster
     try:
         client.close()
@@ -66,7 +67,7 @@ def close_cluster(client: distributed.Client) -> None:
 
 
 def end_with_driver() -> None:
-    """Have this process, a worker's, end as soon as the one that has started it does."""
+    """Have this process, a worker's, end when the process that started it ends."""
     parent = multiprocessing.parent_process()
     assert parent is not None and parent.pid is not None
     try:
@@ -75,7 +76,7 @@ def end_with_driver() -> None:
         os._exit(1)
 
     def wait() -> None:
-        # By looking, as Linux before 5.3 has nothing to wait for that a fork does not keep.
+        # Polling, because before 5.3 Linux has nothing to wait for that a fork does not keep open.
         with contextlib.suppress(psutil.NoSuchProcess):
             while driver.is_running() and driver.status() != psutil.STATUS_ZOMBIE:
                 time.sleep(_LOOK_EVERY_S)

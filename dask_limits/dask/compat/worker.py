@@ -28,6 +28,7 @@ _FREE_KEYS: Final = Name(
 )
 _NOT_REGISTERED: Final = "Registering LimitsWorkerPlugin fails with ImportError."
 _MEMORY: Final = "to know how much memory the calls of a worker may reserve together"
+_COROUTINES: Final = "to run limited coroutine functions in a task process"
 _REQUIRED: Final = (
     Name(
         "distributed",
@@ -50,12 +51,9 @@ _REQUIRED: Final = (
         "2021.1",
         _NOT_REGISTERED,
     ),
-    Name(
-        "dask",
-        "dask._task_spec:Task._is_coro",
-        "to run limited coroutine functions in a task process",
-        "2024.9.0",
-        _NOT_REGISTERED,
+    *(
+        Name("dask", f"dask._task_spec:Task.{name}", _COROUTINES, "2024.9.0", _NOT_REGISTERED)
+        for name in ("is_coro", "_is_coro")
     ),
 )
 NAMES: Final = (
@@ -141,8 +139,9 @@ def free_key(worker: distributed.Worker, key: Hashable, stimulus_id: str) -> boo
 
 
 def run_as_plain_function(task: Any) -> None:
-    """Have Dask hand a task to its executor, also if its function is a coroutine function."""
-    task.run_spec._is_coro = False
+    """Have Dask hand a task to its executor, even if its function is a coroutine function."""
+    if task.run_spec.is_coro:
+        task.run_spec._is_coro = False
 
 
 def listen(

@@ -1,4 +1,4 @@
-"""How limits are put on the tasks of a Dask graph."""
+"""`annotate`: puts limits on the tasks of Dask graphs."""
 
 from __future__ import annotations
 
@@ -20,33 +20,34 @@ EXECUTOR: Final = "limits"
 
 
 def annotate(**limits: Unpack[LimitsArguments]) -> AbstractContextManager[None]:
-    """Put limits on every Dask task that is made, or computed, inside of a `with` block.
+    """Put limits on every Dask task that is made, or computed, in a `with` block.
 
-    Each such task runs in a task process of the worker that Dask chooses for it, and a breach is
-    raised as Dask raises what a task raises: from `future.result()`, or `compute()`. Blocks can
-    be nested: an inner one adds its limits to those around it, and wins where both say something.
-    What a task was made with wins over what is around its computation.
+    Each such task runs in a task process of the worker that Dask chooses for it. A breach is
+    raised like any exception of a task: by `future.result()` or `compute()`. Blocks can be nested:
+    an inner block adds its limits to those of the outer one, and wins where both set a limit. The
+    limits that a task was made with win over those around its computation.
 
-    It holds for futures, delayed, arrays, bags and joblib wherever the block stands. A dataframe
-    must be computed (`compute`, `persist`) inside of it; one that is made there and lives on is
-    warned of. Dask's own optimization stays on: it fuses only what has the same limits.
+    Limits hold for futures, delayed, arrays, bags and joblib if they are made or computed in the
+    block. A dataframe must be computed (`compute`, `persist`) in the block; if one is made there
+    and used after it, a warning says so. Dask's optimization stays on, and fuses only tasks with
+    the same limits.
 
     The workers need the plugin: call `client.register_plugin(LimitsWorkerPlugin())` once. Without
-    it Dask refuses the tasks (`Invalid executor 'limits'`). Only workers of a distributed cluster
-    know limits: Dask's schedulers of one process (`scheduler="threads"`) take no annotations.
+    it Dask refuses the tasks (`Invalid executor 'limits'`). Only the workers of a distributed
+    cluster enforce limits: Dask's local schedulers (`scheduler="threads"`) ignore annotations.
 
-    In a task process there is no Dask worker: `get_worker()` and `worker_client()` do not work
-    (they do with `isolation="thread"`), and what joblib would run in parallel inside of a task
-    runs in sequence. Nor does Dask's P2P shuffle; in the block Dask shuffles by tasks. Methods of
-    actors run in the worker, unlimited.
+    A task process has no Dask worker. So `get_worker()` and `worker_client()` do not work, except
+    with `isolation="thread"`; joblib within a task runs in sequence; and in the block Dask shuffles
+    by tasks, as its P2P shuffle needs the worker. Methods of actors run in the worker, without
+    limits.
 
     Args:
         **limits: `memory`, `cpu_time`, `wall_time`, `num_processes`, `cores`, `grace_period`,
             `capture_output`, `isolation`, `context`: see [Limits][dask_limits.Limits].
 
     Raises:
-        ValueError: for a limit of zero, a negative one, NaN, an unknown unit, or arguments, also
-            those of blocks around, that do not go together.
+        ValueError: for a limit that is zero, negative or NaN, for an unknown unit, and for
+            limits that contradict each other or those of an outer block.
         TypeError: for a limit of the wrong type.
 
     Example:
@@ -56,7 +57,7 @@ def annotate(**limits: Unpack[LimitsArguments]) -> AbstractContextManager[None]:
         ...     total = dask.delayed(sum)([1, 2])
     """
     checked = Limits(**limits)
-    # None says nothing; any other value is meant, also one that is the default.
+    # None is no limit of this block; any other value is, also if it is the default.
     said = {name: getattr(checked, name) for name, value in limits.items() if value is not None}
     return _annotate(said)
 
@@ -64,7 +65,7 @@ def annotate(**limits: Unpack[LimitsArguments]) -> AbstractContextManager[None]:
 @contextlib.contextmanager
 def _annotate(said: dict[str, Any]) -> Iterator[None]:
     annotations = _annotations(said, dask.get_annotations())
-    Limits(**annotations["limits"])  # refuses, here already, what does not go together
+    Limits(**annotations["limits"])  # raises ValueError if they contradict the outer block's
     keep_limits()
     with (
         warn_of_local_schedulers(),
@@ -79,8 +80,8 @@ def limits_annotations(limits: Limits, around: dict[str, Any]) -> dict[str, Any]
     """The annotations that put limits on a task.
 
     Args:
-        limits: What a call may use.
-        around: Annotations that hold already; their limits hold on where `limits` has none.
+        limits: The limits of the task.
+        around: The annotations of the blocks around it. Their limits hold where `limits` sets none.
     """
     return _annotations(limits.as_dict(), around)
 
@@ -88,5 +89,5 @@ def limits_annotations(limits: Limits, around: dict[str, Any]) -> dict[str, Any]
 def _annotations(said: dict[str, Any], around: dict[str, Any]) -> dict[str, Any]:
     theirs = dict(around.get("limits", {}))
     if "isolation" in said:
-        theirs.pop("context", None)  # it was for theirs
+        theirs.pop("context", None)  # which was for their isolation
     return {"executor": EXECUTOR, "limits": theirs | said}

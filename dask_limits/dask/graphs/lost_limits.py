@@ -1,8 +1,8 @@
-"""Warnings where limits would silently be lost.
+"""Warnings where limits would be lost silently.
 
-Dask keeps annotations for all but dataframes: their graph is made only when they are computed. So
-limits hold for what is computed in a block, and would not hold for a dataframe that is made in it
-and computed after it. And some of Dask's functions make flat graphs, which have no annotations.
+Dask does not keep the annotations of dataframes, whose graph is made only when they are computed.
+So limits do not hold for a dataframe that is made in a block and computed after it. Some functions
+of Dask make flat graphs, which have no annotations either.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from dask_limits.dask.compat.lost_limits import (
 from dask_limits.dask.compat.shared_patch import SharedPatch
 
 _STACK_LEVEL: Final = 5
-"""From the warning to the user's `with`: this block, contextlib, annotate's, contextlib."""
+"""From the warning up to the user's `with`: this block, contextlib, annotate's, contextlib."""
 _DASKS: Final = {"dask", "dask_limits", "functools", "toolz"}
 
 
@@ -37,26 +37,25 @@ _DASKS: Final = {"dask", "dask_limits", "functools", "toolz"}
 def warn_of_frames() -> Iterator[None]:
     """Warn at the end of the block if dataframes that were made in it are still in use."""
     before = living_expressions()
-    # Dask warns of every dataframe that is made under annotations, that they "will be ignored".
-    # They are not, if it is computed under them too.
+    # Dask would warn of each dataframe made here that its annotations "will be ignored". They are
+    # not if it is computed here too.
     with dataframes_do_not_warn():
         yield
     if living_expressions() - before:
         gc.collect()
         if living_expressions() - before:
             warnings.warn(
-                "A Dask dataframe was made inside of annotate(...). Limits hold for what is"
-                " computed in the block (compute, persist), but not for what is computed from this"
-                " dataframe after it: Dask keeps no annotations of dataframes. Make the dataframe"
-                " before the block, and compute it inside.",
+                "A Dask dataframe was made inside of annotate(...). Limits do not hold for what"
+                " is computed from it after the block: Dask keeps no annotations of dataframes."
+                " Make the dataframe before the block, and compute it (compute, persist) inside.",
                 stacklevel=_STACK_LEVEL,
             )
 
 
 def warn_if_lost() -> None:
-    """Warn if a graph with limits is being optimized for something that knows no limits.
+    """Warn if a graph with limits is optimized for something that drops them.
 
-    Who asks for the optimization, the stack says: Dask passes nothing on that would.
+    Dask does not pass on who asks for the optimization, so this looks at the stack.
     """
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
@@ -64,13 +63,13 @@ def warn_if_lost() -> None:
         if place in KEEPS:
             return None
         if place in LOCAL.keys() | LOSES.keys() and "limits" in dask.get_annotations():
-            return None  # a block around it: what it makes has its limits, or is warned of below
+            return None  # what it makes has the limits of this block, or is warned of below
         if place in LOCAL:
             return _warn_of_local(place)
         if place in LOSES:
             return _warn(
-                f"{LOSES[place]} keeps no annotations. Call it in the block of annotate() too,"
-                " or have such a block around the computation"
+                f"{LOSES[place]} does not keep annotations. Call it, or compute its result, in a"
+                " block of annotate()"
             )
         frame = frame.f_back
     return None
@@ -79,7 +78,7 @@ def warn_if_lost() -> None:
 def warn_of_local_schedulers() -> contextlib.AbstractContextManager[None]:
     """Warn of what is computed in this block without a cluster.
 
-    Not every graph is optimized, and those of dataframes are not by us.
+    `warn_if_lost` does not see all of it: it sees no dataframes, and not every graph is optimized.
     """
     return _local_schedulers.block()
 
@@ -106,16 +105,16 @@ _local_schedulers: Final = SharedPatch(_watch_local_schedulers)
 
 
 def _warn_of_local(place: Place) -> None:
-    _warn(f"{LOCAL[place]} knows no limits. Only workers of a cluster do")
+    _warn(f"{LOCAL[place]} does not enforce limits. Use a Client of a distributed cluster")
 
 
 def _warn(why: str) -> None:
-    text = f"Limits that were put on a Dask graph are lost: {why}."
+    text = f"The limits of a Dask graph are lost: {why}."
     warnings.warn(text, stacklevel=_frames_of_dask())
 
 
 def _frames_of_dask() -> int:
-    """How far up the stack, from who warns, the code is that has called Dask."""
+    """The stack level, seen from `_warn`, of the code that has called Dask."""
     level = 2
     frame: FrameType | None = sys._getframe(2)
     while frame is not None and _package(frame) in _DASKS:

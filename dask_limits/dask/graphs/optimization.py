@@ -1,9 +1,9 @@
-"""Optimizations of Dask graphs that lose no limits.
+"""Optimizations of Dask graphs that keep limits.
 
-Annotations belong to the layers of a graph. For arrays and bags Dask ends its optimization with a
-flat graph, to fuse chains of tasks, and all annotations are lost with the layers. So graphs that
-have limits are optimized here, likewise, but only tasks with equal annotations are fused, and all
-keep them. Dask lets its optimizations be replaced by its configuration:
+Annotations belong to the layers of a graph. To fuse chains of tasks, Dask turns the graphs of
+arrays and bags into flat ones, without layers, and all annotations are lost. So graphs that have
+limits are optimized here instead. This fuses only tasks with equal annotations, and keeps them.
+Dask's configuration names the optimizations to use:
 https://docs.dask.org/en/stable/optimize.html
 """
 
@@ -23,24 +23,23 @@ Graph = Any  # a HighLevelGraph, or a mapping from keys to tasks
 
 
 def keep_limits() -> None:
-    """Have the graphs that this process makes optimized by what is here, from now on.
+    """Configure Dask to use the optimizations of this file, from now on.
 
-    A graph that was made in a block of `annotate` may be computed after it, so this outlives the
-    block. Where another optimization has been configured already, that one stays. Graphs without
-    limits are optimized as ever.
+    This outlives the block of `annotate`, as a graph that was made there may be computed after it.
+    An optimization that the user has configured stays. Graphs without limits are optimized by Dask.
     """
     unset = [key for key in _OPTIMIZATIONS if dask.config.get(key, None) is None]
     dask.config.set({key: _OPTIMIZATIONS[key] for key in unset})
 
 
 def keep_no_limits() -> None:
-    """Undo `keep_limits`. Arrays and bags that have limits lose them if they are computed now."""
+    """Undo `keep_limits`. Arrays and bags that are computed after it lose their limits."""
     for key, optimize in _OPTIMIZATIONS.items():
         if dask.config.get(key, None) is optimize:
             del dask.config.config[key]
 
 
-# Dask pickles these, by name: a graph is optimized on the scheduler.
+# Dask pickles these by name, as it optimizes graphs on the scheduler.
 
 
 def optimize_array(dsk: Graph, keys: Any, **kwargs: Any) -> Graph:
@@ -81,7 +80,7 @@ def _optimize(
 
 
 def _cull(graph: HighLevelGraph, keys: list[Any]) -> HighLevelGraph:
-    # With "optimization.fuse.delayed", which is off by default, Dask would fuse as well.
+    # Dask would also fuse if "optimization.fuse.delayed" is set, which is off by default.
     return graph.cull(set(keys))
 
 
@@ -100,7 +99,7 @@ def _fuse(graph: HighLevelGraph, keys: list[Any]) -> HighLevelGraph:
     fused = compat.fuse_chains(tasks, ends.union(keys))
     for key, task in fused.items():
         new_name = compat.target_of(task)
-        if new_name is not None and key in annotations:  # a chain has got a new name
+        if new_name is not None and key in annotations:  # the chain has a new name
             annotations.setdefault(new_name, annotations[key])
     return _in_one_layer(fused, annotations)
 
@@ -122,9 +121,9 @@ def _in_one_layer(tasks: Graph, annotations: dict[Any, dict[str, Any]]) -> HighL
     for key in tasks:
         for name, value in annotations.get(key, {}).items():
             by_name.setdefault(name, {})[key] = value
-    # Dask calls an annotation that can be called, with the key of each task.
+    # Dask calls an annotation that is callable with the key of each task.
     layer = compat.layer_of(tasks, {name: of.get for name, of in by_name.items()})
-    # Arrays and bags that are computed together are optimized apart, and then merged: of two
-    # layers with one name, the tasks of one would be lost.
+    # Dask optimizes arrays and bags that are computed together one by one, and merges the graphs:
+    # of two layers with the same name, one would be lost.
     name = f"limited-{uuid.uuid4().hex}"
     return HighLevelGraph({name: layer}, {name: set()})

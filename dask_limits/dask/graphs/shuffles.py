@@ -1,7 +1,7 @@
 """Shuffles that can be limited.
 
-Dask's newer way to shuffle (P2P) has the tasks talk with the worker that they run on, which a task
-process cannot; its older way is made of tasks like any other.
+In Dask's P2P shuffle tasks talk to the worker that they run on, which is impossible in a task
+process. The older method uses ordinary tasks.
 """
 
 from __future__ import annotations

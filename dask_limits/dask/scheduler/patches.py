@@ -2,15 +2,14 @@
 
 Dask gives plugins no say in this, so three methods of its scheduler are replaced:
 
-- `is_rootish(ts)` is False for our tasks. Otherwise Dask would queue them, and take from that
-  queue by itself.
-- `decide_worker_non_rootish(ts)` is then asked for a worker. None puts the task into the state
-  "no-worker", in which it waits, is counted by adaptive scaling, can be cancelled, and is asked for
-  again when it is to go to "processing": all that a waiting line needs.
+- `is_rootish(ts)` is False for our tasks. Otherwise Dask would put them into its own queue.
+- `decide_worker_non_rootish(ts)` is then asked for a worker. If it returns None, the task goes into
+  the state "no-worker". There it waits, can be cancelled, and counts for adaptive scaling; each
+  transition to "processing" asks again. That is all that our queue needs.
 - `steal_time_ratio(ts)` of work stealing returns (None, None), as Dask's own does for a task that
   is not to be moved: its reservation would stay behind.
 
-tests/dask/scheduler/test_patches.py fails when a version of Dask goes another way.
+tests/dask/scheduler/test_patches.py fails if a version of Dask does this differently.
 """
 
 from __future__ import annotations
@@ -51,9 +50,9 @@ def install(
                 try:
                     return decide(ts)
                 except Exception:
-                    # Raised here it would leave Dask's scheduler half way in a transition. The
-                    # worker keeps limits all the same.
-                    logger.exception("Could not choose a worker for %r; Dask does", ts)
+                    # An exception would leave Dask's scheduler in the middle of a transition. The
+                    # worker enforces the limits in any case.
+                    logger.exception("Could not choose a worker for %r. Dask chooses one.", ts)
             return original(ts)
 
         return decide_safely

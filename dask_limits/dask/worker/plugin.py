@@ -91,7 +91,7 @@ class LimitsWorkerPlugin(distributed.WorkerPlugin):  # type: ignore[misc]
             if task.annotations.get("executor") != EXECUTOR:
                 if "limits" in task.annotations:  # they are empty: it is a call of the facade
                     self._executor.runs_elsewhere(task)
-            elif task.run_spec.is_coro:
+            else:
                 # Dask runs coroutine functions in its own loop and not in an executor, so they
                 # would escape their limits.
                 compat.run_as_plain_function(task)

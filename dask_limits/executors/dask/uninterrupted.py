@@ -10,28 +10,31 @@ from typing import Final, TypeVar
 T = TypeVar("T")
 
 _CLOSE_WAIT_S: Final = 20.0
-"""How long Ctrl-C waits for what is being started to be closed. A shorter wait may leave workers
-behind, and then Dask holds up the end of Python; a second Ctrl-C cuts it short."""
+"""How long Ctrl-C waits until what is being started is closed. A second Ctrl-C ends the wait. If it
+is too short, workers may be left, and then Dask delays the exit of Python."""
 
 
 def start_uninterrupted(start: Callable[[], T], close: Callable[[T], object]) -> T:
-    """Start something out of reach of Ctrl-C; close it if that comes meanwhile.
+    """Start something that Ctrl-C must not interrupt; close it if Ctrl-C comes meanwhile.
 
-    Dask cannot be interrupted while it starts a cluster: its workers are then nobody's, and Python
-    waits for them at its end. So a thread starts it that Ctrl-C does not reach, and neither does
-    it reach the threads and processes that this one starts.
+    If Dask is interrupted while it starts a cluster, nobody closes the workers, and Python waits
+    for them when it exits. So the cluster is started in a thread where SIGINT is blocked; threads
+    and processes that are started there inherit this.
 
     Args:
-        start: What starts it. Called in another thread.
-        close: What closes it if nobody waits for it any more.
+        start: Starts it. Called in another thread.
+        close: Closes it if Ctrl-C has ended the wait for it.
+
+    Returns:
+        The result of `start`.
     """
     started = concurrent.futures.Future[T]()
 
     def run() -> None:
         try:
-            # First, as it unblocks the signal in the thread that starts it (CPython, up to 3.12).
+            # Before the signal is blocked: up to CPython 3.12 this unblocks it.
             resource_tracker.ensure_running()
-            # Inherited by what this starts, which Ctrl-C on a terminal reaches too.
+            # Processes inherit this. They need it: a terminal sends SIGINT to all of them.
             signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
             thing = start()
         except BaseException as error:
@@ -48,7 +51,7 @@ def start_uninterrupted(start: Callable[[], T], close: Callable[[T], object]) ->
         thread.start()
         return started.result()
     except BaseException:
-        started.add_done_callback(close_what_came_up)  # runs there, or here if it is done
+        started.add_done_callback(close_what_came_up)  # in that thread, or here if it is done
         if thread.is_alive():
             thread.join(_CLOSE_WAIT_S)
         raise

@@ -1,4 +1,4 @@
-"""dask_jobqueue, imported from here alone, so that Ctrl-C stays what it was."""
+"""The only import of dask_jobqueue, which would otherwise change the handler of Ctrl-C."""
 
 from __future__ import annotations
 

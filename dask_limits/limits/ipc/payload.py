@@ -19,6 +19,8 @@ import struct
 from collections.abc import Callable, Sequence
 from typing import Any, Final, Protocol, Self, SupportsIndex, TypeAlias
 
+from dask_limits.limits.linux.memory import map_privately
+
 Buffer: TypeAlias = bytes | bytearray | memoryview
 
 _INLINE: Final = 64 * 1024
@@ -156,8 +158,7 @@ def take(head: memoryview, fds: list[int]) -> Packed:
         raise OSError(errno.EMFILE, "this process has too many open files to take over another")
     if fcntl.fcntl(fds[0], fcntl.F_GET_SEALS) & _SEALS != _SEALS:
         raise ValueError("the memory that was sent can still be changed by its sender")
-    memory = mmap.mmap(fds[0], 0, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ | mmap.PROT_WRITE)
-    view = memoryview(memory)
+    view = map_privately(fds[0])
     (length,) = _LENGTH.unpack_from(head, 1)
     buffers = []
     for at, size, readonly in _BUFFER.iter_unpack(head[1 + _LENGTH.size :]):

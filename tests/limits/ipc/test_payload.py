@@ -1,8 +1,11 @@
 import mmap
 import os
 import pickle
+import sys
+from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -83,3 +86,43 @@ def test_a_file_that_got_lost_on_the_way_is_told_as_such():
     packed = payload.pack(bytes(1_000_000), pickle.Pickler)
     with packed, pytest.raises(OSError, match="too many open files"):
         payload.unpack(memoryview(packed.head), [])
+
+
+def test_what_is_held_keeps_no_file_open_and_its_memory_only_as_long():
+    def mapped():
+        return Path("/proc/self/maps").read_text().count("dask-limits-payload")
+
+    files = psutil.Process().num_fds()
+    held = []
+    for n in range(50):
+        with payload.pack(np.full(20_000, n), pickle.Pickler) as packed:
+            held.append(payload.take(memoryview(packed.head), list(packed.fds)))
+    assert psutil.Process().num_fds() == files
+    assert mapped() == 50
+    arrays = [packed.load() for packed in held]
+    del held
+    assert [array[-1] for array in arrays] == list(range(50))
+    arrays[0][:] = 7
+    del arrays
+    assert mapped() == 0
+
+
+@pytest.mark.parametrize("protocol", [4, 5])
+def test_what_is_packed_can_be_passed_on_by_pickle(protocol):
+    sent = [np.arange(100_000), bytes(range(256)) * 1000]
+    with payload.pack(sent, pickle.Pickler) as packed:
+        taken = payload.take(memoryview(packed.head), list(packed.fds))
+    array, data = pickle.loads(pickle.dumps(taken, protocol)).load()
+    assert (array == sent[0]).all()
+    assert data == sent[1]
+    array[0] = 5  # it can be written to, as what was sent can
+
+
+def test_what_is_packed_is_passed_on_without_a_copy():
+    with payload.pack(np.arange(100_000), pickle.Pickler) as packed:
+        taken = payload.take(memoryview(packed.head), list(packed.fds))
+    buffers = []
+    pickled = pickle.dumps(taken, 5, buffer_callback=buffers.append)
+    assert len(pickled) < 1000
+    assert sum(buffer.raw().nbytes for buffer in buffers) == 800_000
+    assert 800_000 < sys.getsizeof(taken) < 802_000

@@ -168,7 +168,7 @@ def whole_number(value: object, name: str, *, least: int = 1, none: str = "") ->
     """
     wanted = f"must be a whole number, {least} or more" + (f", or None for {none}" if none else "")
     if isinstance(value, bool) or not isinstance(value, Integral):
-        raise TypeError(f"{name}={value!r} is a {type(value).__name__}, and {wanted}")
+        raise TypeError(f"{name}={value!r} is a {type(value).__name__}, but {wanted}")
     if value < least:
         raise ValueError(f"{name}={value!r} {wanted}")
     return int(value)

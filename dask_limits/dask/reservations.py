@@ -99,11 +99,11 @@ def _comparison(why: Refusal) -> str:
         case "cores":
             asked, most = f"reserves {why.asked} cores", f"has more than {why.most}"
         case _:
-            asked = f"may take {format_seconds(why.asked)} by its wall_time and grace_period"
+            asked = f"may take {format_seconds(why.asked)} (its wall_time and grace_period)"
             most = f"has more than {format_seconds(why.most)} for a call"
-    instead = "jobs that last longer" if why.limit == "wall_time" else "larger workers"
+    instead = "longer jobs" if why.limit == "wall_time" else "larger workers"
     return (
-        f"{asked}, and no worker, present or to be had, {most}. Lower the limit, or use {instead}."
+        f"{asked}, but no worker, present or requested, {most}. Lower the limit, or use {instead}."
     )
 
 

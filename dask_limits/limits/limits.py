@@ -12,11 +12,11 @@ Isolation = Literal["warm", "fresh", "thread"]
 thread of its caller's process."""
 
 _CAPTURED: Final = 64 * 1024
-"""Bytes kept of each stream where nothing else is said."""
+"""Bytes of each stream that are kept by default."""
 _NOT_IN_A_THREAD: Final = {
-    "num_processes": "processes cannot be told apart by the thread that started them",
-    "grace_period": "a thread cannot be killed when it is over",
-    "capture_output": "its output is that of its whole process",
+    "num_processes": "Linux does not say which thread started a process",
+    "grace_period": "a thread cannot be killed after it",
+    "capture_output": "a thread shares its output with its process",
 }
 
 
@@ -112,13 +112,13 @@ class Limits:
     def _refuse_what_does_not_go_together(self) -> None:
         if self.context is not None and self.isolation != "fresh":
             raise ValueError(
-                f"context={self.context!r} says how a fresh process is started, and"
-                f" isolation={self.isolation!r} starts none. Use isolation='fresh'."
+                f"context={self.context!r} has no effect with isolation={self.isolation!r}, which"
+                " starts no process for a call. Use isolation='fresh'."
             )
         if self.isolation == "thread":
             for name in self.as_dict().keys() & _NOT_IN_A_THREAD.keys():
                 raise ValueError(
-                    f"{name} cannot be had with isolation='thread': {_NOT_IN_A_THREAD[name]}."
+                    f"{name} is not supported with isolation='thread': {_NOT_IN_A_THREAD[name]}."
                     " Use isolation='warm'."
                 )
 
@@ -179,7 +179,7 @@ def _bytes_to_keep(value: bool | Amount | None) -> int:
 def _isolation(value: object) -> str:
     if value not in get_args(Isolation):
         known = ", ".join(map(repr, get_args(Isolation)))
-        raise ValueError(f"isolation={value!r} is not known. Use one of {known}.")
+        raise ValueError(f"isolation={value!r} is unknown. Use one of {known}.")
     return str(value)
 
 
@@ -189,7 +189,7 @@ def _start_method(value: object) -> str | None:
         return value.get_start_method()
     if value is not None and value not in known:
         raise ValueError(
-            f"context={value!r} is not known. Use one of {', '.join(map(repr, known))}, or"
+            f"context={value!r} is unknown. Use one of {', '.join(map(repr, known))}, or"
             " a context of multiprocessing."
         )
     return None if value is None else str(value)

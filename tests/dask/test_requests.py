@@ -36,7 +36,7 @@ def test_a_request_is_read_from_annotations(limits: Any, request_: Request) -> N
 def test_an_invalid_limit_is_told_also_where_too_much_is_asked_for() -> None:
     limits = {"memory": 100, "isolation": "space"}
     error = annotation_error("fit", limits, [WorkerResources(memory=10)])
-    assert "isolation='space' is not known" in str(error)
+    assert "isolation='space' is unknown" in str(error)
 
 
 def test_limits_are_made_once_a_call(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -74,5 +74,5 @@ def test_a_call_says_what_is_wrong_with_its_annotation(memory: int) -> None:
         client.register_plugin(LimitsWorkerPlugin())
         with dask.annotate(executor="limits", limits={"memory": memory, "isolation": "space"}):
             future = client.submit(abs, -1)
-        with pytest.raises(ValueError, match="isolation='space' is not known"):
+        with pytest.raises(ValueError, match="isolation='space' is unknown"):
             future.result(timeout=20)

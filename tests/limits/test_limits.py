@@ -58,18 +58,18 @@ def test_in_a_thread_only_what_it_can_give_is_accepted_from_another():
     ours = Limits(isolation="thread", wall_time=5)
     theirs = Limits(isolation="fresh", context="spawn", memory=2**20)
     assert ours.within(theirs) == Limits(isolation="thread", wall_time=5, memory=2**20)
-    with pytest.raises(ValueError, match=r"num_processes cannot be had with isolation='thread'"):
+    with pytest.raises(ValueError, match=r"num_processes is not supported with isolation='thread'"):
         ours.within(Limits(num_processes=2))
 
 
 @pytest.mark.parametrize(
     ("wrong", "error", "text"),
     [
-        ({"isolation": "cold"}, ValueError, "isolation='cold' is not known. Use one of 'warm'"),
+        ({"isolation": "cold"}, ValueError, "isolation='cold' is unknown. Use one of 'warm'"),
         ({"context": "fork"}, ValueError, "Use isolation='fresh'"),
         ({"isolation": "thread", "context": "fork"}, ValueError, "Use isolation='fresh'"),
-        ({"isolation": "fresh", "context": "spoon"}, ValueError, "context='spoon' is not known"),
-        ({"isolation": "thread", "grace_period": 1}, ValueError, "grace_period cannot be had"),
+        ({"isolation": "fresh", "context": "spoon"}, ValueError, "context='spoon' is unknown"),
+        ({"isolation": "thread", "grace_period": 1}, ValueError, "grace_period is not supported"),
         ({"isolation": "thread", "num_processes": 1}, ValueError, "Use isolation='warm'"),
         ({"grace_period": -1}, ValueError, "grace_period=-1"),
         ({"grace_period": "soon"}, ValueError, "grace_period='soon'"),

@@ -69,7 +69,7 @@ def test_a_worker_leaves_in_time_and_others_go_on_with_what_it_has(
     assert {one.job for one in run.begun() if one.number < 2} == {far.job}
     assert not run.reruns
     assert len((tmp_path / "loads").read_text().splitlines()) == 1
-    assert run.removed == [(near, "its time is up")]
+    assert run.removed == [(near, "its job is about to end")]
 
 
 def test_a_call_that_fits_into_no_job_is_refused_with_both_figures(new_run: NewRun):

@@ -66,7 +66,7 @@ def test_a_job_that_may_start_in_another_partition_is_waited_for(
     for node in slurm.nodes:
         slurm.node_down(node)
     run = new_run(queue=f"{short},main", walltime="10 m", worker_timeout=6)
-    with pytest.raises(WorkersNotStartedError, match="No worker has come within 6 s") as caught:
+    with pytest.raises(WorkersNotStartedError, match="No worker has started within 6 s") as caught:
         run.scheduler.run()
     assert [job.state for job in caught.value.jobs] == ["PENDING"]
 

@@ -149,18 +149,18 @@ def test_a_trial_that_loses_its_job_is_started_again(tmp_path: Path, slurm: Slur
     [
         (
             ["--worker-memory", "300MiB"],
-            "No worker could run trials: run_trial() reserves 400.0 MiB of memory, and no worker,"
-            " present or to be had, has more than 44.0 MiB for its calls.",
+            "No worker could run trials: run_trial() reserves 400.0 MiB of memory, but no worker,"
+            " present or requested, has more than 44.0 MiB for its calls.",
         ),
         (
             ["--trial-wall-time", "2h", "--walltime", "10m"],
-            "No worker could run trials: run_trial() may take 7200 s by its wall_time and"
-            " grace_period, and no worker, present or to be had, has more than 540 s for a call.",
+            "No worker could run trials: run_trial() may take 7200 s (its wall_time and"
+            " grace_period), but no worker, present or requested, has more than 540 s for a call.",
         ),
         (
             ["--trial-wall-time", "2h"],  # by dask-jobqueue's default, a job has half an hour
-            "No worker could run trials: run_trial() may take 7200 s by its wall_time and"
-            " grace_period, and no worker, present or to be had, has more than 1680 s for a call.",
+            "No worker could run trials: run_trial() may take 7200 s (its wall_time and"
+            " grace_period), but no worker, present or requested, has more than 1680 s for a call.",
         ),
         (
             ["--trial-memory", "none"],

@@ -203,7 +203,7 @@ def test_a_job_that_waits_is_never_taken_for_one_that_is_gone(slurm, tmp_path, m
     else:
         directives.append("--array=0-0")  # squeue calls it 17_[0]
     scheduler = made(tmp_path, worker_timeout="6 s", job_extra_directives=directives)
-    with pytest.raises(WorkersNotStartedError, match="No worker has come within 6 s") as caught:
+    with pytest.raises(WorkersNotStartedError, match="No worker has started within 6 s") as caught:
         scheduler.run()
     assert [(job.state, job.reason) for job in caught.value.jobs] == [("PENDING", "BeginTime")]
     monkeypatch.delenv("SQUEUE_PARTITION", raising=False)

@@ -30,7 +30,7 @@ _BATCH: Final = Name(
     "joblib._dask:Batch",
     "to recognize what joblib sends to Dask",
     "0.12.2",
-    "joblib.Parallel within a limited joblib task fails, for want of a Dask client.",
+    "joblib.Parallel within a limited joblib task fails, because it has no Dask client.",
 )
 _FAILURE: Final = Name(
     "joblib",

@@ -47,7 +47,7 @@ NAMES: Final = (
     Name(
         "distributed",
         "distributed.scheduler:Scheduler.handle_worker_status_change",
-        "to have a worker that is about to go get no more tasks",
+        "to send no more tasks to a worker that is about to close",
         "2021.10.0",
         "A worker whose batch job is about to end gets tasks until then; they run again elsewhere.",
     ),
@@ -69,16 +69,16 @@ NAMES: Final = (
     Name(
         "distributed",
         "distributed.scheduler:Scheduler.get_events",
-        "to find out whether Dask expected a worker to go, and which workers are there",
+        "to find out whether Dask expected a worker to leave, and which workers there are",
         "2021.1",
-        "Workers that are there already are not told of, and each one that goes counts as lost.",
+        "Workers that are already there are not reported; each that leaves counts as lost.",
     ),
     Name(
         "distributed",
         "distributed.scheduler:Scheduler.subscribe_topic",
-        "to tell a client of workers that come and go",
+        "to tell a client of workers that are added and removed",
         "2021.9.1",
-        "Events of workers are not told.",
+        "Events of workers are not emitted.",
     ),
     Name(
         "distributed",

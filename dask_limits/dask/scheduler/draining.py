@@ -59,7 +59,9 @@ class Draining:
         self._background.cancel_timer(name)  # it may have been here before
         seconds = worker.resources.time_left(time.monotonic())
         if seconds < math.inf:
-            self._background.later(name, seconds, lambda: self.drain(worker, "its time is up"))
+            self._background.later(
+                name, seconds, lambda: self.drain(worker, "its job is about to end")
+            )
 
     def worker_left(self, address: str) -> None:
         """A worker has left, or its plugin was removed."""
@@ -90,7 +92,7 @@ class Draining:
                 worker.idle_since = now
                 self._background.later(f"idle-{address}", _IDLE_S, self._place_soon)
             elif now >= worker.idle_since + 0.9 * _IDLE_S:
-                self.drain(worker, "it has too little time left for the calls that wait")
+                self.drain(worker, "its job has too little time left for the waiting calls")
 
     def _is_busy(self, worker: TrackedWorker) -> bool:
         calls = self._placement.calls_at(worker.address)

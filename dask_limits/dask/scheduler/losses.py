@@ -152,7 +152,7 @@ class Losses:
     async def _cause(self, worker: TrackedWorker, was_expected: bool) -> str:
         job = worker.job
         if worker.time_is_up:
-            return f"the time of its job {job.job} was up" if job.job else worker.leaves_because
+            return f"its job {job.job} was about to end" if job.job else worker.leaves_because
         if was_expected:
             return worker.leaves_because or "it was retired"
         try:

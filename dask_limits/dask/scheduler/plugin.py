@@ -240,7 +240,7 @@ class LimitsSchedulerPlugin(distributed.SchedulerPlugin):  # type: ignore[misc]
         try:
             starts.extend(self._placement.place(now))
         except Exception:  # those before it are placed, and must not be forgotten
-            logger.exception("dask_limits could not place some of the calls that wait")
+            logger.exception("dask_limits could not place some waiting calls")
         if starts:
             self._start(starts)
         for start in self._placement.recall(now):

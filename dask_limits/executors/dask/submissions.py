@@ -62,7 +62,7 @@ class Submission:
         """Fail the call because of what happened to it on its way."""
         name = self.packed.name
         if isinstance(error, CancelledError | asyncio.CancelledError):
-            error = BrokenExecutor(f"{name}() was lost on its way through Dask: {error}")
+            error = BrokenExecutor(f"{name}() was lost by Dask: {error}")
         elif isinstance(error, CallError) and not error.call:
             error.call = name  # the scheduler does not know it
         try:

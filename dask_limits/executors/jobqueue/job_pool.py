@@ -158,7 +158,7 @@ class JobPool(distributed.SchedulerPlugin):  # type: ignore[misc]
         self._note_stuck()
         timeout_s = self._spec.worker_timeout_s
         if not self.came and timeout_s is not None and now - self._since > timeout_s:
-            self._give_up(f"No worker has come within {format_seconds(timeout_s)}")
+            self._give_up(f"No worker has started within {format_seconds(timeout_s)}")
         if self.error is None:
             await self._scale(now, present)
         self._tell_waiting(present)
@@ -242,7 +242,7 @@ class JobPool(distributed.SchedulerPlugin):  # type: ignore[misc]
         stuck = [job for job in self._jobs.values() if job.why_stuck]
         others = len(stuck) < len(self._jobs) or self._cluster.scheduler.workers
         if stuck and not others and (not self.came or self._demand()):
-            self._give_up("No worker will come: SLURM will not start the jobs")
+            self._give_up("No worker will start: SLURM will not start the jobs")
             return
         for job in stuck:
             if job.why_stuck not in self._warned:

@@ -155,16 +155,16 @@ def take(head: memoryview, fds: list[int]) -> Packed:
     if head[0] == _BARE:
         return Packed(bytes(head[1:]))
     if not fds:
-        raise OSError(errno.EMFILE, "this process has too many open files to take over another")
+        raise OSError(errno.EMFILE, "this process has too many open files to receive another")
     if fcntl.fcntl(fds[0], fcntl.F_GET_SEALS) & _SEALS != _SEALS:
-        raise ValueError("the memory that was sent can still be changed by its sender")
+        raise ValueError("the sender can still change the shared memory")
     view = map_privately(fds[0])
     (length,) = _LENGTH.unpack_from(head, 1)
     buffers = []
     for at, size, readonly in _BUFFER.iter_unpack(head[1 + _LENGTH.size :]):
         part = view[at : at + size]
         if len(part) < size:
-            raise ValueError(f"the memory that was sent ends before {at + size} bytes")
+            raise ValueError(f"the shared memory has less than {at + size} bytes")
         buffers.append(part.toreadonly() if readonly else part)
     return Packed(view[:length].toreadonly(), buffers)
 

@@ -117,7 +117,7 @@ def unpicklable_arguments(
 
 
 def _culprit(fn: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
-    """Which part of a call it is that cannot be pickled, in words."""
+    """Which part of a call cannot be pickled, in words."""
     parts = [("the function", fn)]
     parts += [(f"argument {n}", value) for n, value in enumerate(args, 1)]
     parts += [(f"argument {name!r}", value) for name, value in kwargs.items()]
@@ -126,4 +126,4 @@ def _culprit(fn: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
             dumps(value)
         except Exception:
             return f"{words}, a {type(value).__name__},"
-    return "what it was called with"
+    return "one of its arguments"

@@ -135,13 +135,13 @@ class Connection:
         """Receive a task process from the guardian."""
         message = self._receiver.receive()
         if message is None:
-            raise ConnectionError("the guardian is gone")
+            raise ConnectionError("the guardian has ended")
         if message.kind == messages.REFUSED:
             raise BlockingIOError(bytes(message.body).decode())
         row = message.number
         if not message.fds:
             self._tell(messages.END, row)
-            raise BlockingIOError("this process has too many open files to take over another")
+            raise BlockingIOError("this process has too many open files to receive another")
         (pid,) = struct.unpack("=Q", message.body)
         sock = transport.adopt(message.fds.pop())
         lease = Lease(self._owner_cells, row, pid, sock, self._wake)

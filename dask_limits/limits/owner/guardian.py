@@ -126,7 +126,7 @@ class Guardian:
                 self._disconnect(connection)
             except OSError as error:  # no room for another process, or file
                 return outcomes.refused(str(error))
-        return outcomes.refused("the guardian process ends as soon as it is started")
+        return outcomes.refused("the guardian process ends as soon as it has started")
 
     def _run_on(
         self,
@@ -153,7 +153,7 @@ class Guardian:
                 return outcome
             connection.drop(lease)  # it was killed while it had nothing to do; take another
             stillborn += lease.calls == 0
-        return outcomes.refused("new processes end before they can begin it")
+        return outcomes.refused("new task processes end before they can run it")
 
     def _run_in(
         self,

@@ -125,7 +125,10 @@ def test_a_worker_leaves_in_time_and_nothing_runs_twice(
         with worker(client, monkeypatch, "stays", None):
             until(lambda: events(client, "worker-removed"))
             (draining_,) = events(client, "worker-draining")
-            assert (draining_["worker"], draining_["reason"]) == ("ends", "its time is up")
+            assert (draining_["worker"], draining_["reason"]) == (
+                "ends",
+                "its job is about to end",
+            )
             assert kept.result(timeout=20) == 1  # its result has moved
             client.gather(waits)
             assert (tmp_path / "kept").read_text() == "ran\n"
@@ -146,7 +149,7 @@ def test_a_call_without_a_limit_on_time_that_is_cut_off_is_told_and_runs_again(
             until(lambda: events(client, "rerun"))
             reruns = [(e["worker"], e["key"], e["tries"]) for e in events(client, "rerun")]
             assert reruns == [("ends", future.key, 1)]
-            assert "time" in events(client, "rerun")[0]["cause"]
+            assert "about to end" in events(client, "rerun")[0]["cause"]
 
 
 def test_an_idle_worker_goes_when_all_that_waits_needs_more_time_than_it_has(

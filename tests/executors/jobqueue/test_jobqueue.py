@@ -196,7 +196,7 @@ def test_when_no_worker_comes_in_time_the_script_and_the_log_are_told(tmp_path):
     prologue = [clutter, "echo module: not found", "sleep 60"]
     options = {"job_script_prologue": prologue, "worker_timeout": 1, "log_directory": None}
     scheduler, system = made("sge", tmp_path, **options)
-    with pytest.raises(WorkersNotStartedError, match="No worker has come within 1 s") as caught:
+    with pytest.raises(WorkersNotStartedError, match="No worker has started within 1 s") as caught:
         scheduler.run()
     error = caught.value
     assert error.log == "module: not found"

@@ -16,7 +16,7 @@ from dask_limits.limits.owner.guardian import default_guardian
 
 
 def refused(name, value):
-    with pytest.raises(ValueError, match=f"{name} cannot be had with isolation='thread'"):
+    with pytest.raises(ValueError, match=f"{name} is not supported with isolation='thread'"):
         Limits(**{"isolation": "thread", name: value})
 
 

@@ -287,8 +287,8 @@ class Placement:
 
     def _free(self, worker: Worker, now: float) -> FreeResources | None:
         """What a worker can give to a call that it is not reserved for."""
-        if worker.prefetched is not None:  # it is the next one to start
-            return None
+        if worker.prefetched is not None or worker.cores >= worker.resources.cores:
+            return None  # the prefetched call is the next one to start
         free = worker.free(now)
         if self._reservation is not None and self._reservation.worker is worker:
             free = self._reservation.beside(free)

@@ -64,10 +64,12 @@ class Worker:
 
     def fits(self, request: Request, now: float) -> bool:
         """Whether a call could start now."""
-        if self.prefetched is not None:  # it is the next one to start
-            return False
-        memory, cores, seconds = self.free(now)
-        return request.memory <= memory and request.cores <= cores and request.seconds <= seconds
+        return (
+            self.prefetched is None  # else that one is the next to start
+            and self.cores + request.cores <= self.resources.cores
+            and self.memory + request.memory <= self.resources.memory
+            and request.seconds <= self.resources.time_left(now)
+        )
 
     def fits_next(self, request: Request) -> bool:
         """Whether a call will fit as soon as any one of those that run has ended."""

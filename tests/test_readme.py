@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from pages import PAGES, ROOT, Example, examples, run_as_pasted
 
+import dask_limits
+
 CONTRIBUTING = ROOT / "CONTRIBUTING.md"
 LINK = re.compile(r"\]\(([^)#]+)\)")
 MAP = re.compile(r"^```\n(.*?)^```", re.MULTILINE | re.DOTALL)
@@ -58,9 +60,10 @@ def test_the_map_has_all_folders() -> None:
         assert (ROOT / "dask_limits" / name).exists(), name
 
 
-def test_the_references_in_docstrings_resolve() -> None:
+def test_the_references_in_docstrings_name_what_is_public() -> None:
     for path in (ROOT / "dask_limits").rglob("*.py"):
         for target in REFERENCE.findall(path.read_text()):
+            assert target.split(".")[1] in {*dask_limits.__all__, "guards"}, f"{path}: {target}"
             assert resolve(target) is not None
 
 

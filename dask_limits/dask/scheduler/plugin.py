@@ -46,7 +46,7 @@ class LimitsSchedulerPlugin(distributed.SchedulerPlugin):  # type: ignore[misc]
     """Places limited calls on the workers of a Dask cluster, by what they reserve.
 
     `LimitsWorkerPlugin` brings it to the scheduler. It hears of tasks and workers, and has Dask act
-    on what [placement][dask_limits.placement.policy] decides.
+    on what `dask_limits.placement` decides.
     """
 
     name = "dask-limits-scheduler"

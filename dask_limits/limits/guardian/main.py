@@ -164,7 +164,7 @@ class GuardianProcess:
             OSError: where the system, or the owner cells, have room for no more.
         """
         if not self._free_rows:
-            raise OSError(f"{owner_cells.ROWS - 1} calls run at this time, the most there can be")
+            raise OSError(f"{owner_cells.ROWS - 1} calls are running, the maximum")
         with contextlib.ExitStack() as undo:
             owner_end, own_end = map(undo.enter_context, transport.pair())
             task_cells_fd = task_cells.make()

@@ -160,7 +160,7 @@ class Breach(CallError):
     """A call went over one of its limits, and was ended with everything it had started.
 
     Attributes:
-        child: The [ChildProcess][dask_limits.limits.ChildProcess] that had the largest share of
+        child: The [ChildProcess][dask_limits.ChildProcess] that had the largest share of
             what the call went over; None if that was the process that ran the function.
     """
 

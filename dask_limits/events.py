@@ -179,7 +179,7 @@ class Subscriber(Generic[P]):
         return subscribe if callback is None else subscribe(callback)
 
     def emit(self, /, *args: P.args, **kwargs: P.kwargs) -> None:
-        """Emit the event. See [Emitter.emit][dask_limits.events.Emitter.emit]."""
+        """Emit the event. See `Emitter.emit`."""
         self.emitter.emit(self.event, *args, **kwargs)
 
     def __repr__(self) -> str:
@@ -364,7 +364,7 @@ class HasEvents:
         return self.emitter.on(event)
 
     def emit(self, event: Event[...] | str, /, *args: Any, **kwargs: Any) -> None:
-        """Emit an event. See [Emitter.emit][dask_limits.events.Emitter.emit]."""
+        """Emit an event. See `Emitter.emit`."""
         self.emitter.emit(event, *args, **kwargs)
 
     def add_event(self, *events: Event[...]) -> None:

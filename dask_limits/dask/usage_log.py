@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import distributed
 
+from dask_limits.dask.compat.worker import call_later, call_soon
 from dask_limits.limits import Usage
 
 TOPIC: Final = "dask-limits-usage"
@@ -82,9 +83,9 @@ class UsageLog:
             self._rows.append((key, *(getattr(usage, name) for name in _NUMBERS)))
             n_rows = len(self._rows)
         if n_rows == 1:
-            self._worker.loop.add_callback(self._worker.loop.call_later, _EVERY_S, self.send)
+            call_soon(self._worker, call_later, self._worker, _EVERY_S, self.send)
         elif n_rows == _MOST:
-            self._worker.loop.add_callback(self.send)
+            call_soon(self._worker, self.send)
 
     def send(self) -> None:
         """Send what has been collected. Called on the worker's loop."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from dask_limits.dask.compat.name import Name
@@ -40,7 +41,16 @@ _CONNECTION: Final = Name(
     "2021.1",
     "DaskExecutor and Scheduler.with_dask() fail with ImportError.",
 )
+_DASKS_CLIENT: Final = "DaskExecutor and Scheduler.with_dask() fail with AttributeError."
 NAMES: Final = (
+    *(
+        Name("distributed", f"distributed.client:Client.{name}", what_for, "2021.1", _DASKS_CLIENT)
+        for name, what_for in (
+            ("status", "to tell a client that is closed or has lost its scheduler"),
+            ("id", "to have the scheduler send a client events"),
+            ("loop", "to send calls from the client's own thread"),
+        )
+    ),
     _CONNECTION,
     _CPU_COUNT,
     _GET_IP,
@@ -73,6 +83,21 @@ def connection_of(client: distributed.Client) -> Any:
     """The connection of a client to its scheduler. Another one when it has reconnected."""
     _CONNECTION.get()
     return client.scheduler_comm
+
+
+def status_of(client: distributed.Client) -> str:
+    """Whether a client is "running", "connecting", "closing" or "closed"."""
+    return str(client.status)
+
+
+def id_of(client: distributed.Client) -> str:
+    """What a client is called on its scheduler."""
+    return str(client.id)
+
+
+def call_in_loop(client: distributed.Client, function: Callable[..., Any], *args: Any) -> None:
+    """Have a client call a function, or a coroutine function, soon and in its own thread."""
+    client.loop.add_callback(function, *args)
 
 
 def is_connected(client: distributed.Client, connection: Any) -> bool:

@@ -51,6 +51,13 @@ _REQUIRED: Final = (
         "2021.1",
         _NOT_REGISTERED,
     ),
+    Name(
+        "distributed",
+        "distributed.worker:Worker.loop",
+        "to do things later, and in the worker's own thread",
+        "2021.1",
+        _NOT_REGISTERED,
+    ),
     *(
         Name("dask", f"dask._task_spec:Task.{name}", _COROUTINES, "2024.9.0", _NOT_REGISTERED)
         for name in ("is_coro", "_is_coro")
@@ -142,6 +149,18 @@ def run_as_plain_function(task: Any) -> None:
     """Have Dask hand a task to its executor, even if its function is a coroutine function."""
     if task.run_spec.is_coro:
         task.run_spec._is_coro = False
+
+
+def call_soon(worker: distributed.Worker, function: Callable[..., Any], *args: Any) -> None:
+    """Call a function soon, in the thread of a worker's loop. Can be called in any thread."""
+    worker.loop.add_callback(function, *args)
+
+
+def call_later(
+    worker: distributed.Worker, seconds: float, function: Callable[..., Any], *args: Any
+) -> None:
+    """Call a function after some time. To be called in the thread of the worker's loop."""
+    worker.loop.call_later(seconds, function, *args)
 
 
 def listen(

@@ -115,7 +115,7 @@ class LimitsExecutor(concurrent.futures.Executor):
             # already, and does not do so again.
             execution.cancel(self._admission)
         if self._is_placed:
-            self._worker.loop.call_later(_REPORT_AFTER_S, self._report_start, execution)
+            compat.call_later(self._worker, _REPORT_AFTER_S, self._report_start, execution)
 
         def run_limited(data: dict[Any, Any]) -> Any:
             try:
@@ -134,7 +134,7 @@ class LimitsExecutor(concurrent.futures.Executor):
         def run_in_turn(run: Callable[[], Any]) -> Any:
             try:
                 if reservation.wait() and is_careful:
-                    self._worker.loop.add_callback(self._report_start, execution)
+                    compat.call_soon(self._worker, self._report_start, execution)
                     time.sleep(_CAREFUL_S)
                 return run()
             finally:
@@ -202,7 +202,7 @@ class LimitsExecutor(concurrent.futures.Executor):
             about = {"worker": str(self._worker.name), "address": self._worker.address}
             cause = "its guardian was killed, and the call with it"
             event = {"op": "rerun", "key": key, **about, "job": self._job, "cause": cause}
-            self._worker.loop.add_callback(self._worker.log_event, TOPIC, event | {"tries": tries})
+            compat.call_soon(self._worker, self._worker.log_event, TOPIC, event | {"tries": tries})
         return run()
 
     def cancel(self, key: Any) -> None:
@@ -227,7 +227,7 @@ class LimitsExecutor(concurrent.futures.Executor):
         """A call without limits, which the scheduler places too, starts in a thread of Dask's."""
         if self._is_placed:
             after = 0 if "limits-careful" in task.annotations else _REPORT_AFTER_S
-            self._worker.loop.call_later(after, self._report_thread, task, task.run_id)
+            compat.call_later(self._worker, after, self._report_thread, task, task.run_id)
 
     def _report_thread(self, task: TaskState, run_id: int) -> None:
         if task.state in _RUNS and task.run_id == run_id:
@@ -247,7 +247,7 @@ class LimitsExecutor(concurrent.futures.Executor):
         if execution.reservation.is_granted:
             self._send({"op": "dask-limits-started", "key": execution.key})
         else:
-            self._worker.loop.call_later(_REPORT_AFTER_S, self._report_start, execution)
+            compat.call_later(self._worker, _REPORT_AFTER_S, self._report_start, execution)
 
     def _send(self, message: dict[str, Any]) -> None:
         with contextlib.suppress(CommClosedError):  # the worker is closing

@@ -10,6 +10,7 @@ import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
+from dask_limits.dask.compat.client import id_of
 from dask_limits.dask.compat.scheduler import events, subscribe
 from dask_limits.dask.topic import TOPIC
 from dask_limits.exceptions import WorkerLostError
@@ -72,7 +73,7 @@ class ClusterEvents:
             if len(listeners) == 1:
                 client.subscribe_topic(TOPIC, lambda event: _hand_on(listeners, event))
         try:
-            now, there = client.run_on_scheduler(_subscribe, client.id)
+            now, there = client.run_on_scheduler(_subscribe, id_of(client))
         except OSError:
             raise
         except Exception:

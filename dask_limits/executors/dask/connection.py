@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 
 import distributed
 
-from dask_limits.dask.compat.client import connection_of, is_connected
+from dask_limits.dask.compat.client import connection_of, is_connected, status_of
 from dask_limits.exceptions import ClusterLostError
 
 
@@ -35,7 +35,7 @@ class SchedulerConnection:
             names: The functions of all calls that are not done.
         """
         if not self._how_lost:  # Dask closes the client some time after the connection was lost
-            closed = self._client.status in ("closing", "closed")
+            closed = status_of(self._client) in ("closing", "closed")
             self._how_lost = "was closed" if closed else "was lost"
         counts = Counter(names)
         listed = [name + (f" ({n} times)" if n > 1 else "") for name, n in counts.items()]

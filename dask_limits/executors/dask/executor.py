@@ -16,7 +16,7 @@ from distributed.comm import CommClosedError
 from distributed.deploy import Cluster
 
 from dask_limits.dask import serialization  # noqa: F401  # for outcomes
-from dask_limits.dask.compat.client import cpu_count
+from dask_limits.dask.compat.client import call_in_loop, cpu_count
 from dask_limits.dask.graphs.annotations import limits_annotations
 from dask_limits.dask.packed_call import pack_call, run_packed
 from dask_limits.exceptions import CallPicklingError, ClusterLostError
@@ -275,7 +275,7 @@ class DaskExecutor(WatchedExecutor):
 
     def _call_soon(self, coroutine_function: Callable[..., Any], *args: Any) -> None:
         # Not in the caller's context, whose annotations are not meant for all that is sent then.
-        contextvars.Context().run(self.client.loop.add_callback, coroutine_function, *args)
+        contextvars.Context().run(call_in_loop, self.client, coroutine_function, *args)
 
     # -- on the client's loop, where only an await interrupts any of this --------------------
 

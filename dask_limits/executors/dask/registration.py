@@ -7,6 +7,7 @@ from typing import Final
 
 import distributed
 
+from dask_limits.dask.compat.client import status_of
 from dask_limits.dask.worker.plugin import LimitsWorkerPlugin
 from dask_limits.exceptions import ClusterLostError
 
@@ -36,9 +37,9 @@ def register_plugin(client: distributed.Client) -> None:
 
 def check_open(client: distributed.Client) -> None:
     """Raise an error if a client is closed, or has lost its scheduler."""
-    if client.status in ("closing", "closed"):
+    if status_of(client) in ("closing", "closed"):
         raise RuntimeError("The Dask client is closed: make a new one")
-    if client.status != "running":  # any request would wait until the client gives up
+    if status_of(client) != "running":  # any request would wait until the client gives up
         address = client.scheduler.address
         raise ClusterLostError(
             f"The Dask client has lost the connection to its scheduler at {address}. Try again"

@@ -54,6 +54,9 @@ ALSO_OURS = {
 }
 """Names in the tables that objects of ours have too, or documented ones of other classes."""
 DOCUMENTED_OF_CLIENTS = {"get_events", "subscribe_topic"}
+TOO_GENERAL = {"client": {"id", "loop", "status"}, "worker": {"loop"}}
+"""Names in the tables that many objects have, by what a variable is called that has such an object
+of Dask."""
 
 USED_OTHERWISE = {
     "dask_jobqueue.runner",
@@ -144,6 +147,8 @@ def is_undocumented_attribute(node: ast.Attribute, path: Path) -> bool:
         if path.relative_to(PACKAGE).parts[0] not in HAVE_DASKS_OBJECTS:
             return False
         return node.attr not in OURS and f"{owner}.{node.attr}" not in NOT_DASKS
+    if node.attr in {name for names in TOO_GENERAL.values() for name in names}:
+        return any(owner.endswith(o) and node.attr in names for o, names in TOO_GENERAL.items())
     if node.attr in DOCUMENTED_OF_CLIENTS:
         return not owner.endswith("client")
     if node.attr in ALSO_OURS:
@@ -180,6 +185,8 @@ def test_a_file_uses_documented_names_only(path: Path) -> None:
         "scheduler.is_rootish = lambda ts: False",
         "scheduler.get_events('all')",
         "scheduler.plugins.clear()",
+        "self._worker.loop.add_callback(print)",
+        "client.status == 'running'",
         "getattr(client, 'scheduler_comm')",
         "sys.modules.get('dask.dataframe.dask_expr._collection')",
         "importlib.import_module('dask.bag.core')",

@@ -25,7 +25,9 @@ R = TypeVar("R")
 Steps = Generator[float | None, object, R]
 """Yields the seconds to wait (None: until something comes); is sent the next thing, or None."""
 
-_LONGEST_WAIT_S: Final = 3600.0  # a lock accepts no timeout over some 292 years
+_LONGEST_WAIT_S: Final = 0.5
+"""A signal that arrives just before a thread begins to wait for a lock does not interrupt the wait:
+its handler, that of Ctrl-C too, runs when the wait ends."""
 
 
 class Timer:
@@ -162,8 +164,9 @@ class RunLoop:
             steps.close()
 
     def _get(self, wait_s: float | None) -> object:
+        longest = _LONGEST_WAIT_S if wait_s is None else min(wait_s, _LONGEST_WAIT_S)
         try:
-            return self._todo.get(timeout=None if wait_s is None else min(wait_s, _LONGEST_WAIT_S))
+            return self._todo.get(timeout=longest)
         except Empty:
             return None
 

@@ -76,7 +76,7 @@ class enforce_limits:  # noqa: N801  # the name that scripts use
 
     Use it as a decorator, or on any function: `obj = enforce_limits(wall_time_in_s=2)(fn)`. After
     a call, `obj` says how it ended; see
-    [EnforcedFunction][dask_limits.compat.enforce_limits.EnforcedFunction].
+    `EnforcedFunction`.
 
     What differs from pynisher: memory is what the function and its processes use, not address
     space, and the interpreter's share is small; everything that the function has started is

@@ -1,4 +1,4 @@
-"""The error of a call that has gone over a limit, and the words for it."""
+"""The error of a call that went over a limit, and its message."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ BREACHES: Final[dict[str, type[Breach]]] = {
     "num_processes": ProcessBreach,
 }
 _STACK_LINES: Final = 6
-"""How many lines of a stack a message shows; the whole of it is an attribute."""
+"""Lines of a stack in a message; the error has all of it as an attribute."""
 
 
 def breach(
@@ -33,13 +33,13 @@ def breach(
     stacks: str,
     child: ChildProcess | None = None,
 ) -> Breach:
-    """The error of a call that has gone over a limit.
+    """The error of a call that went over a limit.
 
     Args:
-        name: What the function is called.
-        limits: What the call may use.
+        name: The name of the function.
+        limits: The limits of the call.
         limit: The name of the one that it went over.
-        usage: What it has used.
+        usage: Its usage.
         stacks: Python stacks of its threads, as faulthandler writes them; may be empty.
         child: The child process with the largest share of what was used, if it is one.
     """
@@ -57,7 +57,7 @@ def breach(
 
 
 def _share(limit: str, child: ChildProcess) -> str:
-    """Which part of what was used is a child process's, as text."""
+    """The share of a child process, as text."""
     command = child.command or "a fork of the function's"
     one = f"child process {child.pid} ({command})"
     if limit == "memory":
@@ -70,7 +70,7 @@ def _share(limit: str, child: ChildProcess) -> str:
 
 
 def _figures(limit: str, usage: Usage, limits: Limits) -> tuple[str, str]:
-    """What was used of one limit, and what was allowed, as text."""
+    """The usage and the limit, as text."""
     if limit == "memory":
         return f"had {format_bytes(usage.peak_memory)}", format_bytes(limits.memory or 0)
     if limit == "num_processes":
@@ -81,7 +81,7 @@ def _figures(limit: str, usage: Usage, limits: Limits) -> tuple[str, str]:
 
 
 def where(stacks: str) -> str:
-    """The innermost lines of the stack of the thread that ran."""
+    """The innermost lines of the stack of the thread that ran the function, for a message."""
     lines = stacks.splitlines()
     at = next((n for n, line in enumerate(lines) if line.startswith("Current thread")), None)
     if at is None:

@@ -16,8 +16,8 @@ R = TypeVar("R")
 class LimitedCall(Generic[P, R]):
     """A function and the limits that each call of it runs under: a plain, picklable callable.
 
-    Called, it runs the function in a task process of the process that it finds itself in, and
-    returns or raises. Without any limit it calls the function in place.
+    Calling it runs the function in a task process of the current process, and returns or raises
+    what the function does. Without any limit it calls the function directly.
 
     Args:
         fn: Any callable; functions of `__main__`, lambdas and closures too.
@@ -36,7 +36,7 @@ class LimitedCall(Generic[P, R]):
 
     @property
     def name(self) -> str:
-        """What the function is called in messages and on dashboards."""
+        """The name of the function in messages and on dashboards."""
         return name_of(self.fn)
 
     @property
@@ -44,14 +44,14 @@ class LimitedCall(Generic[P, R]):
         return self.name
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Run one call to its end, and return what it returns or raise what it raises."""
+        """Run one call, and return what it returns or raise what it raises."""
         return self.run(*args, **kwargs).result()
 
     def run(self, *args: P.args, **kwargs: P.kwargs) -> Outcome[R]:
-        """Run one call to its end, whichever way it ends.
+        """Run one call, and return its outcome instead of raising anything.
 
         Returns:
-            Its value or its exception, and its usage. Nothing of the call is raised.
+            Its value or its exception, and its usage.
         """
         return run_call(self, args, kwargs)
 
@@ -68,16 +68,16 @@ def limit(
     Args:
         fn: Any callable.
         **limits: `memory`, `cpu_time`, `wall_time`, `num_processes`, `grace_period`,
-            `capture_output`, `isolation`, `context`: see [Limits][dask_limits.Limits].
+            `capture_output`, `isolation`, `context`, `cores`: see [Limits][dask_limits.Limits].
 
     Returns:
-        A callable with the function's own parameters, that returns what it returns and raises
-        what it raises, or a [Breach][dask_limits.exceptions.Breach]; its `.run(...)` gives an
-        [Outcome][dask_limits.Outcome] and raises nothing.
+        A callable with the function's own parameters. It returns what the function returns, and
+        raises what the function raises or a [Breach][dask_limits.exceptions.Breach]. Its
+        `.run(...)` returns an [Outcome][dask_limits.Outcome] and raises nothing.
 
     Raises:
-        ValueError: for a limit of zero, a negative one, NaN, or an unknown unit.
-        TypeError: for a limit of the wrong type, or a `fn` that cannot be called.
+        ValueError: if a limit is zero, negative or NaN, or has an unknown unit.
+        TypeError: if a limit has the wrong type, or `fn` cannot be called.
 
     Example:
         >>> import time
@@ -107,16 +107,16 @@ def run_call(
     *,
     cancel: CancelToken | None = None,
 ) -> Outcome[R]:
-    """Run a call where it finds itself: in a task process if it has limits, else in place.
+    """Run a call: in a task process if it has limits, otherwise directly.
 
     Args:
         call: The function and its limits.
         args: Positional arguments.
         kwargs: Keyword arguments.
-        cancel: Ends the call early, from any thread; nothing can end a call that runs in place.
+        cancel: Ends the call early, from any thread. A call without limits cannot be ended.
 
     Returns:
-        The call's outcome, whichever way it ended.
+        The call's outcome.
     """
     if not call.limits:
         return run_in_place(call.fn, args, kwargs)

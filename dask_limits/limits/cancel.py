@@ -23,7 +23,7 @@ class CancelToken:
         self.cancelled = False
 
     def cancel(self) -> None:
-        """End the call if it runs, keep it from starting if it does not yet."""
+        """End the call if it runs; keep it from starting if it does not run yet."""
         with self._lock:
             self.cancelled = True
             end, self._end = self._end, None
@@ -31,10 +31,10 @@ class CancelToken:
             end()
 
     def on_cancel(self, end: Callable[[], object] | None) -> bool:
-        """Say how to end the call, from now on; None when it is over.
+        """Set how to end the call; None when it is over.
 
         Returns:
-            False if it is cancelled already: do not start it.
+            False if it is cancelled already, and must not start.
         """
         with self._lock:
             self._end = end

@@ -1,4 +1,4 @@
-"""The call of a user's function, in this very thread. Nothing else calls one."""
+"""Calls a user's function in the current thread. Nothing else in the package calls one."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ R = TypeVar("R")
 
 
 def call(fn: Callable[..., R], args: Sequence[Any], kwargs: Mapping[str, Any]) -> R:
-    """Call a function; a coroutine function to its end."""
+    """Call a function; run a coroutine function until it is done."""
     value: R = _to_its_end(fn(*args, **kwargs))
     return value
 
 
 def run_in_place(fn: Callable[..., R], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Outcome[R]:
-    """Call a function in this thread, and measure it. Ctrl-C passes; `sys.exit` ends the call."""
+    """Call a function in this thread and measure it. Ctrl-C passes; `sys.exit` ends the call."""
     wall, cpu = time.perf_counter(), time.thread_time()
     value: R | None = None
     exception: BaseException | None = None
@@ -39,14 +39,14 @@ def run_in_place(fn: Callable[..., R], args: tuple[Any, ...], kwargs: dict[str, 
 
 
 def _to_its_end(value: Any) -> Any:
-    """What was returned; if it is a coroutine, what that returns in the end."""
+    """What was returned; if it is a coroutine, what that returns."""
     if type(value) is not types.CoroutineType:
         return value
     import asyncio  # 30 ms in each new task process, for the few that need it
 
     if asyncio._get_running_loop() is None:  # without an error, which would be the user's context
         return asyncio.run(value)
-    # A loop already runs in this thread, and waits for this very call: it cannot run another.
+    # A loop already runs in this thread and waits for this call: it cannot run another.
     from concurrent.futures import ThreadPoolExecutor
 
     with ThreadPoolExecutor(1) as thread:
@@ -54,14 +54,14 @@ def _to_its_end(value: Any) -> Any:
 
 
 def exit_status(exit_: SystemExit) -> int:
-    """What the interpreter makes of it: `sys.exit()` is 0, `sys.exit("text")` is 1."""
+    """The exit status as the interpreter sets it: `sys.exit()` is 0, `sys.exit("text")` is 1."""
     if exit_.code is None:
         return 0
     return exit_.code & 0xFF if isinstance(exit_.code, int) else 1
 
 
 def name_of(fn: Callable[..., object]) -> str:
-    """What a callable is called, whatever kind of callable it is."""
+    """The name of a callable of any kind."""
     while isinstance(fn, functools.partial):
         fn = fn.func
     return str(getattr(fn, "__name__", None) or type(fn).__name__)

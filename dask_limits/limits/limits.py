@@ -8,8 +8,8 @@ from typing import Any, Final, Literal, TypedDict, get_args
 from dask_limits.units import Amount, parse_bytes, parse_seconds, whole_number
 
 Isolation = Literal["warm", "fresh", "thread"]
-"""Where a call runs: in a task process that has run others, in a process of its own, or in a
-thread of its caller's process."""
+"""Where a call runs: in a task process that runs one call after another, in a process of its own,
+or in a thread of its caller's process."""
 
 _CAPTURED: Final = 64 * 1024
 """Bytes of each stream that are kept by default."""
@@ -47,25 +47,26 @@ class Limits:
             end. Forms as for `cpu_time`.
         num_processes: Processes at one time, its own included: 1 lets it start none.
             Threads do not count.
-        cores: How many of its worker's cores the call reserves on Dask; None is one. A request and
-            no limit: nothing keeps the call from using more, and elsewhere it means nothing.
+        cores: Number of cores that the call reserves on its Dask worker; None is one. This is a
+            request and not a limit: the call can use more. It has no effect outside Dask.
         grace_period: Time between a warning and the end of the call, at a limit on time; 0, the
-            default, is none. The warning is a SIGALRM for wall time and a SIGXCPU for CPU time;
-            the function may handle it. Otherwise it raises a `WallTimeBreach` or a `CpuTimeBreach`
-            in the function. A function that returns in time has its value returned.
-        capture_output: Whether to take what the call prints, its child processes and code in C
-            included, into `Usage.stdout` and `Usage.stderr`. Of each, 64 KiB are kept, or as
-            much as is said here, `"1 MiB"`: the start, the end, and how much is between.
-        isolation: `"warm"`: in a process that is used again. `"fresh"`: in a new process for each
-            call, made by pynisher. `"thread"`: in a thread of the caller's own process, which
-            shares its memory, and can only be interrupted between two steps of Python code.
+            default, is no warning. The warning is a SIGALRM for wall time and a SIGXCPU for CPU
+            time, which the function may handle. Otherwise it raises a `WallTimeBreach` or a
+            `CpuTimeBreach` in the function. If the function returns in time, so does the call.
+        capture_output: Whether to capture what the call prints, with its child processes and code
+            in C, in `Usage.stdout` and `Usage.stderr`. 64 KiB of each are kept, or the amount
+            given here, such as `"1 MiB"`: the start and the end.
+        isolation: `"warm"`: in a process that runs one call after another. `"fresh"`: in a new
+            process for each call, made by pynisher. `"thread"`: in a thread of the caller's own
+            process, which shares its memory, and is interrupted only between steps of Python
+            code.
         context: How pynisher starts a fresh process: `"fork"` (the default), `"forkserver"`,
             `"spawn"`, or a context of `multiprocessing`.
 
     Raises:
-        ValueError: for a limit of zero, a negative one, NaN, infinity, an unknown unit, or two
-            arguments that do not go together.
-        TypeError: for a value of the wrong type.
+        ValueError: if a limit is zero, negative, NaN or infinite, has an unknown unit, or does not
+            go together with another argument.
+        TypeError: if a value has the wrong type.
 
     Example:
         >>> Limits(memory="2 GiB", wall_time=(5, "m"))
@@ -123,7 +124,7 @@ class Limits:
                 )
 
     def as_dict(self) -> dict[str, Any]:
-        """What differs from the default, by name: `Limits(**limits.as_dict()) == limits`.
+        """The values that are not the default, by name: `Limits(**limits.as_dict()) == limits`.
 
         Example:
             >>> Limits(memory="1 KiB").as_dict()
@@ -133,12 +134,13 @@ class Limits:
         return {name: value for name, value, default in values if value != default}
 
     def within(self, other: Limits) -> Limits:
-        """The stricter of each two limits, if both say something; otherwise the one that does.
+        """Both limits together: of each kind the stricter one.
 
-        Of `cores`, `capture_output` and `isolation`, which are no limits, ours.
+        `cores`, `capture_output` and `isolation`, which are not limits, are those of `self`, if
+        it sets them.
 
         Raises:
-            ValueError: if the isolation of one does not go with a limit of the other.
+            ValueError: if the isolation of one does not go together with a limit of the other.
 
         Example:
             >>> Limits(memory=1024, wall_time=5).within(Limits(wall_time=2))
@@ -155,7 +157,7 @@ class Limits:
         return f"Limits({given})"
 
     def __bool__(self) -> bool:
-        """Whether anything is asked for at all."""
+        """Whether any value differs from its default."""
         return self != _NO_LIMITS
 
 

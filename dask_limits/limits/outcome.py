@@ -8,21 +8,20 @@ R = TypeVar("R")
 
 @dataclass(frozen=True)
 class Usage:
-    """What one call did use, with every process it started.
+    """What one call used, with every process it started.
 
     Attributes:
         wall_time: Seconds from start to end.
         cpu_time: Seconds of CPU time, of all its processes together.
-        peak_memory: Most bytes of resident memory that were seen at one time; 0 where the call
-            ran in its caller's own process, whose memory is not its own. Pages that several
-            processes of a call share are counted once where that decides on a breach, and for
-            each of them otherwise.
-        num_processes: Most processes that were seen at one time, its own included.
-        exit_code: How its process ended, as `subprocess` says it (-9 is SIGKILL); None where
-            the process lives on.
-        stdout: What it printed, where that was asked for (`capture_output`); None otherwise.
-            Of long output the start and the end, and in between how many bytes were left out.
-        stderr: What it printed as errors, as `stdout`.
+        peak_memory: Most bytes of resident memory seen at one time; 0 if the call ran in its
+            caller's own process. Pages that several processes of a call share are counted once
+            if that decides on a breach, and for each process otherwise.
+        num_processes: Most processes seen at one time, its own included.
+        exit_code: How its process ended, as in `subprocess` (-9 is SIGKILL); None if the process
+            lives on.
+        stdout: What it printed, if that was captured (`capture_output`); None otherwise. Long
+            output is cut in the middle, with a note of how many bytes were left out.
+        stderr: What it printed to standard error, as `stdout`.
     """
 
     wall_time: float
@@ -36,14 +35,14 @@ class Usage:
 
 @dataclass(frozen=True)
 class ChildProcess:
-    """A process that a call has started, and that had the largest share of what it went over.
+    """A process started by a call, with the largest share of what the call went over.
 
     Attributes:
         pid: Its process id.
         command: Its command line, with control characters escaped, of 120 characters at most;
             empty for a fork of the function's own process.
-        used: Bytes of memory, or seconds of CPU time; over a limit on processes, how many had the
-            same command line.
+        used: Bytes of memory, or seconds of CPU time. For a limit on processes: the number of
+            processes with the same command line.
     """
 
     pid: int
@@ -53,7 +52,7 @@ class ChildProcess:
 
 @dataclass(frozen=True)
 class Outcome(Generic[R]):
-    """A finished call: its value or its exception, and what it used.
+    """A finished call: its value or its exception, and its usage.
 
     Example:
         >>> Outcome(value=42, usage=Usage(wall_time=0.1, cpu_time=0.1)).result()
@@ -73,7 +72,7 @@ class Outcome(Generic[R]):
         """What the call returned.
 
         Raises:
-            BaseException: whatever the call ended with, if it did not return.
+            BaseException: the exception of the call, if it did not return.
         """
         if self.exception is not None:
             raise self.exception

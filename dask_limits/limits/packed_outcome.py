@@ -1,7 +1,7 @@
 """A finished call whose value or exception is still pickled, as its task process has pickled it.
 
-It can be passed on through processes that cannot unpickle it, such as a Dask worker, without a
-copy of large arrays. It is unpickled once, where the user reads it.
+It can pass through processes that cannot unpickle it, such as a Dask worker, without copies of
+large arrays. It is unpickled once, where the user reads it.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from dask_limits.limits.tracebacks import say, text_of
 R = TypeVar("R")
 
 _PICKLING: Final = {
-    "arguments": "{call}(): its function or arguments cannot be rebuilt in the task process: {why}",
-    "result": "{call}(): its result cannot be pickled: {why}",
-    "exception": "{call}() raised {what} (which cannot be pickled and rebuilt: {why})",
+    "arguments": "{call}(): function or arguments cannot be unpickled in the task process: {why}",
+    "result": "{call}(): the result cannot be pickled: {why}",
+    "exception": "{call}() raised {what} (which cannot be pickled and unpickled: {why})",
 }
 
 
@@ -39,13 +39,13 @@ class PackedOutcome(Generic[R]):
     """A finished call whose value or exception is still pickled.
 
     Attributes:
-        name: What the function is called.
-        limits: What the call might use.
-        usage: What it did use.
-        exception: The error of a call that neither returned nor raised, or that did so over a
-            limit; None otherwise.
-        value: What it has returned.
-        raised: What it has raised, with the text of its traceback.
+        name: The name of the function.
+        limits: The limits of the call.
+        usage: Its usage.
+        exception: The error of a call that went over a limit, or neither returned nor raised;
+            None otherwise.
+        value: The value that it returned.
+        raised: The exception that it raised, with the text of its traceback.
     """
 
     name: str
@@ -59,14 +59,14 @@ class PackedOutcome(Generic[R]):
     def of_answer(
         cls, name: str, limits: Limits, usage: Usage, kind: int, head: memoryview, fds: list[int]
     ) -> PackedOutcome[R]:
-        """What a task process says of the end of a call.
+        """The outcome in an answer of a task process.
 
         Args:
-            name: What the function is called.
-            limits: What the call might use.
-            usage: What it did use.
-            kind: How it ended, one of those in `messages`.
-            head: What goes with that, packed.
+            name: The name of the function.
+            limits: The limits of the call.
+            usage: Its usage.
+            kind: The kind of message: how the call ended.
+            head: The head of the payload.
             fds: The file that came with it. It may be closed after this.
         """
         end = cls(name, limits, usage)
@@ -92,9 +92,9 @@ class PackedOutcome(Generic[R]):
         """Pack the outcome of a call that ran in this process.
 
         Args:
-            outcome: Its outcome.
-            name: What the function is called.
-            limits: What the call might use.
+            outcome: The outcome.
+            name: The name of the function.
+            limits: The limits of the call.
         """
         error = outcome.exception
         if isinstance(error, CallError) and error.__traceback__ is None:  # it was not raised
@@ -110,14 +110,14 @@ class PackedOutcome(Generic[R]):
     def failed(
         self, error: CallError, *, stacks: str = "", cause: BaseException | None = None
     ) -> PackedOutcome[R]:
-        """The same call with this error, which learns what call it is about."""
+        """The same call with this error, whose attributes are set."""
         error.call, error.limits, error.usage = self.name, self.limits, self.usage
         error.stacks = stacks
         error.__cause__ = cause
         return replace(self, exception=error, value=None)
 
     def unpack(self) -> Outcome[R]:
-        """Unpickle the value or the exception. If that fails, the outcome says so."""
+        """Unpickle the value or the exception. If that fails, the outcome has the error."""
         if self.value is not None:
             try:
                 return Outcome(usage=self.usage, value=self.value.load())
@@ -133,12 +133,12 @@ class PackedOutcome(Generic[R]):
         return Outcome(usage=self.usage, exception=self.exception)
 
     def _raised(self) -> BaseException:
-        """What the call has raised, or why that cannot be rebuilt."""
+        """The exception that the call raised, or the error that it cannot be unpickled."""
         assert self.raised is not None
         try:
             raised, text = self.raised.load()
             if not isinstance(raised, BaseException):  # its __reduce__ made something else of it
-                raise TypeError(f"it came as a {type(raised).__name__}")
+                raise TypeError(f"it was unpickled as a {type(raised).__name__}")
             error: BaseException = raised
             if isinstance(error, Breach) and not error.call:  # a warning that was not handled
                 limit = "wall_time" if isinstance(error, WallTimeBreach) else "cpu_time"
@@ -153,7 +153,7 @@ class PackedOutcome(Generic[R]):
             return failure
 
     def __sizeof__(self) -> int:
-        """Bytes that it holds, for Dask's account of memory."""
+        """Bytes that it holds, for Dask's memory management."""
         packed = (self.value, self.raised)
         return object.__sizeof__(self) + sum(sys.getsizeof(p) for p in packed if p is not None)
 
@@ -187,5 +187,5 @@ def _rebuild(
 
 
 def _not_rebuilt(part: str, name: str, why: BaseException) -> CallPicklingError:
-    what = "() raised an exception that" if part == "exception" else "(): its result"
-    return CallPicklingError(f"{name}{what} cannot be rebuilt here: {say(why)}", part=part)
+    what = "() raised an exception that" if part == "exception" else "(): the result"
+    return CallPicklingError(f"{name}{what} cannot be unpickled here: {say(why)}", part=part)

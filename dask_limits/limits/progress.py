@@ -4,16 +4,16 @@ import sys
 from collections.abc import Callable
 
 _restart: Callable[[], None] | None = None
-"""Set in a process that runs calls."""
+"""Set in processes that run calls."""
 
 
 def progress() -> None:
-    """Restart the wall clock of the call that runs: its `wall_time` counts from here again.
+    """Restart the wall clock of the running call: its `wall_time` counts from here again.
 
-    For loops whose steps are bounded, but whose number is not. It can be called from any thread
-    of the call, and from child processes that it has forked. Inside of a
-    [time_guard][dask_limits.guards.time_guard] it restarts that; where nothing is limited it does
-    nothing, so that a function need not know whether it is.
+    For loops in which the time of each step is bounded, but not the number of steps. It can be
+    called from any thread of the call, and from child processes that it has forked. Inside a
+    [time_guard][dask_limits.guards.time_guard] it restarts that guard. Without a limit it does
+    nothing, so a function need not know whether it has one.
 
     Example:
         >>> import time
@@ -33,6 +33,6 @@ def progress() -> None:
 
 
 def restart_by(restart: Callable[[], None]) -> None:
-    """Say how the clock is restarted. For task processes."""
+    """Set what restarts the clock. For task processes."""
     global _restart
     _restart = restart

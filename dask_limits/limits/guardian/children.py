@@ -1,4 +1,4 @@
-"""Which child process of a call an error is to name."""
+"""Chooses the child process that the error of a breach names."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dask_limits.limits.linux import proctree
 from dask_limits.limits.outcome import ChildProcess
 
 _MOST_LOOKED_AT: Final = 100
-"""Processes whose command lines are read; each takes some 20 us, while the call goes on."""
+"""Number of processes whose command lines are read, while the call goes on: 20 us for each."""
 
 
 def child_to_name(

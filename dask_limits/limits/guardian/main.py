@@ -1,11 +1,11 @@
 """The guardian: a single-threaded process that starts task processes, watches and ends them.
 
-Nothing in its loop may block: one call that cannot be ended must not delay the end of another.
-So a task process is ended in steps, each taken when the loop comes by:
+Nothing in its loop may block: a call that cannot be ended must not delay the end of another.
+So a task process is ended in steps, one in each pass of the loop:
 
-    condemned   its Python stacks are being written, for a few milliseconds at most
-    killed      its tree has its SIGKILL; wait for it to be gone
-    buried      the verdict is with the owner, or on its way there
+    condemned   it writes its Python stacks, for a few milliseconds at most
+    killed      SIGKILL was sent to its tree; wait until it has ended
+    buried      the verdict was sent to the owner
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ from dask_limits.limits.task import main as task_main
 from dask_limits.limits.task.grace import SIGNALS
 
 _STACKS_WAIT_S: Final = 0.06
-"""How long to wait for stacks. They take a millisecond, but on a busy machine a process may have
-to wait for its turn; what uses memory meanwhile has its turn, and writes them first."""
+"""How long to wait for stacks. They take a millisecond, but on a busy machine a process may have to
+wait for a processor. One that goes on using memory has a processor, and writes them first."""
 _BLOCKED_STACKS_WAIT_S: Final = 0.02
-"""As long if it blocks their signal, as each does for a moment that starts a program (vfork(2))."""
+"""The same for a process that blocks their signal, as one does while vfork(2) starts a program."""
 _STACKS_POLL_S: Final = 0.001
 _KILL_WAIT_S: Final = 1.0
-"""After this long, a process that SIGKILL has not ended is in an uninterruptible sleep."""
+"""A process that has not ended this long after SIGKILL is in an uninterruptible sleep."""
 _IDLE_TICKS: Final = 50
-"""Ticks without a new call before the guardian sleeps until a call is due to be looked at. To wake
-it costs the owner a message, 10 us."""
+"""Ticks without a new call before the guardian sleeps until a look at a call is due. Waking it
+costs the owner a message, 10 us."""
 _LONGEST_SLEEP_S: Final = 1.0
-"""As often the reaper is looked after."""
+"""How often, at least, the guardian checks that its reaper lives."""
 _MIN_WAIT_S: Final = 0.001
 _DEATHS_BY_WARNING: Final = {-number for number in (*SIGNALS.values(), stacks.SIGNAL)}
 
@@ -63,7 +63,7 @@ class GuardianProcess:
         self._owner_cells = cells
         self._by_row: dict[int, TaskProcess] = {}
         self._by_pid: dict[int, TaskProcess] = {}
-        # Each task process costs two files here; what they get themselves is the owner's limit.
+        # Each task process needs two open files here. Task processes get the owner's own limit.
         self._open_files = resource.getrlimit(resource.RLIMIT_NOFILE)
         hard = self._open_files[1]
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -83,7 +83,7 @@ class GuardianProcess:
         gc.freeze()  # what exists by now stays in pages that the children share
 
     def run(self) -> None:
-        """Watch, until the owner or the reaper is gone."""
+        """Watch until the owner or the reaper ends."""
         try:
             while os.getppid() == self._reaper and self._step():
                 pass
@@ -91,7 +91,7 @@ class GuardianProcess:
             signal.set_wakeup_fd(-1)
 
     def _step(self) -> bool:
-        """Wait for something to happen, and act on it. False when the owner is gone."""
+        """Wait for an event, and act on it. False if the owner has ended."""
         self._keep_spare()
         ready = {fd for fd, _ in self._poll.poll(self._patience_ms())}
         if self._woken.fileno() in ready:
@@ -104,14 +104,13 @@ class GuardianProcess:
         return True
 
     def _patience_ms(self) -> float:
-        """How long to wait for something to happen, at most."""
+        """How long to wait for an event, in milliseconds."""
         wait = TICK_S
         if self._idle_ticks > _IDLE_TICKS:
             if owner_cells.is_asleep(self._owner_cells):
                 wait = _LONGEST_SLEEP_S
             else:
-                # The owner may be starting a call, and have seen that we are awake: look once
-                # more.
+                # The owner may be starting a call, having seen that we are awake: look once more.
                 owner_cells.set_asleep(self._owner_cells, True)
         now = time.monotonic()
         for process in self._by_row.values():
@@ -121,10 +120,10 @@ class GuardianProcess:
                 wait = min(wait, max(process.watch.next_look - now, _MIN_WAIT_S))
         return wait * 1000
 
-    # -- what the owner asks for -----------------------------------------------------------
+    # -- requests of the owner -------------------------------------------------------------
 
     def _take_message(self) -> bool:
-        """Do what one message says. False when the owner is gone."""
+        """Handle one message. False if the owner has ended."""
         message = self._receiver.receive()
         if message is None:
             return False
@@ -135,7 +134,7 @@ class GuardianProcess:
             owner_cells.set_asleep(self._owner_cells, False)
             self._idle_ticks = 0
         elif (process := self._by_row.get(row)) is None:
-            pass  # to be cancelled, and over and released before that was said
+            pass  # a call to cancel that has ended, and whose process was released, before
         elif kind == messages.END:
             self._release(process)
         elif kind == messages.CANCEL:
@@ -161,7 +160,7 @@ class GuardianProcess:
         """Start a task process.
 
         Raises:
-            OSError: where the system, or the owner cells, have room for no more.
+            OSError: if the system or the owner cells have no room for another.
         """
         if not self._free_rows:
             raise OSError(f"{owner_cells.ROWS - 1} calls are running, the maximum")
@@ -185,10 +184,10 @@ class GuardianProcess:
             try:
                 self._spare = self._fork()
             except OSError:
-                pass  # and whoever asks for one will be told
+                pass  # the next request for one gets the error
 
     def _release(self, process: TaskProcess) -> None:
-        """The owner has no more use for this process: only now may another have its row."""
+        """The owner needs this process no more: only now another one may have its row."""
         process.released = True
         if process.dead:
             self._forget(process)
@@ -196,19 +195,19 @@ class GuardianProcess:
             self._kill(process, "released")
 
     def _forget(self, process: TaskProcess) -> None:
-        self._by_row.pop(process.row, None)  # where it is not, if it was the spare
+        self._by_row.pop(process.row, None)  # the spare is not in there
         self._free_rows.append(process.row)
         process.close()
 
     # -- watching --------------------------------------------------------------------------
 
     def _look(self, now: float) -> None:
-        """Take every task process one step on."""
+        """Look at each task process, and take the next step in ending those that are to end."""
         busy = False
         for process in list(self._by_row.values()):
             try:
                 busy |= self._look_at(process, now)
-            except Exception:  # what is wrong with one process must not be the end of all others
+            except Exception:  # an error with one process must not end all others
                 traceback.print_exc()
                 self._kill(process, process.cause or "died")
         if busy:
@@ -218,7 +217,7 @@ class GuardianProcess:
             self._idle_ticks += 1
 
     def _look_at(self, process: TaskProcess, now: float) -> bool:
-        """Take one task process a step on, and say whether there is more to do with it."""
+        """The same for one task process. Returns whether it needs another look soon."""
         if process.dead:
             self._answer_for(process)
             return process.verdict is not None and not process.hung_up
@@ -244,12 +243,12 @@ class GuardianProcess:
         return is_new or bool(breached)
 
     def _warn(self, process: TaskProcess, watch: Watch, number: int) -> None:
-        """Send a call a signal before its end, with its stacks noted."""
+        """Warn a call of its end by a signal, and have its stacks written."""
         process.task_cells.put(0, task_cells.WARNED, watch.number)
         if process.task_cells.get(0, task_cells.DONE) == watch.number:
             return  # see GraceWarning
         task_cells.forget_stacks(process.task_cells_fd)
-        # Of two signals that wait, the handler of faulthandler, in C, is run first.
+        # Of two pending signals, the handler of faulthandler, in C, runs first.
         runner = watch.runner
         proctree.send_signal(runner, stacks.SIGNAL)
         proctree.send_signal(runner, number)
@@ -262,17 +261,17 @@ class GuardianProcess:
         return process.watch
 
     def _end_if_running(self, process: TaskProcess, number: int, cause: str) -> None:
-        """Begin to end a process, unless the call that is at fault is over already.
+        """Begin to end a process, unless the call in question has ended already.
 
-        The call may end at any moment and another one start in the same process. So we write
-        first that the process is condemned, then look what it runs; the owner clears first what
-        it runs, then looks whether the process is condemned, and if so runs nothing more in it.
+        The call may end at any moment and another one start in the same process. So we first
+        write that the process is condemned, then read what it runs. The owner first clears what
+        it runs, then reads whether the process is condemned; if so it runs nothing more in it.
         """
         if process.cause or process.dead:
             return
         self._owner_cells.put(process.row, owner_cells.CONDEMNED, number)
         if self._owner_cells.get(process.row, owner_cells.CALL) != number:
-            return  # and the owner lets go of the process
+            return  # and the owner releases the process
         runner = self._watch(process, number).runner
         process.cause = cause
         blocked = proctree.blocks_signal(runner, stacks.SIGNAL)
@@ -303,7 +302,7 @@ class GuardianProcess:
         proctree.kill_tree(process.pid)
 
     def _bury(self, pid: int, status: int, used: resource.struct_rusage) -> None:
-        """A child has ended: end what it left behind, and tell the owner if a call ran in it."""
+        """A child has ended: end what it left behind, and tell the owner if it ran a call."""
         process = self._by_pid.pop(pid, None)
         if process is None:
             return  # an orphan of a call
@@ -314,7 +313,7 @@ class GuardianProcess:
             self._spare = None
             self._forget(process)
             return
-        process.sock.shutdown(socket.SHUT_RD)  # an owner that still sends is not to wait for ever
+        process.sock.shutdown(socket.SHUT_RD)  # an owner that still sends must not wait for ever
         number = self._owner_cells.get(process.row, owner_cells.CALL)
         begun = bool(process.cause) or process.task_cells.get(0, task_cells.CALL) == number
         if process.verdict is None and number and begun:
@@ -324,9 +323,9 @@ class GuardianProcess:
             self._forget(process)
 
     def _answer_for(self, process: TaskProcess) -> None:
-        """Tell the owner what it waits to hear of a process that is dead.
+        """Tell the owner, if it waits for a process that has ended.
 
-        Until it knows, it may hand it another call; that one has not begun, and can run elsewhere.
+        Until it knows, it may start another call there, which has not begun and can run elsewhere.
         """
         number = self._owner_cells.get(process.row, owner_cells.CALL)
         if process.verdict is None and number:
@@ -334,7 +333,7 @@ class GuardianProcess:
         self._deliver(process)
 
     def _end_orphans(self) -> None:
-        """End what calls had started: whatever detaches becomes our child when they end."""
+        """End what calls have started: detached processes become our children when these end."""
         for _ in range(1000):
             orphans = [p for p in proctree.children_of(os.getpid()) if p not in self._by_pid]
             if not orphans:
@@ -359,15 +358,15 @@ class GuardianProcess:
         process.verdict = messages.VERDICT, watch.number, pickle.dumps(verdict)
 
     def _cause_of_death(self, process: TaskProcess, watch: Watch, code: int | None) -> str:
-        """Why a process has ended that was not ended by us."""
+        """The cause of the end of a process that we have not ended."""
         if process.task_cells.get(0, task_cells.DEAF):
             return "deaf"
         if watch.warned_of and code in _DEATHS_BY_WARNING:
-            return watch.warned_of  # the call has put back what these signals do by default
+            return watch.warned_of  # the call has restored what these signals do by default
         return "died"
 
     def _deliver(self, process: TaskProcess) -> None:
-        """Send the verdict, if any, as soon as the owner has made room for it; then hang up."""
+        """Send the verdict, if any, once the socket has room for it; then shut the socket down."""
         if process.hung_up or process.verdict is None:
             return
         try:
@@ -376,12 +375,12 @@ class GuardianProcess:
         except BlockingIOError:
             return
         except OSError:
-            pass  # the owner has given up on this call
+            pass  # the owner has abandoned this call
         process.hung_up = True
 
 
 def collect_ended() -> dict[int, tuple[int, resource.struct_rusage]]:
-    """Wait for those children that have ended: wait status and resources used, by pid."""
+    """Collect the children that have ended: wait status and resources used, by pid."""
     ended: dict[int, tuple[int, resource.struct_rusage]] = {}
     while True:
         try:

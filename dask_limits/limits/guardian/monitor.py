@@ -16,28 +16,29 @@ from dask_limits.limits.outcome import ChildProcess
 from dask_limits.limits.task.grace import SIGNALS
 
 TICK_S: Final = 0.01
-"""How often a call is looked at. Less sees more and costs more: 20 us a look."""
+"""Time between two looks at a call. A shorter time sees more and costs more: 20 us a look."""
 _LONGEST_REST_S: Final = 0.1
 _REST_SHARE: Final = 0.02
-"""A call that has run for five seconds and is far from its limits is looked at less often."""
+"""Share of its run time for which a call is not looked at, if it is far from its limits: from a run
+time of five seconds on, `_LONGEST_REST_S`."""
 _GROWTH_B_PER_S: Final = 10e9
-"""More than one thread can fill: the kernel has to clear each page first."""
+"""More than one thread can fill, because the kernel clears each page first."""
 _FORKS_PER_S: Final = 5000
 _PROCESSORS: Final = os.cpu_count() or 1
 _COSTLY_SHARE: Final = 0.05
-"""Share of the guardian's time that may go into the costly looks at one call: the children of
-each of its threads, and memory with shared pages counted once."""
+"""Share of the guardian's time for costly looks at one call: the children of each of its threads,
+and memory with shared pages counted once."""
 _MAX_OVERHEAD: Final = 4
-"""A fresh process by multiprocessing has a resource tracker beside it, or a fork server above."""
+"""Processes that multiprocessing adds to a fresh one: a resource tracker, a fork server."""
 _BEGIN_WAIT_S: Final = 60.0
-"""How long a call may take to begin, which is how long its arguments are on their way."""
+"""How long a call may take to begin, while its arguments are sent and unpickled."""
 _ANSWER_WAIT_S: Final = 20.0
 """How long a call that is done may take to send its answer. It takes far less than a millisecond,
-but for a fresh process, whose memory has to be given back before."""
+except from a fresh process, which must free its memory first."""
 
 
 class Watch:
-    """What the guardian knows of one call.
+    """Watches one call.
 
     Args:
         cells: The owner cells, in which the call's limits are.
@@ -48,7 +49,7 @@ class Watch:
 
     Attributes:
         number: As given.
-        warned_of: The limit on time that it has been warned of; empty if it has not.
+        warned_of: The limit on time for which it was warned; empty if it was not.
         next_look: When to look again, in seconds of `time.monotonic()`.
     """
 
@@ -83,14 +84,14 @@ class Watch:
 
     @property
     def wall_deadline(self) -> float:
-        """When the call's wall time is over, in seconds of `time.monotonic()`; may be inf."""
+        """When the call's wall time ends, in seconds of `time.monotonic()`; may be inf."""
         if self.warned_of:
             return self._warned_at + self._grace_period
         return self._last_progress + self._wall_limit
 
     @property
     def _last_progress(self) -> float:
-        """When its wall time began to count."""
+        """When its wall time started to count."""
         if self._task_cells.get(0, task_cells.CALL) == self.number:
             return self._task_cells.get_float(0, task_cells.CLOCK)
         return self._handed_over + _BEGIN_WAIT_S
@@ -102,10 +103,10 @@ class Watch:
         return self._handed_over
 
     def look(self, now: float) -> str:
-        """See what the call uses.
+        """Read what the call uses.
 
         Returns:
-            The limit that it has breached, "mute" if it is done and does not answer, or nothing.
+            The limit that it has breached; "mute" if it is done and sends no answer; or nothing.
         """
         self.next_look = now + TICK_S
         if self._task_cells.get(0, task_cells.DONE) == self.number:
@@ -131,8 +132,8 @@ class Watch:
         return ""
 
     def _rest(self, root: proctree.Process, now: float) -> float:
-        """Seconds until it can be over a limit, or a share of its age if that is less."""
-        if root.ignores_children or self.warned_of:  # then its children have to be seen often
+        """Seconds until it can be over a limit at the earliest, or a share of its age if less."""
+        if root.ignores_children or self.warned_of:  # then look often
             return TICK_S
         tasks = min(root.threads + sum(p.threads for p in self._below), _PROCESSORS)
         rest = min(
@@ -145,27 +146,27 @@ class Watch:
         return max(rest, TICK_S)
 
     def _look_for_answer(self, now: float) -> str:
-        """All that is left to do is to send the answer; when that is done the owner may be slow."""
+        """The call is done: check that its answer is sent. The owner may be slow to read it."""
         if self._task_cells.get(0, task_cells.ANSWERED) == self.number:
             return ""
         self._done_at = min(self._done_at, now)
         return "mute" if now > self._done_at + _ANSWER_WAIT_S else ""
 
     def _over_time(self, now: float, cpu_time: float) -> str:
-        """The limit on time that it is over, if it is to be warned or ended for that now."""
+        """The limit on time for which to warn or end the call now; empty for none."""
         if now >= self._last_progress + self._wall_limit:
             over = "wall_time"
         elif cpu_time > self._cpu_limit:
             over = "cpu_time"
         else:
-            self.warned_of, self._warned_at = "", math.inf  # it may have got on since
+            self.warned_of, self._warned_at = "", math.inf  # there may have been progress
             return ""
         if not self.warned_of:
             return over
         return self.warned_of if now >= self._warned_at + self._grace_period else ""
 
     def warn_of(self, limit: str) -> bool:
-        """Whether a call that is over this limit is to be warned before it is ended."""
+        """Whether to warn a call that is over this limit before it is ended."""
         begun = self._task_cells.get(0, task_cells.CALL) == self.number
         if not self._grace_period or self.warned_of or limit not in SIGNALS or not begun:
             return False
@@ -174,9 +175,9 @@ class Watch:
 
     @property
     def runner(self) -> int:
-        """The pid of the process that the function itself runs in."""
+        """The pid of the process that runs the function."""
         pid = self._task_cells.get(0, task_cells.RUNNER)
-        # A call could write there what it likes: only what is its own is believed.
+        # The call can write anything there: accept only a process of its own.
         return pid if any(p.pid == pid for p in self._below) else self._pid
 
     @property
@@ -185,13 +186,13 @@ class Watch:
         return self._task_cells.get(0, task_cells.RUNNER) != 0
 
     def _overhead(self) -> int:
-        """How many processes below the task process are not the call's own doing."""
+        """How many processes below the task process were not started by the call."""
         if not self._is_fresh:
             return 0
         return min(self._task_cells.get(0, task_cells.OVERHEAD), _MAX_OVERHEAD)
 
     def _find_children(self, root: proctree.Process) -> None:
-        """Look for new descendants, less often where there are many threads to look through."""
+        """Look for new descendants; less often if there are many threads to look through."""
         before, known = time.monotonic(), self._below
         if before < self._next_scan:
             again = (proctree.read_process(p.pid) for p in known)
@@ -206,9 +207,9 @@ class Watch:
     def _keep_account_of_vanished(
         self, root: proctree.Process, known: list[proctree.Process]
     ) -> None:
-        """Keep the CPU time of children that were not waited for, as with SIGCHLD ignored.
+        """Count the CPU time of children that nobody waited for, as when SIGCHLD is ignored.
 
-        What a child has used goes into the account of the parent that waits for it, or nowhere.
+        The kernel adds what a child has used to the parent that waits for it, or to none.
         """
         still = {p.pid for p in self._below}
         used = sum(p.cpu_time + p.waited_cpu_time for p in known if p.pid not in still)
@@ -218,7 +219,7 @@ class Watch:
         self._waited = waited
 
     def _tree_cpu_time(self, root: proctree.Process) -> float:
-        """CPU seconds of the call; of a fresh process without its start and the task process."""
+        """CPU seconds of the call; for a fresh process without its start and the task process."""
         total = proctree.cpu_time_below(root, self._below) + self._vanished
         if self._is_fresh:
             total -= self._task_cells.get_float(0, task_cells.CPU_BEFORE)
@@ -227,9 +228,9 @@ class Watch:
         return max(total, self._cpu_time)
 
     def _tree_memory(self, root: proctree.Process, now: float) -> int:
-        """Resident bytes of the tree: shared pages once, as soon as that makes a difference.
+        """Resident bytes of the tree; with shared pages counted once where that decides.
 
-        A fresh process counts without the task process, which does nothing but wait for it.
+        With a fresh process, the task process does not count: it only waits.
         """
         counted = self._below if self._overhead() else [root, *self._below]
         total = sum(p.resident for p in counted)
@@ -237,7 +238,7 @@ class Watch:
             return total
         most = max(p.resident for p in counted)
         if most > self._memory_limit:
-            return most  # no need to look whom else its pages belong to
+            return most  # shared or not: all its pages are the call's
         if now < self._next_exact:
             return self._peak_memory
         exact = max(most, sum(proctree.proportional_memory(p.pid) for p in counted))
@@ -246,7 +247,7 @@ class Watch:
         return exact
 
     def _note(self, cpu_time: float, memory: int, processes: int) -> None:
-        """Keep the highest figures, and write them where the owner finds them."""
+        """Keep the highest figures, and write them for the owner."""
         self._cpu_time, self._memory, self._processes = cpu_time, memory, processes
         self._peak_memory = max(self._peak_memory, memory)
         self._peak_processes = max(self._peak_processes, processes)
@@ -274,12 +275,12 @@ class Watch:
         used: resource.struct_rusage | None,
         stacks: str,
     ) -> Verdict:
-        """What the owner is told of the end of this call.
+        """The verdict for the owner on the end of this call.
 
         Args:
             cause: See Verdict.
             status: See Verdict.
-            used: What wait4(2) says that the process has used in its life; None if it still lives.
+            used: What the process has used in its life, by wait4(2); None if it still lives.
             stacks: Python stacks, as text.
         """
         cpu_time, peak_memory = self._cpu_time, self._peak_memory
@@ -301,7 +302,7 @@ class Watch:
 
 
 def _oom_kills() -> int:
-    """How many processes the kernel has killed for want of memory since the machine started."""
+    """How many processes the kernel has killed since boot because memory had run out."""
     try:
         with open("/proc/vmstat", "rb") as file:
             for line in file:

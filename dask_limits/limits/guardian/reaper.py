@@ -1,8 +1,8 @@
 """The program that an owner starts: a reaper and, below it, the guardian.
 
-A guardian that is killed leaves task processes, which die with it, and what these have started,
-which does not. The reaper does nothing but wait for that, and ends what is left. If the reaper is
-killed itself, the guardian notices and ends everything too.
+If the guardian is killed, task processes die with it, but not the processes that they have started.
+The reaper only waits for that, and ends what is left. If the reaper itself is killed, the guardian
+notices and ends everything.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ def main(control_fd: int, owner_cells_fd: int) -> NoReturn:
     _open_standard_files()
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)  # they are for the owner; we end when it does
-    del sys.argv[1:]  # for us, not for the functions that will run here
+        signal.signal(number, signal.SIG_IGN)  # they are for the owner; we end with it
+    del sys.argv[1:]  # not for the functions that will run here
     owner = os.getppid()
     prctl.become_subreaper()
     guardian = os.fork()
@@ -55,7 +55,7 @@ def main(control_fd: int, owner_cells_fd: int) -> NoReturn:
 
 
 def _open_standard_files() -> None:
-    """Take the numbers that a daemon has closed, or else files of ours would get them."""
+    """Open the standard files if a daemon has closed them, so that no file of ours gets 0 to 2."""
     while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
         os.set_inheritable(fd, True)
     os.close(fd)
@@ -69,7 +69,7 @@ def _wait_for_either(guardian: int, owner: int) -> None:
 
 
 def _end_children(give_up_at: float) -> None:
-    """End everything below this process, and wait until it is gone."""
+    """End everything below this process, and wait for that."""
     while children := proctree.children_of(os.getpid()):
         for pid in children:
             proctree.kill_tree(pid)

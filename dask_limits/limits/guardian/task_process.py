@@ -13,10 +13,9 @@ class TaskProcess:
 
     Attributes:
         row: Its row of the owner cells.
-        sock: A copy of its own end: verdicts go out on it, also when the process is dead.
-        owner_end: The other end, until the owner has it.
+        sock: A copy of its end of the socket, to send a verdict even when the process has ended.
         watch: What is known of the call that runs.
-        cause: Why it is being ended; empty while it is not.
+        cause: Why it is being ended; empty if it is not.
     """
 
     def __init__(self, row: int, pid: int, sock: socket.socket, task_cells_fd: int) -> None:
@@ -36,7 +35,7 @@ class TaskProcess:
         self.hung_up = False
 
     def close(self) -> None:
-        """Let go of its files."""
+        """Close its files."""
         self.sock.close()
         self.task_cells.close()
         os.close(self.task_cells_fd)

@@ -1,4 +1,4 @@
-"""What an owner, its guardian and its task processes say to each other."""
+"""The messages between an owner, its guardian and its task processes."""
 
 from __future__ import annotations
 
@@ -9,50 +9,50 @@ from typing import Final, NamedTuple
 from dask_limits.limits.outcome import ChildProcess
 
 # From the owner to a task process, each with the number of the call.
-SETTING: Final = 1  # pickled Setting (of process_state.py), for this call and those that follow
-REQUEST: Final = 2  # ORDERS, then packed (function, args, kwargs); the last two files, if
-# output is captured, are for what is printed
+SETTING: Final = 1  # packed Setting (of process_state.py), for this call and those that follow
+REQUEST: Final = 2  # ORDERS, then packed (function, args, kwargs). If output is captured, the last
+# two files are for standard output and standard error
 
-# From a task process to its owner: the account, then what came out, pickled.
+# From a task process to its owner: ACCOUNT, then packed:
 RETURNED: Final = 3  # the value
-RAISED: Final = 4  # (exception, text of its traceback)
-EXITED: Final = 5  # the argument of SystemExit
-UNPICKLABLE: Final = 6  # (part, description, text of the traceback)
-BREACHED: Final = 9  # the name of a limit: pynisher has ended the call
+RAISED: Final = 4  # (the exception, the text of its traceback)
+EXITED: Final = 5  # the exit status that sys.exit asked for
+UNPICKLABLE: Final = 6  # (part, why, what the call raised or "", text of a traceback)
+BREACHED: Final = 9  # the name of the limit for which pynisher has ended the call
 
 # From the guardian to the owner, on the socket of a task process.
-VERDICT: Final = 7  # pickled Verdict
-UNBEGUN: Final = 8  # the process has ended, and has not begun the call
+VERDICT: Final = 7  # pickled Verdict, by the standard pickle
+UNBEGUN: Final = 8  # empty: the process ended before it began the call
 
 # From the owner to the guardian; the number is a row of the owner cells.
-SPAWN: Final = 10  # answered with SPAWNED and a file descriptor
-END: Final = 11  # end this process; nobody waits for it
-CANCEL: Final = 12  # end it if it still runs the call in the body, and give a verdict
-WAKE: Final = 13
+SPAWN: Final = 10  # the answer is SPAWNED or REFUSED
+END: Final = 11  # end this process; there is no answer
+CANCEL: Final = 12  # the body is the number of a call: end the process if it still runs that
+WAKE: Final = 13  # look for new calls in the owner cells
 
 # From the guardian to the owner.
-SPAWNED: Final = 14  # the number is the row; the body is the pid
+SPAWNED: Final = 14  # the number is the row, the body the pid, the file the socket
 REFUSED: Final = 15  # the body says why
 
 
 ACCOUNT: Final = struct.Struct("=ddddQ")
-"""Of a call that came to its end: wall seconds, wall seconds of its longest step without progress,
-CPU seconds, CPU seconds of all children that its process has ever waited for, and peak bytes."""
+"""Of a call that has ended: wall seconds, wall seconds of its longest step without progress, CPU
+seconds, CPU seconds of all children that its process has ever waited for, and peak bytes."""
 FRESH_ACCOUNT: Final = struct.Struct("=dddQ")
-"""Of a call in a fresh process, for its task process: the first three of these, and the last."""
+"""From a fresh process to its task process: the first three fields of ACCOUNT, and the last."""
 ORDERS: Final = struct.Struct("=dddBB")
 _START_METHODS: Final = ("", "fork", "forkserver", "spawn")
 
 
 class Orders(NamedTuple):
-    """What a task process needs to know of a call's limits; the guardian holds the rest.
+    """What a task process needs to know of a call's limits; the guardian enforces the rest.
 
     Attributes:
         wall_time: Limit in seconds; 0 is none.
         cpu_time: As `wall_time`.
         grace_period: Seconds; 0 is none.
-        start_method: How a fresh process is started for the call; empty for none.
-        captures: Whether what it prints goes into files that come with the request.
+        start_method: How to start a fresh process for the call; empty for none.
+        captures: Whether its output goes to files that come with the request.
     """
 
     wall_time: float
@@ -75,18 +75,18 @@ class Orders(NamedTuple):
 
 @dataclass(frozen=True)
 class Verdict:
-    """How a call's process came to its end, by the guardian's own observation.
+    """How a call's process ended, as the guardian saw it.
 
     Attributes:
-        cause: The limit that was breached ("memory", "cpu_time", "wall_time", "num_processes"),
-            "cancelled", "died": it was not the guardian who ended it, "deaf": the call closed
-            the socket on which it was to answer, or "mute": it was done, and did not answer.
-        status: As `os.waitstatus_to_exitcode` gives it; None if it could not be ended.
+        cause: The limit that was breached ("memory", "cpu_time", "wall_time", "num_processes");
+            "cancelled"; "died" if the guardian did not end it; "deaf" if the call closed the
+            socket for its answer; or "mute" if the call was done and no answer was sent.
+        status: As `os.waitstatus_to_exitcode` returns it; None if the process could not be ended.
         wall_time: Seconds.
         cpu_time: Seconds, of the whole tree.
         peak_memory: Bytes, of the whole tree.
         peak_processes: Most at one time.
-        system_memory: Whether the kernel has killed a process for want of memory meanwhile.
+        system_memory: Whether the kernel killed a process meanwhile because memory had run out.
         stacks: Python stacks of its threads, as text.
         child: The child process with the largest share of what was breached, if it is one.
     """

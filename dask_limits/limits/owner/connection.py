@@ -24,8 +24,8 @@ _PROGRAM = (
     " from dask_limits.limits.guardian.reaper import main; main(int(sys.argv[1]), int(sys.argv[2]))"
 )
 _END_WAIT_S = 15.0
-"""How long to wait for the end of all our processes. They take milliseconds; one in an
-uninterruptible sleep makes the guardian give up after 10 s."""
+"""How long to wait for all our processes to end. They take milliseconds; for one in an
+uninterruptible sleep, the guardian gives up after 10 s."""
 
 
 class Connection:
@@ -33,10 +33,10 @@ class Connection:
 
     Started by `subprocess` and not by `multiprocessing`, which forbids daemonic processes, as
     Dask's workers are, to have children. Only inherited sockets connect the two: there is no
-    port and no file name by which anybody else could reach it.
+    port and no file name by which others could reach it.
 
     Args:
-        max_calls: After how many calls a task process is ended; None for as many as it can.
+        max_calls: Number of calls after which a task process is ended; None for no limit.
 
     """
 
@@ -72,12 +72,12 @@ class Connection:
 
     @property
     def closed(self) -> bool:
-        """Whether it was closed by its owner."""
+        """Whether its owner has closed it."""
         return self._closed
 
     @property
     def lost(self) -> bool:
-        """Whether the guardian has gone, and it was not its owner who closed it."""
+        """Whether the guardian has ended although its owner has not closed it."""
         if not self._lost and not self._closed:
             try:
                 ended = not self._control.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
@@ -86,14 +86,14 @@ class Connection:
             except OSError:
                 ended = True
             if ended and not self._closed:
-                self._lost = True  # and for good: another thread may close it at this moment
+                self._lost = True  # for good: another thread may close it at this moment
         return self._lost
 
     def wait_for_loss(self, seconds: float) -> bool:
-        """Give the guardian some time to go.
+        """Wait for the guardian to end, for some time.
 
         Returns:
-            Whether it has gone, and it was not its owner who closed it.
+            Whether it has ended although its owner has not closed it.
         """
         deadline = time.monotonic() + seconds
         while not self.lost and not self._closed and time.monotonic() < deadline:
@@ -101,28 +101,28 @@ class Connection:
         return self.lost
 
     def _has_news(self) -> bool:
-        """Whether the guardian has sent something that was not received yet."""
+        """Whether there is a message from the guardian to receive."""
         try:
             return bool(self._control.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT))
         except OSError:
             return False
 
     def acquire(self, memory: int | None) -> Lease:
-        """A task process that runs nothing: one that has run before, or a new one.
+        """Take an idle task process, or start a new one.
 
         Args:
-            memory: The memory limit of the call that is to run, bytes. A process that holds more
-                than half of that from earlier calls is not fit for it, and is ended.
+            memory: The memory limit of the next call, in bytes. A process that holds more than
+                half of that from earlier calls is ended instead.
 
         Raises:
-            ConnectionError: when the guardian is gone.
-            BlockingIOError: when the system has no room for another process.
+            ConnectionError: if the guardian has ended.
+            BlockingIOError: if the system has no room for another process.
         """
         with self._lock:
             if self._closed:
                 raise ConnectionError("the guardian was closed")
             while not self._idle and self._has_news():
-                self._idle.append(self._take_over())  # asked for by one that Ctrl-C interrupted
+                self._idle.append(self._take_over())  # for a call that Ctrl-C has interrupted
             while self._idle:
                 lease = self._idle.pop()
                 if lease.has_room_for(memory):
@@ -153,7 +153,7 @@ class Connection:
         return lease.begin(next(self._numbers), limits, request)
 
     def finish(self, lease: Lease) -> None:
-        """The call is over: keep the task process for the next one if it is fit for it."""
+        """End a call: keep the task process for the next one, if it is fit for that."""
         fit = lease.finish() and lease.calls != self._max_calls
         with self._lock:
             if fit:
@@ -162,7 +162,7 @@ class Connection:
                 self._end(lease)
 
     def drop(self, lease: Lease) -> None:
-        """End a task process and everything below it, whatever it does, and wait for nothing."""
+        """End a task process and everything below it, without waiting."""
         with self._lock:
             self._end(lease)
 
@@ -172,12 +172,12 @@ class Connection:
         self._tell(messages.END, lease.row)
 
     def cancel(self, row: int, number: int) -> None:
-        """End the task process of this row if it still runs this call."""
+        """End the task process in this row if it still runs this call."""
         with self._lock:
             self._tell(messages.CANCEL, row, struct.pack("=Q", number))
 
     def _wake(self) -> None:
-        """Have the guardian look for a new call."""
+        """Make the guardian look for new calls."""
         with self._lock:
             self._tell(messages.WAKE, 0)
 
@@ -185,7 +185,7 @@ class Connection:
         try:
             transport.send(self._control, kind, row, body)
         except OSError:
-            pass  # it is gone, and with it every process that could have been meant
+            pass  # the guardian has ended, and all task processes with it
 
     def close(self) -> None:
         """End the guardian and everything below it, and wait until it is gone."""
@@ -203,7 +203,7 @@ class Connection:
             self._idle.clear()
 
     def abandon(self) -> None:
-        """Let go of a guardian that belongs to the process that we were forked from."""
+        """Release a guardian that belongs to the process that we were forked from."""
         self._closed = True
         self._process.returncode = 0  # not our child: nothing to wait for
         self._control.close()
@@ -211,10 +211,10 @@ class Connection:
             lease.abandon()
 
     def __iter__(self) -> Iterator[int]:
-        """The pids of the task processes that are in use or kept."""
+        """The pids of the task processes, busy and idle."""
         return (lease.pid for lease in tuple(self._leases))
 
     @property
     def pid(self) -> int:
-        """Of the reaper, the parent of the guardian."""
+        """The pid of the reaper, which is the parent of the guardian."""
         return self._process.pid

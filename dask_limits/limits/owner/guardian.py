@@ -26,24 +26,25 @@ R = TypeVar("R")
 
 _NO_LIMITS: Final = Limits()
 _MAX_STARTS = 3
-"""A guardian that is killed is started again; one that cannot start is not tried for ever."""
+"""How often to start a guardian that ends before the call begins."""
 _NO_ROOM = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC}
 _LOSS_WAIT_S = 2.0
-"""A guardian that loses its reaper ends task processes first, and itself then."""
+"""A guardian that loses its reaper ends the task processes first, and then itself."""
 
 
 class Guardian:
     """Runs calls in task processes, under limits: the owner's side of the guardian process.
 
-    The process is started on first need, again after it was killed, and ended by `close()` or
-    with the owner. Everything here can be called from any thread.
+    The process is started when it is first needed, and again if it was killed. It is ended by
+    `close()` or with the owner. All methods can be called from any thread.
 
     Args:
-        max_calls_per_process: After how many calls a task process is ended; None, the default,
-            for one that is used until a call leaves it unfit for another.
+        max_calls_per_process: Number of calls after which a task process is ended. None, the
+            default, is no limit: it ends when a call leaves it unfit for another.
 
     Raises:
-        ValueError: if `max_calls_per_process` is no whole number, or less than 1.
+        TypeError: if `max_calls_per_process` is not a whole number.
+        ValueError: if it is less than 1.
 
     Example:
         >>> with Guardian() as guardian:
@@ -68,17 +69,17 @@ class Guardian:
         *,
         cancel: CancelToken | None = None,
     ) -> Outcome[R]:
-        """Run one call to its end, whichever way it ends.
+        """Run one call.
 
         Args:
             fn: The function.
             args: Positional arguments.
             kwargs: Keyword arguments.
-            limits: What the call may use.
+            limits: The limits of the call.
             cancel: Ends the call, with everything it started, from another thread.
 
         Returns:
-            Its value or its exception, and its usage. Nothing of the call is raised.
+            Its value or its exception, and its usage. Nothing is raised.
         """
         if limits.isolation == "thread" and not (cancel and cancel.cancelled):
             return in_thread.run(fn, args, kwargs, limits)
@@ -93,7 +94,7 @@ class Guardian:
         *,
         cancel: CancelToken | None = None,
     ) -> PackedOutcome[R]:
-        """Run one call to its end, and leave its value or exception pickled; as `run`."""
+        """Run one call as `run` does, and leave its value or exception pickled."""
         cancel = cancel or CancelToken()
         outcomes = Outcomes[R](name_of(fn), limits)
         if cancel.cancelled:
@@ -114,7 +115,7 @@ class Guardian:
     def _run_on_some_guardian(
         self, outcomes: Outcomes[R], request: Payload, cancel: CancelToken
     ) -> PackedOutcome[R]:
-        """Run a call, with another guardian if this one is lost before it began."""
+        """Run a call; with another guardian if this one is lost before the call began."""
         for _ in range(_MAX_STARTS):
             try:
                 connection = self._connect()
@@ -143,7 +144,7 @@ class Guardian:
             lease = connection.acquire(outcomes.limits.memory)
             try:
                 outcome = self._run_in(lease, connection, outcomes, request, cancel)
-            except BaseException:  # Ctrl-C: nobody waits for this call any more
+            except BaseException:  # Ctrl-C: nothing waits for this call any more
                 connection.drop(lease)
                 raise
             finally:
@@ -151,7 +152,7 @@ class Guardian:
             if outcome is not None:
                 connection.finish(lease)
                 return outcome
-            connection.drop(lease)  # it was killed while it had nothing to do; take another
+            connection.drop(lease)  # it was killed while it was idle; take another
             stillborn += lease.calls == 0
         return outcomes.refused("new task processes end before they can run it")
 
@@ -163,7 +164,7 @@ class Guardian:
         request: Payload,
         cancel: CancelToken,
     ) -> PackedOutcome[R] | None:
-        """Run a call in this task process. None if that was dead before the call could begin."""
+        """Run a call in this task process. None if the process ended before the call began."""
         if not connection.begin(lease, outcomes.limits, request):
             return None
         end = functools.partial(connection.cancel, lease.row, lease.number)
@@ -192,7 +193,7 @@ class Guardian:
             return self._connection
 
     def _disconnect(self, connection: Connection) -> None:
-        """Let go of a guardian that is lost."""
+        """Release a guardian that is lost."""
         with self._lock:
             if self._connection is connection:
                 self._connection = None
@@ -200,7 +201,7 @@ class Guardian:
             connection.close()
 
     def close(self) -> None:
-        """End the guardian and every process below it; calls that run end as cancelled."""
+        """End the guardian and every process below it. Running calls end as cancelled."""
         with self._lock:
             connection, self._connection = self._connection, None
         if connection is not None:
@@ -213,7 +214,7 @@ class Guardian:
         self.close()
 
     def _forget(self) -> None:
-        """In a fork of the owner: this guardian is the parent's."""
+        """In a fork of the owner: this guardian belongs to the parent."""
         self._lock = threading.Lock()
         connection, self._connection = self._connection, None
         if connection is not None:
@@ -225,12 +226,12 @@ _default = Guardian()
 
 
 def default_guardian() -> Guardian:
-    """The guardian of this process, for calls that come without one."""
+    """The guardian of this process, for calls without one of their own."""
     return _default
 
 
 def close_all() -> None:
-    """End every guardian of this process. The next call that needs one starts it again."""
+    """End every guardian of this process. The next call that needs one starts a new process."""
     for guardian in list(_guardians):
         guardian.close()
 

@@ -1,4 +1,4 @@
-"""A call in the thread of its caller, which guards interrupt when it goes over a limit."""
+"""Runs a call in the thread of its caller; guards interrupt it when it goes over a limit."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ R = TypeVar("R")
 
 _CHECK_INTERVAL_MS: Final = 10
 _REPEAT_S: Final = 1.0
-"""A call that has handled its interrupt and goes on gets it again after this, twice."""
+"""A call that handles its interrupt and goes on is interrupted again after this, twice."""
 
 
 def run(
@@ -40,7 +40,7 @@ def run(
     """Run a call in this thread, and interrupt it when it goes over a limit.
 
     Returns:
-        Its value or its exception, and its usage, of memory nothing.
+        Its value or its exception, and its usage, without memory.
     """
     outcome: Outcome[R] | None = None
     interrupt: GuardException | None = None
@@ -50,7 +50,7 @@ def run(
         with clock or nullcontext(), _cpu_guard(limits), _memory_guard(limits):
             outcome = run_in_place(fn, args, kwargs)
             last_step = clock.elapsed if clock else 0.0
-    except GuardException as error:  # it came when the function had ended, in code of ours
+    except GuardException as error:  # it was raised after the function ended, in our code
         interrupt = error
         last_step = getattr(error, "elapsed", 0.0)
     if outcome is None:
@@ -87,7 +87,7 @@ def _memory_guard(limits: Limits) -> AbstractContextManager[object]:
 
 
 def _judged(name: str, limits: Limits, outcome: Outcome[R], last_step: float) -> Outcome[R]:
-    """An outcome whose exception is the breach, if the call went over a limit."""
+    """The outcome; its exception is a breach if the call went over a limit."""
     error, usage = outcome.exception, outcome.usage
     if isinstance(error, MemoryLimitExceeded) and error.max_memory * 1024 == limits.memory:
         limit, usage = "memory", replace(usage, peak_memory=round(error.memory * 1024))
@@ -103,21 +103,21 @@ def _judged(name: str, limits: Limits, outcome: Outcome[R], last_step: float) ->
 
 
 def _stack(error: BaseException) -> str:
-    """Where it was raised, as faulthandler would write it."""
+    """Where an error was raised, as faulthandler would write it."""
     frames = reversed(traceback.extract_tb(users_traceback(error.__traceback__)))
     lines = [f'  File "{f.filename}", line {f.lineno} in {f.name}' for f in frames]
     return "\n".join(["Current thread (most recent call first):", *lines])
 
 
 class _CpuTimeExceeded(GuardException):
-    """A thread has used more CPU time than its call may."""
+    """A call in a thread used too much CPU time."""
 
 
 class _CpuGuard(Guard):
     """Interrupts a thread that uses too much CPU time.
 
     Args:
-        seconds: What it may use.
+        seconds: The limit.
     """
 
     def __init__(self, seconds: float) -> None:

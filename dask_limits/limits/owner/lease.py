@@ -21,18 +21,18 @@ class Lease:
 
     Args:
         cells: The owner cells.
-        row: Which of their rows is its own.
+        row: Its row of these.
         pid: Its process.
-        sock: The socket that leads there.
-        wake: Has the guardian look for a new call.
+        sock: The socket to it.
+        wake: Makes the guardian look for new calls.
 
     Attributes:
         row: As given.
         pid: As given.
-        number: Of the call that it runs, or ran last.
-        calls: How many calls it has run to their ends.
-        children_cpu_time: CPU seconds of all children that it has waited for, as it said last.
-        peak_memory: Bytes that it had at most in the call that it ran last.
+        number: The number of the current or the last call.
+        calls: The number of calls that it has run.
+        children_cpu_time: CPU seconds of all children that it has waited for, as last reported.
+        peak_memory: Most bytes that it had in the last call.
         reusable: Whether another call may run in it.
     """
 
@@ -57,12 +57,12 @@ class Lease:
         """Start a call.
 
         Args:
-            number: Its number, which no other call of this owner has.
-            limits: What it may use.
-            request: The function, its positional and its keyword arguments.
+            number: The number of the call, unique for this owner.
+            limits: Its limits.
+            request: The packed function and arguments.
 
         Returns:
-            False when the process was dead before, and cannot have begun it.
+            False if the process had ended before and cannot have begun the call.
         """
         row, cells = self.row, self._owner_cells
         self.number = number
@@ -103,7 +103,7 @@ class Lease:
             self._capture.sent()
 
     def _send_setting(self) -> None:
-        """Keep the process where its owner is: the same modules, the same relative paths."""
+        """Send the owner's setting if it has changed: module path, directory, environment."""
         setting = Setting.here()
         if setting != self._seen_setting:
             self._seen_setting = copy.deepcopy(setting)
@@ -111,14 +111,13 @@ class Lease:
                 transport.send(self._sock, messages.SETTING, self.number, state.head, fds=state.fds)
 
     def wait(self) -> transport.Message | None:
-        """Wait for the end of the call: what it says, or what the guardian says of it.
+        """Wait for the end of the call: its answer, or the guardian's verdict.
 
-        An answer of a process that is condemned for this call does not count. It was not done
-        when its time was over, and may have come only because a signal broke off a system call.
+        The answer of a process that is condemned for this call does not count: the call was not
+        done in time, and may have ended only because a signal interrupted a system call.
 
         Returns:
-            The message, for the caller to close; None when there is no guardian or no socket
-            any more.
+            The message, for the caller to close; None if the guardian or the socket is lost.
         """
         while True:
             try:
@@ -136,11 +135,11 @@ class Lease:
             message.close()
 
     def output(self) -> tuple[str | None, str | None]:
-        """What the call has printed, and printed as errors; None where that is not captured."""
+        """Standard output and standard error of the call; None if they are not captured."""
         return (None, None) if self._capture is None else self._capture.texts()
 
     def seen(self) -> tuple[int, int, float]:
-        """What the guardian has seen of this call: most bytes, most processes, CPU seconds."""
+        """What the guardian has seen of this call: peak bytes, most processes, CPU seconds."""
         cells, row = self._owner_cells, self.row
         if cells.get(row, owner_cells.SEEN) != self.number:
             return 0, 1, 0.0
@@ -151,10 +150,10 @@ class Lease:
         )
 
     def finish(self) -> bool:
-        """The call is over.
+        """End the call.
 
         Returns:
-            Whether the process is fit for another.
+            Whether the process is fit for another one.
         """
         self._forget_call()
         self.calls += 1
@@ -167,17 +166,17 @@ class Lease:
         self._owner_cells.put(self.row, owner_cells.CALL, 0)
 
     def has_room_for(self, memory: int | None) -> bool:
-        """Whether what it holds from earlier calls is no more than half of this limit, bytes."""
+        """Whether it holds at most half of this limit, in bytes, from earlier calls."""
         if memory is None or 2 * self.peak_memory <= memory:
             return True  # it holds no more than it had at most
         process = proctree.read_process(self.pid)
         return process is not None and 2 * process.resident <= memory
 
     def drop(self) -> None:
-        """Let go of the process, whatever it does."""
+        """Release the process, also while a call runs."""
         self._forget_call()
         self._sock.close()
 
     def abandon(self) -> None:
-        """Let go of the process in a fork of its owner, to which it still belongs."""
+        """Release the process in a fork of its owner, to whom it still belongs."""
         self._sock.close()

@@ -1,4 +1,4 @@
-"""From what a task process, or the guardian, says of a call's end to its outcome."""
+"""Makes outcomes of the messages that say how calls ended."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ _ANSWERS: Final = {
 
 
 class Outcomes(Generic[R]):
-    """Makes the outcome of one call, whichever way it ended.
+    """Makes the outcome of one call.
 
     Args:
-        name: What the function is called.
-        limits: What the call may use.
+        name: The name of the function.
+        limits: The limits of the call.
     """
 
     def __init__(self, name: str, limits: Limits) -> None:
@@ -50,11 +50,11 @@ class Outcomes(Generic[R]):
         self.limits = limits
 
     def by_message(self, lease: Lease, message: Message) -> PackedOutcome[R]:
-        """What became of a call.
+        """The outcome that a message tells of.
 
         Args:
-            lease: The task process that ran it; learns whether it can run another.
-            message: What came on its socket.
+            lease: The task process that ran the call. It is marked if it cannot run another.
+            message: The message, from the task process or from the guardian.
         """
         if message.kind == messages.VERDICT:
             lease.reusable = False
@@ -70,10 +70,10 @@ class Outcomes(Generic[R]):
         breached = _breached(self.limits, usage, longest_step)
         if not breached:
             return end
-        # It was over before the guardian saw it; but what went over a limit did so.
+        # The call ended before the guardian saw that it was over a limit.
         return end.failed(breach(self.name, self.limits, breached, usage, ""), cause=end.exception)
 
-    # -- what the guardian says ----------------------------------------------------------------
+    # -- from the guardian's verdict -----------------------------------------------------------
 
     def _by_verdict(self, lease: Lease, verdict: Verdict) -> PackedOutcome[R]:
         stdout, stderr = lease.output()
@@ -91,7 +91,7 @@ class Outcomes(Generic[R]):
         if verdict.cause in BREACHES:
             error = breach(self.name, self.limits, verdict.cause, usage, stacks, verdict.child)
             if verdict.status is None:
-                undying = "its process does not end: it is in an uninterruptible sleep"
+                undying = "its process does not end because it is in an uninterruptible sleep"
                 error.args = (f"{error} ({undying})",)
         elif verdict.cause == "cancelled":
             return self.cancelled(usage)
@@ -113,13 +113,13 @@ class Outcomes(Generic[R]):
         if number == signal.SIGKILL and verdict.system_memory:
             kind: type[CrashError] = SystemMemoryError
             text = (
-                f"{self.name}() was killed by the kernel because memory had run out; it had"
-                f" {format_bytes(usage.peak_memory)}. Give it a memory limit, or run fewer calls at"
-                " a time"
+                f"{self.name}() was killed by the kernel because memory had run out; it used"
+                f" {format_bytes(usage.peak_memory)}. Set a memory limit, or run fewer calls at a"
+                " time"
             )
         elif number == signal.SIGKILL:
             kind = CrashError
-            text = f"{self.name}() was killed from outside, by {name}"
+            text = f"{self.name}() was killed from outside by {name}"
         else:
             kind = CrashError
             text = f"{self.name}() crashed with {name}"
@@ -127,47 +127,47 @@ class Outcomes(Generic[R]):
         error.signal = number
         return error
 
-    # -- ends of other kinds -------------------------------------------------------------------
+    # -- other ends ----------------------------------------------------------------------------
 
     def cancelled(self, usage: Usage | None = None) -> PackedOutcome[R]:
-        """A call that nobody wants any more."""
+        """The outcome of a call that was cancelled."""
         return self._failed(usage, CallCancelledError(f"{self.name}() was cancelled"))
 
     def guardian_lost(self) -> PackedOutcome[R]:
-        """A call whose guardian was killed while it ran."""
+        """The outcome of a call whose guardian was killed while it ran."""
         text = (
-            f"{self.name}() was ended because the process that watches its limits was killed;"
-            " it may have done a part of its work. The next call starts a new one"
+            f"{self.name}() was ended because the process that watches its limits was killed."
+            " It may have done part of its work. The next call starts a new watching process"
         )
         return self._failed(None, GuardianLostError(text))
 
     def broken(self, usage: Usage | None = None) -> PackedOutcome[R]:
-        """A call that has spoiled the socket on which it was to answer."""
+        """The outcome of a call that broke the socket for its answer."""
         text = (
-            f"{self.name}() was ended, and what it returned is lost, because it closed or wrote to"
-            " a file that is not its own: the socket of its process"
+            f"{self.name}() was ended, and its result is lost, because it closed or wrote to a file"
+            " descriptor that is not its own: the socket of its process"
         )
         return self._failed(usage, CrashError(text))
 
     def _mute(self, usage: Usage, stacks: str) -> PackedOutcome[R]:
         text = (
-            f"{self.name}() came to its end, but its process did not send what it returned, and was"
-            " ended: the call has stopped or spoiled that process"
+            f"{self.name}() ended, but its process did not send the result and was killed: the call"
+            " has stopped or damaged that process"
         )
         return self._failed(usage, CrashError(text + where(stacks)), stacks=stacks)
 
     def unpicklable(self, error: CallPicklingError) -> PackedOutcome[R]:
-        """A call that could not be sent."""
+        """The outcome of a call that cannot be pickled."""
         return self._failed(None, error)
 
     def refused(self, why: str) -> PackedOutcome[R]:
-        """A call that was never started."""
+        """The outcome of a call that was not started."""
         return self._failed(None, CallError(f"{self.name}() could not be started: {why}"))
 
     def _failed(
         self, usage: Usage | None, error: CallError, *, stacks: str = ""
     ) -> PackedOutcome[R]:
-        """An outcome with this error, which learns what call it is about."""
+        """An outcome with this error, whose attributes are set."""
         used = usage or Usage(wall_time=0.0, cpu_time=0.0)
         end = PackedOutcome[R](self.name, self.limits, used)
         failed = end.failed(error, stacks=stacks, cause=error.__cause__)
@@ -176,7 +176,7 @@ class Outcomes(Generic[R]):
 
 
 def _account(lease: Lease, body: memoryview) -> tuple[Usage, float]:
-    """What a call has used, and the seconds of its longest step without progress."""
+    """The usage of a call, and the seconds of its longest step without progress."""
     wall_time, step, cpu_time, children, peak = messages.ACCOUNT.unpack_from(body)
     lease.children_cpu_time = children
     lease.peak_memory = peak
@@ -194,7 +194,7 @@ def _account(lease: Lease, body: memoryview) -> tuple[Usage, float]:
 
 
 def _breached(limits: Limits, usage: Usage, longest_step: float) -> str:
-    """The name of the first limit that this usage is over, or an empty string."""
+    """The name of the first limit that this usage exceeds; empty if it exceeds none."""
     grace = limits.grace_period
     if limits.wall_time is not None and longest_step > limits.wall_time + grace:
         return "wall_time"

@@ -352,5 +352,5 @@ def test_a_process_that_cannot_be_killed_holds_up_nobody(limits):
             tracer.communicate("")
     error = outcomes[0].exception
     assert isinstance(error, exceptions.WallTimeBreach)
-    assert "does not end: it is in an uninterruptible sleep" in str(error)
+    assert "does not end because it is in an uninterruptible sleep" in str(error)
     assert error.usage.exit_code is None

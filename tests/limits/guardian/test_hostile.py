@@ -434,7 +434,7 @@ def test_a_call_whose_process_does_not_answer_is_ended_in_the_end(monkeypatch):
     monkeypatch.setattr(connection, "_PROGRAM", program)
     error = run(stop_the_one_that_answers, isolation="fresh").exception
     assert isinstance(error, exceptions.CrashError)
-    assert "did not send what it returned" in str(error)
+    assert "did not send the result" in str(error)
 
 
 # -- files -----------------------------------------------------------------------------------
@@ -467,7 +467,7 @@ def test_a_call_that_closes_every_open_file_is_run_once_and_told_so(isolated, tm
 
     error = isolated(spoil, wall_time=30).run().exception
     assert isinstance(error, exceptions.CrashError)
-    assert "a file that is not its own" in str(error)
+    assert "a file descriptor that is not its own" in str(error)
     assert count.read_text() == "x"
     assert isolated(abs, wall_time=30)(-1) == 1
 

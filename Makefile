@@ -16,7 +16,7 @@ test: .venv/test  ## Run the whole test suite, two files at a time: a test waits
 	$(BIN)/python -m pytest $(PARALLEL)
 
 test-oldest: .venv-oldest/test  ## Run the tests of Dask on the oldest versions that pyproject.toml names
-	.venv-oldest/bin/python -m pytest $(PARALLEL) -m dask tests/dask tests/executors
+	.venv-oldest/bin/python -m pytest $(PARALLEL) -m dask tests/dask tests/executors/dask tests/executors/test_contract.py
 
 test-matrix:  ## Run all tests but those of Dask and SLURM on each of these versions of Python that is there
 	for version in $(PYTHONS); do \

@@ -7,13 +7,13 @@ import os
 class Cells:
     """Rows of eight-byte cells in memory that two processes share.
 
-    Each cell has one writer, and is written in one store: who reads sees the old value or the
-    new one. Nothing is said of the order in which two cells become visible but that a processor
-    keeps that of its stores, as x86 and, behind the interpreter's own barriers, ARM do.
+    Each cell has one writer and is written in one store, so a reader sees the old value or the new
+    one. Cells become visible in the order of the stores, as far as the processor keeps it: x86
+    does, and ARM does with the interpreter's own barriers.
 
     Args:
         rows: How many rows there are.
-        fd: The file that holds the cells from its start; it stays open, and may be closed.
+        fd: The file of the cells, which start at its beginning. The caller may close it.
     """
 
     CELLS = 16
@@ -29,13 +29,13 @@ class Cells:
         self._floats = self._view.cast("d")
 
     def close(self) -> None:
-        """Let go of the memory."""
+        """Unmap the memory."""
         for view in (self._integers, self._floats, self._view):
             view.release()
         self._memory.close()
 
     def get(self, row: int, cell: int) -> int:
-        """A cell that holds a whole number."""
+        """Read a cell that holds a whole number."""
         return self._integers[row * self.CELLS + cell]
 
     def put(self, row: int, cell: int, value: int) -> None:
@@ -43,7 +43,7 @@ class Cells:
         self._integers[row * self.CELLS + cell] = value
 
     def get_float(self, row: int, cell: int) -> float:
-        """A cell that holds seconds."""
+        """Read a cell that holds seconds."""
         return self._floats[row * self.CELLS + cell]
 
     def put_float(self, row: int, cell: int, value: float) -> None:
@@ -51,6 +51,6 @@ class Cells:
         self._floats[row * self.CELLS + cell] = value
 
     def clear(self, row: int) -> None:
-        """Make a row as new."""
+        """Set all cells of a row to 0."""
         start = row * self.CELLS * 8
         self._view[start : start + self.CELLS * 8] = bytes(self.CELLS * 8)

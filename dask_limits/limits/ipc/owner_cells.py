@@ -1,11 +1,11 @@
 """The cells in which an owner tells its guardian what runs.
 
-A call that is short need not cost the guardian anything: the owner writes its limits and its
-start here and sends the guardian no message; the guardian looks every few milliseconds.
+A short call costs the guardian nothing: the owner sends it no message, but writes the limits and
+the start of the call here, and the guardian looks every few milliseconds.
 
-Each task process has a row. The owner writes a call's cells first and its number (`CALL`) last,
-and clears the number when the call is over. Row 0 belongs to no task process: its first cell says
-that the guardian sleeps and must be woken to see a new call.
+Each task process has a row. The owner writes the number of a call (`CALL`) after its other cells,
+and clears it when the call is over. Row 0 belongs to no task process: its first cell tells whether
+the guardian sleeps and must be woken for a new call.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Final
 from dask_limits.limits.ipc.cells import Cells
 
 ROWS: Final = 4096
-"""How many task processes an owner can have at one time. A row that is not used costs nothing."""
+"""Most task processes of an owner at one time. An unused row costs nothing."""
 
 # Written by the owner.
 CALL: Final = 0  # number of the call that runs; 0 is none
@@ -35,10 +35,10 @@ CPU_USED: Final = 12  # seconds
 
 
 def is_asleep(cells: Cells) -> bool:
-    """Whether the guardian must be woken to see a new call."""
+    """Whether the guardian must be woken for a new call."""
     return cells.get(0, 0) != 0
 
 
 def set_asleep(cells: Cells, asleep: bool) -> None:
-    """Say whether the guardian must be woken. For the guardian."""
+    """Set whether the guardian must be woken. For the guardian."""
     cells.put(0, 0, int(asleep))

@@ -1,11 +1,9 @@
-"""Objects on their way between an owner and a task process: pickled, with large parts in memory
-that the two share.
+"""Pickles what owners and task processes send each other, with large parts in shared memory.
 
-A small pickle travels on the socket. A larger one lies in a file in memory (memfd_create(2)), of
-which only the descriptor travels: the sender writes it once, and the receiver maps it where it
-lies. Large buffers, such as the data of a NumPy array, are written there from where they are, and
-are used there: pickle protocol 5 (PEP 574) keeps them out of the pickle, so that they are copied
-once on the whole way.
+A small pickle is sent on the socket. A larger one is written to a file in memory
+(memfd_create(2)), and only its descriptor is sent; the receiver maps the file. Large buffers, such
+as the data of a NumPy array, are written to the file directly and used in place: pickle protocol 5
+(PEP 574) keeps them out of the pickle. So they are copied once in all.
 """
 
 from __future__ import annotations
@@ -24,18 +22,18 @@ from dask_limits.limits.linux.memory import map_privately
 Buffer: TypeAlias = bytes | bytearray | memoryview
 
 _INLINE: Final = 64 * 1024
-"""Bytes of pickle that travel on the socket; more would not fit in a record of it."""
+"""Most bytes of pickle that are sent on the socket; more would not fit in one message."""
 _OUT_OF_BAND: Final = 32 * 1024
-"""Bytes of a buffer that is worth a place of its own. A smaller one is copied more quickly."""
+"""Least bytes of a buffer that is kept out of the pickle. Copying a smaller one is faster."""
 _SEALS: Final = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
-"""What is sealed cannot change any more: without this a sender could cut the file short, and the
-receiver would be ended by SIGBUS when it looks (fcntl(2), File Sealing)."""
-_BARE: Final = 0  # the first byte of a head: all of the pickle follows
-_IN_FILE: Final = 1  # ... or what lies where in the file
+"""A sealed file cannot change. Otherwise a sender could truncate it, and SIGBUS would end the
+receiver when it reads (fcntl(2), File Sealing)."""
+_BARE: Final = 0  # the first byte of a head: the pickle follows
+_IN_FILE: Final = 1  # ... or the positions of the parts in the file
 _LENGTH: Final = struct.Struct("=Q")
 _BUFFER: Final = struct.Struct("=QQ?")  # where it begins, its length, whether it is read-only
 _MAX_BUFFERS: Final = 2048
-"""As many as can be listed in one record. More than that are copied into the pickle."""
+"""As many as can be listed in one message. Further ones are copied into the pickle."""
 
 
 class NewPickler(Protocol):
@@ -50,7 +48,7 @@ class Payload:
     """A pickled object, ready to be sent.
 
     Attributes:
-        head: What to send: the pickle, or where the parts are in the file.
+        head: The bytes to send: the pickle, or the positions of the parts in the file.
         fds: The file to send along, if there is one.
     """
 
@@ -59,7 +57,7 @@ class Payload:
         self.fds = fds
 
     def close(self) -> None:
-        """Close the file. One that was received stays open on the other side."""
+        """Close the file. The receiver has its own descriptor."""
         for fd in self.fds:
             os.close(fd)
         self.fds = ()
@@ -75,12 +73,12 @@ def pack(thing: object, new_pickler: NewPickler) -> Payload:
     """Pickle an object.
 
     Args:
-        thing: What is to be sent.
-        new_pickler: Makes the pickler that does it.
+        thing: The object.
+        new_pickler: Makes the pickler.
 
     Raises:
         Exception: whatever the pickler raises.
-        OSError: when there is no room for it, or no file to be had.
+        OSError: if there is no memory, or no file descriptor.
     """
     with _Sink() as sink:
         new_pickler(sink, pickle.HIGHEST_PROTOCOL, buffer_callback=sink.keep_buffer).dump(thing)
@@ -88,7 +86,7 @@ def pack(thing: object, new_pickler: NewPickler) -> Payload:
 
 
 def unpack(head: memoryview, fds: list[int]) -> Any:
-    """What was packed. Its large buffers stay where they were written; writing copies them.
+    """Unpickle what was packed. Large buffers stay in the file; writing to them copies pages.
 
     Args:
         head: The head of the payload.
@@ -101,13 +99,13 @@ def unpack(head: memoryview, fds: list[int]) -> Any:
 
 
 class Packed:
-    """A pickled object that has arrived and is not unpickled yet.
+    """A pickled object that was received and is not unpickled yet.
 
-    It can be pickled itself, and passed on: by protocol 5 without a copy (PEP 574).
+    It can itself be pickled, to be passed on: with protocol 5 without a copy (PEP 574).
 
     Args:
         pickled: The pickle.
-        buffers: The buffers that are not in it.
+        buffers: The buffers that were kept out of it.
     """
 
     def __init__(self, pickled: Buffer, buffers: Sequence[Buffer] = ()) -> None:
@@ -119,7 +117,7 @@ class Packed:
         return object.__sizeof__(self) + sum(memoryview(part).nbytes for part in parts)
 
     def load(self) -> Any:
-        """The object.
+        """Unpickle the object.
 
         Raises:
             Exception: whatever unpickling raises.
@@ -142,15 +140,15 @@ def _copy(buffer: Buffer) -> bytes | bytearray:
 
 
 def take(head: memoryview, fds: list[int]) -> Packed:
-    """Take over what was packed. Large parts of it stay where they were written.
+    """Receive what was packed, and leave it pickled. Large parts stay in the file.
 
     Args:
         head: The head of the payload.
         fds: The files that came with it. They may be closed after this.
 
     Raises:
-        OSError: when the file got lost because this process has too many open.
-        ValueError: for a file that is not sealed, or that does not hold what the head says.
+        OSError: if the file was lost because this process has too many open.
+        ValueError: if the file is not sealed, or does not match the head.
     """
     if head[0] == _BARE:
         return Packed(bytes(head[1:]))
@@ -170,7 +168,7 @@ def take(head: memoryview, fds: list[int]) -> Packed:
 
 
 class _Sink:
-    """The file that a pickler writes to: bytes at first, a file in memory when there are many."""
+    """What a pickler writes to: bytes in memory, and a file once they are many."""
 
     def __init__(self) -> None:
         self._parts: list[bytes] = []
@@ -179,7 +177,7 @@ class _Sink:
         self._buffers: list[memoryview] = []
 
     def write(self, data: bytes) -> None:
-        """Take a part of the pickle."""
+        """Write a part of the pickle."""
         self._size += len(data)
         if self._fd is not None:
             _write(self._fd, data)
@@ -189,7 +187,7 @@ class _Sink:
             self._open()
 
     def keep_buffer(self, buffer: pickle.PickleBuffer) -> bool:
-        """Say whether a buffer shall go into the pickle; otherwise it is kept for the end."""
+        """Whether a buffer goes into the pickle; otherwise it is kept for the file."""
         try:
             raw = buffer.raw()
         except BufferError:  # not contiguous
@@ -200,7 +198,7 @@ class _Sink:
         return False
 
     def payload(self) -> Payload:
-        """What has been written, ready to be sent."""
+        """The payload of what was written."""
         if self._buffers and self._fd is None:
             self._open()
         if self._fd is None:
@@ -230,7 +228,7 @@ class _Sink:
 
 
 def _write(fd: int, data: bytes | memoryview) -> None:
-    """Write all of it; one write(2) takes 2 GiB at most."""
+    """Write all data; one write(2) takes 2 GiB at most."""
     view = memoryview(data)
     while view:
         view = view[os.write(fd, view) :]

@@ -17,9 +17,9 @@ from dask_limits.limits.tracebacks import say, text_of
 
 
 def new_pickler(file: Any, protocol: int, **options: Any) -> Any:
-    """A pickler for anything that can be pickled; functions of `__main__` and closures too."""
-    # In a worker that multiprocessing has spawned, the user's script is a module `__mp_main__`,
-    # which cloudpickle would take for one that can be imported elsewhere.
+    """A pickler that also handles functions of `__main__`, lambdas and closures."""
+    # In a process that multiprocessing has spawned, the user's script is the module `__mp_main__`,
+    # and cloudpickle would expect it to be importable elsewhere.
     main = sys.modules.get("__mp_main__")
     if main is not None:
         cloudpickle.register_pickle_by_value(main)
@@ -27,17 +27,17 @@ def new_pickler(file: Any, protocol: int, **options: Any) -> Any:
 
 
 def dumps(thing: object) -> bytes:
-    """Pickle anything that can be, into bytes."""
+    """Pickle an object by value, into bytes."""
     buffer = io.BytesIO()
     new_pickler(buffer, pickle.HIGHEST_PROTOCOL).dump(thing)
     return buffer.getvalue()
 
 
 def pack(thing: object) -> Payload:
-    """Pack an object to be sent; by value where the plain way, by name, does not do.
+    """Pack an object; with `new_pickler` if the standard pickler cannot.
 
     Raises:
-        Exception: if it cannot be pickled in any way.
+        Exception: if neither can.
     """
     try:
         return payload.pack(thing, pickle.Pickler)
@@ -46,10 +46,10 @@ def pack(thing: object) -> Payload:
 
 
 def pack_returned(value: object) -> tuple[int, Payload]:
-    """Pack what a call has returned.
+    """Pack the value that a call returned.
 
     Returns:
-        The kind of end, one of those in `messages`, and what goes with it.
+        The kind of answer, one of those in `messages`, and its payload.
     """
     try:
         return messages.RETURNED, pack(value)
@@ -58,7 +58,7 @@ def pack_returned(value: object) -> tuple[int, Payload]:
 
 
 def pack_raised(error: BaseException) -> tuple[int, Payload]:
-    """Pack what a call has raised, with the text of its traceback; as `pack_returned`."""
+    """Pack the exception that a call raised, with the text of its traceback; as `pack_returned`."""
     text = text_of(error)
     try:
         packed = pack((without_history(error), text))
@@ -72,23 +72,23 @@ def pack_raised(error: BaseException) -> tuple[int, Payload]:
 def pack_unpicklable(
     part: str, why: BaseException, what: str = "", text: str = ""
 ) -> tuple[int, Payload]:
-    """Pack that a part of a call cannot be pickled or unpickled; as `pack_returned`.
+    """Pack the report that a part of a call cannot be pickled or unpickled; as `pack_returned`.
 
     Args:
         part: Which: "arguments", "result" or "exception".
         why: The error of the pickler.
-        what: What the call has raised, if it has.
+        what: The exception that the call raised, if it did, as text.
         text: The traceback of that.
     """
     return messages.UNPICKLABLE, pack((part, say(why), what, text or text_of(why)))
 
 
 def without_history(error: BaseException) -> BaseException:
-    """The same exception without its traceback and those that led to it, for its way elsewhere.
+    """Remove the traceback, cause and context of an exception, before it is pickled.
 
-    They travel as text. As objects they would too once `distributed` is imported, for it has
-    tblib register how all exceptions are pickled, and the way would fail if one of them holds
-    what cannot be: `get_worker()` raises its ValueError over a LookupError with a ContextVar.
+    They are sent as text. Once `distributed` is imported, tblib would pickle them as objects too,
+    and fail if one of them cannot be pickled: `get_worker()` raises a ValueError from a LookupError
+    that holds a ContextVar.
     """
     error.__traceback__ = error.__cause__ = error.__context__ = None
     if isinstance(error, BaseExceptionGroup):
@@ -104,7 +104,7 @@ def unpicklable_arguments(
     limits: Limits,
     why: Exception,
 ) -> CallPicklingError:
-    """The error of a call that cannot be sent, which names the part that is at fault."""
+    """The error of a call that cannot be pickled. It names the part at fault."""
     name = name_of(fn)
     error = CallPicklingError(
         f"{name}() cannot be sent: {_culprit(fn, args, kwargs)} cannot be pickled ({say(why)})",

@@ -1,7 +1,7 @@
-"""The cells in which a task process tells its guardian how a call gets on.
+"""The cells in which a task process tells its guardian of the progress of a call.
 
-Its owner may be late: it may be slow to send a long request, or to read an answer. That is not
-the call's time. So the task process itself notes when a call begins and when it is done.
+The owner may be slow to send a long request or to read an answer, and that time is not the call's.
+So the task process itself notes when a call begins and when it is done.
 """
 
 from __future__ import annotations
@@ -14,23 +14,23 @@ from dask_limits.limits.ipc.cells import Cells
 
 CALL: Final = 0  # number of the call that the next cell is about
 START: Final = 1  # when the call began, seconds of time.monotonic()
-DONE: Final = 2  # number of the last call that is done, whether its answer has been sent or not
-DEAF: Final = 3  # 1 once it has lost its socket, by an act of the call
-CLOCK: Final = 4  # when the call began, or said last that it gets on; as START
+DONE: Final = 2  # number of the last call that is done; its answer may not be sent yet
+DEAF: Final = 3  # 1 once the call has broken the socket of its process
+CLOCK: Final = 4  # when the call began, or last reported progress; as START
 WARNED: Final = 5  # number of the call that was warned of its end; by the guardian
 RUNNER: Final = 6  # pid of the process that runs the call, where it is a child; 0 if it is not
-OVERHEAD: Final = 7  # how many child processes are there to run the call, and not its own
-CPU_BEFORE: Final = 9  # CPU seconds of the children that are there to run it, before the call began
+OVERHEAD: Final = 7  # number of child processes that exist to run the call, and are not its own
+CPU_BEFORE: Final = 9  # CPU seconds of these before the call began
 ANSWERED: Final = 8  # number of the last call whose answer has been sent
 
 _STACKS_AT: Final = 4096
-"""Python stacks are in the same file, behind the cells, and as long as there is room for. All who
-have the file share one place in it, so that what is written next goes behind what was last."""
+"""Python stacks are in the same file, after the cells, as far as there is room. All processes that
+have the file share its position, so each writes after the last."""
 _STACKS_SIZE: Final = 64 * 1024
 
 
 def make() -> int:
-    """A new file for the cells of one process, and its stacks."""
+    """Make the file of the cells and the stacks of one process."""
     fd = os.memfd_create("dask-limits-task-cells", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     os.ftruncate(fd, _STACKS_AT + _STACKS_SIZE)
     # A call that cuts short each file that it finds open would end the guardian by SIGBUS.
@@ -40,21 +40,21 @@ def make() -> int:
 
 
 def read(fd: int) -> Cells:
-    """The cells."""
+    """The cells in a file."""
     return Cells(1, fd)
 
 
 def forget_stacks(fd: int) -> None:
-    """Make room for new stacks."""
+    """Start over with the stacks."""
     os.lseek(fd, _STACKS_AT, os.SEEK_SET)
 
 
 def stacks_length(fd: int) -> int:
-    """How many bytes of stacks have been written."""
+    """The number of bytes of stacks that were written."""
     return max(os.lseek(fd, 0, os.SEEK_CUR) - _STACKS_AT, 0)
 
 
 def stacks(fd: int) -> str:
-    """The stacks that have been written, as text."""
+    """The stacks that were written, as text."""
     size = min(stacks_length(fd), _STACKS_SIZE)
     return os.pread(fd, size, _STACKS_AT).decode(errors="replace")

@@ -1,8 +1,8 @@
 """Messages on a `SOCK_SEQPACKET` pair, between an owner, its guardian and its task processes.
 
-Why this kind of socket: what is sent at once arrives at once or not at all (unix(7)). So when a
-task process is killed while it answers, the guardian can still write its verdict on the same
-socket, and the owner can tell the two apart.
+On this kind of socket a message arrives as a whole or not at all (unix(7)). So if a task process is
+killed while it sends its answer, the guardian can still send its verdict on the same socket, and
+the owner can tell the two apart.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from dask_limits.limits.linux import files
 
 _HEADER: Final = struct.Struct("=IBQ")  # mark, kind, number of the call
 _MARK: Final = 0x4C494D54
-"""Begins each message. A call may write to every file that it finds open, ours among them; what
-does not begin like this is such noise, and passed over."""
+"""The start of each message. A call may write to every open file, ours included; messages without
+this mark are ignored."""
 MAX_BODY: Final = 128 * 1024
-"""Bytes. Linux gives a socket 208 KiB of buffer (net.core.wmem_default); a message must fit in."""
+"""Bytes. The buffer of a socket has 208 KiB (net.core.wmem_default), and a message must fit in."""
 _MAX_FDS: Final = 4
 _ANCILLARY: Final = socket.CMSG_SPACE(_MAX_FDS * struct.calcsize("=i"))
 
@@ -30,9 +30,9 @@ class Message(NamedTuple):
 
     Attributes:
         kind: One of those in `messages`.
-        number: Of the call that it is about.
+        number: The number of the call, or of the row.
         body: Valid until the next message is received.
-        fds: Open files that came with it, for the receiver to close.
+        fds: Open files that came with it. The receiver must close them.
     """
 
     kind: int
@@ -52,7 +52,7 @@ def pair() -> tuple[socket.socket, socket.socket]:
 
 
 def adopt(fd: int) -> socket.socket:
-    """A socket of this file that blocks, whatever `socket.setdefaulttimeout` has been set to."""
+    """A blocking socket of this file, regardless of `socket.setdefaulttimeout`."""
     sock = socket.socket(fileno=fd)
     sock.settimeout(None)
     return sock
@@ -69,15 +69,15 @@ def send(
     """Send one message.
 
     Args:
-        sock: Where to.
+        sock: The socket.
         kind: One of those in `messages`.
-        number: Of the call that it is about.
-        *parts: What makes up the body; `MAX_BODY` bytes at most.
+        number: The number of the call, or of the row.
+        *parts: The parts of the body; `MAX_BODY` bytes at most.
         fds: Open files to send along.
         flags: Of send(2).
 
     Raises:
-        OSError: when nobody can receive it any more.
+        OSError: if the other end is closed.
     """
     record = b"".join((_HEADER.pack(_MARK, kind, number), *parts))
     if fds:

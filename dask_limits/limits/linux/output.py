@@ -1,4 +1,4 @@
-"""What a call prints: how its process redirects it, and how its owner takes it in."""
+"""Captured output: how the process of a call redirects it, and how the owner reads it."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from typing import Final
 from dask_limits.limits.linux import files
 
 _CHUNK: Final = 64 * 1024
-"""Bytes read at once: as much as a pipe holds (pipe(7))."""
+"""Bytes to read at once: the capacity of a pipe (pipe(7))."""
 _IOLBF: Final = 1  # of stdio.h in glibc and musl
 _libc = ctypes.CDLL(None)
 
 
 class Capture:
-    """Takes in what one call prints, as fast as it prints, and keeps the start and the end.
+    """Reads what one call prints while it runs, and keeps the start and the end.
 
     Args:
         keep: Bytes to keep of each stream.
 
     Raises:
-        OSError: when this process has too many open files.
+        OSError: if this process has too many open files.
     """
 
     def __init__(self, keep: int) -> None:
@@ -44,16 +44,16 @@ class Capture:
 
     @property
     def fds(self) -> Sequence[int]:
-        """Where the call shall print, its errors second."""
+        """The files for standard output and standard error of the call."""
         return self._write_ends
 
     def sent(self) -> None:
-        """The other side has got its ends."""
+        """Close the ends that were sent to the call."""
         while self._write_ends:
             os.close(self._write_ends.pop())
 
     def take_until_readable(self, sock: socket.socket) -> None:
-        """Take what is printed, until there is something to receive on the socket."""
+        """Read what is printed until the socket is readable."""
         poll = select.poll()
         for fd in (sock.fileno(), *self._streams):
             poll.register(fd, select.POLLIN)
@@ -66,7 +66,7 @@ class Capture:
                 return
 
     def _take(self, fd: int) -> bool:
-        """Take in what is there, a pipe full at most. False when there will be no more."""
+        """Read what is there, one pipe full at most. False at the end of the stream."""
         try:
             data = os.read(fd, _CHUNK)
         except BlockingIOError:
@@ -75,14 +75,14 @@ class Capture:
         return bool(data)
 
     def texts(self) -> tuple[str, str]:
-        """What was printed, and what was printed as errors."""
+        """Standard output and standard error so far."""
         for fd in self._streams:
             self._take(fd)
         out, err = (kept.text() for kept in self._streams.values())
         return out, err
 
     def close(self) -> None:
-        """Take no more. What still prints gets an error, as at the end of any pipe."""
+        """Stop reading. A process that still prints gets an error, as with any closed pipe."""
         self.sent()
         for fd in self._streams:
             os.close(fd)
@@ -118,12 +118,13 @@ class _Kept:
 
 @contextlib.contextmanager
 def redirected(fds: Sequence[int]) -> Iterator[None]:
-    """Print into these files, in Python, in C and in child processes; for a task process.
+    """Print into these files, from Python, C and child processes. For task processes.
 
-    What is still in buffers at the end has to be flushed before.
+    Flush the buffers before the end of the block.
 
     Args:
-        fds: For what is printed, and for errors; they are closed. Without them nothing is done.
+        fds: The files for standard output and standard error. They are closed. If empty, nothing
+            is redirected.
     """
     if not fds:
         yield
@@ -150,7 +151,7 @@ def redirected(fds: Sequence[int]) -> Iterator[None]:
 
 
 def _duplicate(fd: int) -> int | None:
-    """The same file at a high number; None if there is none."""
+    """A second number of the same file; None if it is not open."""
     try:
         return files.out_of_the_way(fd)
     except OSError:
@@ -158,7 +159,7 @@ def _duplicate(fd: int) -> int | None:
 
 
 def flush() -> None:
-    """Write out what is printed and still in buffers, those of C included."""
+    """Flush the buffers of standard output and standard error, those of C included."""
     for stream in (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__):
         try:
             stream.flush()  # type: ignore[union-attr]
@@ -168,7 +169,7 @@ def flush() -> None:
 
 
 def buffer_by_lines() -> None:
-    """Write each line as it is printed, so that a call that is killed has printed its lines."""
+    """Flush after each line, so that the lines of a call that is killed are not lost."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(line_buffering=True)

@@ -1,4 +1,4 @@
-"""The three things of prctl(2) that we need."""
+"""The three operations of prctl(2) that we use."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def become_subreaper() -> None:
-    """Be the new parent of each descendant that loses its own, however it detached."""
+    """Make this process the new parent of each descendant that loses its own."""
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
 def die_with_parent(signal: int) -> None:
-    """Get this signal when the thread that forked us ends."""
+    """Have this signal sent to this process when the thread that forked it ends."""
     _prctl(_PR_SET_PDEATHSIG, signal)
 
 
 def set_name(name: str) -> None:
-    """Be shown under this name (15 bytes at most) by ps and top."""
+    """Set the name (15 bytes at most) that ps and top show."""
     _prctl(_PR_SET_NAME, name.encode())
 
 

@@ -1,4 +1,4 @@
-"""A tree of processes as `/proc` shows it: who is in it, what it uses, how to end it.
+"""A tree of processes as `/proc` shows it: its members, their usage, and how to end it.
 
 Source: proc(5). One `stat` file a process is read, 10 us or so; psutil's walk of a tree reads
 every process of the machine and costs 800 us.
@@ -28,9 +28,9 @@ class Process:
 
     Attributes:
         cpu_time: Seconds, its own; in steps of 10 ms.
-        waited_cpu_time: Seconds, of those children that it has waited for, and of theirs.
+        waited_cpu_time: Seconds, of the children that it has waited for, and of theirs.
         resident: Bytes of resident memory, shared pages included.
-        ignores_children: Whether it ignores SIGCHLD: nobody waits for its children then.
+        ignores_children: Whether it ignores SIGCHLD: then nobody waits for its children.
     """
 
     pid: int
@@ -44,14 +44,14 @@ class Process:
 
     @property
     def has_ended(self) -> bool:
-        """Whether it is a zombie, and not one that is only shown as such: while other threads of a
-        process run on, its main thread stays as a zombie.
+        """Whether it is a zombie. A process whose main thread has ended is shown as one too, but
+        has other threads.
         """
         return self.state == "Z" and self.threads <= 1
 
 
 def read_process(pid: int) -> Process | None:
-    """The process as it is now; None when it is gone."""
+    """A process as it is now; None if it has ended."""
     try:
         fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY)
     except OSError:
@@ -80,7 +80,7 @@ def read_process(pid: int) -> Process | None:
 
 
 def _pages_by_thread(pid: int) -> int:
-    """Pages of resident memory of a process whose main thread has ended: the others show them."""
+    """Resident pages of a process whose main thread has ended; its other threads show them."""
     try:
         for tid in os.listdir(f"/proc/{pid}/task"):
             with open(f"/proc/{pid}/task/{tid}/statm", "rb") as file:
@@ -92,7 +92,7 @@ def _pages_by_thread(pid: int) -> int:
 
 
 def command_line(pid: int) -> str | None:
-    """The command line of a process, fit to be printed and shortened; None when it is gone."""
+    """The command line of a process, escaped and shortened for messages; None if it has ended."""
     try:
         with open(f"/proc/{pid}/cmdline", "rb") as file:
             data = file.read(4 * _COMMAND_LENGTH)
@@ -101,21 +101,21 @@ def command_line(pid: int) -> str | None:
     if not data:  # a zombie
         return None
     words = data.rstrip(b"\0").replace(b"\0", b" ").decode(errors="backslashreplace")
-    # It is the task's own text: it must not reach a terminal as what that acts on.
+    # The task chooses this text: it must not control a terminal.
     text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in words)
     return text if len(text) <= _COMMAND_LENGTH else text[: _COMMAND_LENGTH - 3] + "..."
 
 
 def children_of(pid: int, threads: int = 0) -> list[int]:
-    """The pids of a process's children, zombies included; empty when it is gone.
+    """The pids of the children of a process, zombies included; empty if it has ended.
 
     Args:
         pid: The parent.
-        threads: How many threads it has, where that is known: with one there is one file to read.
+        threads: Its number of threads, if known: with one thread there is one file to read.
     """
     if not _HAS_CHILDREN_FILES:
         return [p.pid for p in _all_processes() if p.parent == pid]
-    # A child stands in the file of the thread that forked it.
+    # A child is listed in the file of the thread that forked it.
     try:
         tids = [str(pid)] if threads == 1 else os.listdir(f"/proc/{pid}/task")
     except OSError:
@@ -143,7 +143,7 @@ def _all_processes() -> Iterator[Process]:
 
 
 def descendants_of(root: Process) -> list[Process]:
-    """Everything below a process: its children, their children, zombies included."""
+    """All processes below a process, zombies included."""
     found: dict[int, Process] = {root.pid: root}
     todo = [root]
     while todo:
@@ -157,7 +157,7 @@ def descendants_of(root: Process) -> list[Process]:
 
 
 def cpu_time_below(root: Process, below: list[Process]) -> float:
-    """CPU seconds that all below a process have used, as far as they live or were waited for."""
+    """CPU seconds of all processes below a process that live or were waited for."""
     return root.waited_cpu_time + sum(p.cpu_time + p.waited_cpu_time for p in below)
 
 
@@ -171,7 +171,7 @@ def cpu_clock(pid: int) -> int:
 
 
 def cpu_seconds(pid: int) -> float:
-    """CPU time that a process has used itself, its children not counted; 0 when it is gone."""
+    """CPU seconds of a process, without its children; 0 if it has ended."""
     try:
         return time.clock_gettime(cpu_clock(pid))
     except OSError:
@@ -181,8 +181,8 @@ def cpu_seconds(pid: int) -> float:
 def proportional_memory(pid: int) -> int:
     """Bytes of a process with each shared page divided by the number of its sharers (PSS).
 
-    About 1 ms for a large process, so it is read only where a plain sum of resident memory has
-    gone over a limit. 0 when the process is gone.
+    It takes 1 ms for a large process, so it is read only if a plain sum of resident memory is over
+    a limit. 0 if the process has ended.
     """
     try:
         with open(f"/proc/{pid}/smaps_rollup", "rb") as file:
@@ -196,18 +196,18 @@ def proportional_memory(pid: int) -> int:
 
 
 def children_cpu_time() -> float:
-    """CPU seconds of all children that this process has ever waited for, and of theirs."""
+    """CPU seconds of all children that this process has waited for, and of theirs."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
 
 
 def own_peak_memory() -> int:
-    """Most bytes that this process had at one time in its life."""
+    """Peak resident memory of this process in its life, in bytes."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def blocks_signal(pid: int, number: int) -> bool:
-    """Whether the main thread of a process blocks a signal; True when it is gone."""
+    """Whether the main thread of a process blocks a signal; True if it has ended."""
     try:
         with open(f"/proc/{pid}/status", "rb") as file:
             for line in file:
@@ -221,9 +221,9 @@ def blocks_signal(pid: int, number: int) -> bool:
 def kill_tree(root: int) -> None:
     """End a process and everything below it, faster than it can fork.
 
-    What is stopped cannot fork, so: stop all that is there, look again, until nothing new
-    appears; then kill. What slips through (a fork that was under way) loses its parent, and is
-    found among the children of the nearest subreaper.
+    A stopped process cannot fork. So stop all processes, and look again until there is no new one;
+    then kill them. One that is missed, in a fork under way, loses its parent and becomes a child of
+    the nearest subreaper.
     """
     stopped: set[int] = set()
     new = {root}
@@ -240,7 +240,7 @@ def kill_tree(root: int) -> None:
 
 
 def send_signal(pid: int, number: int) -> None:
-    """Send a signal to a process that may be gone."""
+    """Send a signal to a process that may have ended."""
     try:
         os.kill(pid, number)
     except (ProcessLookupError, PermissionError):  # gone, or setuid: not ours to end

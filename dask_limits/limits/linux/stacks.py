@@ -1,4 +1,4 @@
-"""How a process that runs calls writes its Python stacks, when it crashes and when it is asked."""
+"""Makes a process write its Python stacks when it crashes, and when it gets a signal."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import signal
 from typing import Final
 
 SIGNAL: Final = signal.SIGRTMAX - 2
-"""On this they are written; chosen to be nobody else's."""
+"""The signal; one that others are unlikely to use."""
 
 
 def write_to(fd: int) -> None:

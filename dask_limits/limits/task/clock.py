@@ -8,13 +8,13 @@ from dask_limits.limits.progress import restart_by
 
 
 class WallClock:
-    """The wall clock of the calls of one process, which `progress()` restarts.
+    """The wall clock of calls in one process, which `progress()` restarts.
 
     Args:
         cells: The task cells, where the guardian sees it.
 
     Attributes:
-        longest_step: Seconds: the longest time that the call took without progress.
+        longest_step: Seconds: the longest time without progress.
     """
 
     def __init__(self, cells: Cells) -> None:
@@ -24,7 +24,7 @@ class WallClock:
         restart_by(self._restart)
 
     def begin(self, number: int) -> None:
-        """A call of this number begins."""
+        """Start the clock for a call."""
         self._start = time.monotonic()
         self.longest_step = 0.0
         self._task_cells.put_float(0, task_cells.START, self._start)
@@ -32,7 +32,7 @@ class WallClock:
         self._task_cells.put(0, task_cells.CALL, number)
 
     def end(self) -> float:
-        """The call ends.
+        """Stop the clock.
 
         Returns:
             Seconds since it began.

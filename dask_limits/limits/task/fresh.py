@@ -1,10 +1,10 @@
 """A call in a process of its own, which pynisher starts and limits below the task process.
 
-A task process is neither daemonic nor threaded, so pynisher works there as its authors meant it,
-also on the workers of Dask. Its limits are the second line behind the guardian's: whole seconds,
-up to five seconds late. Its limit on memory is not used: it is one on address space, and code
-that reserves much and uses little (NumPy's threads do) would be ended for nothing. Its pipe is
-not used either: what a call writes there by mistake it would take for an answer to wait for.
+A task process is neither daemonic nor threaded, so pynisher works there as designed, also on Dask
+workers. Its limits are only a backup of the guardian's: they count whole seconds, and act up to
+five seconds late. Its limit on memory is not used: it limits address space, and would end code
+that reserves much and uses little, as NumPy's threads do. Its pipe is not used either: it would
+take what a call writes there by mistake for an answer.
 
 Source: https://github.com/automl/pynisher
 """
@@ -36,15 +36,15 @@ from dask_limits.limits.task.grace import GraceWarning
 from dask_limits.limits.task.run_function import Ended, run_function
 
 _MARGIN_S: Final = 1
-"""How much later than the guardian pynisher ends a call, beside that it counts whole seconds."""
+"""Seconds that pynisher waits longer than the guardian, before rounding up to whole seconds."""
 
 
 def run(number: int, orders: Orders, head: memoryview, fds: list[int], task_cells_fd: int) -> Ended:
     """Run one call in a new process. For task processes.
 
     Args:
-        number: Of the call.
-        orders: What the owner wants beside.
+        number: The number of the call.
+        orders: What the owner asks for.
         head: The packed function and arguments.
         fds: The file that came with it; it is closed.
         task_cells_fd: The task cells of the task process.
@@ -76,7 +76,7 @@ def run(number: int, orders: Orders, head: memoryview, fds: list[int], task_cell
 
 
 class _Answers:
-    """What pynisher takes for the end of its pipe from which it receives."""
+    """The receiving end of a pipe, as pynisher uses it."""
 
     def __init__(self, sock: socket.socket) -> None:
         sock.setblocking(False)
@@ -91,7 +91,7 @@ class _Answers:
             try:
                 self._take()
             except BlockingIOError:
-                pass  # it was noise
+                pass  # it was no message
         return self._ended is not None
 
     def _take(self) -> None:
@@ -102,7 +102,7 @@ class _Answers:
             self._ended = Ended(message.kind, Payload(head, *message.fds), *figures)
 
     def recv(self) -> tuple[Ended, None, None]:
-        """The answer: a result without an error and its traceback."""
+        """The answer: a result, without an error or a traceback."""
         assert self._ended is not None
         return self._ended, None, None
 
@@ -111,11 +111,11 @@ class _Answers:
 
 
 class _Sender:
-    """What pynisher takes for the other end, in the new process.
+    """The sending end, in the new process.
 
     Args:
-        sock: Where the answer goes.
-        number: Of the call.
+        sock: The socket for the answer.
+        number: The number of the call.
     """
 
     def __init__(self, sock: socket.socket, number: int) -> None:
@@ -124,7 +124,7 @@ class _Sender:
         self.task_cells: Cells | None = None
 
     def settle_in(self) -> tuple[int, list[int]]:
-        """Put the files of ours out of the way of the call's.
+        """Move our files to numbers that the call is unlikely to touch.
 
         Returns:
             The task cells of the task process, and the file that came with the call.
@@ -140,7 +140,7 @@ class _Sender:
         return task_cells_fd, received.fds
 
     def send(self, response: tuple[Ended | None, BaseException | None, str | None]) -> NoReturn:
-        """Answer, and end: what else the call has left in this process is not to be waited for."""
+        """Send the answer, and end without waiting for what the call has left in this process."""
         ended, _, text = response
         if ended is None:
             sys.stderr.write(str(text))
@@ -161,7 +161,7 @@ class _Sender:
 
 
 class _Context:
-    """A context of multiprocessing that has its pipe already, and knows the process it makes.
+    """A context of multiprocessing with a given pipe, which keeps the process that it makes.
 
     Args:
         method: "fork", "forkserver" or "spawn".
@@ -182,18 +182,18 @@ class _Context:
         return self.process
 
     def close(self) -> None:
-        """Let go of the files of the process, which pynisher has ended."""
+        """Close the files of the process, which pynisher has ended."""
         if self.process is not None and self.process.pid is not None:
             if self.process.exitcode is None:
-                # psutil has waited for it, and multiprocessing will look for it for ever: two
-                # files are lost with each call.
+                # psutil has waited for the process, so multiprocessing would never see its end,
+                # and each call would leak two files.
                 self.process._popen.returncode = 0
             self.process.join()
             self.process.close()
 
 
 class _Pynisher(pynisher.Pynisher):  # type: ignore[misc]
-    """pynisher with a wall clock that begins with the function, and that `progress()` restarts."""
+    """pynisher with a wall clock that starts with the function, and that `progress()` restarts."""
 
     def __init__(self, number: int, orders: Orders, cells: Cells, context: _Context) -> None:
         self._number = number
@@ -208,14 +208,14 @@ class _Pynisher(pynisher.Pynisher):  # type: ignore[misc]
 
     @property
     def wall_time(self) -> float | None:
-        """Seconds from when pynisher began, as it stands now."""
+        """The current limit, in seconds since pynisher began."""
         if not self._limited or self._task_cells.get(0, task_cells.CALL) != self._number:
             return None
         return self._task_cells.get_float(0, task_cells.CLOCK) - self._since + self._seconds
 
     @wall_time.setter
     def wall_time(self, _: object) -> None:
-        """It is not given: it is known from the task cells."""
+        """Do nothing: the value comes from the task cells."""
 
 
 def _limit_of(error: Exception) -> str:
@@ -225,14 +225,14 @@ def _limit_of(error: Exception) -> str:
 
 
 def _figures_of(cells: Cells) -> tuple[float, float, float, int]:
-    """What a call that pynisher has ended has used, as far as it is known here."""
+    """The usage of a call that pynisher has ended, as far as it is known here."""
     now = time.monotonic()
     step = now - cells.get_float(0, task_cells.CLOCK)
     return now - cells.get_float(0, task_cells.START), step, 0.0, 0
 
 
 def _end_like(process: Any) -> NoReturn:
-    """End as the process of the call did, so that the guardian sees of which end it was."""
+    """End as the process of the call did, so that the guardian sees how it ended."""
     faulthandler.disable()
     resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
     status = process.exitcode or 0
@@ -247,8 +247,8 @@ def _end_like(process: Any) -> NoReturn:
 
 
 def _run_in_new_process(sender: _Sender, head: bytes, orders: Orders, task_process: int) -> Ended:
-    """What pynisher runs: the function of a call, and the account that is kept of it."""
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # pynisher's handler would go on, without a pipe
+    """What pynisher runs: the function of a call, with its account."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # pynisher's would use its pipe
     output.buffer_by_lines()
     task_cells_fd, fds = sender.settle_in()
     cells, number = task_cells.read(task_cells_fd), sender.number

@@ -1,4 +1,4 @@
-"""How a call hears that its time is over, before it is ended."""
+"""Warns a call that its time is over, before it is ended."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from dask_limits.limits.tracebacks import users_stacks
 from dask_limits.units import format_seconds
 
 SIGNALS: Final = {"wall_time": signal.SIGALRM, "cpu_time": signal.SIGXCPU}
-"""What a call gets that goes over a limit on time."""
+"""The signals to a call that goes over a limit on time."""
 
 
 class GraceWarning:
-    """Handles the signals of one call, in the process that runs its function.
+    """Handles the warnings of one call, in the process that runs its function.
 
-    To be made before the call is noted as begun, for it can be warned from then on.
+    Make it before the call is noted as begun: the call can be warned from then on.
 
-    The guardian notes that it has warned a call and then looks whether that is done already; we
-    note that it is done, and then look whether it was warned. So either it sends no signal, or we
-    know that one is on its way, and keep the handlers that let it pass.
+    The guardian notes that it warns a call, and then reads whether the call is done. We note that
+    the call is done, and then read whether it was warned. So either no signal is sent, or we know
+    that one may still come, and keep the handlers that ignore it.
 
     Args:
         cells: The task cells of the task process.
         task_cells_fd: The file that they are in.
-        number: Of the call.
-        grace_period: Seconds; 0 is none, and nothing is done.
+        number: The number of the call.
+        grace_period: Seconds; with 0 nothing is done.
     """
 
     def __init__(self, cells: Cells, task_cells_fd: int, number: int, grace_period: float) -> None:
@@ -51,7 +51,7 @@ class GraceWarning:
     def can_reach_it(self) -> Iterator[None]:
         """Let the warning be raised within this block, and nowhere else.
 
-        One that has come before, while the arguments were being rebuilt, is raised at its start.
+        If it came earlier, while the arguments were unpickled, it is raised at the start.
         """
         try:
             self._inside = True
@@ -67,14 +67,14 @@ class GraceWarning:
         return self._task_cells.get(0, task_cells.WARNED) == self._number
 
     def take_back_handlers(self) -> None:
-        """When the call is noted as done: leave all as it was, unless a signal may still come."""
+        """Restore the handlers, unless a signal may still come. Call it after the end is noted."""
         if not self.came:
             for number, handler in self._before.items():
                 if signal.getsignal(number) == self._handle:
                     signal.signal(number, handler)  # type: ignore[arg-type]
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if not self.came:  # it is not from the guardian: do as without us
+        if not self.came:  # not from the guardian: act as by default
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
         elif self._inside:

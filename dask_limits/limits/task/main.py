@@ -1,4 +1,4 @@
-"""The task process: runs the calls of one owner, one at a time, and says how they ended."""
+"""The task process: runs the calls of one owner, one at a time, and sends back how they ended."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ from dask_limits.limits.task.run_function import Ended, run_function
 
 _NOTHING: Final = contextlib.nullcontext()
 _IDLE_GROWTH: Final = 256 * 2**20
-"""Bytes by which a process that has nothing to do may have grown since its first call, or by as
-much again as it had then: a new process costs the next call its imports, this one costs memory."""
+"""Bytes by which an idle process may have grown since its first call; or its size then, if that is
+more. A new process costs the next call its imports, a large one costs memory."""
 
 
 def run(sock_fd: int, task_cells_fd: int, open_files: tuple[int, int]) -> NoReturn:
     """Be a task process, in a new child of the guardian, until the owner closes the socket.
 
     Args:
-        sock_fd: Where calls come in and answers go out.
+        sock_fd: The socket for calls and answers.
         task_cells_fd: The file of the task cells and stacks.
-        open_files: The limits on open files, soft and hard, that the owner has.
+        open_files: The owner's limits on open files, soft and hard.
     """
     try:
         sock_fd, task_cells_fd = _settle_in(sock_fd, task_cells_fd, open_files)
@@ -54,7 +54,7 @@ def run(sock_fd: int, task_cells_fd: int, open_files: tuple[int, int]) -> NoRetu
 
 
 def _settle_in(sock_fd: int, task_cells_fd: int, open_files: tuple[int, int]) -> tuple[int, int]:
-    """Shake off what a fork of the guardian brings along.
+    """Undo what a fork of the guardian inherits.
 
     Returns:
         The two files, at their new places.
@@ -62,7 +62,7 @@ def _settle_in(sock_fd: int, task_cells_fd: int, open_files: tuple[int, int]) ->
     prctl.die_with_parent(signal.SIGKILL)
     prctl.become_subreaper()
     prctl.set_name("limits-task")
-    os.setsid()  # signals to its process group are for nobody else
+    os.setsid()  # its process group has no other members
     signal.set_wakeup_fd(-1)
     for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD):
         signal.signal(number, signal.SIG_DFL)
@@ -78,14 +78,14 @@ def _settle_in(sock_fd: int, task_cells_fd: int, open_files: tuple[int, int]) ->
     return sock_fd, task_cells_fd
 
 
-_ALL_FILES: Final = 2**31 - 1  # the sum of all limits: the owner's may have been lowered since
+_ALL_FILES: Final = 2**31 - 1  # more than any limit: the owner's may have been lowered since
 
 
 class TaskProcess:
-    """Takes calls, runs them, answers.
+    """Receives calls, runs them, and sends answers.
 
     Args:
-        sock: Where calls come in and answers go out.
+        sock: The socket for calls and answers.
         cells: Its task cells.
         task_cells_fd: The file that they are in.
     """
@@ -105,7 +105,7 @@ class TaskProcess:
         self._clock = WallClock(cells)
 
     def serve(self) -> None:
-        """Answer requests until the other end is closed, or a call leaves this process unfit."""
+        """Run calls until the other end is closed, or a call leaves this process unfit."""
         while self._is_fit() and (message := self._receiver.receive()) is not None:
             if message.kind == messages.SETTING:
                 self._setting = payload.unpack(message.body, message.fds)
@@ -118,11 +118,11 @@ class TaskProcess:
             end.close()
             self._task_cells.put(0, task_cells.ANSWERED, number)
             del end
-            # What was large is not for the next account.
+            # A large answer must not count for the next call.
             self._peak_memory = proctree.own_peak_memory()
 
     def _run(self, request: transport.Message) -> tuple[bytes, int, Payload]:
-        """Run one call, and make its account and its end ready to be sent."""
+        """Run one call, and pack its account and its end."""
         number = request.number
         orders = messages.Orders.unpack(request.body)
         head = request.body[messages.ORDERS.size :]
@@ -162,9 +162,9 @@ class TaskProcess:
         self._clock.begin(number)
         kind, end = run_function(head, fds, _NOTHING if warning is None else warning.can_reach_it())
         if os.getpid() != self._pid:
-            os._exit(0)  # the call has forked, and its child has returned from it too
+            os._exit(0)  # the call has forked, and this is its child, which has returned too
         if orders.captures:
-            output.flush()  # the call's own streams may take their time, which is the call's
+            output.flush()  # this may take a while, in which the call still runs
         wall_time = self._clock.end()
         self._task_cells.put(0, task_cells.DONE, number)
         if warning is not None:
@@ -173,11 +173,11 @@ class TaskProcess:
         return Ended(kind, end, wall_time, self._clock.longest_step, cpu_time, self._peak())
 
     def _peak(self) -> int:
-        """Most bytes of this process in this call, as far as the kernel keeps account of it."""
+        """Peak bytes of this process in this call, as far as the kernel tells."""
         peak = proctree.own_peak_memory()
         if peak > self._peak_memory:
             return peak
-        try:  # the peak was in an earlier call: in this one it was between now and then
+        try:  # the peak was in an earlier call; in this one it was at least what there is now
             return self._resident()
         except OSError:  # closed by a call
             return 0
@@ -187,11 +187,11 @@ class TaskProcess:
         return int(os.pread(self._statm_fd, 100, 0).split()[1]) * resource.getpagesize()
 
     def _is_fit(self) -> bool:
-        """Put back what a call has changed, and see whether that is all.
+        """Restore what a call has changed, and check that nothing else is left of it.
 
-        Done when the answer is on its way. If this process is not fit for another call it ends,
-        and what a call has left in it with it; a request that is on its way here then is known
-        not to have begun, and goes to another process.
+        This runs after the answer was sent. If this process is not fit for another call, it ends,
+        with all that the call has left. A request that arrives meanwhile has not begun, and goes
+        to another process.
         """
         self._setting.restore()
         warned = (
@@ -202,7 +202,7 @@ class TaskProcess:
         return not (warned or leaves_something() or traits() != self._traits or self._has_grown())
 
     def _has_grown(self) -> bool:
-        """Whether it holds on to much more memory than after its first call."""
+        """Whether it holds much more memory than after its first call."""
         if self._task_cells.get(0, task_cells.CALL) == 0:
             return False
         if self._first_idle_memory == 0:

@@ -1,4 +1,4 @@
-"""What a call can change about its process, and the next call in it would find changed."""
+"""The state of a process that a call can change, and the next call would find changed."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _SIGNALS: Final = sorted(signal.valid_signals())
 
 @dataclass
 class Setting:
-    """What a task process takes over from its owner, and is put back to after each call."""
+    """The state that a task process takes from its owner, and restores after each call."""
 
     path: list[str]
     directory: str
@@ -35,7 +35,7 @@ class Setting:
 
     @classmethod
     def here(cls) -> Setting:
-        """That of this process, now. The lists are not copied, and go on changing."""
+        """The state of this process. Its lists are not copied, and change with it."""
         try:
             directory = os.getcwd()
         except OSError:  # it has been removed
@@ -44,12 +44,12 @@ class Setting:
         return cls(sys.path, directory, os.environ._data)  # type: ignore[attr-defined]
 
     def for_another_process(self) -> Setting:
-        """A copy with nothing in it that another process might not know."""
+        """A copy that can be unpickled in any process."""
         path = [os.fsdecode(p) for p in self.path if isinstance(p, str | bytes | os.PathLike)]
         return Setting(list(map(str, path)), self.directory, dict(self.environment))
 
     def restore(self) -> None:
-        """Put this process back to it, as far as it was changed."""
+        """Restore it in this process, where it was changed."""
         now = Setting.here()
         if now.path != self.path:
             sys.path[:] = self.path
@@ -69,7 +69,7 @@ class Setting:
 
 
 def traits() -> tuple[object, ...]:
-    """What is too much to put back: a process in which it differs after a call is ended."""
+    """State that is not restored: if a call changes it, its process is ended."""
     umask = os.umask(0o77)
     os.umask(umask)
     return (
@@ -95,7 +95,7 @@ def traits() -> tuple[object, ...]:
 
 
 def _standard_files() -> list[tuple[int, ...]]:
-    """Which files those of numbers 0 to 2 are: inode and device, of those that are open."""
+    """The identities (inode and device) of files 0 to 2, of those that are open."""
     try:
         return [os.fstat(0)[1:3], os.fstat(1)[1:3], os.fstat(2)[1:3]]
     except OSError:
@@ -111,7 +111,7 @@ def _is_open(fd: int) -> bool:
 
 
 def leaves_something() -> bool:
-    """Whether a call has left a thread or a child process behind, zombies included."""
+    """Whether a call has left a thread or a child process, zombies included."""
     if len(sys._current_frames()) > 1:
         return True
     try:

@@ -12,11 +12,11 @@ from dask_limits.limits.linux import files
 
 
 class Ended(NamedTuple):
-    """How the function of a call ended, and what its process used.
+    """How a call ended, and what its process used.
 
     Attributes:
-        kind: One of those in `messages`.
-        end: What goes with it.
+        kind: The kind of answer, one of those in `messages`.
+        end: Its payload.
         wall_time: Seconds.
         longest_step: Seconds, of its longest time without progress.
         cpu_time: Seconds, of its process and the children that this has waited for.
@@ -34,15 +34,15 @@ class Ended(NamedTuple):
 def run_function(
     head: memoryview, fds: list[int], around: AbstractContextManager[object]
 ) -> tuple[int, Payload]:
-    """Run one call to its end, whichever way it ends.
+    """Run the function of one call.
 
     Args:
         head: Its function, positional and keyword arguments, packed.
         fds: The file that came with it; it is closed.
-        around: Entered around the call of the function alone.
+        around: A context in which only the function runs.
 
     Returns:
-        The kind of end, one of those in `messages`, and what goes with it.
+        The kind of answer, one of those in `messages`, and its payload.
     """
     try:
         fn, args, kwargs = payload.unpack(head, fds)

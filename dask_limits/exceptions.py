@@ -8,7 +8,7 @@ The tree (names in *italics* of pynisher are pynisher's own classes)::
     │   └── WorkersNotStartedError          no worker of a cluster comes
     ├── LookupError
     │   └── EventNotKnownError              no event of that name
-    └── PynisherException                   (pynisher) a call did not come to its own end
+    └── PynisherException                   (pynisher) a call neither returned nor raised
         ├── TimeoutException                (pynisher)
         │   ├── CpuTimeoutException         (pynisher)
         │   └── WallTimeoutException        (pynisher)
@@ -115,18 +115,18 @@ class EventNotKnownError(LookupError):
 
 
 class ProcessLimitException(PynisherException):  # type: ignore[misc]
-    """A call had more processes than it may."""
+    """A call had more processes than its limit."""
 
 
 class CallError(PynisherException):  # type: ignore[misc]
-    """A call did not come to its own end.
+    """A call ended neither by returning nor by raising an exception of its own.
 
     Attributes:
-        call: The name of the function that was called.
-        limits: The [Limits][dask_limits.Limits] that it ran under.
-        usage: The [Usage][dask_limits.Usage] up to its end; None where nothing ran.
-        stacks: The Python stack of each of its threads when it was ended, as text;
-            empty where it could not be had.
+        call: The name of the function.
+        limits: Its [Limits][dask_limits.Limits].
+        usage: Its [Usage][dask_limits.Usage] up to its end; None if nothing ran.
+        stacks: The Python stacks of its threads when it was ended, as text; empty if they are
+            not known.
     """
 
     def __init__(
@@ -145,7 +145,7 @@ class CallError(PynisherException):  # type: ignore[misc]
         self.stacks = stacks
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Not the default one: it refuses subclasses of MemoryError that have another base too
+        # Not the default one: it refuses subclasses of MemoryError with another base
         # ("MemoryError.__new__(...) is not safe"), which is why pynisher's own cannot travel.
         return _rebuild, (type(self), self.args, self.__dict__)
 
@@ -219,7 +219,7 @@ class ExitError(CallError):
 
 
 class GuardianLostError(CallError):
-    """The process that watched over a call was killed, and the call with it."""
+    """The process that watched a call was killed, and the call with it."""
 
 
 class LimitRefusedError(CallError):
@@ -299,7 +299,7 @@ class CallCancelledError(CallError):
 
 
 class CallPicklingError(CallError):
-    """Something of a call cannot travel between processes.
+    """The arguments, result or exception of a call cannot be pickled or unpickled.
 
     Attributes:
         part: What it was: "arguments", "result" or "exception".

@@ -21,10 +21,10 @@ R = TypeVar("R")
 class WrappedExecutor(concurrent.futures.Executor):
     """Any `concurrent.futures.Executor`, with limits, usage and our kind of future.
 
-    In threads, a call with limits runs in a task process, and `cancel()` ends it; a call without
-    limits runs in the thread, and nothing can end it. Elsewhere (processes, other machines) it
-    is the worker that the call arrives at which starts a task process for it, if it has limits;
-    such a call can be cancelled until it starts.
+    With a thread pool, a call with limits runs in a task process, and `cancel()` ends it. A call
+    without limits runs in a thread of the pool, and nothing can end it. With other executors
+    (processes, other machines), the worker that receives a call with limits starts a task process
+    for it; the call can be cancelled until it starts.
 
     Args:
         executor: What runs the calls.
@@ -139,10 +139,10 @@ def _pass_failure(inner: concurrent.futures.Future[Any], future: Future[Any]) ->
 
 
 def _pack_call(call: LimitedCall[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
-    """Put a call into bytes; functions of `__main__`, lambdas and closures too.
+    """Pickle a call; functions of `__main__`, lambdas and closures too.
 
     Raises:
-        CallPicklingError: if something in it cannot be pickled. Its text says what.
+        CallPicklingError: if a part of it cannot be pickled. The message names the part.
     """
     try:
         return pickling.dumps((call, args, kwargs))
@@ -151,5 +151,5 @@ def _pack_call(call: LimitedCall[..., Any], args: tuple[Any, ...], kwargs: dict[
 
 
 def _run_packed_call(packed: bytes) -> PackedOutcome[Any]:
-    """Run a packed call where it has arrived."""
+    """Run a pickled call in the worker that receives it."""
     return run_call_packed(*pickle.loads(packed))

@@ -4,6 +4,7 @@ import gc
 import re
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from leftovers import Leftovers, close_default_guardian
@@ -12,6 +13,10 @@ collect_ignore_glob = ["*/conftest.py"]  # pytest would look for doctests in the
 
 _GUARDIAN_OF_ITS_OWN = {"capfd", "capfdbinary", "monkeypatch"}
 """Fixtures that change what a guardian takes over from its owner when it starts."""
+_SHARING = {
+    Path(__file__).parent / name for name in ("compat", "limits", "limits/owner", "limits/task")
+}
+"""Folders whose tests share the default guardian."""
 
 
 def pytest_configure() -> None:
@@ -42,7 +47,9 @@ def pytest_collection_finish() -> None:
 def nothing_is_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
     """Fail a test after which a process, a thread of ours or an open file is left that it made."""
     leftovers = Leftovers()
-    if own_guardian := not _GUARDIAN_OF_ITS_OWN.isdisjoint(request.fixturenames):
+    changes_it = not _GUARDIAN_OF_ITS_OWN.isdisjoint(request.fixturenames)
+    own_guardian = changes_it or request.path.parent not in _SHARING
+    if own_guardian:
         close_default_guardian()
     yield
     if own_guardian:
@@ -52,6 +59,6 @@ def nothing_is_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def the_guardian_ends() -> Iterator[None]:
-    """Tests share the default guardian."""
+    """Some tests share the default guardian."""
     yield
     close_default_guardian()

@@ -1,4 +1,4 @@
-"""What a test may leave behind: nothing but the default guardian, which serves the next one."""
+"""What a test may leave behind: nothing; where tests share the default guardian, that alone."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from dask_limits.limits.linux.proctree import children_of
 
 _MOST_TASK_PROCESSES = 4
 """With more of them than this, the guardian is closed."""
+_CELLS = "memfd:dask-limits-owner-cells"
 _TRACKERS = ("multiprocessing.resource_tracker", "loky.backend.resource_tracker")
 
 
@@ -97,6 +98,10 @@ def _files() -> dict[int, str]:
         try:
             what = str(link.readlink())
         except FileNotFoundError:  # the one that lists this directory
+            continue
+        if (
+            connection is not None and _CELLS in what
+        ):  # mmap(2) keeps it open under a number of its own
             continue
         if int(link.name) not in kept:
             found[int(link.name)] = what

@@ -112,6 +112,7 @@ def test_what_it_is_said_not_to_give_it_does_not_give(level, what):
 
 
 def test_it_runs_in_the_thread_of_its_caller_and_starts_nothing():
+    default_guardian().close()
     assert THREAD(threading.get_ident, wall_time=5)() == threading.get_ident()
     assert default_guardian()._connection is None
 

@@ -291,6 +291,22 @@ def test_a_result_or_exception_that_cannot_be_pickled_is_named(executor, kind):
         assert error.part == "exception"
 
 
+class NotesWhereItIsUnpickled:
+    def __init__(self, directory):
+        self.directory = directory
+
+    def __setstate__(self, state):
+        self.__dict__ = state
+        (self.directory / str(os.getpid())).touch()
+
+
+def test_the_result_of_a_limited_call_is_unpickled_where_it_is_read_and_nowhere_else(
+    executor, tmp_path
+):
+    executor.submit(limit(NotesWhereItIsUnpickled, wall_time=30), tmp_path).result(timeout=30)
+    assert [path.name for path in tmp_path.iterdir()] == [str(os.getpid())]
+
+
 def test_a_call_that_runs_under_a_limit_ends_when_it_is_cancelled(executor, kind, tmp_path):
     if not kind.ends_running:
         pytest.skip("this executor cannot end a call that runs")

@@ -13,12 +13,12 @@ from dask_limits.plugins import Limiter, Plugin, PynisherPlugin, Retry
 from dask_limits.scheduler import ExitState, Requeue, Scheduler, Task
 
 if TYPE_CHECKING:
-    from dask_limits.compat.enforce_limits import enforce_limits
-    from dask_limits.dask.compat.names import dask_names
+    from dask_limits.dask.compat.all_names import dask_names
     from dask_limits.dask.graphs.annotations import annotate
     from dask_limits.dask.usage_log import usages
     from dask_limits.dask.worker.plugin import LimitsWorkerPlugin
     from dask_limits.executors.dask.probe import probe_scheduler
+    from dask_limits.old_pynisher.enforce_limits import enforce_limits
 
 __all__ = [
     "ChildProcess",
@@ -52,7 +52,7 @@ __all__ = [
 _LAZY = {  # by the module each is in: these import Dask, or are for old scripts alone
     "LimitsWorkerPlugin": "dask_limits.dask.worker.plugin",
     "annotate": "dask_limits.dask.graphs.annotations",
-    "dask_names": "dask_limits.dask.compat.names",
+    "dask_names": "dask_limits.dask.compat.all_names",
     "probe_scheduler": "dask_limits.executors.dask.probe",
     "usages": "dask_limits.dask.usage_log",
 } | dict.fromkeys(
@@ -66,7 +66,7 @@ _LAZY = {  # by the module each is in: these import Dask, or are for old scripts
         "TimeoutException",
         "enforce_limits",
     ),
-    "dask_limits.compat.enforce_limits",
+    "dask_limits.old_pynisher.enforce_limits",
 )
 
 

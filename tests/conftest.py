@@ -14,7 +14,8 @@ collect_ignore_glob = ["*/conftest.py"]  # pytest would look for doctests in the
 _GUARDIAN_OF_ITS_OWN = {"capfd", "capfdbinary", "monkeypatch"}
 """Fixtures that change what a guardian takes over from its owner when it starts."""
 _SHARING = {
-    Path(__file__).parent / name for name in ("compat", "limits", "limits/owner", "limits/task")
+    Path(__file__).parent / name
+    for name in ("old_pynisher", "limits", "limits/owner", "limits/task")
 }
 """Folders whose tests share the default guardian."""
 

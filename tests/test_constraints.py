@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dask_limits.dask.compat.name import TESTED
+from dask_limits.dask.compat.undocumented_name import TESTED
 
 ROOT = Path(__file__).parents[1]
 EXTRAS = ("search", "loky", "test")

@@ -28,7 +28,7 @@ LAYERS = {
         exceptions units display
         events guards batch_systems placement
         limits
-        dask compat
+        dask old_pynisher
         executors
         plugins
         scheduler

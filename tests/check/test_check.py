@@ -17,7 +17,7 @@ from dask_limits.check.machine import Machine
 from dask_limits.check.names import find_names
 from dask_limits.check.report import show
 from dask_limits.check.trials import Finding, find_all
-from dask_limits.dask.compat.name import _find
+from dask_limits.dask.compat.undocumented_name import _find
 
 PROGRAM = [sys.executable, "-m", "dask_limits", "check"]
 TIMED = {"wall_time", "cpu_time", "memory"}  # a busy machine may be late

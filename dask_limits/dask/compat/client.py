@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
-from dask_limits.dask.compat.name import Name
+from dask_limits.dask.compat.undocumented_name import Name
 
 if TYPE_CHECKING:
     import distributed

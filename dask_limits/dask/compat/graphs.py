@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from dask_limits.dask.compat.name import Name
+from dask_limits.dask.compat.undocumented_name import Name
 
 _SPEC: Final = "to run a node of a graph as the function and the arguments that it is made of"
 _NO_NODES: Final = "Limited tasks of graphs fail with ImportError."

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any, Final
 
-from dask_limits.dask.compat.name import Name
 from dask_limits.dask.compat.shared_patch import SharedPatch
+from dask_limits.dask.compat.undocumented_name import Name
 
 _DASK: Final = "dask"  # what joblib calls its backend on Dask
 

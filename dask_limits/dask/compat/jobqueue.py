@@ -13,8 +13,8 @@ import threading
 from collections.abc import Callable
 from typing import Any, Final
 
-from dask_limits.dask.compat.name import Name
 from dask_limits.dask.compat.shared_patch import SharedPatch
+from dask_limits.dask.compat.undocumented_name import Name
 
 _NOT_STARTED: Final = "Starting a cluster of dask-jobqueue fails with ImportError."
 _SUBMIT: Final = "to submit and cancel jobs so that none outlives the driver"

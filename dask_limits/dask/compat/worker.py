@@ -7,7 +7,7 @@ from collections.abc import Callable, Hashable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from dask_limits.dask.compat.name import Name
+from dask_limits.dask.compat.undocumented_name import Name
 
 if TYPE_CHECKING:
     import distributed

@@ -18,7 +18,7 @@ from typing import Final
 import dask
 from dask.callbacks import Callback
 
-from dask_limits.dask.compat.lost_limits import (
+from dask_limits.dask.compat.dropped_annotations import (
     KEEPS,
     LOCAL,
     LOSES,

@@ -11,9 +11,9 @@ import distributed
 from distributed import Status
 from distributed.deploy import Cluster
 
+from dask_limits.executors.jobqueue.job_submission import JobSubmitter
 from dask_limits.executors.jobqueue.shared_directory import SharedDirectory
 from dask_limits.executors.jobqueue.spec import JobSpec
-from dask_limits.executors.jobqueue.submission import JobSubmitter
 
 
 def make_cluster(

@@ -15,13 +15,13 @@ from dask_limits.executors.dask.uninterrupted import start_uninterrupted
 from dask_limits.executors.future import Future
 from dask_limits.executors.jobqueue.cluster import make_cluster
 from dask_limits.executors.jobqueue.job_pool import JobPool
+from dask_limits.executors.jobqueue.job_submission import JobSubmitter, check_commands
 from dask_limits.executors.jobqueue.shared_directory import (
     SharedDirectory,
     missing_directories,
     remove_empty,
 )
 from dask_limits.executors.jobqueue.spec import JobSpec
-from dask_limits.executors.jobqueue.submission import JobSubmitter, check_commands
 
 
 class JobQueueExecutor(DaskExecutor):

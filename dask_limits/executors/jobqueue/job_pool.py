@@ -25,11 +25,11 @@ from dask_limits.dask.scheduler.workers import removal_of
 from dask_limits.exceptions import WorkersNotStartedError
 from dask_limits.executors.cluster import ClusterEvent, WaitingForWorkers
 from dask_limits.executors.jobqueue.demand import has_waiting, work_of, workers_for
+from dask_limits.executors.jobqueue.job_submission import JobSubmitter
 from dask_limits.executors.jobqueue.pooled_job import PooledJob
 from dask_limits.executors.jobqueue.scaling import Failures, Surplus, jobs_wanted
 from dask_limits.executors.jobqueue.spec import JobSpec
 from dask_limits.executors.jobqueue.start_error import start_error
-from dask_limits.executors.jobqueue.submission import JobSubmitter
 from dask_limits.units import format_seconds
 
 logger = logging.getLogger("dask_limits")

@@ -14,7 +14,7 @@ from typing import Any, Final
 import dask
 import distributed
 
-from dask_limits.executors.jobqueue.imported import Job, JobQueueCluster
+from dask_limits.executors.jobqueue.jobqueue_import import Job, JobQueueCluster
 
 _OURS: Final = {"loop", "asynchronous", "security", "n_workers", "scheduler", "self", "name"}
 """Parameters of `dask_jobqueue` that users cannot set: ours replace them."""

@@ -14,7 +14,7 @@ from dask_limits.batch_systems.walltimes import Walltime, walltime_seconds, wall
 from dask_limits.dask.compat.client import ip_address
 from dask_limits.dask.reservations import OWN_BYTES
 from dask_limits.executors.jobqueue.adaptive import Adaptive, parse_workers
-from dask_limits.executors.jobqueue.imported import JobQueueCluster, dask_jobqueue
+from dask_limits.executors.jobqueue.jobqueue_import import JobQueueCluster, dask_jobqueue
 from dask_limits.executors.jobqueue.options import (
     Configuration,
     check_lists,

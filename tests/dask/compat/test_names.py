@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from dask_limits.dask.compat.name import TESTED, Name
-from dask_limits.dask.compat.names import dask_names
+from dask_limits.dask.compat.all_names import dask_names
+from dask_limits.dask.compat.undocumented_name import TESTED, Name
 
 
 @pytest.mark.parametrize("name", dask_names(), ids=lambda name: name.path)

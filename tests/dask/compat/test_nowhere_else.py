@@ -14,9 +14,17 @@ from pathlib import Path
 import pytest
 
 import dask_limits
-from dask_limits.dask.compat import client, graphs, joblib, jobqueue, lost_limits, scheduler, worker
-from dask_limits.dask.compat.name import Name
-from dask_limits.dask.compat.names import dask_names
+from dask_limits.dask.compat import (
+    client,
+    dropped_annotations,
+    graphs,
+    joblib,
+    jobqueue,
+    scheduler,
+    worker,
+)
+from dask_limits.dask.compat.all_names import dask_names
+from dask_limits.dask.compat.undocumented_name import Name
 
 PACKAGE = Path(dask_limits.__file__).parent
 COMPAT = PACKAGE / "dask" / "compat"
@@ -62,7 +70,7 @@ USED_OTHERWISE = {
     "dask_jobqueue.runner",
     "dask_jobqueue.core:JobQueueCluster._get_worker_security",
 }
-TABLES = (client, graphs, joblib, jobqueue, lost_limits, scheduler, worker)
+TABLES = (client, graphs, joblib, jobqueue, dropped_annotations, scheduler, worker)
 
 DOCUMENTED_OVERRIDES = {"__init__", "start", "close", "scale"}
 BASES = (

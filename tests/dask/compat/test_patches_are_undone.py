@@ -16,8 +16,8 @@ from dask.callbacks import Callback
 
 from dask_limits import annotate
 from dask_limits.dask.compat import jobqueue
+from dask_limits.dask.compat.dropped_annotations import dataframes_do_not_warn
 from dask_limits.dask.compat.joblib import sequential_instead_of_dask
-from dask_limits.dask.compat.lost_limits import dataframes_do_not_warn
 from dask_limits.dask.graphs.lost_limits import warn_of_local_schedulers
 from dask_limits.dask.graphs.optimization import keep_limits, keep_no_limits
 from dask_limits.dask.graphs.shuffles import shuffle_by_tasks

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from dask_limits.dask.compat import scheduler as compat
-from dask_limits.dask.compat.name import Name
+from dask_limits.dask.compat.undocumented_name import Name
 
 METHODS = ("is_rootish", "decide_worker_non_rootish")
 

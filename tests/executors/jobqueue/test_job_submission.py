@@ -13,7 +13,7 @@ from fake_batch_systems import BatchSystem
 from processes import alive, until
 
 from dask_limits import Scheduler
-from dask_limits.executors.jobqueue import submission
+from dask_limits.executors.jobqueue import job_submission
 from dask_limits.executors.jobqueue.shared_directory import SharedDirectory
 
 
@@ -61,7 +61,7 @@ def test_no_job_outlives_a_driver_that_is_killed(tmp_path, forked):
 def test_a_submit_command_that_hangs_holds_up_no_end_and_its_job_is_cancelled(
     tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(submission, "_END_S", 0.1)
+    monkeypatch.setattr(job_submission, "_END_S", 0.1)
     (job := tmp_path / "job.sh").write_text("exec sleep 600")
     (folder := tmp_path / "jobs").mkdir()
     system = BatchSystem("pbs", folder)

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any, Final
 
-from dask_limits.dask.compat.name import Name
 from dask_limits.dask.compat.shared_patch import SharedPatch
+from dask_limits.dask.compat.undocumented_name import Name
 
 _WARNED: Final = "to warn of limits that are lost, and of no others"
 _NO_WARNING: Final = "No warning where this function loses limits."

@@ -4,12 +4,20 @@ from __future__ import annotations
 
 from typing import Final
 
-from dask_limits.dask.compat import client, graphs, joblib, jobqueue, lost_limits, scheduler, worker
-from dask_limits.dask.compat.name import Name
+from dask_limits.dask.compat import (
+    client,
+    dropped_annotations,
+    graphs,
+    joblib,
+    jobqueue,
+    scheduler,
+    worker,
+)
+from dask_limits.dask.compat.undocumented_name import Name
 
 NAMES: Final[tuple[Name, ...]] = (
     *graphs.NAMES,
-    *lost_limits.NAMES,
+    *dropped_annotations.NAMES,
     *client.NAMES,
     *scheduler.NAMES,
     *worker.NAMES,

@@ -20,8 +20,8 @@ import cloudpickle
 import pytest
 from processes import alive, start_sleeping, until, written_pid
 
-from dask_limits.compat import enforce_limits as pynisher
-from dask_limits.compat.enforce_limits import enforce_limits
+from dask_limits.old_pynisher import enforce_limits as pynisher
+from dask_limits.old_pynisher.enforce_limits import enforce_limits
 
 # Importing this module takes time, in a task process too, and that counts as time of the call.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])

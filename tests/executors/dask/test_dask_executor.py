@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import gc
 import os
 import signal
 import subprocess
@@ -296,6 +297,7 @@ def test_cancel_keeps_a_waiting_call_from_starting(executor: DaskExecutor, tmp_p
 
 
 def test_nothing_is_kept_of_what_is_done(executor: DaskExecutor) -> None:
+    gc.collect()  # futures of the tests before it, in circles of references
     futures = [executor.submit(limit(abs, wall_time=20), -n) for n in range(20)]
     futures += [executor.submit(limit(time.sleep, wall_time=0.05), 60)]
     concurrent.futures.wait(futures)

@@ -3,13 +3,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Self
 
 from dask_limits.executors import factories
+from dask_limits.limits import Limits
 
 if TYPE_CHECKING:
     from distributed import Security
 
     from dask_limits.batch_systems.walltimes import Walltime
     from dask_limits.executors import ExecutorFactory
-    from dask_limits.limits import Limits
     from dask_limits.units import Amount
 
 
@@ -169,6 +169,7 @@ class SchedulerClusters:
 
         Raises:
             LimitRefusedError: if no worker could ever run such a call.
+            TypeError: if `limits` is something else.
 
         Example:
             >>> from dask_limits import Limits, Scheduler
@@ -181,5 +182,10 @@ class SchedulerClusters:
             ...     print(error.limit, error.most)
             memory 805306368
         """
+        if not isinstance(limits, Limits):
+            raise TypeError(
+                f"limits={limits!r} is a {type(limits).__name__}. Use Limits(...), or the `limits`"
+                " of a PynisherPlugin."
+            )
         if (error := self._factory.refusal(limits, name)) is not None:
             raise error

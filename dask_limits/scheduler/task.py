@@ -165,6 +165,7 @@ def _as_plugins(plugins: Plugin | Iterable[Plugin]) -> Iterable[Plugin]:
             )
         if not (hasattr(plugin, "pre_submit") and hasattr(plugin, "attach_task")):
             raise TypeError(
-                f"plugins={plugin!r} is a {type(plugin).__name__}. Use a Plugin, or several."
+                f"plugins={plugins!r} must be a plugin, such as PynisherPlugin(...), or a list of"
+                f" plugins: {plugin!r} is a {type(plugin).__name__}"
             )
     return several

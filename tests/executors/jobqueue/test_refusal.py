@@ -3,7 +3,7 @@
 import dask
 import pytest
 
-from dask_limits import Limits, Scheduler
+from dask_limits import Limits, PynisherPlugin, Scheduler
 from dask_limits.exceptions import LimitRefusedError
 
 
@@ -34,3 +34,8 @@ def test_what_a_configuration_file_says_of_jobs_counts():
 
 def test_a_scheduler_that_does_not_know_its_workers_accepts_all_limits():
     Scheduler.with_processes(1).check_limits(Limits(memory="900 TiB"))
+
+
+def test_what_is_no_limits_is_refused_in_a_sentence():
+    with pytest.raises(TypeError, match=r"is a PynisherPlugin\. Use Limits\("):
+        Scheduler.with_processes(1).check_limits(PynisherPlugin())

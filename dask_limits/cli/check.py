@@ -6,7 +6,7 @@ import sys
 import click
 
 from dask_limits.cli.options import BadInput, check_address
-from dask_limits.cli.output import INTERRUPTED, output
+from dask_limits.cli.output import output
 
 
 @click.command("check")
@@ -38,8 +38,6 @@ def check_command(scheduler_address: str | None, as_json: bool) -> None:
                 machines = check_workers(scheduler_address, tell)
     except OSError as error:
         raise BadInput(f"The check cannot start: {str(error).rstrip('.')}.") from None
-    except KeyboardInterrupt:
-        sys.exit(INTERRUPTED)
     holds = bool(machines) and all(machine.holds for machine in machines)
     with output():
         if as_json:

@@ -9,7 +9,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from dask_limits.exceptions import CallPicklingError
 from dask_limits.executors.future import Future
-from dask_limits.limits import CancelToken, LimitedCall, run_call
+from dask_limits.limits import CancelToken, LimitedCall, Outcome, run_call
 from dask_limits.limits.call import run_call_packed
 from dask_limits.limits.ipc import pickling
 from dask_limits.limits.packed_outcome import PackedOutcome
@@ -88,7 +88,12 @@ class WrappedExecutor(concurrent.futures.Executor):
 
         def settle(inner: concurrent.futures.Future[PackedOutcome[R]]) -> None:
             if not _pass_failure(inner, future):
-                future.settle(inner.result().unpack())
+                packed = inner.result()
+                try:
+                    outcome = packed.unpack()
+                except BaseException as error:  # raised by the user's class; nobody else would hear
+                    outcome = Outcome(usage=packed.usage, exception=error)
+                future.settle(outcome)
 
         inner.add_done_callback(settle)
         return future

@@ -307,6 +307,23 @@ def test_the_result_of_a_limited_call_is_unpickled_where_it_is_read_and_nowhere_
     assert [path.name for path in tmp_path.iterdir()] == [str(os.getpid())]
 
 
+def interrupt():
+    raise KeyboardInterrupt
+
+
+class InterruptsWhereItIsUnpickled:
+    def __reduce__(self):
+        return interrupt, ()
+
+
+def test_a_result_whose_unpickling_raises_anything_ends_its_call(executor, kind):
+    if kind.make is SequentialExecutor:
+        pytest.skip("it is unpickled in the thread that submits, which is interrupted")
+    future = executor.submit(limit(InterruptsWhereItIsUnpickled, wall_time=30))
+    assert type(future.exception(timeout=30)) is KeyboardInterrupt
+    assert executor.submit(limit(abs, wall_time=30), -1).result(timeout=30) == 1
+
+
 def test_a_call_that_runs_under_a_limit_ends_when_it_is_cancelled(executor, kind, tmp_path):
     if not kind.ends_running:
         pytest.skip("this executor cannot end a call that runs")

@@ -332,7 +332,7 @@ class DaskExecutor(WatchedExecutor):
             call.future.settle(outcome.unpack())
         except CommClosedError:  # before the client has noticed
             call.fail(self._lost_errors()(call.packed.name))
-        except (Exception, asyncio.CancelledError) as error:
+        except BaseException as error:  # cancelled, or raised by a class whose object is unpickled
             if self._connection.is_lost():
                 self._give_up()
             call.fail(error)

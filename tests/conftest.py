@@ -28,8 +28,7 @@ def pytest_configure() -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what needs Dask, or a SLURM: `-m "not dask and not slurm"` leaves it out.
 
-    Its folder says so, or a parameter; what is neither has the marker where it is defined. What
-    waits most goes first, beside what computes: else one process is left with it in the end.
+    Its folder says so, or a parameter; what is neither has the marker where it is defined.
     """
     for item in items:
         words = {*item.path.parts, *re.split(r"\W", item.name.partition("[")[2])}
@@ -37,7 +36,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("dask")
         if "slurm" in words:
             item.add_marker("slurm")
-    items.sort(key=lambda item: [item.get_closest_marker(m) is None for m in ("slurm", "dask")])
 
 
 def pytest_collection_finish() -> None:

@@ -36,7 +36,7 @@ def probe_scheduler(address: str, security: distributed.Security | None = None) 
 
     Example:
         >>> from distributed import LocalCluster
-        >>> with LocalCluster(n_workers=1, processes=False, dashboard_address=None) as cluster:
+        >>> with LocalCluster(n_workers=1, processes=False, dashboard_address=":0") as cluster:
         ...     probe_scheduler(cluster.scheduler_address)
     """
     if security is None and dask.config.get(_ASK_OTHERWISE, None) is not None:

@@ -3,7 +3,7 @@
 PYTHON ?= python3
 PYTHONS ?= 3.11 3.12 3.13
 BIN := .venv/bin
-PARALLEL := --numprocesses 4 --dist loadfile --max-worker-restart 0
+PARALLEL := --numprocesses 3 --dist loadfile --max-worker-restart 0
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .PHONY: demo test test-oldest test-matrix coverage lint format bench slurm-up slurm-down clean
@@ -12,7 +12,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --co
 demo: .venv/demo  ## Run a limited search on a Dask cluster on this machine
 	$(BIN)/dask-limits search --executor dask --trials 20 --trial-memory 300MiB --trial-wall-time 5s --out results/
 
-test: .venv/test  ## Run the whole test suite, four files at a time: a test waits most of its time
+test: .venv/test  ## Run the whole test suite, three files at a time: a test waits most of its time
 	$(BIN)/python -m pytest $(PARALLEL)
 
 test-oldest: .venv-oldest/test  ## Run the tests of Dask on the oldest versions that pyproject.toml names

@@ -45,6 +45,7 @@ All of them can be pickled, and keep their attributes when they are.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from concurrent.futures import BrokenExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -121,6 +122,8 @@ class ProcessLimitException(PynisherException):  # type: ignore[misc]
 class CallError(PynisherException):  # type: ignore[misc]
     """A call ended neither by returning nor by raising an exception of its own.
 
+    The attributes of this class and of those below are keyword arguments too.
+
     Attributes:
         call: The name of the function.
         limits: Its [Limits][dask_limits.Limits].
@@ -129,20 +132,17 @@ class CallError(PynisherException):  # type: ignore[misc]
             not known.
     """
 
-    def __init__(
-        self,
-        message: str = "",
-        *,
-        call: str = "",
-        limits: Any = None,
-        usage: Any = None,
-        stacks: str = "",
-    ) -> None:
+    call: str = ""
+    limits: Any = None
+    usage: Any = None
+    stacks: str = ""
+
+    def __init__(self, message: str = "", **attributes: Any) -> None:
         super().__init__(message)
-        self.call = call
-        self.limits = limits
-        self.usage = usage
-        self.stacks = stacks
+        for name, value in attributes.items():
+            if not hasattr(type(self), name):
+                raise TypeError(f"{type(self).__name__} has no attribute {name!r}")
+            setattr(self, name, value)
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Not the default one: it refuses subclasses of MemoryError with another base
@@ -209,13 +209,12 @@ class ExitError(CallError):
     @classmethod
     def of(cls, call: str, exit_code: int) -> ExitError:
         """The error of a call of this name that ended with this exit status."""
-        error = cls(
+        return cls(
             f"{call}() ended its process with exit code {exit_code} instead of returning"
             " (sys.exit or os._exit)",
             call=call,
+            exit_code=exit_code,
         )
-        error.exit_code = exit_code
-        return error
 
 
 class GuardianLostError(CallError):
@@ -231,19 +230,9 @@ class LimitRefusedError(CallError):
         most: The most that there is for one call.
     """
 
-    def __init__(
-        self,
-        message: str = "",
-        *,
-        limit: str = "",
-        asked: float = 0,
-        most: float = 0,
-        **about: Any,
-    ) -> None:
-        super().__init__(message, **about)
-        self.limit = limit
-        self.asked = asked
-        self.most = most
+    limit: str = ""
+    asked: float = 0
+    most: float = 0
 
 
 class WorkerLostError(CallError):
@@ -256,21 +245,10 @@ class WorkerLostError(CallError):
         tries: How many workers were lost while they ran the call.
     """
 
-    def __init__(
-        self,
-        message: str = "",
-        *,
-        worker: str = "",
-        job: str = "",
-        cause: str = "",
-        tries: int = 0,
-        **about: Any,
-    ) -> None:
-        super().__init__(message, **about)
-        self.worker = worker
-        self.job = job
-        self.cause = cause
-        self.tries = tries
+    worker: str = ""
+    job: str = ""
+    cause: str = ""
+    tries: int = 0
 
 
 class ClusterLostError(CallError, BrokenExecutor):
@@ -281,17 +259,8 @@ class ClusterLostError(CallError, BrokenExecutor):
         running: The names of all calls that were not done.
     """
 
-    def __init__(
-        self,
-        message: str = "",
-        *,
-        address: str = "",
-        running: list[str] | None = None,
-        **about: Any,
-    ) -> None:
-        super().__init__(message, **about)
-        self.address = address
-        self.running = running or []
+    address: str = ""
+    running: Sequence[str] = ()
 
 
 class CallCancelledError(CallError):
@@ -305,9 +274,7 @@ class CallPicklingError(CallError):
         part: What it was: "arguments", "result" or "exception".
     """
 
-    def __init__(self, message: str = "", *, part: str = "", **about: Any) -> None:
-        super().__init__(message, **about)
-        self.part = part
+    part: str = ""
 
 
 class RemoteTraceback(Exception):

@@ -7,7 +7,7 @@ import inspect
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Generic, ParamSpec, Self, TypeVar, overload
+from typing import Any, Generic, ParamSpec, Self, TypedDict, TypeVar, Unpack, overload
 
 from dask_limits.exceptions import EventNotKnownError
 from dask_limits.units import whole_number
@@ -38,7 +38,17 @@ class Event(str, Generic[P]):
         return f"Event({self.name!r})"
 
 
-@dataclass(slots=True, kw_only=True)
+class CallbackOptions(TypedDict, total=False):
+    """When to call a callback. See `Subscriber`."""
+
+    when: Callable[[], bool] | None
+    max_calls: int | None
+    repeat: int
+    every: int
+    hidden: bool
+
+
+@dataclass(slots=True)
 class Callback:
     """A function that is subscribed to an event, and when to call it."""
 
@@ -85,7 +95,7 @@ class Subscriber(Generic[P]):
     Example:
         >>> SAVED: Event[[int]] = Event("on-saved")
         >>> emitter = Emitter("Store", [SAVED])
-        >>> on_saved = emitter.subscriber(SAVED)
+        >>> on_saved = emitter.on(SAVED)
         >>> @on_saved
         ... def show(n: int) -> None:
         ...     print("saved", n)
@@ -105,26 +115,12 @@ class Subscriber(Generic[P]):
 
     @overload
     def __call__(
-        self,
-        callback: Callable[P, T],
-        *,
-        when: Callable[[], bool] | None = None,
-        max_calls: int | None = None,
-        repeat: int = 1,
-        every: int = 1,
-        hidden: bool = False,
+        self, callback: Callable[P, T], **options: Unpack[CallbackOptions]
     ) -> Callable[P, T]: ...
 
     @overload
     def __call__(
-        self,
-        callback: None = None,
-        *,
-        when: Callable[[], bool] | None = None,
-        max_calls: int | None = None,
-        repeat: int = 1,
-        every: int = 1,
-        hidden: bool = False,
+        self, callback: None = None, **options: Unpack[CallbackOptions]
     ) -> Callable[[Callable[P, T]], Callable[P, T]]: ...
 
     def __call__(
@@ -163,17 +159,8 @@ class Subscriber(Generic[P]):
 
         def subscribe(function: Callable[P, T]) -> Callable[P, T]:
             _check_callable(function, f"a callback of {self.event.name!r}")
-            self.emitter.add_callback(
-                self.event,
-                Callback(
-                    function=function,
-                    when=when,
-                    max_calls=max_calls,
-                    repeat=repeat,
-                    every=every,
-                    hidden=hidden,
-                ),
-            )
+            subscribed = Callback(function, when, max_calls, repeat, every, hidden)
+            self.emitter.add_callback(self.event, subscribed)
             return function
 
         return subscribe if callback is None else subscribe(callback)
@@ -211,7 +198,7 @@ class SubscriberTo(Generic[P]):
     def __get__(self, owner: HasEvents, kind: type) -> Subscriber[P]: ...
 
     def __get__(self, owner: HasEvents | None, kind: type) -> Self | Subscriber[P]:
-        return self if owner is None else owner.emitter.subscriber(self.event)
+        return self if owner is None else owner.emitter.on(self.event)
 
 
 def events_of(cls: type) -> list[Event[...]]:
@@ -260,16 +247,6 @@ class Emitter:
         """The events, in the order in which they were added."""
         return list(self._callbacks)
 
-    def subscriber(self, event: Event[P]) -> Subscriber[P]:
-        """Return what subscribes callbacks to an event.
-
-        Raises:
-            EventNotKnownError: if the event was never added.
-        """
-        if event not in self._callbacks:
-            raise self._not_known(event)
-        return Subscriber(self, event)
-
     @overload
     def on(self, event: Event[P]) -> Subscriber[P]: ...  # type: ignore[overload-overlap]
 
@@ -277,8 +254,15 @@ class Emitter:
     def on(self, event: str) -> Subscriber[...]: ...
 
     def on(self, event: Event[P] | str) -> Subscriber[P] | Subscriber[...]:
-        """Like `subscriber`, for an event or the name of one."""
-        return self.subscriber(event if isinstance(event, Event) else Event(event))
+        """Return what subscribes callbacks to an event, by the event or by its name.
+
+        Raises:
+            EventNotKnownError: if the event was never added.
+        """
+        event = event if isinstance(event, Event) else Event(event)
+        if event not in self._callbacks:
+            raise self._not_known(event)
+        return Subscriber(self, event)
 
     def add_callback(self, event: Event[...], callback: Callback) -> None:
         """Add a callback, to be called after those that are there already."""
@@ -298,8 +282,17 @@ class Emitter:
         except KeyError:
             raise self._not_known(event) from None
         self.counts[event if isinstance(event, Event) else Event(event)] += 1
-        if callbacks:
-            self._call(tuple(callbacks), args, kwargs)
+        first: Exception | None = None
+        for callback in tuple(callbacks):  # callbacks may add others
+            try:
+                callback.answer(args, kwargs)
+            except Exception as error:
+                if first is None:
+                    first = error
+                elif error is not first:
+                    first.add_note(f"Another callback of this event raised {error!r}")
+        if first is not None:
+            raise first
 
     def summary(self) -> list[EventSummary]:
         """Summarize each event: its count and its callbacks, without hidden ones."""
@@ -311,21 +304,6 @@ class Emitter:
             )
             for event, callbacks in self._callbacks.items()
         ]
-
-    def _call(
-        self, callbacks: tuple[Callback, ...], args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> None:
-        first: Exception | None = None
-        for callback in callbacks:
-            try:
-                callback.answer(args, kwargs)
-            except Exception as error:
-                if first is None:
-                    first = error
-                elif error is not first:
-                    first.add_note(f"Another callback of this event raised {error!r}")
-        if first is not None:
-            raise first
 
     def _not_known(self, event: str) -> EventNotKnownError:
         known = [e.name for e in self._callbacks]

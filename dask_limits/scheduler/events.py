@@ -82,7 +82,7 @@ class SchedulerEvents(HasEvents):
     on_waiting_for_workers = SubscriberTo(WAITING_FOR_WORKERS)
 
     def __init__(self) -> None:
-        self.emitter = Emitter("Scheduler", events_of(SchedulerEvents))
+        self.emitter = Emitter("Scheduler", events_of(type(self)))
 
     @property
     def event_counts(self) -> Counter[Event[...]]:

@@ -9,7 +9,9 @@ import pytest
 from processes import wait_for
 from scheduled import fail, on_start
 
-from dask_limits import ExitState, Scheduler, SequentialExecutor
+from dask_limits import Event, ExitState, Scheduler, SequentialExecutor
+from dask_limits.events import SubscriberTo
+from dask_limits.exceptions import EventNotKnownError
 
 Code = ExitState.Code
 
@@ -117,6 +119,21 @@ def test_the_executor_is_what_was_given_or_what_runs_use():
         assert scheduler.executor is used[-1]
     assert used[0] is not used[1]
     assert isinstance(used[0], Executor)
+
+
+def test_events_that_a_subclass_declares_are_events_of_its_schedulers():
+    class Saving(Scheduler):
+        SAVED = Event("on_saved")
+        on_saved = SubscriberTo(SAVED)
+
+    scheduler, seen = Saving.with_sequential(), []
+    scheduler.on_saved(seen.append)
+    scheduler.on_start(lambda: scheduler.emit(Saving.SAVED, 3))
+    scheduler.run()
+    assert seen == [3]
+    assert scheduler.event_counts["on_saved"] == 1
+    with pytest.raises(EventNotKnownError, match="on_saved"):
+        Scheduler.with_sequential().on("on_saved")
 
 
 def test_a_pool_that_is_passed_in_stays_open():

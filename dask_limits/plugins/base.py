@@ -10,7 +10,6 @@ from typing import (
     ParamSpec,
     Protocol,
     Self,
-    TypeVar,
     overload,
     runtime_checkable,
 )
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 P = ParamSpec("P")
-R = TypeVar("R")
 
 RETRY: Final[Event[[Future[Any], BaseException, int]]] = Event("retry")
 """An attempt has failed, and its call is about to be submitted again. Only tasks with a plugin
@@ -106,9 +104,7 @@ class Plugin(render.Renderable):
         """Called when it is attached to a task, which has its events by then."""
         self.task = task
 
-    def pre_submit(
-        self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs
-    ) -> tuple[Callable[P, R], tuple[Any, ...], dict[str, Any]] | None:
+    def pre_submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Call | None:
         """Called before a call is submitted, with its function and arguments.
 
         Returns:

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, ParamSpec, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from dask_limits.display import render
 from dask_limits.events import Event
@@ -11,8 +11,7 @@ from dask_limits.units import whole_number
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-P = ParamSpec("P")
-R = TypeVar("R")
+    from dask_limits.executors import Call
 
 
 class Limiter(Plugin):
@@ -100,11 +99,12 @@ class Limiter(Plugin):
                 other.on_done(lambda _: task.start_held(), hidden=True)
                 other.on_cancelled(lambda _: task.start_held(), hidden=True)
 
-    def pre_submit(
-        self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs
-    ) -> tuple[Callable[P, R], tuple[Any, ...], dict[str, Any]] | None:
+    def pre_submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Call | None:
         """Let a call pass, or emit the event of the limit that it is over."""
-        event = self._objection()
+        if self.max_calls is not None and self.n_calls >= self.max_calls:
+            event: Event[...] | None = self.CALL_LIMIT_REACHED
+        else:
+            event = None if self.when_full == "wait" else self._full()
         if event is None:
             return fn, args, kwargs
         self.task.emit(event, self.task, *args, **kwargs)
@@ -112,31 +112,15 @@ class Limiter(Plugin):
 
     def has_place(self) -> bool:
         """Whether a call may start now."""
-        return not self._too_many() and not self._other_runs()
+        return self._full() is None
 
-    def copy(self) -> Self:
-        """Return a limiter with the same limits, and a count of 0."""
-        return type(self)(
-            max_calls=self.max_calls,
-            max_concurrent=self.max_concurrent,
-            not_while_running=self.not_while_running,
-            when_full=self.when_full,
-        )
-
-    def _objection(self) -> Event[...] | None:
-        if self.max_calls is not None and self.n_calls >= self.max_calls:
-            return self.CALL_LIMIT_REACHED
-        if self.when_full == "wait":
-            return None
-        if self._too_many():
+    def _full(self) -> Event[...] | None:
+        """The event of what keeps a call from starting now; None if nothing does."""
+        if self.max_concurrent is not None and self.task.n_running >= self.max_concurrent:
             return self.CONCURRENT_LIMIT_REACHED
-        return self.DISABLED_DUE_TO_RUNNING_TASK if self._other_runs() else None
-
-    def _too_many(self) -> bool:
-        return self.max_concurrent is not None and self.task.n_running >= self.max_concurrent
-
-    def _other_runs(self) -> bool:
-        return any(other.running() for other in self.not_while_running)
+        if any(other.running() for other in self.not_while_running):
+            return self.DISABLED_DUE_TO_RUNNING_TASK
+        return None
 
     def __rich__(self) -> RenderableType:
         attached = hasattr(self, "task")

@@ -3,28 +3,19 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from multiprocessing.context import BaseContext
-from typing import TYPE_CHECKING, Any, ClassVar, Final, ParamSpec, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from dask_limits import exceptions
 from dask_limits.display import render
 from dask_limits.events import Event
 from dask_limits.limits import Isolation, LimitedCall, Limits
 from dask_limits.plugins.base import Plugin
-from dask_limits.units import (
-    Amount,
-    format_bytes,
-    format_seconds,
-    parse_bytes,
-    parse_seconds,
-)
+from dask_limits.units import Amount, format_bytes, format_seconds, parse_bytes, parse_seconds
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from dask_limits.executors import Future
-
-P = ParamSpec("P")
-R = TypeVar("R")
+    from dask_limits.executors import Call, Future
 
 _KINDS: Final = ("wall_time", "cpu_time", "memory", "num_processes")
 
@@ -145,9 +136,7 @@ class PynisherPlugin(Plugin):
         """The older name of `walltime_limit`."""
         return self.walltime_limit
 
-    def pre_submit(
-        self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs
-    ) -> tuple[Callable[P, R], tuple[Any, ...], dict[str, Any]] | None:
+    def pre_submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Call | None:
         """Add the limits to a call. If it has limits already, the stricter of each counts."""
         if not self.limits:
             return fn, args, kwargs
@@ -160,31 +149,15 @@ class PynisherPlugin(Plugin):
         exception = None if future.cancelled() else future.exception()
         if not isinstance(exception, exceptions.PynisherException):
             return
-        emit = self.task.emit
-        if isinstance(exception, self.TimeoutException):
-            emit(self.TIMEOUT, exception)
-        if isinstance(exception, self.CpuTimeoutException):
-            emit(self.CPU_TIME_LIMIT_REACHED, exception)
-        elif isinstance(exception, self.WallTimeoutException):
-            emit(self.WALL_TIME_LIMIT_REACHED, exception)
-        elif isinstance(exception, self.MemoryLimitException):
-            emit(self.MEMORY_LIMIT_REACHED, exception)
-        elif isinstance(exception, self.ProcessLimitException):
-            emit(self.PROCESS_LIMIT_REACHED, exception)
-
-    def copy(self) -> Self:
-        """Return a plugin with the same limits, attached to no task."""
-        return type(self)(
-            memory_limit=self.memory_limit,
-            cputime_limit=self.cputime_limit,
-            walltime_limit=self.walltime_limit,
-            process_limit=self.process_limit,
-            cores=self.limits.cores,
-            context=self.context,
-            grace_period=self.limits.grace_period,
-            capture_output=self.limits.capture_output,
-            isolation=self.limits.isolation,
-        )
+        for kind, event in (
+            (exceptions.TimeoutException, self.TIMEOUT),
+            (exceptions.CpuTimeoutException, self.CPU_TIME_LIMIT_REACHED),
+            (exceptions.WallTimeoutException, self.WALL_TIME_LIMIT_REACHED),
+            (exceptions.MemoryLimitException, self.MEMORY_LIMIT_REACHED),
+            (exceptions.ProcessLimitException, self.PROCESS_LIMIT_REACHED),
+        ):
+            if isinstance(exception, kind):
+                self.task.emit(event, exception)
 
     @classmethod
     def supports(cls, kind: str) -> bool:
@@ -201,19 +174,16 @@ class PynisherPlugin(Plugin):
         return sys.platform == "linux"
 
     def __rich__(self) -> RenderableType:
-        limits, rows = self.limits, []
-        if limits.memory is not None:
-            rows.append(f"Memory {format_bytes(limits.memory)}")
-        if limits.cpu_time is not None:
-            rows.append(f"CPU time {format_seconds(limits.cpu_time)}")
-        if limits.wall_time is not None:
-            rows.append(f"Wall time {format_seconds(limits.wall_time)}")
-        if limits.num_processes is not None:
-            rows.append(f"Processes {limits.num_processes}")
-        if limits.cores is not None:
-            rows.append(f"Cores {limits.cores}")
-        if limits.isolation != "warm":
-            rows.append(f"Isolation {limits.isolation}")
+        limits = self.limits
+        shown: list[tuple[str, Any, Callable[[Any], str]]] = [
+            ("Memory", limits.memory, format_bytes),
+            ("CPU time", limits.cpu_time, format_seconds),
+            ("Wall time", limits.wall_time, format_seconds),
+            ("Processes", limits.num_processes, str),
+            ("Cores", limits.cores, str),
+            ("Isolation", limits.isolation if limits.isolation != "warm" else None, str),
+        ]
+        rows = [f"{name} {form(value)}" for name, value, form in shown if value is not None]
         return render.plugin_panel(self.name, rows)
 
 

@@ -5,13 +5,13 @@ import math
 from collections.abc import Iterable
 from concurrent.futures import BrokenExecutor
 from numbers import Real
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from dask_limits.display import render
 from dask_limits.events import Event
 from dask_limits.exceptions import Breach, CrashError, GuardianLostError, WorkerLostError
 from dask_limits.limits import LimitedCall, Limits
-from dask_limits.plugins.base import RETRY, Plugin
+from dask_limits.plugins.base import RETRY, Plugin, PluginTask
 from dask_limits.units import Amount, format_seconds, parse_seconds, whole_number
 
 if TYPE_CHECKING:
@@ -118,6 +118,10 @@ class Retry(Plugin):
         self.wall_time_factor = _factor("wall_time_factor", wall_time_factor)
         self.cpu_time_factor = _factor("cpu_time_factor", cpu_time_factor)
         self.delay = _delay(delay)
+
+    def attach_task(self, task: PluginTask) -> None:
+        """Called when it is attached to a task."""
+        super().attach_task(task)
         self._n_retries: dict[Future[Any], int] = {}  # of calls that are not done
 
     def next_attempt(
@@ -136,17 +140,6 @@ class Retry(Plugin):
     def post_done(self, future: Future[Any]) -> None:
         """Forget the retries of a call that has ended."""
         self._n_retries.pop(future, None)
-
-    def copy(self) -> Self:
-        """Return a plugin with the same arguments, attached to no task."""
-        return type(self)(
-            max_retries=self.max_retries,
-            on=self.on,
-            memory_factor=self.memory_factor,
-            wall_time_factor=self.wall_time_factor,
-            cpu_time_factor=self.cpu_time_factor,
-            delay=self.delay,
-        )
 
     def _raised(self, limits: Limits) -> Limits:
         """Return the limits, each raised by its factor."""

@@ -608,6 +608,15 @@ def test_several_retries_each_count_their_own(scheduler):
     assert task.emitter.counts["retry"] == 4
 
 
+def test_two_copies_on_one_task_each_count_their_own(scheduler):
+    retry = flaky_retry(2)
+    scheduler.task(abs, plugins=retry)
+    task = scheduler.task(Flaky(9), plugins=[retry.copy(), retry.copy()])
+    futures = submitted(task)
+    scheduler.run(on_exception="continue")
+    assert futures[0].attempts == 5
+
+
 def test_a_plugin_of_ones_own_may_submit_something_else(scheduler):
     class Smaller(Plugin):
         def next_attempt(self, future, exception, call):

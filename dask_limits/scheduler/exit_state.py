@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import InitVar, dataclass, field
 from enum import StrEnum
 from typing import ClassVar, Final, Literal, get_args
+
+from dask_limits.units import Amount, parse_seconds
 
 Action = Literal["raise", "end", "continue"]
 """What an exception does to a run: the run raises it, ends without raising it, or goes on."""
@@ -51,39 +53,44 @@ class ExitState:
     CANCELLED: ClassVar = Code.CANCELLED
 
 
-def check_actions(on_exception: OnException, on_cancelled: Action) -> None:
-    """Check the options of a run that name actions.
+@dataclass
+class RunOptions:
+    """The arguments of `Scheduler.run`, checked."""
 
-    Raises:
-        ValueError: for an unknown action, or a mapping that names the type of Ctrl-C.
-        TypeError: for a mapping with a key that is not a type of exception.
-    """
-    _check_action("on_cancelled", on_cancelled)
-    if not isinstance(on_exception, Mapping):
-        _check_action("on_exception", on_exception)
-        return
-    for kind, action in on_exception.items():
-        if not (isinstance(kind, type) and issubclass(kind, BaseException)):
-            raise TypeError(
-                f"Invalid key {kind!r} in on_exception: it is not a type of exception."
-                " Use a class, such as ValueError."
-            )
-        if issubclass(kind, KeyboardInterrupt) or issubclass(KeyboardInterrupt, kind):
-            raise ValueError(
-                f"Invalid key {kind.__name__} in on_exception: Ctrl-C always ends a run."
-                " Use Exception for all other exceptions."
-            )
-        _check_action(f"on_exception[{kind.__name__}]", action)
+    timeout: InitVar[Amount | None]
+    end_on_empty: bool
+    wait: bool
+    on_exception: OnException
+    on_cancelled: Action
+    timeout_s: float | None = field(init=False)
 
+    def __post_init__(self, timeout: Amount | None) -> None:
+        self.timeout_s = None if timeout is None else parse_seconds(timeout, "timeout")
+        _check_action("on_cancelled", self.on_cancelled)
+        if not isinstance(self.on_exception, Mapping):
+            _check_action("on_exception", self.on_exception)
+            return
+        for kind, action in self.on_exception.items():
+            if not (isinstance(kind, type) and issubclass(kind, BaseException)):
+                raise TypeError(
+                    f"Invalid key {kind!r} in on_exception: it is not a type of exception."
+                    " Use a class, such as ValueError."
+                )
+            if issubclass(kind, KeyboardInterrupt) or issubclass(KeyboardInterrupt, kind):
+                raise ValueError(
+                    f"Invalid key {kind.__name__} in on_exception: Ctrl-C always ends a run."
+                    " Use Exception for all other exceptions."
+                )
+            _check_action(f"on_exception[{kind.__name__}]", action)
 
-def action_for(on_exception: OnException, error: BaseException) -> Action:
-    """The action for an exception. A type that the mapping does not name is raised."""
-    if not isinstance(on_exception, Mapping):
-        return on_exception
-    for kind, action in on_exception.items():
-        if isinstance(error, kind):
-            return action
-    return "raise"
+    def action_for(self, error: BaseException) -> Action:
+        """The action for an exception. A type that the mapping does not name is raised."""
+        if not isinstance(self.on_exception, Mapping):
+            return self.on_exception
+        for kind, action in self.on_exception.items():
+            if isinstance(error, kind):
+                return action
+        return "raise"
 
 
 def _check_action(name: str, action: object) -> None:

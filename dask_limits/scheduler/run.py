@@ -5,8 +5,7 @@ import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import CancelledError
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from typing import Any, ParamSpec, Protocol
+from typing import Any, NamedTuple, ParamSpec
 
 from dask_limits.display.live import REDRAW_EVERY_S
 from dask_limits.events import Emitter, Event
@@ -22,8 +21,9 @@ from dask_limits.executors.cluster import (
 )
 from dask_limits.executors.deferred_future import DeferredFuture
 from dask_limits.limits import name_of
-from dask_limits.scheduler.events import SchedulerEvents
-from dask_limits.scheduler.exit_state import Action, ExitState, OnException, action_for
+from dask_limits.plugins import Plugin
+from dask_limits.scheduler.events import SchedulerEvents, TaskEvents
+from dask_limits.scheduler.exit_state import Action, ExitState, RunOptions
 from dask_limits.scheduler.run_loop import RunLoop, Steps, Timer
 
 P = ParamSpec("P")
@@ -31,31 +31,13 @@ P = ParamSpec("P")
 logger = logging.getLogger("dask_limits")
 
 
-class CallHooks(Protocol):
-    """What a run calls for each call of a task."""
+class CallHooks(NamedTuple):
+    """What a run needs of the task that a call belongs to."""
 
-    def forget(self, future: Future[Any]) -> None:
-        """Called when a call has ended, before its events are emitted."""
-
-    def start_held(self) -> None:
-        """Called when a held call may start."""
-
-    def emit_end(self, run: Run, future: Future[Any]) -> None:
-        """Called when a call has ended, after the scheduler's events are emitted."""
-
-    def emit_rerun(self, run: Run, rerun: Rerun) -> None:
-        """Called when a call runs again, after the scheduler's event is emitted."""
-
-
-@dataclass(frozen=True)
-class RunOptions:
-    """The checked arguments of `Scheduler.run`."""
-
-    timeout_s: float | None
-    end_on_empty: bool
-    wait: bool
-    on_exception: OnException
-    on_cancelled: Action
+    emitter: Emitter
+    plugins: list[Plugin]
+    forget: Callable[[Future[Any]], None]
+    start_held: Callable[[], None]
 
 
 class Run:
@@ -278,7 +260,7 @@ class Run:
             case Rerun(future, error, attempt) if future in self.queue:
                 self._emit(SchedulerEvents.FUTURE_RERUN, future, error, attempt)
                 if (hooks := self._hooks.get(future)) is not None:
-                    hooks.emit_rerun(self, event)
+                    self.guard(hooks.emitter.emit, TaskEvents.RERUN, future, error, attempt)
 
     # -- calls -----------------------------------------------------------------------------
 
@@ -287,31 +269,26 @@ class Run:
         call = self.queue.pop(future, None)
         if call is None:
             return
+        error = None if future.cancelled() else future.exception()
         hooks = self._hooks.pop(future, None)
         if hooks is not None:
             hooks.forget(future)
-        error = None if future.cancelled() else future.exception()
-        if hooks is not None and error is None and not future.cancelled():
-            self.guard(hooks.start_held)  # before callbacks, which may take long
-        self._emit_end(future, error)
+            if error is None and not future.cancelled():
+                self.guard(hooks.start_held)  # before callbacks, which may take long
+        events = _events_of_end(future)
+        for event, _, args in events:
+            self._emit(event, *args)
         if hooks is not None:
-            hooks.emit_end(self, future)
+            for _, event, args in events:
+                self.guard(hooks.emitter.emit, event, *args)
+            for plugin in hooks.plugins:
+                self.guard(plugin.post_done, future)
         if future.cancelled():
             self._apply_on_cancelled(call)
         elif error is not None:
             self._failed(error, of_callback=False)
         if hooks is not None:
             self.guard(hooks.start_held)
-
-    def _emit_end(self, future: Future[Any], error: BaseException | None) -> None:
-        if future.cancelled():
-            self._emit(SchedulerEvents.FUTURE_CANCELLED, future)
-            return
-        self._emit(SchedulerEvents.FUTURE_DONE, future)
-        if error is None:
-            self._emit(SchedulerEvents.FUTURE_RESULT, future, future.result())
-        else:
-            self._emit(SchedulerEvents.FUTURE_EXCEPTION, future, error)
 
     def _cancel(self, futures: Iterable[Future[Any]]) -> None:
         """Cancel calls, and end those that run. Those that are done by now stay as they are."""
@@ -324,19 +301,11 @@ class Run:
         action = self._options.on_cancelled
         if self._finishing or action == "continue":
             return
+        message = f"{name_of(call[0])}() was cancelled"
         error = CancelledError(
-            f"{name_of(call[0])}() was cancelled. Use run(on_cancelled='continue') to go on when"
-            " a call is cancelled."
+            f"{message}. Use run(on_cancelled='continue') to go on when a call is cancelled."
         )
-        if action == "raise" and self.error is None:
-            self.error = error
-        self._end_because(ExitState.Code.CANCELLED, f"{name_of(call[0])}() was cancelled", error)
-
-    def _end_because(self, code: ExitState.Code, message: str, error: BaseException) -> None:
-        """End the run as `stop()` does. Only the first reason counts."""
-        if self._exit is None:
-            self._exit = ExitState(code, error)
-            self._stop = self._stop or (message, error)
+        self._end_because(ExitState.Code.CANCELLED, message, error, action)
 
     # -- errors ----------------------------------------------------------------------------
 
@@ -351,17 +320,42 @@ class Run:
             self._failed(error, of_callback=True)
 
     def _failed(self, error: BaseException, *, of_callback: bool) -> None:
-        """Apply `on_exception` to an error. The run raises only the first."""
-        action = action_for(self._options.on_exception, error)
-        kept = False
-        if action == "raise" and self.error is None:
-            self.error = error
-            kept = True
-        if action != "continue" and self._exit is None:
-            what = "callback" if of_callback else "call"
-            self._end_because(ExitState.Code.EXCEPTION, f"A {what} raised {error!r}", error)
-            kept = True
+        """Apply `on_exception` to an error."""
+        action = self._options.action_for(error)
+        what = "callback" if of_callback else "call"
+        kept = action != "continue" and self._end_because(
+            ExitState.Code.EXCEPTION, f"A {what} raised {error!r}", error, action
+        )
         if of_callback and not kept:  # it would be lost otherwise
             logger.error(
                 "A callback raised an exception that the run does not raise", exc_info=error
             )
+
+    def _end_because(
+        self, code: ExitState.Code, message: str, error: BaseException, action: Action
+    ) -> bool:
+        """End the run as `stop()` does. Only the first reason counts, and the first to raise.
+
+        Returns:
+            Whether the error is in the exit state, or will be raised.
+        """
+        ends = self._exit is None
+        if ends:
+            self._exit = ExitState(code, error)
+            self._stop = self._stop or (message, error)
+        raises = action == "raise" and self.error is None
+        if raises:
+            self.error = error
+        return ends or raises
+
+
+def _events_of_end(
+    future: Future[Any],
+) -> list[tuple[Event[...], Event[...], tuple[Any, ...]]]:
+    """The events of a call that has ended: the scheduler's, the task's, and their arguments."""
+    if future.cancelled():
+        return [(SchedulerEvents.FUTURE_CANCELLED, TaskEvents.CANCELLED, (future,))]
+    done = (SchedulerEvents.FUTURE_DONE, TaskEvents.DONE, (future,))
+    if (error := future.exception()) is not None:
+        return [done, (SchedulerEvents.FUTURE_EXCEPTION, TaskEvents.EXCEPTION, (future, error))]
+    return [done, (SchedulerEvents.FUTURE_RESULT, TaskEvents.RESULT, (future, future.result()))]

@@ -104,10 +104,9 @@ class RunLoop:
 
     def cancel(self, timer: Timer) -> bool:
         """Cancel a timer; False if it is too late."""
-        if not self._take(timer):
-            return False
-        self.put(None)  # wakes the loop: this may have been all that it waited for
-        return True
+        if taken := self._take(timer):
+            self.put(None)  # wakes the loop: this may have been all that it waited for
+        return taken
 
     def cancel_timers(self) -> None:
         """Cancel all timers."""
@@ -144,12 +143,8 @@ class RunLoop:
         """End the loop. Threads that wait in `ask` get an answer: that the run has ended."""
         with self._lock:
             self._closed = True
-        while True:
-            try:
-                thing = self._todo.get_nowait()
-            except Empty:
-                return
-            if callable(thing):
+        while self.has_more():
+            if callable(thing := self._todo.get()):
                 thing()
 
     def drive(self, steps: Steps[R]) -> R:
@@ -180,11 +175,10 @@ class RunLoop:
         try:
             wait_s = next(steps)
             while True:
-                if self._todo.empty() and wait_s != 0:
+                if not self.has_more() and wait_s != 0:
                     try:
-                        async with asyncio.timeout(
-                            wait_s
-                        ):  # asyncio.wait_for may lose a cancellation
+                        # asyncio.wait_for() may lose a cancellation.
+                        async with asyncio.timeout(wait_s):
                             await event.wait()
                     except TimeoutError:
                         pass

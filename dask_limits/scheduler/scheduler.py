@@ -1,18 +1,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, overload
 
 from dask_limits.display import render
 from dask_limits.display.live import live
 from dask_limits.executors import factories, factory_of
 from dask_limits.scheduler.constructors import SchedulerClusters
-from dask_limits.scheduler.exit_state import Action, ExitState, OnException, check_actions
-from dask_limits.scheduler.run import Run, RunOptions
+from dask_limits.scheduler.exit_state import Action, ExitState, OnException, RunOptions
+from dask_limits.scheduler.run import Run
 from dask_limits.scheduler.submitter import Submitter
 from dask_limits.scheduler.task import Task
-from dask_limits.units import Amount, parse_seconds
+from dask_limits.units import Amount
 
 if TYPE_CHECKING:
     from distributed import Security
@@ -39,6 +39,10 @@ class Scheduler(Submitter, SchedulerClusters, render.Renderable):
     Raises:
         TypeError: for anything else. The message lists what is accepted.
 
+    Attributes:
+        executor: What was given. If a `with_...` constructor makes an executor for each run, that
+            of the present or the last run; None before the first.
+
     Example:
         >>> scheduler = Scheduler.with_processes(2)
         >>> @scheduler.on_start
@@ -55,7 +59,7 @@ class Scheduler(Submitter, SchedulerClusters, render.Renderable):
     def __init__(self, executor: object) -> None:
         super().__init__()
         self._factory = factory_of(executor)
-        self._executor = self._factory.given
+        self.executor: Any = self._factory.given
 
     # -- constructors ----------------------------------------------------------------------
 
@@ -168,15 +172,6 @@ class Scheduler(Submitter, SchedulerClusters, render.Renderable):
             return lambda function: Task(function, self, plugins=plugins)
         return Task(function, self, plugins=plugins)
 
-    @property
-    def executor(self) -> Any:
-        """Where calls run: what `Scheduler(...)` was given.
-
-        If a `with_...` constructor makes an executor for each run, this is that of the present
-        or the last run; None before the first.
-        """
-        return self._executor
-
     # -- running ---------------------------------------------------------------------------
 
     def run(
@@ -218,7 +213,7 @@ class Scheduler(Submitter, SchedulerClusters, render.Renderable):
             ValueError: for an invalid argument. Nothing has started then.
             BaseException: what a call or a callback raised, if `on_exception` is "raise".
         """
-        options = _options(timeout, end_on_empty, wait, on_exception, on_cancelled)
+        options = RunOptions(timeout, end_on_empty, wait, on_exception, on_cancelled)
         with self._running(options, display) as run:
             state = run.loop.drive(run.steps())
         if run.error is not None:
@@ -240,7 +235,7 @@ class Scheduler(Submitter, SchedulerClusters, render.Renderable):
         If the scheduler makes a Dask cluster, its start and shutdown block the event loop for a
         second or two. Cancelling this coroutine ends all calls, as Ctrl-C does.
         """
-        options = _options(timeout, end_on_empty, wait, on_exception, on_cancelled)
+        options = RunOptions(timeout, end_on_empty, wait, on_exception, on_cancelled)
         with self._running(options, display) as run:
             state = await run.loop.drive_async(run.steps())
         if run.error is not None:
@@ -254,12 +249,10 @@ class Scheduler(Submitter, SchedulerClusters, render.Renderable):
             raise RuntimeError(
                 "The scheduler is already running. Submit to it, or wait until run() returns."
             )
-        view: AbstractContextManager[Callable[[], None] | None] = (
-            live(self) if display else nullcontext()
-        )
+        view = live(self) if display else nullcontext()
         run = self._run = Run(self.emitter, self._factory, options, view)
         if self._factory.given is None:
-            self._executor = run.executor
+            self.executor = run.executor
         try:
             yield run
         except BaseException as error:
@@ -281,15 +274,3 @@ class Scheduler(Submitter, SchedulerClusters, render.Renderable):
     def __repr__(self) -> str:
         options = ", ".join(f"{name}={value!r}" for name, value in self._factory.options.items())
         return f"Scheduler({self._factory.name}({options}), {len(self.queue)} not done)"
-
-
-def _options(
-    timeout: Amount | None,
-    end_on_empty: bool,
-    wait: bool,
-    on_exception: OnException,
-    on_cancelled: Action,
-) -> RunOptions:
-    check_actions(on_exception, on_cancelled)
-    timeout_s = None if timeout is None else parse_seconds(timeout, "timeout")
-    return RunOptions(timeout_s, end_on_empty, wait, on_exception, on_cancelled)

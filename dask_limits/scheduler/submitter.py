@@ -3,7 +3,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import partial
 from types import MappingProxyType
-from typing import Any, Concatenate, Final, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 from weakref import WeakValueDictionary
 
 from dask_limits.exceptions import SchedulerNotRunningError
@@ -15,8 +15,6 @@ from dask_limits.units import Amount, parse_seconds
 
 P = ParamSpec("P")
 R = TypeVar("R")
-
-_NOTHING: Final[Mapping[Future[Any], Call]] = MappingProxyType({})
 
 
 class Submitter(SchedulerEvents):
@@ -103,7 +101,7 @@ class Submitter(SchedulerEvents):
     @property
     def queue(self) -> Mapping[Future[Any], Call]:
         """The calls that are not done: function, args and kwargs by their future. Read-only."""
-        return _NOTHING if self._run is None else MappingProxyType(self._run.queue)
+        return MappingProxyType({} if self._run is None else self._run.queue)
 
     def in_run(self, fn: Callable[Concatenate[Run, P], R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Call a function with the run, in the run's thread. For tasks.

@@ -1,19 +1,22 @@
 from __future__ import annotations
 
+import concurrent.futures
 import secrets
 import string
+from collections import OrderedDict
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 
 from dask_limits.display import render
 from dask_limits.events import Event
-from dask_limits.executors import Future
+from dask_limits.executors import Call, Future
+from dask_limits.executors.deferred_future import DeferredFuture
 from dask_limits.limits import name_of
 from dask_limits.plugins.base import RETRY, Plugin
 from dask_limits.scheduler.events import TaskEvents
-from dask_limits.scheduler.run import Run
+from dask_limits.scheduler.run import CallHooks, Run
 from dask_limits.scheduler.submitter import Submitter
-from dask_limits.scheduler.task_calls import TaskCalls, may_retry
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -39,6 +42,8 @@ class Task(TaskEvents[P, R], render.Renderable):
         name: The name of the function.
         unique_ref: A name that no other task has, "Task-name-xxxxxxxx".
         emitter: Emits its events, those of its plugins included.
+        plugins: The plugins, in the order in which they see a call.
+        n_submitted: How many calls were submitted in all.
 
     Example:
         >>> from dask_limits import Scheduler
@@ -74,24 +79,14 @@ class Task(TaskEvents[P, R], render.Renderable):
         self.scheduler = scheduler
         ref = "".join(secrets.choice(_REF_LETTERS) for _ in range(8))
         self.unique_ref = f"Task-{self.name}-{ref}"
-        self._calls: TaskCalls[R] = TaskCalls(self.emitter)
+        self.plugins: list[Plugin] = []
+        self.n_submitted = 0
+        self._futures: dict[Future[R], None] = {}  # as a set that keeps its order
+        self._held: OrderedDict[DeferredFuture[R], Run] = OrderedDict()
+        self._retriers: list[Plugin] = []  # those that may want another attempt
         for plugin in _as_plugins(plugins):
             self.attach_plugin(plugin)
         scheduler.tasks[self.unique_ref] = self
-
-    def submit(self, /, *args: P.args, **kwargs: P.kwargs) -> Future[R] | None:
-        """Submit a call. From another thread, this waits until the run loop takes it.
-
-        Returns:
-            Its future; None if a plugin has refused the call.
-
-        Raises:
-            SchedulerNotRunningError: if the scheduler is not running.
-        """
-        return self.scheduler.in_run(self._submit, args, kwargs)
-
-    def _submit(self, run: Run, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Future[R] | None:
-        return self._calls.submit(run, (self.function, args, kwargs))
 
     def attach_plugin(self, plugin: Plugin) -> None:
         """Attach a plugin. It sees calls after the plugins that are attached already.
@@ -106,25 +101,22 @@ class Task(TaskEvents[P, R], render.Renderable):
                 " attach plugin.copy() instead."
             )
         self.add_event(*plugin.events())
-        if may_retry(plugin):
+        # A plugin need not derive from Plugin.
+        decides = getattr(type(plugin), "next_attempt", Plugin.next_attempt)
+        retries = decides is not Plugin.next_attempt
+        if retries:
             self.add_event(RETRY)
         plugin.attach_task(self)
         plugin.task = self
-        self._calls.attach(plugin)
+        self.plugins.append(plugin)
+        if retries:
+            self._retriers.append(plugin)
 
-    @property
-    def plugins(self) -> list[Plugin]:
-        """The plugins, in the order in which they see a call."""
-        return self._calls.plugins
-
-    @property
-    def n_submitted(self) -> int:
-        """How many calls were submitted in all."""
-        return self._calls.n_submitted
+    # -- calls -----------------------------------------------------------------------------
 
     def futures(self) -> list[Future[R]]:
         """The futures of the calls that are not done, held ones included, in order."""
-        return list(self._calls.futures)
+        return list(self._futures)
 
     @property
     def n_running(self) -> int:
@@ -132,20 +124,113 @@ class Task(TaskEvents[P, R], render.Renderable):
 
         A call that waits for its next attempt is one of them.
         """
-        return len(self._calls.futures) - len(self._calls.held)
+        return len(self._futures) - len(self._held)
 
     @property
     def n_held(self) -> int:
         """How many calls wait until plugins let them start."""
-        return len(self._calls.held)
+        return len(self._held)
 
     def running(self) -> bool:
         """Whether `n_running` is not 0."""
         return self.n_running > 0
 
+    def submit(self, /, *args: P.args, **kwargs: P.kwargs) -> Future[R] | None:
+        """Submit a call. From another thread, this waits until the run loop takes it.
+
+        Returns:
+            Its future; None if a plugin has refused the call.
+
+        Raises:
+            SchedulerNotRunningError: if the scheduler is not running.
+        """
+        return self.scheduler.in_run(self._submit, args, kwargs)
+
+    def _submit(self, run: Run, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Future[R] | None:
+        call: Call = (self.function, args, kwargs)
+        for plugin in self.plugins:
+            changed = plugin.pre_submit(call[0], *call[1], **call[2])
+            if changed is None:
+                return None
+            call = changed
+        future: Future[R]
+        if self._held or not self._has_place():
+            future = held = DeferredFuture[R]()
+            self._held[held] = run
+        elif self._retriers:
+            future = deferred = DeferredFuture[R]()
+            self._attempt(run, deferred, call)
+        else:
+            future = run.start(call)
+        # All counts are right before the first callback, which may submit again.
+        self._futures[future] = None
+        self.n_submitted += 1
+        # A task keeps no hooks: together they would be a circle, and live on after their last use.
+        hooks = CallHooks(self.emitter, self.plugins, self._forget, self.start_held)
+        run.add(future, call, hooks)
+        run.guard(self.emitter.emit, self.SUBMITTED, future, *args, **kwargs)
+        return future
+
     def start_held(self) -> None:
         """Start the held calls that may start now. For plugins."""
-        self._calls.start_held()
+        while self._held:
+            future, run = next(iter(self._held.items()))
+            if not (run.running() and self._has_place()):
+                return
+            del self._held[future]
+            self._start(run, future)
+
+    def _has_place(self) -> bool:
+        return all(plugin.has_place() for plugin in self.plugins)
+
+    def _forget(self, future: Future[Any]) -> None:
+        """Remove a call that has ended."""
+        self._futures.pop(future, None)
+        if isinstance(future, DeferredFuture):
+            self._held.pop(future, None)
+
+    # -- attempts --------------------------------------------------------------------------
+
+    def _start(self, run: Run, future: DeferredFuture[R]) -> None:
+        """Start a call that was held, or the next attempt of one."""
+        if not future.done():  # it may be cancelled, and the run not know that yet
+            self._attempt(run, future, run.queue[future])
+
+    def _attempt(self, run: Run, future: DeferredFuture[R], call: Call) -> None:
+        """Submit a call to the executor. Plugins that may retry it are asked when it has failed."""
+
+        def then(attempt: concurrent.futures.Future[R]) -> None:
+            run.loop.put(partial(self._attempt_ended, run, future, attempt))
+
+        future.start(run.executor, call, then if self._retriers else future.end_as)
+
+    def _attempt_ended(
+        self, run: Run, future: DeferredFuture[R], attempt: concurrent.futures.Future[R]
+    ) -> None:
+        """End a call as its attempt has ended, or submit it again."""
+        if future.done():
+            return  # it was cancelled in the meantime
+        error = None if attempt.cancelled() else attempt.exception()
+        again = False
+        try:
+            again = error is not None and run.running() and self._again(run, future, error)
+        finally:  # the call must end, even if a plugin raises
+            if not again:
+                future.end_as(attempt)
+        if again:
+            run.guard(self.emitter.emit, RETRY, future, error, future.attempts + 1)
+
+    def _again(self, run: Run, future: DeferredFuture[R], error: BaseException) -> bool:
+        """Schedule the next attempt if a plugin wants one."""
+        for plugin in self._retriers:
+            if (again := plugin.next_attempt(future, error, run.queue[future])) is not None:
+                call, delay_s = again
+                # Even without a delay: callbacks come first, and may cancel it or end the run.
+                timer = run.call_later(float(delay_s), partial(self._start, run, future))
+                run.queue[future] = call
+                future.rest(error, timer.cancel)
+                return True
+        return False
 
     def __rich__(self) -> RenderableType:
         return render.task_panel(
@@ -153,7 +238,7 @@ class Task(TaskEvents[P, R], render.Renderable):
         )
 
     def __repr__(self) -> str:
-        return f"Task({self.name}, {len(self._calls.futures)} not done)"
+        return f"Task({self.name}, {len(self._futures)} not done)"
 
 
 def _as_plugins(plugins: Plugin | Iterable[Plugin]) -> Iterable[Plugin]:

@@ -18,63 +18,74 @@ from __future__ import annotations
 
 import ctypes
 import os
+import sys
 import threading
 from abc import ABC, abstractmethod
-from typing import Final, Protocol
+from collections.abc import Collection
+from typing import Any, Final
 
-from dask_limits.guards.async_exception import NOTHING, Interrupt, set_async_exc
+from dask_limits.guards.async_exception import (
+    NOTHING,
+    Interrupt,
+    set_async_exc,
+    starts_uninterrupted,
+)
 from dask_limits.guards.errors import GuardException
 from dask_limits.guards.escalation import Steps
-from dask_limits.guards.uninterrupted import starts_uninterrupted
+
+_pthread_kill: Final = ctypes.PyDLL(None).pthread_kill  # keeps the GIL
+_pthread_kill.argtypes = (ctypes.c_ulong, ctypes.c_int)
+_pthread_kill.restype = ctypes.c_int
+
+_UNSEEN_S: Final = 1.0
+"""How long an exception that has not arrived delays those of other guards.
+
+C code may have swallowed it. With a smaller value, one guard's exception may replace another's in a
+thread that is slow to run Python again; a larger value delays the other's after one that was
+swallowed.
+"""
+_OLD: Final = sys.version_info < (3, 12)
+_starting: Final[Collection[object]] = getattr(threading, "_limbo", ()) if _OLD else ()
+"""Threads that are being started. In Python 3.11 such a thread has the number of the thread that
+starts it until it first runs, and receives exceptions for that thread.
+"""
+_STARTING_S: Final = 0.1
+"""How long to wait for them. One that failed to start may stay there for ever."""
 
 
-class Entered(Protocol):
-    """What an entry knows of its guard."""
+class _Here(threading.local):
+    """The innermost entry of the calling thread. Reading it calls no Python function."""
 
-    @property
-    def copy_of(self) -> object:
-        """The guard that this one, which a decorated function has for itself, was copied from."""
+    innermost: Entry | None = None
+
+
+here: Final = _Here()
+inside: Final[dict[Entry, None]] = {}
+"""All entries whose thread has not left, in the order in which they were made."""
 
 
 class Entry(ABC):
-    """One time that a thread is inside a guard.
+    """One time that a thread is inside a guard."""
 
-    Attributes:
-        guard: The guard.
-        what: The name of the guarded code, for messages.
-        thread: The thread that is inside.
-        ident: Its `threading.get_ident()`.
-        address: The same number while inside; then 0, which is not a thread.
-        signal: The number of the signal that is being sent; once outside 0, which is not a signal.
-        left: Whether the thread has left.
-        outer: The entry of the same thread around this one.
-        steps: What interrupts it, in order.
-        level: How many of them have been sent.
-        next_at: When the next one is due, in seconds of time.monotonic().
-        due: When the watcher has to look again, likewise.
-        interrupt: The exception that was sent last.
-        signalled: Whether a signal was ever sent.
-    """
-
-    __slots__ = (
-        "address",
-        "due",
-        "guard",
-        "ident",
-        "interrupt",
-        "left",
-        "level",
-        "next_at",
-        "outer",
-        "signal",
-        "signalled",
-        "steps",
-        "thread",
-        "what",
-    )
+    __slots__ = {
+        "address": "`ident` while inside; then 0, which is not a thread.",
+        "due": "When the watcher has to look again, in seconds of time.monotonic().",
+        "guard": "The guard, of the class that this class of entries belongs to.",
+        "ident": "The `threading.get_ident()` of the thread.",
+        "interrupt": "The exception that was sent last.",
+        "left": "Whether the thread has left.",
+        "level": "How many of `steps` have been sent.",
+        "next_at": "When the next of them is due, in seconds of time.monotonic().",
+        "outer": "The entry of the same thread around this one.",
+        "signal": "The signal that is being sent; once outside 0, which is not a signal.",
+        "signalled": "Whether a signal was ever sent.",
+        "steps": "What interrupts the thread, in order.",
+        "thread": "The thread that is inside.",
+        "what": "The name of the guarded code, for messages.",
+    }
 
     def __init__(
-        self, guard: Entered, what: str, thread: threading.Thread, steps: Steps, due: float
+        self, guard: Any, what: str, thread: threading.Thread, steps: Steps, due: float
     ) -> None:
         assert thread.ident is not None
         self.guard = guard
@@ -87,8 +98,7 @@ class Entry(ABC):
         self.outer: Entry | None = None
         self.steps = steps
         self.level = 0
-        self.next_at = due
-        self.due = due
+        self.next_at = self.due = due
         self.interrupt: Interrupt | None = None
         self.signalled = False
 
@@ -105,37 +115,55 @@ class Entry(ABC):
         """Which interrupt is next, for messages."""
         return f"interrupt {self.level + 1} of {len(self.steps)}"
 
+    def send(self, error: GuardException, now: float) -> bool:
+        """Send the next interrupt, unless the thread has left. False if it must be tried again."""
+        signal = self.steps[self.level]
+        if signal is None:
+            return self._send_exception(error, now)
+        self.signalled = True
+        # First write, then read; close() does the reverse. So if `left` is not set here yet,
+        # close() has still to empty what was written.
+        self.signal.value = signal
+        if not self.left:
+            _pthread_kill(self.ident, self.signal)
+        return True
 
-class _Here(threading.local):
-    """The innermost entry of the calling thread. Reading it calls no Python function."""
+    def _send_exception(self, error: GuardException, now: float) -> bool:
+        for other in list(inside):  # a thread can have one pending exception only
+            pending = other.interrupt
+            if pending is None or pending.settled or other.ident != self.ident or other is self:
+                continue
+            if not other.left and now - pending.sent_at < _UNSEEN_S:
+                return False
+            pending.settled = True
+        interrupt = Interrupt(error, now)
+        self.interrupt = interrupt  # before it is sent, so that close() knows of it
+        if _starting and now - self.next_at < _STARTING_S:
+            interrupt.settled = True
+            return False
+        if set_async_exc(self.address, interrupt.kind) == 0:
+            interrupt.settled = True
+        return True
 
-    innermost: Entry | None = None
+    @starts_uninterrupted
+    def close(self) -> None:
+        """Have the thread leave: from now on the guard interrupts nothing. It can be repeated.
 
-
-here: Final = _Here()
-inside: Final[dict[Entry, None]] = {}
-"""All entries whose thread has not left, in the order in which they were made."""
-
-
-@starts_uninterrupted
-def close(entry: Entry) -> None:
-    """Have the thread leave: from now on the guard interrupts nothing. It can be repeated.
-
-    Nothing is called and no loop goes back before the exception is taken back (see
-    `starts_uninterrupted`); keep it so.
-    """
-    entry.left = True
-    entry.address.value = 0
-    entry.signal.value = 0
-    if here.innermost is entry:
-        here.innermost = entry.outer
-    if entry in inside:  # a child process that was forked inside has forgotten it
-        del inside[entry]
-    interrupt = entry.interrupt
-    if interrupt is not None and not interrupt.settled:
-        interrupt.settled = True
-        set_async_exc(entry.ident, NOTHING)
-    if entry.signalled:
-        # The kernel hands a signal over at the end of a system call at the latest. After this
-        # one, Python's handler runs, and raises here what it raises.
-        os.getppid()
+        Nothing is called and no loop goes back before the exception is taken back (see
+        `starts_uninterrupted`); keep it so.
+        """
+        self.left = True
+        self.address.value = 0
+        self.signal.value = 0
+        if here.innermost is self:
+            here.innermost = self.outer
+        if self in inside:  # a child process that was forked inside has forgotten it
+            del inside[self]
+        interrupt = self.interrupt
+        if interrupt is not None and not interrupt.settled:
+            interrupt.settled = True
+            set_async_exc(self.ident, NOTHING)
+        if self.signalled:
+            # The kernel hands a signal over at the end of a system call at the latest. After this
+            # one, Python's handler runs, and raises here what it raises.
+            os.getppid()

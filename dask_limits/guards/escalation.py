@@ -31,12 +31,7 @@ class InterruptType(enum.Enum):
 def steps(interrupt_type: InterruptType, send_kill: bool, main_thread: bool) -> Steps:
     """The interrupts for a thread that is inside a guard.
 
-    Args:
-        interrupt_type: The guard's setting.
-        send_kill: Whether the last signal is SIGKILL.
-        main_thread: Whether the thread is the main one. A SIGINT or SIGTERM for any other thread
-            would interrupt the main thread, which is not inside. SIGKILL ends the whole process
-            in any case.
+    SIGINT and SIGTERM interrupt only the main thread; SIGKILL ends the process from any thread.
 
     Raises:
         RuntimeError: for signals alone, outside the main thread.

@@ -11,12 +11,12 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from numbers import Real
-from types import TracebackType
+from types import FrameType
 from typing import Any, ParamSpec, Self, TypeVar
 
-from dask_limits.guards.entry import Entry, close, here, inside
+from dask_limits.guards.async_exception import starts_uninterrupted
+from dask_limits.guards.entry import Entry, here, inside
 from dask_limits.guards.escalation import InterruptType, Steps, steps
-from dask_limits.guards.uninterrupted import starts_uninterrupted
 from dask_limits.guards.watcher import watcher
 
 P = ParamSpec("P")
@@ -33,7 +33,10 @@ class Guard(ABC):
     def __init__(
         self, interrupt_type: InterruptType, send_kill: bool, check_interval: float
     ) -> None:
-        self.interrupt_type = _interrupt_type(interrupt_type)
+        if not isinstance(interrupt_type, InterruptType):
+            names = ", ".join(map(str, InterruptType))  # type: ignore[unreachable]
+            raise TypeError(f"interrupt_type={interrupt_type!r} is not one of {names}.")
+        self.interrupt_type = interrupt_type
         if send_kill and interrupt_type is InterruptType.exception:
             raise ValueError(
                 "send_kill=True has no effect with InterruptType.exception, which sends no"
@@ -62,26 +65,21 @@ class Guard(ABC):
             inside[entry] = None
             watcher.attend(entry.due)
         except BaseException:  # perhaps its own interrupt, which can come once it is in `inside`
-            close(entry)
+            entry.close()
             if not inside:
                 watcher.all_have_left()
             raise
         return self
 
     @starts_uninterrupted
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         # As in close(): nothing may be raised before it is called.
         try:
             entry = here.innermost
-            if entry is not None and entry.guard is self and not entry.left:
-                close(entry)
-            elif (other := self._find_entry()) is not None:
-                close(other)
+            if entry is None or entry.guard is not self or entry.left:
+                entry = self._find_entry()
+            if entry is not None:
+                entry.close()
         finally:  # the signal that close() waits for may raise KeyboardInterrupt
             if not inside:
                 watcher.all_have_left()
@@ -93,20 +91,16 @@ class Guard(ABC):
         close it, after the first one has ended and its entry is forgotten.
         """
         entry = here.innermost
-        while entry is not None:
-            if entry.guard is self and not entry.left:
-                return entry
+        while entry is not None and (entry.left or entry.guard is not self):
             entry = entry.outer
-        return next((entry for entry in list(inside) if entry.guard is self), None)
+        return entry or next((entry for entry in list(inside) if entry.guard is self), None)
 
     def _innermost(self) -> Entry | None:
         """The calling thread's innermost entry of this guard, or of a function it decorates."""
         entry = here.innermost
-        while entry is not None:
-            if not entry.left and self._is_entered_by(entry):
-                return entry
+        while entry is not None and (entry.left or not self._is_entered_by(entry)):
             entry = entry.outer
-        return None
+        return entry
 
     def _is_entered_by(self, entry: Entry) -> bool:
         return entry.guard is self or entry.guard.copy_of is self
@@ -126,26 +120,8 @@ class Guard(ABC):
         return guard, guarded
 
 
-def _interrupt_type(value: object) -> InterruptType:
-    if isinstance(value, InterruptType):
-        return value
-    names = ", ".join(f"InterruptType.{kind.name}" for kind in InterruptType)
-    raise TypeError(f"interrupt_type={value!r} is not one of {names}.")
-
-
 def number(value: object, name: str, unit: str, least: float | None = None) -> float:
-    """A number of a guard's settings.
-
-    Args:
-        value: The argument.
-        name: Its name.
-        unit: Its unit.
-        least: The smallest valid number; None for any number above 0.
-
-    Raises:
-        ValueError: if it is smaller, NaN or infinite.
-        TypeError: if it is not a number.
-    """
+    """A valid number for a guard's setting: above 0, or `least` or more."""
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name}={value!r} is a {type(value).__name__}. Use a number of {unit}.")
     try:
@@ -186,10 +162,9 @@ def _refuse_what_cannot_be_guarded(function: object) -> None:
 
 
 def _name(function: object) -> str:
-    found = getattr(function, "__qualname__", None) or type(function).__qualname__
-    return str(found)
+    return str(getattr(function, "__qualname__", None) or type(function).__qualname__)
 
 
-def _place(frame: Any) -> str:
+def _place(frame: FrameType) -> str:
     """The name of a with statement's block, for messages."""
     return f"The block in {frame.f_code.co_filename}, line {frame.f_lineno},"

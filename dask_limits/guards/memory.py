@@ -20,20 +20,12 @@ R = TypeVar("R")
 _PAGE_KIB: Final = os.sysconf("SC_PAGE_SIZE") / 1024
 
 
-def mem_guard(
-    max_memory: float,
-    absolute: bool = True,
-    grace_period: float = 0,
-    secondary_grace_period: float = 5,
-    interrupt_type: InterruptType = InterruptType.exception_then_signal,
-    send_kill: bool = False,
-    check_interval: float = 500,
-) -> MemGuard:
-    """Interrupt a block or a function while the process has too much memory.
+class MemGuard(Guard):
+    """Interrupts a block or a function while the process has too much memory.
 
-    Use it in a with statement or as a decorator, in any thread. The memory of the whole process
-    counts (resident, shared pages included), whichever thread took it. Once the block has ended, it
-    interrupts nothing.
+    Use it as `mem_guard(...)`, in a with statement or as a decorator, several times and in any
+    threads. The memory of the whole process counts (resident, shared pages included), whichever
+    thread took it. Once the block has ended, it interrupts nothing.
 
     Args:
         max_memory: KiB, more than 0.
@@ -48,9 +40,6 @@ def mem_guard(
         send_kill: Whether the last signal is SIGKILL, which ends the process at once.
         check_interval: Milliseconds between two looks at the memory, more than 0. A look takes
             about 10 microseconds.
-
-    Returns:
-        The guard. It can be used several times, also by several threads at once.
 
     Raises:
         ValueError: for a number out of its range, or `send_kill` with exceptions only.
@@ -68,19 +57,6 @@ def mem_guard(
         ...         print(error.memory > error.max_memory == 51200)
         True
     """
-    return MemGuard(
-        max_memory,
-        absolute,
-        grace_period,
-        secondary_grace_period,
-        interrupt_type,
-        send_kill,
-        check_interval,
-    )
-
-
-class MemGuard(Guard):
-    """Interrupts while the process has too much memory; made by `mem_guard()`."""
 
     def __init__(
         self,
@@ -117,39 +93,35 @@ class MemGuard(Guard):
                 "mem_guard cannot measure the memory of this process: it reads /proc/self/statm,"
                 " which only Linux has."
             ) from None
-        return _MemoryEntry(self, what, thread, steps, 0.0 if self.absolute else memory)
+        entry = _MemoryEntry(self, what, thread, steps, due=monotonic())
+        entry.before_kib = 0.0 if self.absolute else memory
+        entry.above = False
+        return entry
+
+
+mem_guard = MemGuard
 
 
 class _MemoryEntry(Entry):
-    """A thread inside a memory guard."""
-
-    __slots__ = ("_above", "_before_kib", "_guard")
-
-    def __init__(
-        self,
-        guard: MemGuard,
-        what: str,
-        thread: threading.Thread,
-        steps: Steps,
-        before_kib: float,
-    ) -> None:
-        super().__init__(guard, what, thread, steps, due=monotonic())
-        self._guard = guard
-        self._before_kib = before_kib
-        self._above = False
+    __slots__ = {
+        "above": "Whether it was above the limit at the last look.",
+        "before_kib": "Memory that does not count.",
+    }
+    before_kib: float
+    above: bool
 
     def look(self, now: float) -> MemoryLimitExceeded | None:
-        guard = self._guard
+        guard: MemGuard = self.guard
         self.due = now + guard.check_interval_s
         try:
-            memory = resident_kib() - self._before_kib
+            memory = resident_kib() - self.before_kib
         except OSError:  # too many open files, for instance
             return None
         if memory <= guard.max_memory_kib:
-            self._above = False
+            self.above = False
             return None
-        if not self._above:
-            self._above = True
+        if not self.above:
+            self.above = True
             self.level = 0
             self.next_at = now + guard.grace_period_s
         if self.level == len(self.steps):
@@ -158,7 +130,7 @@ class _MemoryEntry(Entry):
             self.due = min(self.due, self.next_at)
             return None
         since = (
-            "" if guard.absolute else f" more than the {self._before_kib:.0f} KiB it had on entry"
+            "" if guard.absolute else f" more than the {self.before_kib:.0f} KiB it had on entry"
         )
         return MemoryLimitExceeded(
             f"{self.what} went over its memory limit of {guard.max_memory_kib:g} KiB: the process"
@@ -169,7 +141,7 @@ class _MemoryEntry(Entry):
 
     def escalate(self, now: float) -> None:
         self.level += 1
-        self.next_at = now + self._guard.secondary_grace_period_s
+        self.next_at = now + self.guard.secondary_grace_period_s
 
 
 def resident_kib() -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable
 from time import monotonic
@@ -40,56 +41,6 @@ class TimedFunction(Protocol[P, R_co]):
     ) -> Callable[Q, R_co]: ...
 
 
-def time_guard(
-    timeout: float,
-    grace_period: float = 15,
-    interrupt_type: InterruptType = InterruptType.exception_then_signal,
-    send_kill: bool = False,
-    check_interval: float = 500,
-) -> TimeGuard:
-    """Interrupt a block or a function that runs for too long.
-
-    Use it in a with statement or as a decorator, in any thread. Once the block has ended, it
-    interrupts nothing: a timeout that comes too late is dropped.
-
-    Args:
-        timeout: Seconds from the start, or from the last `progress()`; more than 0. Fractions
-            count.
-        grace_period: Seconds until the next interrupt if the block has not ended by then; 0 or
-            more. It is never less than one second.
-        interrupt_type: Exceptions, signals (main thread only), or an exception first and signals
-            later.
-        send_kill: Whether the last signal is SIGKILL, which ends the process at once.
-        check_interval: Milliseconds after which, at the latest, a guard that has begun to interrupt
-            notices `progress()`. It does not affect the accuracy of the timeout, which is a few
-            milliseconds.
-
-    Returns:
-        The guard. It can be used several times, also by several threads at once.
-
-    Raises:
-        ValueError: for a number out of its range, or `send_kill` with exceptions only.
-        TypeError: for an argument of the wrong type.
-
-    Example:
-        >>> with time_guard(timeout=0.5) as guard:
-        ...     try:
-        ...         while True:
-        ...             pass
-        ...     except ExecutionTimeout as error:
-        ...         print(error.timeout)
-        0.5
-        >>> @time_guard(timeout=10)
-        ... def work():
-        ...     for _ in range(3):
-        ...         work.progress()  # ten seconds more
-        ...     return "done"
-        >>> work()
-        'done'
-    """
-    return TimeGuard(timeout, grace_period, interrupt_type, send_kill, check_interval)
-
-
 def progress() -> bool:
     """Restart the clock of the calling thread's innermost time guard.
 
@@ -115,7 +66,44 @@ def progress() -> bool:
 
 
 class TimeGuard(Guard):
-    """Interrupts code that runs for too long; made by `time_guard()`."""
+    """Interrupts a block or a function that runs for too long.
+
+    Use it as `time_guard(...)`, in a with statement or as a decorator, several times and in any
+    threads. Once the block has ended, it interrupts nothing: a timeout that comes too late is
+    dropped.
+
+    Args:
+        timeout: Seconds from the start, or from the last `progress()`; more than 0. Fractions
+            count.
+        grace_period: Seconds until the next interrupt if the block has not ended by then; 0 or
+            more. It is never less than one second.
+        interrupt_type: Exceptions, signals (main thread only), or an exception first and signals
+            later.
+        send_kill: Whether the last signal is SIGKILL, which ends the process at once.
+        check_interval: Milliseconds after which, at the latest, a guard that has begun to interrupt
+            notices `progress()`. It does not affect the accuracy of the timeout, which is a few
+            milliseconds.
+
+    Raises:
+        ValueError: for a number out of its range, or `send_kill` with exceptions only.
+        TypeError: for an argument of the wrong type.
+
+    Example:
+        >>> with time_guard(timeout=0.5) as guard:
+        ...     try:
+        ...         while True:
+        ...             pass
+        ...     except ExecutionTimeout as error:
+        ...         print(error.timeout)
+        0.5
+        >>> @time_guard(timeout=10)
+        ... def work():
+        ...     for _ in range(3):
+        ...         work.progress()  # ten seconds more
+        ...     return "done"
+        >>> work()
+        'done'
+    """
 
     def __init__(
         self,
@@ -167,52 +155,49 @@ class TimeGuard(Guard):
         return 0.0 if entry is None else monotonic() - cast(_TimeEntry, entry).began
 
     def _entry(self, what: str, thread: threading.Thread, steps: Steps) -> Entry:
-        return _TimeEntry(self, what, thread, steps)
+        began = monotonic()
+        entry = _TimeEntry(self, what, thread, steps, due=began + self.timeout_s)
+        entry.began = entry.seen = began
+        return entry
+
+
+time_guard = TimeGuard
 
 
 class _TimeEntry(Entry):
-    """A thread inside a time guard.
-
-    Attributes:
-        began: When its clock was last started, in seconds of time.monotonic(). progress() changes
-            nothing else.
-    """
-
-    __slots__ = ("_pause_s", "_poll_s", "_seen", "_timeout_s", "began")
-
-    def __init__(self, guard: TimeGuard, what: str, thread: threading.Thread, steps: Steps) -> None:
-        self.began = self._seen = monotonic()
-        self._timeout_s = guard.timeout_s
-        self._pause_s = max(guard.grace_period_s, MIN_PAUSE_S)
-        self._poll_s = max(guard.timeout_s, guard.check_interval_s)
-        super().__init__(guard, what, thread, steps, self.began + guard.timeout_s)
+    __slots__ = {
+        "began": "When its clock was last started. progress() changes nothing else.",
+        "seen": "`began` at the last look.",
+    }
+    began: float
+    seen: float
 
     def look(self, now: float) -> ExecutionTimeout | None:
-        began = self.began
-        if began != self._seen:  # progress
-            self._seen = began
+        timeout_s, began = self.guard.timeout_s, self.began
+        if began != self.seen:  # progress
+            self.seen = began
             self.level = 0
-            self.next_at = began + self._timeout_s
-            self.due = self.next_at
-        if self.level == len(self.steps):
-            self.due = now + self._poll_s  # there may still be progress
-            return None
+            self.next_at = self.due = began + timeout_s
         if now < self.next_at:
             self._look_again(now)
             return None
         return ExecutionTimeout(
-            f"{self.what} went over its timeout of {self._timeout_s:g} s: it started, or last"
+            f"{self.what} went over its timeout of {timeout_s:g} s: it started, or last"
             f" called progress(), {now - began:.3g} s ago ({self.step}).",
-            timeout=self._timeout_s,
+            timeout=timeout_s,
             elapsed=now - began,
         )
 
     def escalate(self, now: float) -> None:
         self.level += 1
-        self.next_at = now + self._pause_s
+        if self.level < len(self.steps):
+            self.next_at = now + max(self.guard.grace_period_s, MIN_PAUSE_S)
+        else:
+            self.next_at = math.inf  # unless there is progress
         self._look_again(now)
 
     def _look_again(self, now: float) -> None:
         # Progress does not wake the watcher. Before the first interrupt it can only delay that;
         # afterwards it may make the next one due earlier.
-        self.due = min(self.next_at, now + self._poll_s) if self.level else self.next_at
+        poll_s = max(self.guard.timeout_s, self.guard.check_interval_s)
+        self.due = min(self.next_at, now + poll_s) if self.level else self.next_at

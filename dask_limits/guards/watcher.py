@@ -11,7 +11,6 @@ import time
 from typing import Final
 
 from dask_limits.guards.entry import inside
-from dask_limits.guards.interrupt import send
 
 _LINGER_S: Final = 0.1
 """How long the thread stays when it is idle: starting one takes as long as 20 short blocks."""
@@ -96,8 +95,7 @@ class Watcher:
     def _see_to_all(self) -> float | None:
         """Interrupt all that are due. Returns when the next one will be; None if there is none."""
         next_due = math.inf
-        entries = list(inside)
-        for entry in entries:
+        for entry in list(inside):
             now = time.monotonic()
             if entry.due <= now:
                 if _has_ended(entry.thread):
@@ -108,7 +106,7 @@ class Watcher:
                 error = entry.look(now)
                 if error is None:
                     pass
-                elif send(entry, error, now, entries):
+                elif entry.send(error, now):
                     entry.escalate(now)
                 else:
                     entry.due = now + _SLOT_TAKEN_S

@@ -15,7 +15,6 @@ from processes import until
 from dask_limits.guards import ExecutionTimeout, InterruptType, time_guard
 from dask_limits.guards.async_exception import Interrupt, set_async_exc
 from dask_limits.guards.entry import here, inside
-from dask_limits.guards.interrupt import send
 from dask_limits.guards.watcher import watcher
 
 LONG = 100.0
@@ -110,7 +109,7 @@ def test_an_exception_that_is_pending_when_a_function_returns_is_dropped(watched
 def test_an_exception_sent_after_the_end_goes_nowhere():
     with time_guard(LONG):
         entry = here.innermost
-    assert send(entry, ExecutionTimeout("late"), time.monotonic(), [entry])
+    assert entry.send(ExecutionTimeout("late"), time.monotonic())
     assert entry.interrupt.settled
     run_on()
 
@@ -118,7 +117,7 @@ def test_an_exception_sent_after_the_end_goes_nowhere():
 def test_a_signal_sent_after_the_end_goes_nowhere():
     with time_guard(LONG, interrupt_type=InterruptType.signal):
         entry = here.innermost
-    assert send(entry, ExecutionTimeout("late"), time.monotonic(), [entry])
+    assert entry.send(ExecutionTimeout("late"), time.monotonic())
     run_on()
 
 
@@ -162,11 +161,11 @@ def test_entering_may_be_interrupted_at_any_time(watched, monkeypatch):
 
 
 def test_nothing_is_raised_at_the_start_of_what_must_not_be_torn():
-    from dask_limits.guards.entry import close
+    from dask_limits.guards.entry import Entry
     from dask_limits.guards.guard import Guard
 
     resume = __import__("opcode").opmap["RESUME"]
-    for function in (close, Guard.__exit__):
+    for function in (Entry.close, Guard.__exit__):
         assert function.__code__.co_code[:2] == bytes((resume, 2))
 
 
@@ -176,11 +175,11 @@ def test_a_thread_that_is_just_starting_gets_no_exception_of_its_parent(watched,
         entry = here.innermost
         now = entry.next_at
         monkeypatch.setitem(threading._limbo, "starting", None)
-        assert not send(entry, ExecutionTimeout("early"), now, [entry])
+        assert not entry.send(ExecutionTimeout("early"), now)
         run_on()
         monkeypatch.undo()
         with pytest.raises(ExecutionTimeout, match="now"):
-            send(entry, ExecutionTimeout("now"), now, [entry])
+            entry.send(ExecutionTimeout("now"), now)
             run_on()
 
 

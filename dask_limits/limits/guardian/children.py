@@ -17,11 +17,8 @@ def child_to_name(
 ) -> ChildProcess | None:
     """The process with the largest share of what a call went over; None if its own has.
 
-    Args:
-        limit: The limit that the call went over.
-        runner: The pid of the process that runs the function.
-        below: The other processes of the call.
-        own_cpu_time: CPU seconds that the runner has used in this call.
+    `runner` is the process that runs the function, `below` are all others of the call, and
+    `own_cpu_time` is what the runner has used in this call.
     """
     children = [p for p in below if p.pid != runner and not p.has_ended]
     if not children:

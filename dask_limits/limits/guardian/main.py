@@ -50,12 +50,7 @@ _DEATHS_BY_WARNING: Final = {-number for number in (*SIGNALS.values(), stacks.SI
 
 
 class GuardianProcess:
-    """The guardian's loop.
-
-    Args:
-        control: Its socket with the owner.
-        cells: The owner cells.
-    """
+    """The guardian's loop; `control` is its socket with the owner."""
 
     def __init__(self, control: socket.socket, cells: Cells) -> None:
         self._control = control
@@ -96,8 +91,8 @@ class GuardianProcess:
         ready = {fd for fd, _ in self._poll.poll(self._patience_ms())}
         if self._woken.fileno() in ready:
             self._woken.recv(4096)
-        for pid, (status, used) in collect_ended().items():
-            self._bury(pid, status, used)
+        for ended in collect_ended():
+            self._bury(*ended)
         if self._control.fileno() in ready and not self._take_message():
             return False
         self._look(time.monotonic())
@@ -228,19 +223,17 @@ class GuardianProcess:
         if number == 0:
             process.watch = None
             return False
-        watch = process.watch
-        is_new = watch is None or watch.number != number
-        watch = self._watch(process, number)
+        before, watch = process.watch, self._watch(process, number)
         if now < watch.next_look:
             return False
         breached = watch.look(now)
         if breached:
             watch.note_child(breached)
-        if breached and watch.warn_of(breached):
-            self._warn(process, watch, SIGNALS[breached])
-        elif breached:
-            self._end_if_running(process, number, breached)
-        return is_new or bool(breached)
+            if watch.warn_of(breached):
+                self._warn(process, watch, SIGNALS[breached])
+            else:
+                self._end_if_running(process, number, breached)
+        return bool(breached) or watch is not before
 
     def _warn(self, process: TaskProcess, watch: Watch, number: int) -> None:
         """Warn a call of its end by a signal, and have its stacks written."""
@@ -249,9 +242,8 @@ class GuardianProcess:
             return  # see GraceWarning
         task_cells.forget_stacks(process.task_cells_fd)
         # Of two pending signals, the handler of faulthandler, in C, runs first.
-        runner = watch.runner
-        proctree.send_signal(runner, stacks.SIGNAL)
-        proctree.send_signal(runner, number)
+        for each in (stacks.SIGNAL, number):
+            proctree.send_signal(watch.runner, each)
 
     def _watch(self, process: TaskProcess, number: int) -> Watch:
         if process.watch is None or process.watch.number != number:
@@ -293,7 +285,7 @@ class GuardianProcess:
             process.stacks_size = size
         elif now > process.killed_at + _KILL_WAIT_S and process.verdict is None:
             if process.watch is not None:
-                self._judge(process, process.watch, None, None)
+                self._judge(process, process.watch)
             self._deliver(process)
 
     def _kill(self, process: TaskProcess, cause: str) -> None:
@@ -349,8 +341,8 @@ class GuardianProcess:
         self,
         process: TaskProcess,
         watch: Watch,
-        status: int | None,
-        used: resource.struct_rusage | None,
+        status: int | None = None,
+        used: resource.struct_rusage | None = None,
     ) -> None:
         code = None if status is None else os.waitstatus_to_exitcode(status)
         cause = process.cause or self._cause_of_death(process, watch, code)
@@ -379,14 +371,12 @@ class GuardianProcess:
         process.hung_up = True
 
 
-def collect_ended() -> dict[int, tuple[int, resource.struct_rusage]]:
-    """Collect the children that have ended: wait status and resources used, by pid."""
-    ended: dict[int, tuple[int, resource.struct_rusage]] = {}
-    while True:
-        try:
-            pid, status, used = os.wait4(-1, os.WNOHANG)
-        except ChildProcessError:
-            return ended
-        if pid == 0:
-            return ended
-        ended[pid] = status, used
+def collect_ended() -> list[tuple[int, int, resource.struct_rusage]]:
+    """Collect the children that have ended: pid, wait status and resources used, by wait4(2)."""
+    ended = []
+    try:
+        while (child := os.wait4(-1, os.WNOHANG))[0]:
+            ended.append(child)
+    except ChildProcessError:
+        pass  # there is none
+    return ended

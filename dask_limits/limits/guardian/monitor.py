@@ -38,17 +38,9 @@ except from a fresh process, which must free its memory first."""
 
 
 class Watch:
-    """Watches one call.
-
-    Args:
-        cells: The owner cells, in which the call's limits are.
-        row: Which of their rows.
-        noted: The task cells of its process.
-        pid: The task process that runs the call.
-        number: The number of the call.
+    """Watches one call, whose limits are in a row of the owner cells.
 
     Attributes:
-        number: As given.
         warned_of: The limit on time for which it was warned; empty if it was not.
         next_look: When to look again, in seconds of `time.monotonic()`.
     """
@@ -68,7 +60,7 @@ class Watch:
         self._grace_period = cells.get_float(row, owner_cells.GRACE_PERIOD)
         self.warned_of, self._warned_at = "", math.inf
         self._done_at = math.inf
-        self._oom_kills = _oom_kills()
+        self._oom_kills = proctree.oom_kills()
         self._below: list[proctree.Process] = []
         self._next_scan = 0.0
         self._next_exact = 0.0
@@ -83,6 +75,10 @@ class Watch:
         self._peak_processes = 1
 
     @property
+    def _has_begun(self) -> bool:
+        return self._task_cells.get(0, task_cells.CALL) == self.number
+
+    @property
     def wall_deadline(self) -> float:
         """When the call's wall time ends, in seconds of `time.monotonic()`; may be inf."""
         if self.warned_of:
@@ -92,27 +88,25 @@ class Watch:
     @property
     def _last_progress(self) -> float:
         """When its wall time started to count."""
-        if self._task_cells.get(0, task_cells.CALL) == self.number:
+        if self._has_begun:
             return self._task_cells.get_float(0, task_cells.CLOCK)
         return self._handed_over + _BEGIN_WAIT_S
 
     @property
     def _started(self) -> float:
-        if self._task_cells.get(0, task_cells.CALL) == self.number:
+        if self._has_begun:
             return self._task_cells.get_float(0, task_cells.START)
         return self._handed_over
 
     def look(self, now: float) -> str:
-        """Read what the call uses.
-
-        Returns:
-            The limit that it has breached; "mute" if it is done and sends no answer; or nothing.
+        """Read what the call uses. Returns the limit that it has breached; or "mute" if it is done
+        and sends no answer; or nothing.
         """
         self.next_look = now + TICK_S
         if self._task_cells.get(0, task_cells.DONE) == self.number:
             return self._look_for_answer(now)
-        if self._task_cells.get(0, task_cells.CALL) != self.number:
-            return "wall_time" if now >= self.wall_deadline else ""  # it has not begun yet
+        if not self._has_begun:
+            return "wall_time" if now >= self.wall_deadline else ""
         root = proctree.read_process(self._pid)
         if root is None:
             return ""
@@ -167,8 +161,7 @@ class Watch:
 
     def warn_of(self, limit: str) -> bool:
         """Whether to warn a call that is over this limit before it is ended."""
-        begun = self._task_cells.get(0, task_cells.CALL) == self.number
-        if not self._grace_period or self.warned_of or limit not in SIGNALS or not begun:
+        if not (self._grace_period and limit in SIGNALS and self._has_begun) or self.warned_of:
             return False
         self.warned_of, self._warned_at = limit, time.monotonic()
         return True
@@ -277,11 +270,7 @@ class Watch:
     ) -> Verdict:
         """The verdict for the owner on the end of this call.
 
-        Args:
-            cause: See Verdict.
-            status: See Verdict.
-            used: What the process has used in its life, by wait4(2); None if it still lives.
-            stacks: Python stacks, as text.
+        `used` is what the process has used in its life, by wait4(2); None if it still lives.
         """
         cpu_time, peak_memory = self._cpu_time, self._peak_memory
         if used is not None:
@@ -295,19 +284,7 @@ class Watch:
             cpu_time=cpu_time,
             peak_memory=peak_memory,
             peak_processes=self._peak_processes,
-            system_memory=_oom_kills() > self._oom_kills,
+            system_memory=proctree.oom_kills() > self._oom_kills,
             stacks=stacks,
             child=self._child,
         )
-
-
-def _oom_kills() -> int:
-    """How many processes the kernel has killed since boot because memory had run out."""
-    try:
-        with open("/proc/vmstat", "rb") as file:
-            for line in file:
-                if line.startswith(b"oom_kill "):
-                    return int(line.split()[1])
-    except OSError:
-        pass
-    return 0

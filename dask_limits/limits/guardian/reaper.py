@@ -22,12 +22,7 @@ from dask_limits.limits.linux import prctl, proctree
 
 
 def main(control_fd: int, owner_cells_fd: int) -> NoReturn:
-    """Become a reaper, and start the guardian.
-
-    Args:
-        control_fd: The guardian's end of its socket with the owner.
-        owner_cells_fd: The memory with the owner cells.
-    """
+    """Become a reaper, and start the guardian, which gets these files."""
     _open_standard_files()
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -45,8 +40,8 @@ def main(control_fd: int, owner_cells_fd: int) -> NoReturn:
         else:
             prctl.become_subreaper()
             prctl.set_name("limits-guardian")
-            process = GuardianProcess(transport.adopt(control_fd), Cells(ROWS, owner_cells_fd))
-            process.run()
+            cells = Cells(ROWS, owner_cells_fd)
+            GuardianProcess(transport.adopt(control_fd), cells).run()
         _end_children(give_up_at=time.monotonic() + 10)
     except BaseException:
         traceback.print_exc()

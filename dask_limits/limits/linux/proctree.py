@@ -9,10 +9,10 @@ from __future__ import annotations
 import os
 import resource
 import signal
+import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 _PAGE: Final = os.sysconf("SC_PAGE_SIZE")
 _SIGCHLD: Final = 1 << signal.SIGCHLD - 1
@@ -22,8 +22,7 @@ _TICK_S: Final = 1 / os.sysconf("SC_CLK_TCK")
 _HAS_CHILDREN_FILES: Final = os.path.exists(f"/proc/self/task/{os.getpid()}/children")
 
 
-@dataclass(frozen=True, slots=True)
-class Process:
+class Process(NamedTuple):
     """One reading of `/proc/PID/stat`.
 
     Attributes:
@@ -50,18 +49,34 @@ class Process:
         return self.state == "Z" and self.threads <= 1
 
 
-def read_process(pid: int) -> Process | None:
-    """A process as it is now; None if it has ended."""
+def _read(path: str, enough: int = sys.maxsize) -> bytes:
+    """The contents of a file, at least so many bytes; what there is when its process has ended."""
+    content = b""
     try:
-        fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY)
+        fd = os.open(path, os.O_RDONLY)
     except OSError:
-        return None
+        return content
     try:
-        line = os.read(fd, 1024)
+        while len(content) < enough and (part := os.read(fd, 4096)):
+            content += part
     except OSError:  # it went between open and read
-        return None
+        pass
     finally:
         os.close(fd)
+    return content
+
+
+def _field(path: str, name: bytes) -> bytes | None:
+    """The first word after this name at the start of a line; None if there is none."""
+    words = _read(path).partition(b"\n" + name)[2].split(None, 1)
+    return words[0] if words else None
+
+
+def read_process(pid: int) -> Process | None:
+    """A process as it is now; None if it has ended."""
+    line = _read(f"/proc/{pid}/stat", enough=1)
+    if not line:
+        return None
     # The name, in brackets, may hold spaces and brackets itself; state, ppid, ... come after it.
     field = line[line.rindex(b")") + 2 :].split()
     state, threads, pages = field[0].decode(), int(field[17]), int(field[21])
@@ -79,26 +94,26 @@ def read_process(pid: int) -> Process | None:
     )
 
 
+def _threads_of(pid: int) -> list[str]:
+    try:
+        return os.listdir(f"/proc/{pid}/task")
+    except OSError:
+        return []
+
+
 def _pages_by_thread(pid: int) -> int:
     """Resident pages of a process whose main thread has ended; its other threads show them."""
-    try:
-        for tid in os.listdir(f"/proc/{pid}/task"):
-            with open(f"/proc/{pid}/task/{tid}/statm", "rb") as file:
-                if pages := int(file.read().split()[1]):
-                    return pages
-    except OSError:
-        pass
+    for tid in _threads_of(pid):
+        words = _read(f"/proc/{pid}/task/{tid}/statm").split()
+        if words and words[1] != b"0":
+            return int(words[1])
     return 0
 
 
 def command_line(pid: int) -> str | None:
     """The command line of a process, escaped and shortened for messages; None if it has ended."""
-    try:
-        with open(f"/proc/{pid}/cmdline", "rb") as file:
-            data = file.read(4 * _COMMAND_LENGTH)
-    except OSError:
-        return None
-    if not data:  # a zombie
+    data = _read(f"/proc/{pid}/cmdline", enough=1)[: 4 * _COMMAND_LENGTH]
+    if not data:  # gone, or a zombie
         return None
     words = data.rstrip(b"\0").replace(b"\0", b" ").decode(errors="backslashreplace")
     # The task chooses this text: it must not control a terminal.
@@ -109,31 +124,13 @@ def command_line(pid: int) -> str | None:
 def children_of(pid: int, threads: int = 0) -> list[int]:
     """The pids of the children of a process, zombies included; empty if it has ended.
 
-    Args:
-        pid: The parent.
-        threads: Its number of threads, if known: with one thread there is one file to read.
+    Its number of threads, if known, saves a look: with one thread there is one file to read.
     """
     if not _HAS_CHILDREN_FILES:
         return [p.pid for p in _all_processes() if p.parent == pid]
     # A child is listed in the file of the thread that forked it.
-    try:
-        tids = [str(pid)] if threads == 1 else os.listdir(f"/proc/{pid}/task")
-    except OSError:
-        return []
-    children: list[int] = []
-    for tid in tids:
-        try:
-            fd = os.open(f"/proc/{pid}/task/{tid}/children", os.O_RDONLY)
-        except OSError:
-            continue
-        try:
-            while part := os.read(fd, 65536):
-                children += map(int, part.split())
-        except OSError:
-            pass
-        finally:
-            os.close(fd)
-    return children
+    tids = [str(pid)] if threads == 1 else _threads_of(pid)
+    return [int(n) for tid in tids for n in _read(f"/proc/{pid}/task/{tid}/children").split()]
 
 
 def _all_processes() -> Iterator[Process]:
@@ -161,19 +158,14 @@ def cpu_time_below(root: Process, below: list[Process]) -> float:
     return root.waited_cpu_time + sum(p.cpu_time + p.waited_cpu_time for p in below)
 
 
-def cpu_clock(pid: int) -> int:
-    """The id of a process's CPU-time clock, for `time.clock_gettime`: exact, and 0.3 us.
+def cpu_seconds(pid: int) -> float:
+    """CPU seconds of a process, without its children: exact, and 0.3 us; 0 if it has ended.
 
     Source: clock_getcpuclockid(3); the encoding is the kernel's MAKE_PROCESS_CPUCLOCK with
     CPUCLOCK_SCHED, and part of its ABI.
     """
-    return (~pid << 3) | 2
-
-
-def cpu_seconds(pid: int) -> float:
-    """CPU seconds of a process, without its children; 0 if it has ended."""
     try:
-        return time.clock_gettime(cpu_clock(pid))
+        return time.clock_gettime((~pid << 3) | 2)
     except OSError:
         return 0.0
 
@@ -184,15 +176,11 @@ def proportional_memory(pid: int) -> int:
     It takes 1 ms for a large process, so it is read only if a plain sum of resident memory is over
     a limit. 0 if the process has ended.
     """
-    try:
-        with open(f"/proc/{pid}/smaps_rollup", "rb") as file:
-            for line in file:
-                if line.startswith(b"Pss:"):
-                    return int(line.split()[1]) * 1024
-    except OSError:  # gone, a zombie, or a kernel before 4.14
-        process = read_process(pid)
-        return process.resident if process is not None else 0
-    return 0
+    pss = _field(f"/proc/{pid}/smaps_rollup", b"Pss:")
+    if pss is not None:
+        return int(pss) * 1024
+    process = read_process(pid)  # gone, a zombie, or a kernel before 4.14
+    return process.resident if process is not None else 0
 
 
 def children_cpu_time() -> float:
@@ -208,14 +196,13 @@ def own_peak_memory() -> int:
 
 def blocks_signal(pid: int, number: int) -> bool:
     """Whether the main thread of a process blocks a signal; True if it has ended."""
-    try:
-        with open(f"/proc/{pid}/status", "rb") as file:
-            for line in file:
-                if line.startswith(b"SigBlk:"):
-                    return bool(int(line.split()[1], 16) >> (number - 1) & 1)
-    except OSError:
-        pass
-    return True
+    blocked = _field(f"/proc/{pid}/status", b"SigBlk:")
+    return blocked is None or bool(int(blocked, 16) >> (number - 1) & 1)
+
+
+def oom_kills() -> int:
+    """How many processes the kernel has killed since boot because memory had run out."""
+    return int(_field("/proc/vmstat", b"oom_kill ") or 0)
 
 
 def kill_tree(root: int) -> None:

@@ -31,29 +31,23 @@ from dask_limits.limits.ipc.cells import Cells
 from dask_limits.limits.ipc.messages import Orders
 from dask_limits.limits.ipc.payload import Payload
 from dask_limits.limits.linux import files, output, proctree, stacks
-from dask_limits.limits.task.clock import WallClock
-from dask_limits.limits.task.grace import GraceWarning
-from dask_limits.limits.task.run_function import Ended, run_function
+from dask_limits.limits.task.run_function import Ended, Runner
 
 _MARGIN_S: Final = 1
 """Seconds that pynisher waits longer than the guardian, before rounding up to whole seconds."""
+_LIMITS: Final = {
+    pynisher.WallTimeoutException: "wall_time",
+    pynisher.CpuTimeoutException: "cpu_time",
+}
 
 
-def run(number: int, orders: Orders, head: memoryview, fds: list[int], task_cells_fd: int) -> Ended:
-    """Run one call in a new process. For task processes.
-
-    Args:
-        number: The number of the call.
-        orders: What the owner asks for.
-        head: The packed function and arguments.
-        fds: The file that came with it; it is closed.
-        task_cells_fd: The task cells of the task process.
-    """
+def run(number: int, orders: Orders, head: memoryview, fds: list[int], runner: Runner) -> Ended:
+    """Run one call in a new process, and not by the runner of this one; see `Runner.run`."""
+    cells = runner.task_cells
     on_sigterm = signal.getsignal(signal.SIGTERM)  # pynisher sets its own, and leaves it there
-    cells = task_cells.read(task_cells_fd)
     ours, theirs = transport.pair()
     with ours, theirs:
-        transport.send(ours, messages.REQUEST, number, fds=(task_cells_fd, *fds))
+        transport.send(ours, messages.REQUEST, number, fds=(runner.task_cells_fd, *fds))
         files.close(fds)
         answers = _Answers(ours)
         sender = _Sender(theirs, number)
@@ -64,13 +58,16 @@ def run(number: int, orders: Orders, head: memoryview, fds: list[int], task_cell
         except pynisher.PynisherException as error:
             if answers.poll(0):  # pynisher looks for an answer first, and for the process then
                 return answers.recv()[0]
-            limit = _limit_of(error)
-            if not limit:
+            limit = _LIMITS.get(type(error))
+            if limit is None:
                 _end_like(context.process)
-            return Ended(messages.BREACHED, pickling.pack(limit), *_figures_of(cells))
+            now = time.monotonic()
+            wall_time = now - cells.get_float(0, task_cells.START)
+            step = now - cells.get_float(0, task_cells.CLOCK)
+            return Ended(messages.BREACHED, pickling.pack(limit), wall_time, step, 0.0, 0)
         finally:
+            runner.children_cpu_time = proctree.children_cpu_time()
             cells.put(0, task_cells.RUNNER, 0)
-            cells.close()
             signal.signal(signal.SIGTERM, on_sigterm)
             context.close()
 
@@ -111,23 +108,18 @@ class _Answers:
 
 
 class _Sender:
-    """The sending end, in the new process.
-
-    Args:
-        sock: The socket for the answer.
-        number: The number of the call.
-    """
+    """The sending end, in the new process."""
 
     def __init__(self, sock: socket.socket, number: int) -> None:
         self.sock = sock
         self.number = number
         self.task_cells: Cells | None = None
 
-    def settle_in(self) -> tuple[int, list[int]]:
+    def settle_in(self) -> tuple[Cells, int, list[int]]:
         """Move our files to numbers that the call is unlikely to touch.
 
         Returns:
-            The task cells of the task process, and the file that came with the call.
+            The task cells, the file that they are in, and the file that came with the call.
         """
         received = transport.Receiver(self.sock).receive()
         assert received is not None
@@ -137,7 +129,7 @@ class _Sender:
         self.sock.close()
         self.sock = sock
         self.task_cells = task_cells.read(task_cells_fd)
-        return task_cells_fd, received.fds
+        return self.task_cells, task_cells_fd, received.fds
 
     def send(self, response: tuple[Ended | None, BaseException | None, str | None]) -> NoReturn:
         """Send the answer, and end without waiting for what the call has left in this process."""
@@ -161,13 +153,7 @@ class _Sender:
 
 
 class _Context:
-    """A context of multiprocessing with a given pipe, which keeps the process that it makes.
-
-    Args:
-        method: "fork", "forkserver" or "spawn".
-        answers: The end of the pipe to receive from.
-        sender: The other end.
-    """
+    """A context of multiprocessing with a given pipe, which keeps the process that it makes."""
 
     def __init__(self, method: str, answers: _Answers, sender: _Sender) -> None:
         self._context: Any = multiprocessing.get_context(method)
@@ -218,19 +204,6 @@ class _Pynisher(pynisher.Pynisher):  # type: ignore[misc]
         """Do nothing: the value comes from the task cells."""
 
 
-def _limit_of(error: Exception) -> str:
-    if isinstance(error, pynisher.WallTimeoutException):
-        return "wall_time"
-    return "cpu_time" if isinstance(error, pynisher.CpuTimeoutException) else ""
-
-
-def _figures_of(cells: Cells) -> tuple[float, float, float, int]:
-    """The usage of a call that pynisher has ended, as far as it is known here."""
-    now = time.monotonic()
-    step = now - cells.get_float(0, task_cells.CLOCK)
-    return now - cells.get_float(0, task_cells.START), step, 0.0, 0
-
-
 def _end_like(process: Any) -> NoReturn:
     """End as the process of the call did, so that the guardian sees how it ended."""
     faulthandler.disable()
@@ -247,29 +220,18 @@ def _end_like(process: Any) -> NoReturn:
 
 
 def _run_in_new_process(sender: _Sender, head: bytes, orders: Orders, task_process: int) -> Ended:
-    """What pynisher runs: the function of a call, with its account."""
+    """What pynisher runs: the function of a call."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # pynisher's would use its pipe
     output.buffer_by_lines()
-    task_cells_fd, fds = sender.settle_in()
-    cells, number = task_cells.read(task_cells_fd), sender.number
+    cells, task_cells_fd, fds = sender.settle_in()
     stacks.write_to(task_cells_fd)
     _say_who_runs(cells, task_process)
-    warning = GraceWarning(cells, task_cells_fd, number, orders.grace_period)
-    clock = WallClock(cells)
-    cpu_before = time.process_time() + proctree.children_cpu_time()
-    clock.begin(number)
-    pid = os.getpid()
-    kind, end = run_function(memoryview(head), fds, warning.can_reach_it())
-    if os.getpid() != pid:
-        os._exit(0)  # the call has forked, and its child has returned from it too
-    output.flush()
-    wall_time = clock.end()
-    cells.put(0, task_cells.DONE, number)
-    for child in proctree.children_of(pid):
+    orders = orders._replace(captures=True)  # nothing else flushes what it prints
+    runner = Runner(cells, task_cells_fd, proctree.own_peak_memory)
+    ended = runner.run(sender.number, orders, memoryview(head), fds)
+    for child in proctree.children_of(os.getpid()):
         proctree.kill_tree(child)  # pynisher would wait for them, for seconds
-    cpu_time = time.process_time() + proctree.children_cpu_time() - cpu_before
-    peak_memory = proctree.own_peak_memory()
-    return Ended(kind, end, wall_time, clock.longest_step, cpu_time, peak_memory)
+    return ended
 
 
 def _say_who_runs(cells: Cells, task_process: int) -> None:

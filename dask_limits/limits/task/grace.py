@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import Final
 
-from dask_limits.exceptions import Breach, CpuTimeBreach, WallTimeBreach
+from dask_limits.exceptions import Breach
+from dask_limits.limits.breaches import BREACHES
 from dask_limits.limits.ipc import task_cells
 from dask_limits.limits.ipc.cells import Cells
 from dask_limits.limits.tracebacks import users_stacks
@@ -27,12 +28,6 @@ class GraceWarning:
     The guardian notes that it warns a call, and then reads whether the call is done. We note that
     the call is done, and then read whether it was warned. So either no signal is sent, or we know
     that one may still come, and keep the handlers that ignore it.
-
-    Args:
-        cells: The task cells of the task process.
-        task_cells_fd: The file that they are in.
-        number: The number of the call.
-        grace_period: Seconds; with 0 nothing is done.
     """
 
     def __init__(self, cells: Cells, task_cells_fd: int, number: int, grace_period: float) -> None:
@@ -42,10 +37,7 @@ class GraceWarning:
         self._grace_period = grace_period
         self._inside = False
         self._early = 0
-        self._before: dict[int, object] = {}
-        if grace_period:
-            for name in SIGNALS.values():
-                self._before[name] = signal.signal(name, self._handle)
+        self._before = {name: signal.signal(name, self._handle) for name in SIGNALS.values()}
 
     @contextlib.contextmanager
     def can_reach_it(self) -> Iterator[None]:
@@ -62,19 +54,19 @@ class GraceWarning:
             self._inside = False
 
     @property
-    def came(self) -> bool:
+    def _came(self) -> bool:
         """Whether the guardian has warned the call."""
         return self._task_cells.get(0, task_cells.WARNED) == self._number
 
     def take_back_handlers(self) -> None:
         """Restore the handlers, unless a signal may still come. Call it after the end is noted."""
-        if not self.came:
+        if not self._came:
             for number, handler in self._before.items():
                 if signal.getsignal(number) == self._handle:
-                    signal.signal(number, handler)  # type: ignore[arg-type]
+                    signal.signal(number, handler)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if not self.came:  # not from the guardian: act as by default
+        if not self._came:  # not from the guardian: act as by default
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
         elif self._inside:
@@ -83,12 +75,8 @@ class GraceWarning:
             self._early = number
 
     def _breach(self, number: int) -> Breach:
-        kind, limit = (
-            (WallTimeBreach, "wall_time")
-            if number == signal.SIGALRM
-            else (CpuTimeBreach, "cpu_time")
-        )
-        return kind(
+        limit = next(limit for limit, its in SIGNALS.items() if its == number)
+        return BREACHES[limit](
             f"over the {limit} limit; this call is ended in {format_seconds(self._grace_period)}",
             stacks=users_stacks(task_cells.stacks(self._task_cells_fd)),
         )

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import resource
 import signal
 import socket
-import time
 import traceback
 from typing import Final, NoReturn
 
@@ -17,31 +15,25 @@ from dask_limits.limits.ipc.cells import Cells
 from dask_limits.limits.ipc.payload import Payload
 from dask_limits.limits.linux import files, output, prctl, proctree, stacks
 from dask_limits.limits.task import fresh
-from dask_limits.limits.task.clock import WallClock
-from dask_limits.limits.task.grace import GraceWarning
 from dask_limits.limits.task.process_state import Setting, leaves_something, traits
-from dask_limits.limits.task.run_function import Ended, run_function
+from dask_limits.limits.task.run_function import NOTHING, Runner
 
-_NOTHING: Final = contextlib.nullcontext()
 _IDLE_GROWTH: Final = 256 * 2**20
 """Bytes by which an idle process may have grown since its first call; or its size then, if that is
 more. A new process costs the next call its imports, a large one costs memory."""
+_ALL_FILES: Final = 2**31 - 1  # more than any limit: the owner's may have been lowered since
 
 
 def run(sock_fd: int, task_cells_fd: int, open_files: tuple[int, int]) -> NoReturn:
     """Be a task process, in a new child of the guardian, until the owner closes the socket.
 
-    Args:
-        sock_fd: The socket for calls and answers.
-        task_cells_fd: The file of the task cells and stacks.
-        open_files: The owner's limits on open files, soft and hard.
+    `open_files` are the owner's limits on open files, soft and hard.
     """
     try:
         sock_fd, task_cells_fd = _settle_in(sock_fd, task_cells_fd, open_files)
         cells = task_cells.read(task_cells_fd)
         try:
-            process = TaskProcess(transport.adopt(sock_fd), cells, task_cells_fd)
-            process.serve()
+            TaskProcess(transport.adopt(sock_fd), cells, task_cells_fd).serve()
         except OSError as error:
             if error.errno in (errno.EBADF, errno.ENOTSOCK, errno.ENOTCONN):
                 cells.put(0, task_cells.DEAF, 1)
@@ -54,11 +46,7 @@ def run(sock_fd: int, task_cells_fd: int, open_files: tuple[int, int]) -> NoRetu
 
 
 def _settle_in(sock_fd: int, task_cells_fd: int, open_files: tuple[int, int]) -> tuple[int, int]:
-    """Undo what a fork of the guardian inherits.
-
-    Returns:
-        The two files, at their new places.
-    """
+    """Undo what a fork of the guardian inherits. Returns the two files, at their new places."""
     prctl.die_with_parent(signal.SIGKILL)
     prctl.become_subreaper()
     prctl.set_name("limits-task")
@@ -78,31 +66,19 @@ def _settle_in(sock_fd: int, task_cells_fd: int, open_files: tuple[int, int]) ->
     return sock_fd, task_cells_fd
 
 
-_ALL_FILES: Final = 2**31 - 1  # more than any limit: the owner's may have been lowered since
-
-
 class TaskProcess:
-    """Receives calls, runs them, and sends answers.
-
-    Args:
-        sock: The socket for calls and answers.
-        cells: Its task cells.
-        task_cells_fd: The file that they are in.
-    """
+    """Receives calls, runs them, and sends answers."""
 
     def __init__(self, sock: socket.socket, cells: Cells, task_cells_fd: int) -> None:
         self._sock = sock
         self._receiver = transport.Receiver(sock)
         self._task_cells = cells
-        self._task_cells_fd = task_cells_fd
-        self._pid = os.getpid()
         self._setting = Setting.here().for_another_process()
         self._traits = traits()
-        self._children_cpu_time = 0.0
         self._peak_memory = proctree.own_peak_memory()
         self._first_idle_memory = 0
         self._statm_fd = os.open("/proc/self/statm", os.O_RDONLY)
-        self._clock = WallClock(cells)
+        self._runner = Runner(cells, task_cells_fd, self._peak)
 
     def serve(self) -> None:
         """Run calls until the other end is closed, or a call leaves this process unfit."""
@@ -123,54 +99,26 @@ class TaskProcess:
 
     def _run(self, request: transport.Message) -> tuple[bytes, int, Payload]:
         """Run one call, and pack its account and its end."""
-        number = request.number
+        number, fds = request.number, request.fds
         orders = messages.Orders.unpack(request.body)
         head = request.body[messages.ORDERS.size :]
-        run = self._run_below if orders.start_method else self._run_here
+        captured = NOTHING
         if orders.captures:
-            out = request.fds[-2:]
-            del request.fds[-2:]
-            with output.redirected(out):
-                ended = run(number, orders, head, request.fds)
-        else:
-            ended = run(number, orders, head, request.fds)
-        self._children_cpu_time = proctree.children_cpu_time()
+            captured = output.redirected(fds[-2:])
+            del fds[-2:]
+        with captured:
+            if orders.start_method:
+                ended = fresh.run(number, orders, head, fds, self._runner)
+            else:
+                ended = self._runner.run(number, orders, head, fds)
         account = messages.ACCOUNT.pack(
             ended.wall_time,
             ended.longest_step,
             ended.cpu_time,
-            self._children_cpu_time,
+            self._runner.children_cpu_time,
             ended.peak_memory,
         )
         return account, ended.kind, ended.end
-
-    def _run_below(
-        self, number: int, orders: messages.Orders, head: memoryview, fds: list[int]
-    ) -> Ended:
-        """Run one call in a fresh process."""
-        return fresh.run(number, orders, head, fds, self._task_cells_fd)
-
-    def _run_here(
-        self, number: int, orders: messages.Orders, head: memoryview, fds: list[int]
-    ) -> Ended:
-        """Run one call in this process."""
-        grace = orders.grace_period
-        warning = (
-            GraceWarning(self._task_cells, self._task_cells_fd, number, grace) if grace else None
-        )
-        cpu_before = time.process_time() + self._children_cpu_time
-        self._clock.begin(number)
-        kind, end = run_function(head, fds, _NOTHING if warning is None else warning.can_reach_it())
-        if os.getpid() != self._pid:
-            os._exit(0)  # the call has forked, and this is its child, which has returned too
-        if orders.captures:
-            output.flush()  # this may take a while, in which the call still runs
-        wall_time = self._clock.end()
-        self._task_cells.put(0, task_cells.DONE, number)
-        if warning is not None:
-            warning.take_back_handlers()
-        cpu_time = time.process_time() + proctree.children_cpu_time() - cpu_before
-        return Ended(kind, end, wall_time, self._clock.longest_step, cpu_time, self._peak())
 
     def _peak(self) -> int:
         """Peak bytes of this process in this call, as far as the kernel tells."""
@@ -194,17 +142,14 @@ class TaskProcess:
         to another process.
         """
         self._setting.restore()
-        warned = (
-            self._task_cells.get(0, task_cells.WARNED)
-            == self._task_cells.get(0, task_cells.CALL)
-            != 0
-        )
-        return not (warned or leaves_something() or traits() != self._traits or self._has_grown())
+        if leaves_something() or traits() != self._traits:
+            return False
+        call = self._task_cells.get(0, task_cells.CALL)
+        warned = self._task_cells.get(0, task_cells.WARNED) == call
+        return call == 0 or not (warned or self._has_grown())
 
     def _has_grown(self) -> bool:
         """Whether it holds much more memory than after its first call."""
-        if self._task_cells.get(0, task_cells.CALL) == 0:
-            return False
         if self._first_idle_memory == 0:
             self._first_idle_memory = self._resident()
         most = self._first_idle_memory + max(_IDLE_GROWTH, self._first_idle_memory)

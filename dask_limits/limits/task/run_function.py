@@ -1,14 +1,23 @@
-"""Runs the function of one call, and packs its end."""
+"""Runs the functions of calls in the process that is meant for them, and measures each."""
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
-from typing import NamedTuple
+import contextlib
+import os
+import time
+from collections.abc import Callable
+from typing import Final, NamedTuple
 
 from dask_limits.limits import in_place
-from dask_limits.limits.ipc import messages, payload, pickling
+from dask_limits.limits.ipc import messages, payload, pickling, task_cells
+from dask_limits.limits.ipc.cells import Cells
+from dask_limits.limits.ipc.messages import Orders
 from dask_limits.limits.ipc.payload import Payload
-from dask_limits.limits.linux import files
+from dask_limits.limits.linux import files, output, proctree
+from dask_limits.limits.progress import restart_by
+from dask_limits.limits.task.grace import GraceWarning
+
+NOTHING: Final[contextlib.AbstractContextManager[None]] = contextlib.nullcontext()
 
 
 class Ended(NamedTuple):
@@ -31,19 +40,61 @@ class Ended(NamedTuple):
     peak_memory: int
 
 
-def run_function(
-    head: memoryview, fds: list[int], around: AbstractContextManager[object]
-) -> tuple[int, Payload]:
-    """Run the function of one call.
+class Runner:
+    """Runs functions in this process, one at a time.
 
-    Args:
-        head: Its function, positional and keyword arguments, packed.
-        fds: The file that came with it; it is closed.
-        around: A context in which only the function runs.
-
-    Returns:
-        The kind of answer, one of those in `messages`, and its payload.
+    Attributes:
+        task_cells: Where the guardian sees what runs.
+        task_cells_fd: The file that they are in.
+        children_cpu_time: CPU seconds of all children that this process has waited for.
     """
+
+    def __init__(self, cells: Cells, task_cells_fd: int, peak: Callable[[], int]) -> None:
+        self.task_cells = cells
+        self.task_cells_fd = task_cells_fd
+        self._peak = peak
+        self._pid = os.getpid()
+        self._longest_step = 0.0
+        self.children_cpu_time = proctree.children_cpu_time()
+        restart_by(self._restart_clock)
+
+    def run(self, number: int, orders: Orders, head: memoryview, fds: list[int]) -> Ended:
+        """Run the function of one call; `head` and the file in `fds`, which is closed, hold it."""
+        cells, grace = self.task_cells, orders.grace_period
+        warning = GraceWarning(cells, self.task_cells_fd, number, grace) if grace else None
+        cpu_before = time.process_time() + self.children_cpu_time
+        start = time.monotonic()
+        self._longest_step = 0.0
+        cells.put_float(0, task_cells.START, start)
+        cells.put_float(0, task_cells.CLOCK, start)
+        cells.put(0, task_cells.CALL, number)
+        kind, end = _run(head, fds, warning.can_reach_it() if warning else NOTHING)
+        if os.getpid() != self._pid:
+            os._exit(0)  # the call has forked, and this is its child, which has returned too
+        if orders.captures:
+            output.flush()  # this may take a while, in which the call still runs
+        wall_time = self._end_step() - start
+        cells.put(0, task_cells.DONE, number)
+        if warning is not None:
+            warning.take_back_handlers()
+        self.children_cpu_time = proctree.children_cpu_time()
+        cpu_time = time.process_time() + self.children_cpu_time - cpu_before
+        return Ended(kind, end, wall_time, self._longest_step, cpu_time, self._peak())
+
+    def _restart_clock(self) -> None:
+        self.task_cells.put_float(0, task_cells.CLOCK, self._end_step())
+
+    def _end_step(self) -> float:
+        now = time.monotonic()
+        step = now - self.task_cells.get_float(0, task_cells.CLOCK)
+        self._longest_step = max(self._longest_step, step)
+        return now
+
+
+def _run(
+    head: memoryview, fds: list[int], around: contextlib.AbstractContextManager[object]
+) -> tuple[int, Payload]:
+    """Run a function, it alone within a context. Returns the kind of answer, and its payload."""
     try:
         fn, args, kwargs = payload.unpack(head, fds)
     except BaseException as error:

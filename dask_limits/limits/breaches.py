@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
+from itertools import takewhile
 from typing import Final
 
-from dask_limits.exceptions import (
-    Breach,
-    CpuTimeBreach,
-    MemoryBreach,
-    ProcessBreach,
-    WallTimeBreach,
-)
+from dask_limits import exceptions
 from dask_limits.limits.limits import Limits
 from dask_limits.limits.outcome import ChildProcess, Usage
 from dask_limits.units import format_bytes, format_seconds
 
-BREACHES: Final[dict[str, type[Breach]]] = {
-    "wall_time": WallTimeBreach,
-    "cpu_time": CpuTimeBreach,
-    "memory": MemoryBreach,
-    "num_processes": ProcessBreach,
+BREACHES: Final[dict[str, type[exceptions.Breach]]] = {
+    "wall_time": exceptions.WallTimeBreach,
+    "cpu_time": exceptions.CpuTimeBreach,
+    "memory": exceptions.MemoryBreach,
+    "num_processes": exceptions.ProcessBreach,
 }
 _STACK_LINES: Final = 6
 """Lines of a stack in a message; the error has all of it as an attribute."""
@@ -32,16 +27,11 @@ def breach(
     usage: Usage,
     stacks: str,
     child: ChildProcess | None = None,
-) -> Breach:
-    """The error of a call that went over a limit.
+) -> exceptions.Breach:
+    """The error of a call of the function `name` that went over the limit `limit`.
 
-    Args:
-        name: The name of the function.
-        limits: The limits of the call.
-        limit: The name of the one that it went over.
-        usage: Its usage.
-        stacks: Python stacks of its threads, as faulthandler writes them; may be empty.
-        child: The child process with the largest share of what was used, if it is one.
+    `stacks` are as faulthandler writes them. `child` is the child process with the largest share of
+    what was used, if it is one.
     """
     used, allowed = _figures(limit, usage, limits)
     part = "" if child is None else _share(limit, child)
@@ -75,22 +65,17 @@ def _figures(limit: str, usage: Usage, limits: Limits) -> tuple[str, str]:
         return f"had {format_bytes(usage.peak_memory)}", format_bytes(limits.memory or 0)
     if limit == "num_processes":
         return f"had {usage.num_processes}", f"{limits.num_processes}"
-    used = usage.wall_time if limit == "wall_time" else usage.cpu_time
-    allowed = limits.wall_time if limit == "wall_time" else limits.cpu_time
+    used, allowed = getattr(usage, limit), getattr(limits, limit)
     return f"took {format_seconds(used)}", format_seconds(allowed or 0.0)
 
 
 def where(stacks: str) -> str:
     """The innermost lines of the stack of the thread that ran the function, for a message."""
     lines = stacks.splitlines()
-    at = next((n for n, line in enumerate(lines) if line.startswith("Current thread")), None)
-    if at is None:
-        at = next((n for n, line in enumerate(lines) if "most recent call first" in line), None)
-    if at is None:
+    threads = [n for n, line in enumerate(lines) if "most recent call first" in line]
+    current = [n for n in threads if lines[n].startswith("Current thread")]
+    if not threads:
         return ""
-    frames: list[str] = []
-    for line in lines[at + 1 :]:
-        if not line.startswith("  ") or len(frames) == _STACK_LINES:
-            break
-        frames.append(line)
-    return ", in:\n" + "\n".join(frames) if frames else ""
+    first = (current or threads)[0] + 1
+    frames = list(takewhile(lambda line: line.startswith("  "), lines[first:]))
+    return ", in:\n" + "\n".join(frames[:_STACK_LINES]) if frames else ""

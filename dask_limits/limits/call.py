@@ -48,21 +48,14 @@ class LimitedCall(Generic[P, R]):
         return self.run(*args, **kwargs).result()
 
     def run(self, *args: P.args, **kwargs: P.kwargs) -> Outcome[R]:
-        """Run one call, and return its outcome instead of raising anything.
-
-        Returns:
-            Its value or its exception, and its usage.
-        """
+        """Run one call, and return its [Outcome][dask_limits.Outcome] instead of raising."""
         return run_call(self, args, kwargs)
 
     def __repr__(self) -> str:
         return f"LimitedCall({self.name}, {self.limits})"
 
 
-def limit(
-    fn: Callable[P, R],
-    **limits: Unpack[LimitsArguments],
-) -> LimitedCall[P, R]:
+def limit(fn: Callable[P, R], **limits: Unpack[LimitsArguments]) -> LimitedCall[P, R]:
     """Put limits on one function.
 
     Args:
@@ -92,7 +85,7 @@ def limit(
 def run_call_packed(
     call: LimitedCall[..., R], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> PackedOutcome[R]:
-    """Run a call as `run_call` does, and leave its value or exception pickled, to be passed on."""
+    """Run a call as `run_call` does, and leave its value or exception pickled."""
     if not call.limits:
         return PackedOutcome.of(run_in_place(call.fn, args, kwargs), call.name, call.limits)
     from dask_limits.limits.owner.guardian import default_guardian
@@ -104,19 +97,11 @@ def run_call(
     call: LimitedCall[..., R],
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
-    *,
     cancel: CancelToken | None = None,
 ) -> Outcome[R]:
     """Run a call: in a task process if it has limits, otherwise directly.
 
-    Args:
-        call: The function and its limits.
-        args: Positional arguments.
-        kwargs: Keyword arguments.
-        cancel: Ends the call early, from any thread. A call without limits cannot be ended.
-
-    Returns:
-        The call's outcome.
+    `cancel` can end a call that has limits, from any thread.
     """
     if not call.limits:
         return run_in_place(call.fn, args, kwargs)

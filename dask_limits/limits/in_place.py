@@ -17,7 +17,9 @@ R = TypeVar("R")
 
 def call(fn: Callable[..., R], args: Sequence[Any], kwargs: Mapping[str, Any]) -> R:
     """Call a function; run a coroutine function until it is done."""
-    value: R = _to_its_end(fn(*args, **kwargs))
+    value = fn(*args, **kwargs)
+    if type(value) is types.CoroutineType:
+        value = _run_coroutine(value)
     return value
 
 
@@ -38,19 +40,16 @@ def run_in_place(fn: Callable[..., R], args: tuple[Any, ...], kwargs: dict[str, 
     return Outcome(value=value, exception=exception, usage=usage)
 
 
-def _to_its_end(value: Any) -> Any:
-    """What was returned; if it is a coroutine, what that returns."""
-    if type(value) is not types.CoroutineType:
-        return value
+def _run_coroutine(coroutine: Any) -> Any:
     import asyncio  # 30 ms in each new task process, for the few that need it
 
     if asyncio._get_running_loop() is None:  # without an error, which would be the user's context
-        return asyncio.run(value)
+        return asyncio.run(coroutine)
     # A loop already runs in this thread and waits for this call: it cannot run another.
     from concurrent.futures import ThreadPoolExecutor
 
     with ThreadPoolExecutor(1) as thread:
-        return thread.submit(asyncio.run, value).result()
+        return thread.submit(asyncio.run, coroutine).result()
 
 
 def exit_status(exit_: SystemExit) -> int:

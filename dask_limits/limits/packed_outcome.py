@@ -1,9 +1,3 @@
-"""A finished call whose value or exception is still pickled, as its task process has pickled it.
-
-It can pass through processes that cannot unpickle it, such as a Dask worker, without copies of
-large arrays. It is unpickled once, where the user reads it.
-"""
-
 from __future__ import annotations
 
 import sys
@@ -36,14 +30,14 @@ _PICKLING: Final = {
 
 @dataclass(frozen=True, eq=False)
 class PackedOutcome(Generic[R]):
-    """A finished call whose value or exception is still pickled.
+    """A finished call whose value or exception is still pickled, as its task process pickled it.
+
+    It can pass through processes that cannot unpickle it, such as a Dask worker, without copies of
+    large arrays. It is unpickled once, where the user reads it.
 
     Attributes:
         name: The name of the function.
-        limits: The limits of the call.
-        usage: Its usage.
-        exception: The error of a call that went over a limit, or neither returned nor raised;
-            None otherwise.
+        exception: The error of a call that neither returned nor raised, or went over a limit.
         value: The value that it returned.
         raised: The exception that it raised, with the text of its traceback.
     """
@@ -59,16 +53,7 @@ class PackedOutcome(Generic[R]):
     def of_answer(
         cls, name: str, limits: Limits, usage: Usage, kind: int, head: memoryview, fds: list[int]
     ) -> PackedOutcome[R]:
-        """The outcome in an answer of a task process.
-
-        Args:
-            name: The name of the function.
-            limits: The limits of the call.
-            usage: Its usage.
-            kind: The kind of message: how the call ended.
-            head: The head of the payload.
-            fds: The file that came with it. It may be closed after this.
-        """
+        """The outcome in an answer of a task process. The files may be closed after this."""
         end = cls(name, limits, usage)
         try:
             packed = payload.take(head, fds)
@@ -89,13 +74,7 @@ class PackedOutcome(Generic[R]):
 
     @classmethod
     def of(cls, outcome: Outcome[R], name: str, limits: Limits) -> PackedOutcome[R]:
-        """Pack the outcome of a call that ran in this process.
-
-        Args:
-            outcome: The outcome.
-            name: The name of the function.
-            limits: The limits of the call.
-        """
+        """Pack the outcome of a call that ran in this process."""
         error = outcome.exception
         if isinstance(error, CallError) and error.__traceback__ is None:  # it was not raised
             return cls(name, limits, outcome.usage, exception=error)
@@ -158,29 +137,24 @@ class PackedOutcome(Generic[R]):
         return object.__sizeof__(self) + sum(sys.getsizeof(p) for p in packed if p is not None)
 
     def __reduce_ex__(self, _: SupportsIndex) -> tuple[Any, ...]:
-        error, cause = self.exception, ""
-        if error is not None:
-            if isinstance(error.__cause__, RemoteTraceback):
-                cause = error.__cause__.text
-            elif error.__cause__ is not None:
-                cause = text_of(error.__cause__)
-        # Not the error itself: where distributed is imported, tblib pickles its causes too.
-        reduced = None if error is None else error.__reduce__()
-        about = self.name, self.limits, self.usage
-        return _rebuild, (*about, reduced, cause, self.value, self.raised)
+        error = None
+        if self.exception is not None:
+            cause = self.exception.__cause__
+            if isinstance(cause, RemoteTraceback):
+                text = cause.text
+            else:
+                text = "" if cause is None else text_of(cause)
+            # Not the error itself: where distributed is imported, tblib pickles its causes too.
+            error = (*self.exception.__reduce__()[:2], text)
+        return _rebuild, (error, self.name, self.limits, self.usage, self.value, self.raised)
 
 
 def _rebuild(
-    name: str,
-    limits: Limits,
-    usage: Usage,
-    reduced: tuple[Any, ...] | None,
-    cause: str,
-    *packed: Packed | None,
+    reduced: tuple[Any, Any, str] | None, name: str, limits: Limits, usage: Usage, *packed: Any
 ) -> PackedOutcome[Any]:
     error = None
     if reduced is not None:
-        make, arguments, *_ = reduced
+        make, arguments, cause = reduced
         error = make(*arguments)
         error.__cause__ = RemoteTraceback(cause) if cause else None
     return PackedOutcome(name, limits, usage, error, *packed)

@@ -57,11 +57,7 @@ def say(error: BaseException) -> str:
 
 
 def users_stacks(text: str) -> str:
-    """Stacks of threads, from the user's own function on.
-
-    Args:
-        text: As faulthandler writes them: innermost frames first.
-    """
+    """Stacks of threads, as faulthandler writes them, from the user's own function on."""
     kept: list[str] = []
     frames: list[str] = []
     for line in [*text.splitlines(), ""]:

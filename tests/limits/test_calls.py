@@ -269,7 +269,7 @@ def test_a_guardian_that_is_closed_cancels_what_runs_and_starts_again_on_need():
     outcomes = []
     thread = threading.Thread(target=lambda: outcomes.append(guardian.run(time.sleep, (600,), {})))
     thread.start()
-    while guardian._connection is None or not list(guardian._connection):
+    while guardian._connection is None or not guardian._connection._leases:
         time.sleep(0.001)
     guardian.close()
     thread.join()

@@ -80,7 +80,7 @@ def _left_running() -> list[psutil.Process]:
         (guardian,) = reaper.children()
         own = guardian.children()
         below = [p for p in reaper.children(recursive=True) if p not in (guardian, *own)]
-        extra = max(len(own) - len(list(connection)) - 1, 0)  # one is the spare
+        extra = max(len(own) - len(connection._leases) - 1, 0)  # one is the spare
         return below + own[:extra]
     except psutil.NoSuchProcess:  # one that goes at this moment: look again
         return [psutil.Process()]

@@ -63,7 +63,7 @@ def _guardian_rests() -> bool:
     """Whether below it there are task processes alone, few, and nothing that calls have left."""
     if (connection := _connection()) is None:
         return True
-    task_processes = set(connection)
+    task_processes = {lease.pid for lease in connection._leases.copy()}
     guardian = children_of(connection.pid)
     spare = [pid for of in guardian for pid in children_of(of) if pid not in task_processes]
     return (
@@ -93,7 +93,7 @@ def _files() -> dict[int, str]:
     found: dict[int, str] = {}
     kept = {sys.modules[name]._resource_tracker._fd for name in _TRACKERS if name in sys.modules}
     if connection is not None:
-        kept |= {connection._control.fileno(), *(one._sock.fileno() for one in connection._leases)}
+        kept |= {connection._control.fileno(), *(one.sock.fileno() for one in connection._leases)}
     for link in Path("/proc/self/fd").iterdir():
         try:
             what = str(link.readlink())

@@ -11,9 +11,7 @@ class Cells:
     one. Cells become visible in the order of the stores, as far as the processor keeps it: x86
     does, and ARM does with the interpreter's own barriers.
 
-    Args:
-        rows: How many rows there are.
-        fd: The file of the cells, which start at its beginning. The caller may close it.
+    The cells start at the beginning of the file. The caller may close it.
     """
 
     CELLS = 16

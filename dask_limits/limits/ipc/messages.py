@@ -19,6 +19,7 @@ RAISED: Final = 4  # (the exception, the text of its traceback)
 EXITED: Final = 5  # the exit status that sys.exit asked for
 UNPICKLABLE: Final = 6  # (part, why, what the call raised or "", text of a traceback)
 BREACHED: Final = 9  # the name of the limit for which pynisher has ended the call
+ANSWERS: Final = {RETURNED, RAISED, EXITED, UNPICKLABLE, BREACHED}
 
 # From the guardian to the owner, on the socket of a task process.
 VERDICT: Final = 7  # pickled Verdict, by the standard pickle
@@ -48,9 +49,7 @@ class Orders(NamedTuple):
     """What a task process needs to know of a call's limits; the guardian enforces the rest.
 
     Attributes:
-        wall_time: Limit in seconds; 0 is none.
-        cpu_time: As `wall_time`.
-        grace_period: Seconds; 0 is none.
+        wall_time: Limit in seconds; 0 is none. So are the next two.
         start_method: How to start a fresh process for the call; empty for none.
         captures: Whether its output goes to files that come with the request.
     """
@@ -63,8 +62,7 @@ class Orders(NamedTuple):
 
     def pack(self) -> bytes:
         """As bytes."""
-        method = _START_METHODS.index(self.start_method)
-        return ORDERS.pack(*self[:3], method, self.captures)
+        return ORDERS.pack(*self[:3], _START_METHODS.index(self.start_method), self.captures)
 
     @classmethod
     def unpack(cls, data: memoryview) -> Orders:
@@ -82,10 +80,7 @@ class Verdict:
             "cancelled"; "died" if the guardian did not end it; "deaf" if the call closed the
             socket for its answer; or "mute" if the call was done and no answer was sent.
         status: As `os.waitstatus_to_exitcode` returns it; None if the process could not be ended.
-        wall_time: Seconds.
-        cpu_time: Seconds, of the whole tree.
-        peak_memory: Bytes, of the whole tree.
-        peak_processes: Most at one time.
+        wall_time: Seconds. Like the next three, of the whole tree.
         system_memory: Whether the kernel killed a process meanwhile because memory had run out.
         stacks: Python stacks of its threads, as text.
         child: The child process with the largest share of what was breached, if it is one.

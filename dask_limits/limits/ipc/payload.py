@@ -15,11 +15,13 @@ import os
 import pickle
 import struct
 from collections.abc import Callable, Sequence
-from typing import Any, Final, Protocol, Self, SupportsIndex, TypeAlias
+from typing import Any, Final, Self, SupportsIndex, TypeAlias
 
 from dask_limits.limits.linux.memory import map_privately
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
+NewPickler: TypeAlias = Callable[..., Any]
+"""Makes a pickler, as `pickle.Pickler` does."""
 
 _INLINE: Final = 64 * 1024
 """Most bytes of pickle that are sent on the socket; more would not fit in one message."""
@@ -34,14 +36,6 @@ _LENGTH: Final = struct.Struct("=Q")
 _BUFFER: Final = struct.Struct("=QQ?")  # where it begins, its length, whether it is read-only
 _MAX_BUFFERS: Final = 2048
 """As many as can be listed in one message. Further ones are copied into the pickle."""
-
-
-class NewPickler(Protocol):
-    """Makes a pickler for a file: `pickle.Pickler` and its like."""
-
-    def __call__(  # noqa: D102
-        self, file: Any, protocol: int, *, buffer_callback: Callable[[pickle.PickleBuffer], Any]
-    ) -> Any: ...
 
 
 class Payload:
@@ -70,31 +64,14 @@ class Payload:
 
 
 def pack(thing: object, new_pickler: NewPickler) -> Payload:
-    """Pickle an object.
-
-    Args:
-        thing: The object.
-        new_pickler: Makes the pickler.
-
-    Raises:
-        Exception: whatever the pickler raises.
-        OSError: if there is no memory, or no file descriptor.
-    """
+    """Pickle an object. Raises what the pickler raises, and OSError if there is no room."""
     with _Sink() as sink:
         new_pickler(sink, pickle.HIGHEST_PROTOCOL, buffer_callback=sink.keep_buffer).dump(thing)
         return sink.payload()
 
 
 def unpack(head: memoryview, fds: list[int]) -> Any:
-    """Unpickle what was packed. Large buffers stay in the file; writing to them copies pages.
-
-    Args:
-        head: The head of the payload.
-        fds: The files that came with it. They may be closed after this.
-
-    Raises:
-        Exception: as for `take` and `Packed.load`.
-    """
+    """Unpickle what was packed. Large buffers stay in the file; writing to them copies pages."""
     return take(head, fds).load()
 
 
@@ -102,10 +79,6 @@ class Packed:
     """A pickled object that was received and is not unpickled yet.
 
     It can itself be pickled, to be passed on: with protocol 5 without a copy (PEP 574).
-
-    Args:
-        pickled: The pickle.
-        buffers: The buffers that were kept out of it.
     """
 
     def __init__(self, pickled: Buffer, buffers: Sequence[Buffer] = ()) -> None:
@@ -117,34 +90,21 @@ class Packed:
         return object.__sizeof__(self) + sum(memoryview(part).nbytes for part in parts)
 
     def load(self) -> Any:
-        """Unpickle the object.
-
-        Raises:
-            Exception: whatever unpickling raises.
-        """
+        """Unpickle the object. Raises what unpickling raises."""
         return pickle.loads(self._pickled, buffers=self._buffers)
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> tuple[Any, ...]:
-        pass_on = _out_of_band if int(protocol) >= 5 else _copy
+        def pass_on(buffer: Buffer) -> Any:
+            view = memoryview(buffer)
+            if int(protocol) >= 5 and view.nbytes >= _OUT_OF_BAND:
+                return pickle.PickleBuffer(buffer)
+            return bytes(buffer) if view.readonly else bytearray(buffer)
+
         return Packed, (pass_on(self._pickled), [*map(pass_on, self._buffers)])
 
 
-def _out_of_band(buffer: Buffer) -> Any:
-    if memoryview(buffer).nbytes < _OUT_OF_BAND:
-        return _copy(buffer)
-    return pickle.PickleBuffer(buffer)
-
-
-def _copy(buffer: Buffer) -> bytes | bytearray:
-    return bytes(buffer) if memoryview(buffer).readonly else bytearray(buffer)
-
-
 def take(head: memoryview, fds: list[int]) -> Packed:
-    """Receive what was packed, and leave it pickled. Large parts stay in the file.
-
-    Args:
-        head: The head of the payload.
-        fds: The files that came with it. They may be closed after this.
+    """Receive what was packed, and leave it pickled. The files may be closed after this.
 
     Raises:
         OSError: if the file was lost because this process has too many open.
@@ -177,14 +137,13 @@ class _Sink:
         self._buffers: list[memoryview] = []
 
     def write(self, data: bytes) -> None:
-        """Write a part of the pickle."""
         self._size += len(data)
         if self._fd is not None:
             _write(self._fd, data)
-            return
-        self._parts.append(data)
-        if self._size > _INLINE:
-            self._open()
+        else:
+            self._parts.append(data)
+            if self._size > _INLINE:
+                self._open()
 
     def keep_buffer(self, buffer: pickle.PickleBuffer) -> bool:
         """Whether a buffer goes into the pickle; otherwise it is kept for the file."""
@@ -198,7 +157,6 @@ class _Sink:
         return False
 
     def payload(self) -> Payload:
-        """The payload of what was written."""
         if self._buffers and self._fd is None:
             self._open()
         if self._fd is None:

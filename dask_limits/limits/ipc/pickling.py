@@ -34,11 +34,7 @@ def dumps(thing: object) -> bytes:
 
 
 def pack(thing: object) -> Payload:
-    """Pack an object; with `new_pickler` if the standard pickler cannot.
-
-    Raises:
-        Exception: if neither can.
-    """
+    """Pack an object; with `new_pickler` if the standard pickler cannot."""
     try:
         return payload.pack(thing, pickle.Pickler)
     except Exception:
@@ -46,11 +42,7 @@ def pack(thing: object) -> Payload:
 
 
 def pack_returned(value: object) -> tuple[int, Payload]:
-    """Pack the value that a call returned.
-
-    Returns:
-        The kind of answer, one of those in `messages`, and its payload.
-    """
+    """Pack the value that a call returned: the kind of answer, and its payload."""
     try:
         return messages.RETURNED, pack(value)
     except BaseException as why:
@@ -58,7 +50,7 @@ def pack_returned(value: object) -> tuple[int, Payload]:
 
 
 def pack_raised(error: BaseException) -> tuple[int, Payload]:
-    """Pack the exception that a call raised, with the text of its traceback; as `pack_returned`."""
+    """Pack the exception that a call raised, with the text of its traceback."""
     text = text_of(error)
     try:
         packed = pack((without_history(error), text))
@@ -72,13 +64,13 @@ def pack_raised(error: BaseException) -> tuple[int, Payload]:
 def pack_unpicklable(
     part: str, why: BaseException, what: str = "", text: str = ""
 ) -> tuple[int, Payload]:
-    """Pack the report that a part of a call cannot be pickled or unpickled; as `pack_returned`.
+    """Pack the report that a part of a call cannot be pickled or unpickled.
 
     Args:
         part: Which: "arguments", "result" or "exception".
         why: The error of the pickler.
-        what: The exception that the call raised, if it did, as text.
-        text: The traceback of that.
+        what: The exception that the call raised, if any, as text.
+        text: Its traceback.
     """
     return messages.UNPICKLABLE, pack((part, say(why), what, text or text_of(why)))
 

@@ -66,15 +66,7 @@ def send(
     fds: Sequence[int] = (),
     flags: int = 0,
 ) -> None:
-    """Send one message.
-
-    Args:
-        sock: The socket.
-        kind: One of those in `messages`.
-        number: The number of the call, or of the row.
-        *parts: The parts of the body; `MAX_BODY` bytes at most.
-        fds: Open files to send along.
-        flags: Of send(2).
+    """Send one message, whose body has `MAX_BODY` bytes at most.
 
     Raises:
         OSError: if the other end is closed.
@@ -87,11 +79,7 @@ def send(
 
 
 class Receiver:
-    """Receives messages from one socket; one thread at a time.
-
-    Args:
-        sock: The socket to read from. It is not closed by this.
-    """
+    """Receives messages from one socket; one thread at a time."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock

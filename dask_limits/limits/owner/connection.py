@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
+import functools
 import os
 import socket
 import struct
@@ -9,12 +9,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 
 from dask_limits.limits.ipc import messages, owner_cells, transport
 from dask_limits.limits.ipc.cells import Cells
-from dask_limits.limits.ipc.payload import Payload
-from dask_limits.limits.limits import Limits
 from dask_limits.limits.linux import files
 from dask_limits.limits.owner.lease import Lease
 from dask_limits.limits.task.process_state import Setting
@@ -35,18 +32,15 @@ class Connection:
     Dask's workers are, to have children. Only inherited sockets connect the two: there is no
     port and no file name by which others could reach it.
 
-    Args:
-        max_calls: Number of calls after which a task process is ended; None for no limit.
-
+    A task process is ended after `max_calls` calls; None is no limit.
     """
 
     def __init__(self, max_calls: int | None = None) -> None:
         self._max_calls = max_calls
-        self._numbers = itertools.count(1)
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._idle: list[Lease] = []
         self._leases: set[Lease] = set()
-        self._closed = False
+        self.closed = False
         self._lost = False
         self._control, theirs = transport.pair()
         self._receiver = transport.Receiver(self._control)
@@ -69,65 +63,51 @@ class Connection:
         finally:
             theirs.close()
             os.close(owner_cells_fd)
-
-    @property
-    def closed(self) -> bool:
-        """Whether its owner has closed it."""
-        return self._closed
+        self.pid = self._process.pid  # of the reaper, which is the parent of the guardian
 
     @property
     def lost(self) -> bool:
         """Whether the guardian has ended although its owner has not closed it."""
-        if not self._lost and not self._closed:
-            try:
-                ended = not self._control.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
-            except BlockingIOError:
-                ended = False
-            except OSError:
-                ended = True
-            if ended and not self._closed:
-                self._lost = True  # for good: another thread may close it at this moment
+        if not self._lost and not self.closed and self._peek() == b"" and not self.closed:
+            self._lost = True  # for good: another thread may close it at this moment
         return self._lost
 
-    def wait_for_loss(self, seconds: float) -> bool:
-        """Wait for the guardian to end, for some time.
+    def _peek(self) -> bytes | None:
+        """The first byte that the guardian has sent; None if there is none, b"" if it has ended."""
+        try:
+            return self._control.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return None
+        except OSError:
+            return b""
 
-        Returns:
-            Whether it has ended although its owner has not closed it.
-        """
+    def wait_for_loss(self, seconds: float) -> bool:
+        """Wait some time for the guardian to end; as `lost`."""
         deadline = time.monotonic() + seconds
-        while not self.lost and not self._closed and time.monotonic() < deadline:
+        while not self.lost and not self.closed and time.monotonic() < deadline:
             time.sleep(0.005)
         return self.lost
-
-    def _has_news(self) -> bool:
-        """Whether there is a message from the guardian to receive."""
-        try:
-            return bool(self._control.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT))
-        except OSError:
-            return False
 
     def acquire(self, memory: int | None) -> Lease:
         """Take an idle task process, or start a new one.
 
-        Args:
-            memory: The memory limit of the next call, in bytes. A process that holds more than
-                half of that from earlier calls is ended instead.
+        A process that holds more than half of `memory`, the limit of the next call in bytes, from
+        earlier calls is ended instead.
 
         Raises:
             ConnectionError: if the guardian has ended.
             BlockingIOError: if the system has no room for another process.
         """
         with self._lock:
-            if self._closed:
+            if self.closed:
                 raise ConnectionError("the guardian was closed")
-            while not self._idle and self._has_news():
+            while not self._idle and self._peek():
                 self._idle.append(self._take_over())  # for a call that Ctrl-C has interrupted
             while self._idle:
                 lease = self._idle.pop()
                 if lease.has_room_for(memory):
                     return lease
-                self._end(lease)
+                self.drop(lease)
             transport.send(self._control, messages.SPAWN, 0)
             return self._take_over()
 
@@ -144,13 +124,10 @@ class Connection:
             raise BlockingIOError("this process has too many open files to receive another")
         (pid,) = struct.unpack("=Q", message.body)
         sock = transport.adopt(message.fds.pop())
-        lease = Lease(self._owner_cells, row, pid, sock, self._wake)
+        wake = functools.partial(self._tell, messages.WAKE, 0)
+        lease = Lease(self._owner_cells, row, pid, sock, wake)
         self._leases.add(lease)
         return lease
-
-    def begin(self, lease: Lease, limits: Limits, request: Payload) -> bool:
-        """Start a call in a task process; see `Lease.begin`."""
-        return lease.begin(next(self._numbers), limits, request)
 
     def finish(self, lease: Lease) -> None:
         """End a call: keep the task process for the next one, if it is fit for that."""
@@ -159,62 +136,43 @@ class Connection:
             if fit:
                 self._idle.append(lease)
             else:
-                self._end(lease)
+                self.drop(lease)
 
     def drop(self, lease: Lease) -> None:
         """End a task process and everything below it, without waiting."""
         with self._lock:
-            self._end(lease)
-
-    def _end(self, lease: Lease) -> None:
-        lease.drop()
-        self._leases.discard(lease)
-        self._tell(messages.END, lease.row)
+            lease.drop()
+            self._leases.discard(lease)
+            self._tell(messages.END, lease.row)
 
     def cancel(self, row: int, number: int) -> None:
         """End the task process in this row if it still runs this call."""
-        with self._lock:
-            self._tell(messages.CANCEL, row, struct.pack("=Q", number))
-
-    def _wake(self) -> None:
-        """Make the guardian look for new calls."""
-        with self._lock:
-            self._tell(messages.WAKE, 0)
+        self._tell(messages.CANCEL, row, struct.pack("=Q", number))
 
     def _tell(self, kind: int, row: int, body: bytes = b"") -> None:
-        try:
-            transport.send(self._control, kind, row, body)
-        except OSError:
-            pass  # the guardian has ended, and all task processes with it
+        with self._lock:
+            try:
+                transport.send(self._control, kind, row, body)
+            except OSError:
+                pass  # the guardian has ended, and all task processes with it
 
     def close(self) -> None:
         """End the guardian and everything below it, and wait until it is gone."""
         with self._lock:
-            if self._closed:
+            if self.closed:
                 return
-            self._closed = True
+            self.closed = True
             self._control.close()
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(_END_WAIT_S)
         with self._lock:
-            for lease in self._idle:
-                self._leases.discard(lease)
-                lease.drop()
-            self._idle.clear()
+            while self._idle:
+                self.drop(self._idle.pop())
 
     def abandon(self) -> None:
         """Release a guardian that belongs to the process that we were forked from."""
-        self._closed = True
+        self.closed = True
         self._process.returncode = 0  # not our child: nothing to wait for
         self._control.close()
         for lease in self._leases:
-            lease.abandon()
-
-    def __iter__(self) -> Iterator[int]:
-        """The pids of the task processes, busy and idle."""
-        return (lease.pid for lease in tuple(self._leases))
-
-    @property
-    def pid(self) -> int:
-        """The pid of the reaper, which is the parent of the guardian."""
-        return self._process.pid
+            lease.sock.close()  # its process and its cells are still the owner's

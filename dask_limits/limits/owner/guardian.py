@@ -16,9 +16,9 @@ from dask_limits.limits.ipc.payload import Payload
 from dask_limits.limits.limits import Limits
 from dask_limits.limits.outcome import Outcome
 from dask_limits.limits.owner import in_thread
+from dask_limits.limits.owner.answers import Outcomes
 from dask_limits.limits.owner.connection import Connection
 from dask_limits.limits.owner.lease import Lease
-from dask_limits.limits.owner.outcomes import Outcomes
 from dask_limits.limits.packed_outcome import PackedOutcome
 from dask_limits.units import whole_number
 
@@ -38,13 +38,8 @@ class Guardian:
     The process is started when it is first needed, and again if it was killed. It is ended by
     `close()` or with the owner. All methods can be called from any thread.
 
-    Args:
-        max_calls_per_process: Number of calls after which a task process is ended. None, the
-            default, is no limit: it ends when a call leaves it unfit for another.
-
-    Raises:
-        TypeError: if `max_calls_per_process` is not a whole number.
-        ValueError: if it is less than 1.
+    A task process is ended after `max_calls_per_process` calls, or when a call leaves it unfit for
+    another.
 
     Example:
         >>> with Guardian() as guardian:
@@ -69,18 +64,7 @@ class Guardian:
         *,
         cancel: CancelToken | None = None,
     ) -> Outcome[R]:
-        """Run one call.
-
-        Args:
-            fn: The function.
-            args: Positional arguments.
-            kwargs: Keyword arguments.
-            limits: The limits of the call.
-            cancel: Ends the call, with everything it started, from another thread.
-
-        Returns:
-            Its value or its exception, and its usage. Nothing is raised.
-        """
+        """Run one call, and raise nothing. `cancel` can end it from another thread."""
         if limits.isolation == "thread" and not (cancel and cancel.cancelled):
             return in_thread.run(fn, args, kwargs, limits)
         return self.run_packed(fn, args, kwargs, limits, cancel=cancel).unpack()
@@ -98,7 +82,7 @@ class Guardian:
         cancel = cancel or CancelToken()
         outcomes = Outcomes[R](name_of(fn), limits)
         if cancel.cancelled:
-            return outcomes.cancelled()
+            return outcomes.ended("cancelled")
         if limits.isolation == "thread":
             outcome = in_thread.run(fn, args, kwargs, limits)
             return PackedOutcome.of(outcome, outcomes.name, limits)
@@ -107,8 +91,7 @@ class Guardian:
         except Exception as error:
             if isinstance(error, OSError) and error.errno in _NO_ROOM:
                 return outcomes.refused(str(error))
-            failure = pickling.unpicklable_arguments(fn, args, kwargs, limits, error)
-            return outcomes.unpicklable(failure)
+            return outcomes.failed(pickling.unpicklable_arguments(fn, args, kwargs, limits, error))
         with request:
             return self._run_on_some_guardian(outcomes, request, cancel)
 
@@ -116,17 +99,15 @@ class Guardian:
         self, outcomes: Outcomes[R], request: Payload, cancel: CancelToken
     ) -> PackedOutcome[R]:
         """Run a call; with another guardian if this one is lost before the call began."""
-        for _ in range(_MAX_STARTS):
-            try:
+        try:
+            for _ in range(_MAX_STARTS):
                 connection = self._connect()
-            except OSError as error:  # no room for another process, or file
-                return outcomes.refused(str(error))
-            try:
-                return self._run_on(connection, outcomes, request, cancel)
-            except ConnectionError:  # the guardian was killed, or closed, before the call began
-                self._disconnect(connection)
-            except OSError as error:  # no room for another process, or file
-                return outcomes.refused(str(error))
+                try:
+                    return self._run_on(connection, outcomes, request, cancel)
+                except ConnectionError:  # it was killed, or closed, before the call began
+                    self._disconnect(connection)
+        except OSError as error:  # no room for another process, or file
+            return outcomes.refused(str(error))
         return outcomes.refused("the guardian process ends as soon as it has started")
 
     def _run_on(
@@ -140,7 +121,7 @@ class Guardian:
         stillborn = 0
         while stillborn < _MAX_STARTS:
             if cancel.cancelled:
-                return outcomes.cancelled()
+                return outcomes.ended("cancelled")
             lease = connection.acquire(outcomes.limits.memory)
             try:
                 outcome = self._run_in(lease, connection, outcomes, request, cancel)
@@ -165,7 +146,7 @@ class Guardian:
         cancel: CancelToken,
     ) -> PackedOutcome[R] | None:
         """Run a call in this task process. None if the process ended before the call began."""
-        if not connection.begin(lease, outcomes.limits, request):
+        if not lease.begin(outcomes.limits, request):
             return None
         end = functools.partial(connection.cancel, lease.row, lease.number)
         if not cancel.on_cancel(end):
@@ -175,16 +156,14 @@ class Guardian:
             if message.kind == messages.UNBEGUN:
                 return None
             try:
-                return outcomes.by_message(lease, message)
+                return outcomes.of_message(lease, message)
             finally:
                 message.close()
         lease.reusable = False
         if connection.wait_for_loss(_LOSS_WAIT_S):
             self._disconnect(connection)
-            return outcomes.guardian_lost()
-        if connection.closed:
-            return outcomes.cancelled()
-        return outcomes.broken()
+            return outcomes.ended("guardian lost")
+        return outcomes.ended("cancelled" if connection.closed else "deaf")
 
     def _connect(self) -> Connection:
         with self._lock:
@@ -230,8 +209,8 @@ def default_guardian() -> Guardian:
     return _default
 
 
-def close_all() -> None:
-    """End every guardian of this process. The next call that needs one starts a new process."""
+@atexit.register
+def _close_all() -> None:
     for guardian in list(_guardians):
         guardian.close()
 
@@ -241,5 +220,4 @@ def _forget_all() -> None:
         guardian._forget()
 
 
-atexit.register(close_all)
 os.register_at_fork(after_in_child=_forget_all)

@@ -37,11 +37,7 @@ _REPEAT_S: Final = 1.0
 def run(
     fn: Callable[..., R], args: tuple[Any, ...], kwargs: dict[str, Any], limits: Limits
 ) -> Outcome[R]:
-    """Run a call in this thread, and interrupt it when it goes over a limit.
-
-    Returns:
-        Its value or its exception, and its usage, without memory.
-    """
+    """Run a call in this thread, and interrupt it when it goes over a limit."""
     outcome: Outcome[R] | None = None
     interrupt: GuardException | None = None
     wall_time, cpu_time = time.perf_counter(), time.thread_time()
@@ -109,16 +105,8 @@ def _stack(error: BaseException) -> str:
     return "\n".join(["Current thread (most recent call first):", *lines])
 
 
-class _CpuTimeExceeded(GuardException):
-    """A call in a thread used too much CPU time."""
-
-
 class _CpuGuard(Guard):
-    """Interrupts a thread that uses too much CPU time.
-
-    Args:
-        seconds: The limit.
-    """
+    """Interrupts a thread that uses more CPU time than this."""
 
     def __init__(self, seconds: float) -> None:
         super().__init__(InterruptType.exception, False, _CHECK_INTERVAL_MS)
@@ -141,7 +129,7 @@ class _CpuEntry(Entry):
     def look(self, now: float) -> GuardException | None:
         left = self._until - time.clock_gettime(self._clock)
         if left <= 0 and self.level < len(self.steps) and now >= self.next_at:
-            return _CpuTimeExceeded("The call went over its cpu_time limit.")
+            return GuardException("The call went over its cpu_time limit.")
         self.due = now + max(left, _CHECK_INTERVAL_MS / 1000)
         return None
 

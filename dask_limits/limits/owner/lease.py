@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import pickle
 import socket
 import time
@@ -15,21 +16,15 @@ from dask_limits.limits.linux import proctree
 from dask_limits.limits.linux.output import Capture
 from dask_limits.limits.task.process_state import Setting
 
+_numbers = itertools.count(1)
+
 
 class Lease:
     """A task process in its owner's hands, for one call at a time.
 
-    Args:
-        cells: The owner cells.
-        row: Its row of these.
-        pid: Its process.
-        sock: The socket to it.
-        wake: Makes the guardian look for new calls.
-
     Attributes:
-        row: As given.
-        pid: As given.
-        number: The number of the current or the last call.
+        row: Its row of the owner cells.
+        number: The number of the current or the last call, unique in this process.
         calls: The number of calls that it has run.
         children_cpu_time: CPU seconds of all children that it has waited for, as last reported.
         peak_memory: Most bytes that it had in the last call.
@@ -40,32 +35,23 @@ class Lease:
         self, cells: Cells, row: int, pid: int, sock: socket.socket, wake: Callable[[], object]
     ) -> None:
         self._owner_cells = cells
-        self._sock = sock
+        self.row = row
+        self.pid = pid
+        self.sock = sock
         self._wake_guardian = wake
         self._receiver = transport.Receiver(sock)
         self._seen_setting: Setting | None = None
         self._capture: Capture | None = None
-        self.calls = 0
-        self.row = row
-        self.pid = pid
         self.number = 0
+        self.calls = 0
         self.children_cpu_time = 0.0
         self.peak_memory = 0
         self.reusable = True
 
-    def begin(self, number: int, limits: Limits, request: Payload) -> bool:
-        """Start a call.
-
-        Args:
-            number: The number of the call, unique for this owner.
-            limits: Its limits.
-            request: The packed function and arguments.
-
-        Returns:
-            False if the process had ended before and cannot have begun the call.
-        """
+    def begin(self, limits: Limits, request: Payload) -> bool:
+        """Start a call. False if the process had ended before and cannot have begun it."""
         row, cells = self.row, self._owner_cells
-        self.number = number
+        self.number = next(_numbers)
         cells.put_float(row, owner_cells.WALL_TIME, limits.wall_time or 0.0)
         cells.put_float(row, owner_cells.CPU_TIME, limits.cpu_time or 0.0)
         cells.put(row, owner_cells.MEMORY, min(limits.memory or 0, 2**63))
@@ -97,7 +83,7 @@ class Lease:
             self._capture = Capture(limits.capture_output)
             fds += tuple(self._capture.fds)
         transport.send(
-            self._sock, messages.REQUEST, self.number, orders.pack(), request.head, fds=fds
+            self.sock, messages.REQUEST, self.number, orders.pack(), request.head, fds=fds
         )
         if self._capture is not None:
             self._capture.sent()
@@ -108,7 +94,7 @@ class Lease:
         if setting != self._seen_setting:
             self._seen_setting = copy.deepcopy(setting)
             with pack(setting.for_another_process(), pickle.Pickler) as state:
-                transport.send(self._sock, messages.SETTING, self.number, state.head, fds=state.fds)
+                transport.send(self.sock, messages.SETTING, self.number, state.head, fds=state.fds)
 
     def wait(self) -> transport.Message | None:
         """Wait for the end of the call: its answer, or the guardian's verdict.
@@ -122,7 +108,7 @@ class Lease:
         while True:
             try:
                 if self._capture is not None:
-                    self._capture.take_until_readable(self._sock)
+                    self._capture.take_until_readable(self.sock)
                 message = self._receiver.receive()
             except OSError:
                 return None
@@ -150,11 +136,7 @@ class Lease:
         )
 
     def finish(self) -> bool:
-        """End the call.
-
-        Returns:
-            Whether the process is fit for another one.
-        """
+        """End the call. True if the process is fit for another one."""
         self._forget_call()
         self.calls += 1
         return self.reusable and not self._owner_cells.get(self.row, owner_cells.CONDEMNED)
@@ -175,8 +157,4 @@ class Lease:
     def drop(self) -> None:
         """Release the process, also while a call runs."""
         self._forget_call()
-        self._sock.close()
-
-    def abandon(self) -> None:
-        """Release the process in a fork of its owner, to whom it still belongs."""
-        self._sock.close()
+        self.sock.close()

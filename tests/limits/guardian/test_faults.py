@@ -84,7 +84,7 @@ def test_when_the_reaper_is_killed_all_goes_and_the_next_call_works(guardian, tm
 def test_when_a_task_process_is_killed_its_call_is_told_so_and_its_children_go(guardian, tmp_path):
     thread, outcomes = start_call(guardian, tmp_path / "pid")
     grandchild = psutil.Process(int((tmp_path / "pid").read_text()))
-    os.kill(next(iter(guardian._connection)), signal.SIGKILL)
+    os.kill(next(iter(guardian._connection._leases)).pid, signal.SIGKILL)
     thread.join()
     assert isinstance(outcomes[0].exception, exceptions.CrashError)
     assert gone([grandchild])
@@ -334,7 +334,7 @@ def test_a_process_that_cannot_be_killed_holds_up_nobody(limits):
             target=lambda: outcomes.append(guardian.run(wait_on, (), {}, Limits(**limits)))
         )
         guardian.run(abs, (1,), {})
-        task_process = next(iter(guardian._connection))
+        task_process = next(iter(guardian._connection._leases)).pid
         # The kernel tells its parent of the end of a traced process when the tracer goes.
         code = (
             "import ctypes, sys; ptrace = ctypes.CDLL(None).ptrace;"

@@ -1,0 +1,175 @@
+"""Makes outcomes of the messages that say how calls ended."""
+
+from __future__ import annotations
+
+import pickle
+import signal
+from typing import Final, Generic, TypeVar
+
+from dask_limits.exceptions import (
+    CallCancelledError,
+    CallError,
+    CrashError,
+    ExitError,
+    GuardianLostError,
+    SystemMemoryError,
+)
+from dask_limits.limits.breaches import BREACHES, breach, where
+from dask_limits.limits.ipc import messages
+from dask_limits.limits.ipc.messages import Verdict
+from dask_limits.limits.ipc.transport import Message
+from dask_limits.limits.limits import Limits
+from dask_limits.limits.outcome import Usage
+from dask_limits.limits.owner.lease import Lease
+from dask_limits.limits.packed_outcome import PackedOutcome
+from dask_limits.limits.tracebacks import users_stacks
+from dask_limits.units import format_bytes
+
+R = TypeVar("R")
+
+_NOTHING_RAN: Final = Usage(wall_time=0.0, cpu_time=0.0)
+_ENDS: Final[dict[str, tuple[type[CallError], str]]] = {
+    "cancelled": (CallCancelledError, "was cancelled"),
+    "deaf": (
+        CrashError,
+        "was ended, and its result is lost, because it closed or wrote to a file descriptor that is"
+        " not its own: the socket of its process",
+    ),
+    "mute": (
+        CrashError,
+        "ended, but its process did not send the result and was killed: the call has stopped or"
+        " damaged that process",
+    ),
+    "guardian lost": (
+        GuardianLostError,
+        "was ended because the process that watches its limits was killed. It may have done part of"
+        " its work. The next call starts a new watching process",
+    ),
+}
+"""Ends that are no breach, exit or signal: the causes of a verdict (see `Verdict`), and more."""
+
+
+class Outcomes(Generic[R]):
+    """Makes the outcome of one call of the function of this name."""
+
+    def __init__(self, name: str, limits: Limits) -> None:
+        self.name = name
+        self.limits = limits
+
+    def of_message(self, lease: Lease, message: Message) -> PackedOutcome[R]:
+        """The outcome that a message tells of, from the task process or from the guardian.
+
+        If the task process cannot run another call, its lease is marked.
+        """
+        if message.kind == messages.VERDICT:
+            lease.reusable = False
+            return self._of_verdict(lease, pickle.loads(message.body))
+        if message.kind not in messages.ANSWERS or len(message.body) <= messages.ACCOUNT.size:
+            lease.reusable = False
+            return self.ended("deaf")
+        usage, longest_step = _account(lease, message.body)
+        head = message.body[messages.ACCOUNT.size :]
+        end = PackedOutcome[R].of_answer(
+            self.name, self.limits, usage, message.kind, head, message.fds
+        )
+        breached = _breached(self.limits, usage, longest_step)
+        if not breached:
+            return end
+        # The call ended before the guardian saw that it was over a limit.
+        return end.failed(breach(self.name, self.limits, breached, usage, ""), cause=end.exception)
+
+    def ended(self, how: str, usage: Usage | None = None, stacks: str = "") -> PackedOutcome[R]:
+        """The outcome of a call that ended in one of the ways in `_ENDS`."""
+        make, text = _ENDS[how]
+        shown = where(stacks) if how == "mute" else ""
+        return self.failed(make(f"{self.name}() {text}{shown}"), usage, stacks)
+
+    def refused(self, why: str) -> PackedOutcome[R]:
+        """The outcome of a call that was not started."""
+        return self.failed(CallError(f"{self.name}() could not be started: {why}"))
+
+    def failed(
+        self, error: CallError, usage: Usage | None = None, stacks: str = ""
+    ) -> PackedOutcome[R]:
+        """The outcome with this error; without usage if nothing is known of it."""
+        end = PackedOutcome[R](self.name, self.limits, usage or _NOTHING_RAN)
+        end = end.failed(error, stacks=stacks, cause=error.__cause__)
+        error.usage = usage
+        return end
+
+    def _of_verdict(self, lease: Lease, verdict: Verdict) -> PackedOutcome[R]:
+        stdout, stderr = lease.output()
+        usage = Usage(
+            wall_time=verdict.wall_time,
+            cpu_time=verdict.cpu_time,
+            peak_memory=verdict.peak_memory,
+            num_processes=verdict.peak_processes,
+            exit_code=verdict.status,
+            stdout=stdout,
+            stderr=stderr,
+        )
+        stacks = users_stacks(verdict.stacks)
+        if verdict.cause in _ENDS:
+            return self.ended(verdict.cause, usage, stacks)
+        error: CallError
+        if verdict.cause in BREACHES:
+            error = breach(self.name, self.limits, verdict.cause, usage, stacks, verdict.child)
+            if verdict.status is None:
+                undying = "its process does not end because it is in an uninterruptible sleep"
+                error.args = (f"{error} ({undying})",)
+        elif verdict.status is not None and verdict.status >= 0:
+            error = ExitError.of(self.name, verdict.status)
+        else:
+            error = self._crash_error(-(verdict.status or 0), verdict, stacks)
+        return self.failed(error, usage, stacks)
+
+    def _crash_error(self, number: int, verdict: Verdict, stacks: str) -> CrashError:
+        try:
+            name = signal.Signals(number).name
+        except ValueError:
+            name = f"signal {number}"
+        kind, text = CrashError, f"crashed with {name}"
+        if number == signal.SIGKILL and verdict.system_memory:
+            kind = SystemMemoryError
+            text = (
+                "was killed by the kernel because memory had run out; it used"
+                f" {format_bytes(verdict.peak_memory)}. Set a memory limit, or run fewer calls at a"
+                " time"
+            )
+        elif number == signal.SIGKILL:
+            text = f"was killed from outside by {name}"
+        error = kind(f"{self.name}() {text}{where(stacks)}")
+        error.signal = number
+        return error
+
+
+def _account(lease: Lease, body: memoryview) -> tuple[Usage, float]:
+    """The usage of a call, and the seconds of its longest step without progress."""
+    wall_time, step, cpu_time, children, peak = messages.ACCOUNT.unpack_from(body)
+    lease.children_cpu_time = children
+    lease.peak_memory = peak
+    seen_memory, seen_processes, seen_cpu_time = lease.seen()
+    stdout, stderr = lease.output()
+    usage = Usage(
+        wall_time=wall_time,
+        cpu_time=max(cpu_time, seen_cpu_time),
+        peak_memory=max(peak, seen_memory),
+        num_processes=seen_processes,
+        stdout=stdout,
+        stderr=stderr,
+    )
+    return usage, step
+
+
+def _breached(limits: Limits, usage: Usage, longest_step: float) -> str:
+    """The name of the first limit that this usage exceeds; empty if it exceeds none."""
+    grace = limits.grace_period
+    if limits.wall_time is not None and longest_step > limits.wall_time + grace:
+        return "wall_time"
+    if limits.cpu_time is not None and usage.cpu_time > limits.cpu_time + grace:
+        return "cpu_time"
+    if limits.memory is not None and usage.peak_memory > limits.memory:
+        return "memory"
+    if limits.num_processes is not None and usage.num_processes > limits.num_processes:
+        return "num_processes"
+    return ""

@@ -36,7 +36,7 @@ def find_facts() -> dict[str, str]:
         "cgroup": _cgroup_version(),
         "slurm": _slurm(),
         "python": platform.python_version(),
-    } | {name: _version(name) for name in _LIBRARIES}
+    } | {name: version_of(name) for name in _LIBRARIES}
 
 
 def _cgroup_version() -> str:
@@ -55,7 +55,8 @@ def _slurm() -> str:
     return answer.stdout.strip() or "installed, version unknown"
 
 
-def _version(name: str) -> str:
+def version_of(name: str) -> str:
+    """The installed version of a package."""
     try:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:

@@ -10,8 +10,9 @@ import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from dask_limits import Outcome, exceptions, limit
 
@@ -25,14 +26,9 @@ _PR_GET_CHILD_SUBREAPER: Final = 37  # prctl(2)
 
 @dataclass(frozen=True)
 class Finding:
-    """The result of a trial.
+    """The result of a trial: what is expected and what was found, in words.
 
-    Attributes:
-        name: The name of the trial.
-        promise: The expected result, in words.
-        measured: The result, in words.
-        holds: Whether the result is as expected.
-        value: The result if it is a number: seconds, or bytes for memory.
+    Its value is the result if that is a number: seconds, or bytes for memory.
     """
 
     name: str
@@ -43,26 +39,24 @@ class Finding:
 
 
 def find_all(tell: Callable[[str], object] = lambda _: None) -> list[Finding]:
-    """Run all trials, which takes about ten seconds.
-
-    Args:
-        tell: Called with the name of each trial before it starts.
-    """
+    """Run all trials, which takes about ten seconds. Each is told of before it starts."""
     findings: list[Finding] = []
     for name, trial in _TRIALS.items():
         tell(name)
         try:
-            findings.append(trial(name))
+            findings.append(Finding(name, *trial()))
         except Exception as error:  # a finding
             what = f"{type(error).__name__}: {error}".splitlines()[0]
             findings.append(Finding(name, "works", what, holds=False))
     return findings
 
 
-# -- limits --------------------------------------------------------------------------------
+# -- the trials: each returns all of its finding but the name ----------------------------------
+
+_Result = tuple[str, str, bool, float | None]
 
 
-def _wall_time(name: str) -> Finding:
+def _wall_time() -> _Result:
     seconds = 0.2
     limit(abs, wall_time=_FAR_S)(-1)  # the first call starts the guardian
     overshoots = []
@@ -70,108 +64,81 @@ def _wall_time(name: str) -> Finding:
         start = time.perf_counter()
         _expect(exceptions.WallTimeBreach, limit(time.sleep, wall_time=seconds).run(_FAR_S))
         overshoots.append(time.perf_counter() - start - seconds)
-    return _late(name, overshoots)
+    return _late(overshoots)
 
 
-def _cpu_time(name: str) -> Finding:
+def _cpu_time() -> _Result:
     seconds = 0.2
     outcomes = [limit(_spin, cpu_time=seconds).run() for _ in range(_TRIES)]
     for outcome in outcomes:
         _expect(exceptions.CpuTimeBreach, outcome)
-    return _late(name, [outcome.usage.cpu_time - seconds for outcome in outcomes])
+    return _late([outcome.usage.cpu_time - seconds for outcome in outcomes])
 
 
-def _late(name: str, overshoots: list[float]) -> Finding:
+def _late(overshoots: list[float]) -> _Result:
     median, worst = statistics.median(overshoots), max(overshoots)
-    return Finding(
-        name,
-        f"ends a call within {_TOLERANCE_S * 1000:.0f} ms",
-        f"{median * 1000:.0f} ms late (worst of {len(overshoots)}: {worst * 1000:.0f} ms)",
-        holds=median <= _TOLERANCE_S,
-        value=median,
-    )
+    promise = f"ends a call within {_TOLERANCE_S * 1000:.0f} ms"
+    measured = f"{median * 1000:.0f} ms late (worst of {_TRIES}: {worst * 1000:.0f} ms)"
+    return promise, measured, median <= _TOLERANCE_S, median
 
 
-def _memory(name: str) -> Finding:
+def _memory() -> _Result:
     allowed, rate = 300_000_000, 1_000_000_000
     outcomes = [limit(_grow, memory=allowed).run(rate) for _ in range(_TRIES)]
     for outcome in outcomes:
         _expect(exceptions.MemoryBreach, outcome)
     overshoots = [outcome.usage.peak_memory - allowed for outcome in outcomes]
     median, worst = statistics.median(overshoots), max(overshoots)
-    return Finding(
-        name,
-        f"ends a call that grows by 1 GB/s within {_TOLERANCE_S * rate / 1e6:.0f} MB",
-        f"{median / 1e6:.0f} MB over (worst of {_TRIES}: {worst / 1e6:.0f} MB)",
-        holds=median <= _TOLERANCE_S * rate,
-        value=median,
-    )
+    promise = f"ends a call that grows by 1 GB/s within {_TOLERANCE_S * rate / 1e6:.0f} MB"
+    measured = f"{median / 1e6:.0f} MB over (worst of {_TRIES}: {worst / 1e6:.0f} MB)"
+    return promise, measured, median <= _TOLERANCE_S * rate, median
 
 
-def _num_processes(name: str) -> Finding:
+def _num_processes() -> _Result:
     outcome = limit(_start_another, num_processes=1).run()
     _expect(exceptions.ProcessBreach, outcome)
-    seconds = outcome.usage.wall_time
-    return Finding(
-        name, "ends a call with one process too many", f"after {seconds * 1000:.0f} ms", True
-    )
+    measured = f"after {outcome.usage.wall_time * 1000:.0f} ms"
+    return "ends a call with one process too many", measured, True, None
 
 
-def _tree(name: str) -> Finding:
+def _tree() -> _Result:
     outcome = limit(_detach, wall_time=0.3, capture_output=True).run()
     _expect(exceptions.WallTimeBreach, outcome)
     pid = int(outcome.usage.stdout or 0)
     gone = not Path(f"/proc/{pid}").exists()
-    return Finding(
-        name,
-        "ends detached processes with their call",
-        "ended" if gone else f"process {pid} still runs",
-        holds=gone,
-    )
+    measured = "ended" if gone else f"process {pid} still runs"
+    return "ends detached processes with their call", measured, gone, None
 
 
-def _grace_period(name: str) -> Finding:
+def _grace_period() -> _Result:
     heard = limit(_wait_for_a_warning, wall_time=0.2, grace_period=10).run().result()
-    return Finding(
-        name,
-        "warns a call before it ends it",
-        f"the call received {heard}",
-        holds=heard == "SIGALRM",
-    )
+    measured = f"the call received {heard}"
+    return "warns a call before it ends it", measured, heard == "SIGALRM", None
 
 
-def _capture_output(name: str) -> Finding:
+def _capture_output() -> _Result:
     outcome = limit(subprocess.call, wall_time=_FAR_S, capture_output=True).run(["echo", "text"])
     outcome.result()
-    holds = outcome.usage.stdout == "text\n"
-    return Finding(
-        name, "captures the output of child processes", repr(outcome.usage.stdout), holds
-    )
+    output = outcome.usage.stdout
+    return "captures the output of child processes", repr(output), output == "text\n", None
 
 
-def _subreaper(name: str) -> Finding:
+def _subreaper() -> _Result:
     holds = limit(_is_subreaper, wall_time=_FAR_S).run().result()
-    return Finding(name, "task processes adopt orphans", "yes" if holds else "no", holds)
+    return "task processes adopt orphans", "yes" if holds else "no", holds, None
 
 
-# -- isolation -----------------------------------------------------------------------------
-
-
-def _isolation(level: str, calls: int) -> Callable[[str], Finding]:
-    def trial(name: str) -> Finding:
-        call = limit(abs, wall_time=_FAR_S, isolation=level)  # type: ignore[arg-type]
-        _expect(type(None), call.run(-1))
-        times = []
-        for _ in range(calls):
-            start = time.perf_counter()
-            call(-1)
-            times.append(time.perf_counter() - start)
-        interrupted = limit(_sleep_in_steps, wall_time=0.1, isolation=level)  # type: ignore[arg-type]
-        _expect(exceptions.WallTimeBreach, interrupted.run())
-        median = statistics.median(times)
-        return Finding(name, "works", f"{median * 1000:.3g} ms a call", True, median)
-
-    return trial
+def _isolation(level: Literal["warm", "fresh", "thread"], calls: int) -> _Result:
+    call = limit(abs, wall_time=_FAR_S, isolation=level)
+    _expect(type(None), call.run(-1))
+    times = []
+    for _ in range(calls):
+        start = time.perf_counter()
+        call(-1)
+        times.append(time.perf_counter() - start)
+    _expect(exceptions.WallTimeBreach, limit(_sleep_in_steps, wall_time=0.1, isolation=level).run())
+    median = statistics.median(times)
+    return "works", f"{median * 1000:.3g} ms a call", True, median
 
 
 def _expect(kind: type, outcome: Outcome[Any]) -> None:
@@ -180,7 +147,7 @@ def _expect(kind: type, outcome: Outcome[Any]) -> None:
         raise AssertionError(f"the call should end with {kind.__name__}, but ended with: {what}")
 
 
-_TRIALS: Final[dict[str, Callable[[str], Finding]]] = {
+_TRIALS: Final[dict[str, Callable[[], _Result]]] = {
     "wall_time": _wall_time,
     "cpu_time": _cpu_time,
     "memory": _memory,
@@ -189,9 +156,9 @@ _TRIALS: Final[dict[str, Callable[[str], Finding]]] = {
     "grace_period": _grace_period,
     "capture_output": _capture_output,
     "subreaper": _subreaper,
-    "isolation warm": _isolation("warm", 200),
-    "isolation fresh": _isolation("fresh", 10),
-    "isolation thread": _isolation("thread", 200),
+    "isolation warm": partial(_isolation, "warm", 200),
+    "isolation fresh": partial(_isolation, "fresh", 10),
+    "isolation thread": partial(_isolation, "thread", 200),
 }
 
 

@@ -13,8 +13,7 @@ import pytest
 from rich.console import Console
 
 import dask_limits
-from dask_limits.check.machine import Machine
-from dask_limits.check.names import find_names
+from dask_limits.check.machine import Machine, find_names
 from dask_limits.check.report import show
 from dask_limits.check.trials import Finding, find_all
 from dask_limits.dask.compat.undocumented_name import _find
@@ -204,7 +203,7 @@ def test_the_address_of_a_worker_is_not_that_of_a_scheduler():
 
 
 def test_one_trial_that_fails_does_not_keep_the_others_from_being_made(monkeypatch):
-    def broken(_):
+    def broken():
         raise OSError("no room")
 
     monkeypatch.setattr("dask_limits.check.trials._TRIALS", {"first": broken, "second": broken})

@@ -12,41 +12,30 @@ from dask_limits.dask.compat.joblib import sequential_instead_of_dask
 
 
 class Node:
-    """A node of a Dask graph as a function of what it depends on, with a name.
+    """A node of a Dask graph as a function of the values that it depends on, by key.
 
     Args:
-        node: A callable of a mapping from keys to values.
+        function: The node, which is callable.
         name: What to call it.
     """
 
-    def __init__(self, node: Callable[[dict[Any, Any]], Any], name: str) -> None:
+    def __init__(self, function: Callable[..., Any], name: str) -> None:
         self.__name__ = name
-        self._node = node
+        self.function = function
 
-    def __call__(self, data: dict[Any, Any]) -> Any:
-        """Run it with the values that it depends on, by key."""
-        return self._node(data)
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run it."""
+        return self.function(*args, **kwargs)
 
 
-class JoblibBatch:
+class JoblibBatch(Node):
     """Some calls of `joblib.Parallel`, to be run in a task process.
 
     They would have joblib look for a Dask client, for what they themselves may run in parallel.
     A task process has none, so that runs in sequence.
-
-    Args:
-        batch: What joblib calls.
-        name: What to call it.
-
-    Attributes:
-        batch: The same, for where there is a client.
     """
-
-    def __init__(self, batch: Callable[..., Any], name: str) -> None:
-        self.__name__ = name
-        self.batch = batch
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the calls."""
         with sequential_instead_of_dask():
-            return self.batch(*args, **kwargs)
+            return self.function(*args, **kwargs)

@@ -22,12 +22,7 @@ from dask_limits.limits.packed_outcome import PackedOutcome
 
 @dataclass(frozen=True)
 class PackedCall:
-    """A function and its arguments as bytes; called, it calls the function.
-
-    Attributes:
-        name: The name of the function.
-        data: The bytes.
-    """
+    """A function and its arguments as bytes; called, it calls the function."""
 
     name: str
     data: bytes
@@ -37,11 +32,7 @@ class PackedCall:
         return self.name
 
     def __call__(self, put_in: Sequence[Any]) -> Any:
-        """Call the function.
-
-        Args:
-            put_in: What comes in the places of what `pack_call` left out, in the same order.
-        """
+        """Call the function, with these in the places of what `pack_call` left out."""
         unpickler = _Unpickler(io.BytesIO(self.data))
         unpickler.put_in = put_in
         fn, args, kwargs = unpickler.load()
@@ -53,15 +44,8 @@ def pack_call(
 ) -> tuple[PackedCall, list[Any]]:
     """Put a call into bytes; its limits stay behind.
 
-    Args:
-        call: The function.
-        args: Positional arguments.
-        kwargs: Keyword arguments.
-        leave_out: Objects of this type do not travel, wherever among the arguments they are:
-            others take their places when the call runs. Such are futures of earlier tasks.
-
-    Returns:
-        The call, and the objects that were left out.
+    Objects of the type `leave_out` do not travel, wherever among the arguments they are: others
+    take their places when the call runs. Such are futures of earlier tasks. They are returned too.
 
     Raises:
         CallPicklingError: if the function or an argument cannot be pickled.

@@ -21,11 +21,9 @@ job covers all that runs in it; the limit of a worker elsewhere covers only what
 def request_of(limits: Mapping[str, Any]) -> Request:
     """What a call with these limits reserves.
 
-    This makes no `Limits`, because Dask's scheduler calls it for every task. Limits that are not
-    valid reserve nothing: the call fails with what is wrong with them when it runs.
-
-    Args:
-        limits: As in a task's annotations.
+    They are as in a task's annotations. This makes no `Limits`, because Dask's scheduler calls it
+    for every task. Limits that are not valid reserve nothing: the call fails with what is wrong
+    with them when it runs.
 
     Example:
         >>> request_of({"memory": 1024, "wall_time": 2.0, "grace_period": 1.0})
@@ -52,19 +50,12 @@ def annotation_error(
 ) -> Exception | None:
     """The error of a task that none of these workers could ever run; None if one could.
 
-    Args:
-        name: Of its function.
-        limits: As in its annotations.
-        workers: What there is.
-
-    Returns:
-        A `LimitRefusedError`, or what is wrong with the limits if they are not valid.
+    It is a `LimitRefusedError`, or what is wrong with the limits if they are not valid.
     """
-    workers = list(workers)
-    if refusal(request_of(limits), workers) is None:
+    if (why := refusal(request_of(limits), workers)) is None:
         return None
     try:
-        return refusal_error(name, Limits(**limits), workers)
+        return _refused(name, Limits(**limits), why)
     except (TypeError, ValueError) as error:
         return error
 
@@ -72,15 +63,12 @@ def annotation_error(
 def refusal_error(
     name: str, limits: Limits, workers: Iterable[WorkerResources]
 ) -> LimitRefusedError | None:
-    """The error of a call that none of these workers could ever run; None if one could.
+    """The error of a call that none of these workers could ever run; None if one could."""
+    why = refusal(request_of(limits.as_dict()), workers)
+    return None if why is None else _refused(name, limits, why)
 
-    Args:
-        name: Of its function.
-        limits: Its limits.
-        workers: What there is.
-    """
-    if (why := refusal(request_of(limits.as_dict()), workers)) is None:
-        return None
+
+def _refused(name: str, limits: Limits, why: Refusal) -> LimitRefusedError:
     return LimitRefusedError(
         f"{name}() {_comparison(why)}",
         call=name,
@@ -112,11 +100,7 @@ def job_resources(
 ) -> WorkerResources:
     """What a worker that has a batch job of its own has for limited calls.
 
-    Args:
-        memory: Bytes of the worker; infinity if nothing limits them.
-        cores: How many.
-        length: How long the job lasts, in seconds; infinity if there is no limit.
-        ends_at: As in `WorkerResources`.
+    The memory is in bytes, the length of the job in seconds; infinity if nothing limits them.
     """
     return WorkerResources(
         memory=max(memory - OWN_BYTES, 0),

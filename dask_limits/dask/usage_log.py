@@ -65,11 +65,7 @@ def usages(client: distributed.Client) -> dict[Any, Usage]:
 
 
 class UsageLog:
-    """Logs the usage of one worker's tasks, several tasks in one event.
-
-    Args:
-        worker: The worker.
-    """
+    """Logs the usage of one worker's tasks, several tasks in one event."""
 
     def __init__(self, worker: distributed.Worker) -> None:
         self._worker = worker

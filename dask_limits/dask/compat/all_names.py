@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 from dask_limits.dask.compat import (
     client,
     dropped_annotations,
@@ -15,15 +13,7 @@ from dask_limits.dask.compat import (
 )
 from dask_limits.dask.compat.undocumented_name import Name
 
-NAMES: Final[tuple[Name, ...]] = (
-    *graphs.NAMES,
-    *dropped_annotations.NAMES,
-    *client.NAMES,
-    *scheduler.NAMES,
-    *worker.NAMES,
-    *jobqueue.NAMES,
-    *joblib.NAMES,
-)
+_TABLES = (graphs, dropped_annotations, client, scheduler, worker, jobqueue, joblib)
 
 
 def dask_names() -> tuple[Name, ...]:
@@ -38,4 +28,4 @@ def dask_names() -> tuple[Name, ...]:
         []
     """
     jobqueue.import_jobqueue()  # first, as the names are looked up by a plain import
-    return NAMES
+    return tuple(name for table in _TABLES for name in table.NAMES.values())

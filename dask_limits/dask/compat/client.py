@@ -2,91 +2,58 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
-from dask_limits.dask.compat.undocumented_name import Name
+from dask_limits.dask.compat.undocumented_name import names
 
 if TYPE_CHECKING:
     import distributed
 
-_EXECUTOR: Final = "to accept what client.get_executor() returns"
-_NOT_ACCEPTED: Final = "Pass the Client itself: what client.get_executor() returns is refused."
-_LOST: Final = "to end calls at once when the connection to the scheduler is lost"
-_CPU_COUNT: Final = Name(
-    "dask",
-    "dask.system:CPU_COUNT",
-    "to start one worker for each CPU, as LocalCluster does",
-    "2021.1",
-    "As many workers are started as there are CPUs that this process may use.",
-)
-_GET_IP: Final = Name(
-    "distributed",
-    "distributed.utils:get_ip",
-    "to have the scheduler of a batch system's cluster listen on one network only",
-    "2021.1",
-    "Starting a cluster of dask-jobqueue fails with ImportError.",
-)
-_GET_IP_INTERFACE: Final = Name(
-    "distributed",
-    "distributed.utils:get_ip_interface",
-    _GET_IP.what_for,
-    "2021.1",
-    _GET_IP.without,
-)
-_CONNECTION: Final = Name(
-    "distributed",
-    "distributed.client:Client.scheduler_comm",
-    _LOST,
-    "2021.1",
+_CLIENT: Final = names(
+    "to send calls, to hear of workers, and to notice that the scheduler is lost",
     "DaskExecutor and Scheduler.with_dask() fail with ImportError.",
+    {
+        "distributed.client:Client.id": "2021.1",
+        "distributed.client:Client.loop": "2021.1",
+        "distributed.client:Client.scheduler_comm": "2021.1",
+        "distributed.client:Client.status": "2021.1",
+    },
 )
-_DASKS_CLIENT: Final = "DaskExecutor and Scheduler.with_dask() fail with AttributeError."
-NAMES: Final = (
-    *(
-        Name("distributed", f"distributed.client:Client.{name}", what_for, "2021.1", _DASKS_CLIENT)
-        for name, what_for in (
-            ("status", "to tell a client that is closed or has lost its scheduler"),
-            ("id", "to have the scheduler send a client events"),
-            ("loop", "to send calls from the client's own thread"),
-        )
-    ),
-    _CONNECTION,
-    _CPU_COUNT,
-    _GET_IP,
-    _GET_IP_INTERFACE,
-    Name(
-        "distributed",
-        "distributed.client:Client._handle_report_task",
-        _LOST,
-        "2022.1.1",
-        "Calls may end only when the client gives up, after distributed.comm.timeouts.connect.",
-    ),
-    Name(
-        "distributed",
-        "distributed.cfexecutor:ClientExecutor._client",
-        _EXECUTOR,
-        "2021.1",
-        _NOT_ACCEPTED,
-    ),
-    Name(
-        "distributed",
-        "distributed.cfexecutor:ClientExecutor._kwargs",
-        _EXECUTOR,
-        "2021.1",
-        _NOT_ACCEPTED,
-    ),
+_STREAM: Final = names(
+    "to end calls at once when the connection to the scheduler is lost",
+    "Calls may end only when the client gives up, after distributed.comm.timeouts.connect.",
+    {"distributed.client:Client._handle_report_task": "2022.1.1"},
 )
-
-
-def connection_of(client: distributed.Client) -> Any:
-    """The connection of a client to its scheduler. Another one when it has reconnected."""
-    _CONNECTION.get()
-    return client.scheduler_comm
+_EXECUTOR: Final = names(
+    "to accept what client.get_executor() returns",
+    "Pass the Client itself: what client.get_executor() returns is refused.",
+    {
+        "distributed.cfexecutor:ClientExecutor._client": "2021.1",
+        "distributed.cfexecutor:ClientExecutor._kwargs": "2021.1",
+    },
+)
+_CPUS: Final = names(
+    "to start one worker for each CPU, as LocalCluster does",
+    "As many workers are started as there are CPUs that this process may use.",
+    {"dask.system:CPU_COUNT": "2021.1"},
+)
+_ADDRESSES: Final = names(
+    "to have the scheduler of a batch system's cluster listen on one network only",
+    "Starting a cluster of dask-jobqueue fails with ImportError.",
+    {
+        "distributed.utils:get_ip": "2021.1",
+        "distributed.utils:get_ip_interface": "2021.1",
+    },
+)
+NAMES: Final = _CLIENT | _STREAM | _EXECUTOR | _CPUS | _ADDRESSES
 
 
 def status_of(client: distributed.Client) -> str:
     """Whether a client is "running", "connecting", "closing" or "closed"."""
+    for name in _CLIENT.values():  # here, as nothing is done with a client without this question
+        name.get()
     return str(client.status)
 
 
@@ -100,13 +67,13 @@ def call_in_loop(client: distributed.Client, function: Callable[..., Any], *args
     client.loop.add_callback(function, *args)
 
 
-def is_connected(client: distributed.Client, connection: Any) -> bool:
-    """Whether a client still has a connection, and its scheduler has not closed it.
+def connection_of(client: distributed.Client) -> Any:
+    """The connection of a client to its scheduler. Another one when it has reconnected."""
+    return client.scheduler_comm
 
-    Args:
-        client: Dask's.
-        connection: What `connection_of` gave.
-    """
+
+def is_connected(client: distributed.Client, connection: Any) -> bool:
+    """Whether a client still has this connection, and its scheduler has not closed it."""
     stream = getattr(client, "_handle_report_task", None)
     return (
         client.status == "running"
@@ -126,11 +93,11 @@ def executor_parts(executor: Any) -> tuple[Any, dict[str, Any]] | None:
 
 def cpu_count() -> int:
     """How many workers a LocalCluster starts unless told otherwise, if each has one thread."""
-    import os
-
-    return int(_CPU_COUNT.find() or len(os.sched_getaffinity(0)))
+    return int(_CPUS["dask.system:CPU_COUNT"].find() or len(os.sched_getaffinity(0)))
 
 
 def ip_address(interface: str | None) -> str:
     """The address of this machine on the network of an interface; by default, of the usual one."""
-    return str(_GET_IP_INTERFACE.get()(interface) if interface else _GET_IP.get()())
+    if interface:
+        return str(_ADDRESSES["distributed.utils:get_ip_interface"].get()(interface))
+    return str(_ADDRESSES["distributed.utils:get_ip"].get()())

@@ -4,96 +4,76 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Callable
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from typing import Any, Final
 
-from dask_limits.dask.compat.shared_patch import SharedPatch
-from dask_limits.dask.compat.undocumented_name import Name
+from dask_limits.dask.compat.shared_patch import shared
+from dask_limits.dask.compat.undocumented_name import names
 
-_WARNED: Final = "to warn of limits that are lost, and of no others"
-_NO_WARNING: Final = "No warning where this function loses limits."
-
-
-def _place(path: str, since: str = "2021.1") -> Name:
-    return Name("dask", f"dask.{path}", _WARNED, since, _NO_WARNING)
-
-
-_KEEPS: Final = _place("delayed:_finalize_args_collections", "2025.4.0")
-_LOSES: Final = {
-    _place("array.core:Array.to_delayed"): "to_delayed()",
-    _place("bag.core:Bag.to_delayed"): "to_delayed()",
-    _place("bag.core:Bag.to_dataframe"): "to_dataframe()",
-    _place("base:optimize"): "dask.optimize()",
-    _place("delayed:unpack_collections"): "dask.delayed()",
+LOSES: Final = {
+    "dask.array.core:Array.to_delayed": "to_delayed()",
+    "dask.bag.core:Bag.to_delayed": "to_delayed()",
+    "dask.bag.core:Item.to_delayed": "to_delayed()",
+    "dask.bag.core:Bag.to_dataframe": "to_dataframe()",
+    "dask.base:optimize": "dask.optimize()",
+    "dask.delayed:unpack_collections": "dask.delayed()",
 }
-_LOCAL: Final = {
-    _place("threaded:get"): 'the scheduler "threads"',
-    _place("local:get_sync"): 'the scheduler "sync"',
-    _place("multiprocessing:get"): 'the scheduler "processes"',
-}
-_WARN_ANNOTATIONS: Final = Name(
-    "dask",
-    "dask.dataframe.dask_expr._collection:_WARN_ANNOTATIONS",
-    "to silence Dask's warning that dataframes ignore annotations, where limits hold",
-    "2025.1.0",
-    "Dask warns, once a process, of a dataframe that is made in a block of annotate().",
-)
-_EXPRESSION: Final = Name(
-    "dask",
-    "dask.dataframe.dask_expr._expr:Expr",
-    "to find dataframes that outlive the block of annotate() they were made in",
-    "2025.1.0",
-    "No warning of dataframes that are computed after the block, without limits.",
-)
-_INSTANCES: Final = Name(
-    "dask",
-    "dask._expr:SingletonExpr._instances",
-    _EXPRESSION.what_for,
-    "2025.4.0",
-    _EXPRESSION.without,
-)
-NAMES: Final = (_KEEPS, *_LOSES, *_LOCAL, _WARN_ANNOTATIONS, _EXPRESSION, _INSTANCES)
-
-Place = tuple[str, str]
-"""Where code is: the name of its module, and that of its function."""
-
-
-def _code_of(name: Name) -> Place:
-    module, _, qualified = name.path.partition(":")
-    return module, qualified.rpartition(".")[2]
-
-
-KEEPS: Final = {_code_of(_KEEPS)}
-"""Code of Dask that keeps limits, although it is called by code that does not."""
-LOSES: Final = {_code_of(name): what for name, what in _LOSES.items()}
 """Code of Dask that drops annotations, with what users call it."""
-LOCAL: Final = {_code_of(name): what for name, what in _LOCAL.items()}
+LOCAL: Final = {
+    "dask.threaded:get": 'the scheduler "threads"',
+    "dask.local:get_sync": 'the scheduler "sync"',
+    "dask.multiprocessing:get": 'the scheduler "processes"',
+}
 """Dask's schedulers of one process, which take no annotations, with what users call them."""
+KEEPS: Final = "dask.delayed:_finalize_args_collections"
+"""Code of Dask that keeps limits, although it is called by code that does not."""
+
+NAMES: Final = (
+    names(
+        "to warn of limits that are lost, and of no others",
+        "No warning where this function loses limits.",
+        dict.fromkeys([*LOSES, *LOCAL], "2021.1") | {KEEPS: "2025.4.0"},
+    )
+    | names(
+        "to silence Dask's warning that dataframes ignore annotations, where limits hold",
+        "Dask warns, once a process, of a dataframe that is made in a block of annotate().",
+        {"dask.dataframe.dask_expr._collection:_WARN_ANNOTATIONS": "2025.1.0"},
+    )
+    | names(
+        "to find dataframes that outlive the block of annotate() they were made in",
+        "No warning of dataframes that are computed after the block, without limits.",
+        {
+            "dask.dataframe.dask_expr._expr:Expr": "2025.1.0",
+            "dask._expr:SingletonExpr._instances": "2025.4.0",
+        },
+    )
+)
+
+
+def _imported(module: str) -> Any:
+    """A module of dataframes; None if it has not been imported: that would take a second."""
+    return sys.modules.get(f"dask.dataframe.dask_expr.{module}")
 
 
 def dataframes_do_not_warn() -> AbstractContextManager[None]:
     """Have Dask not warn in this block that dataframes ignore annotations, in all threads."""
-    module, _, flag = _WARN_ANNOTATIONS.path.partition(":")
-    is_there = hasattr(sys.modules.get(module), flag)  # imported now, it would take a second
-    return _silence.block() if is_there else contextlib.nullcontext()
+    can_warn = hasattr(_imported("_collection"), "_WARN_ANNOTATIONS")
+    return _no_warnings() if can_warn else contextlib.nullcontext()
 
 
-def _silence_dataframes() -> Callable[[], object]:
-    module_name, _, flag = _WARN_ANNOTATIONS.path.partition(":")
-    module = sys.modules[module_name]
-    original = getattr(module, flag)
-    setattr(module, flag, False)
-    return lambda: setattr(module, flag, original)
-
-
-_silence: Final = SharedPatch(_silence_dataframes)
+@shared
+def _no_warnings() -> Iterator[None]:
+    module = _imported("_collection")
+    original = module._WARN_ANNOTATIONS
+    module._WARN_ANNOTATIONS = False
+    yield
+    module._WARN_ANNOTATIONS = original
 
 
 def living_expressions() -> set[str]:
     """The names of all expressions of dataframes that are in use in this process."""
-    module_name, _, base_name = _EXPRESSION.path.partition(":")
-    base = getattr(sys.modules.get(module_name), base_name, None)
+    base = getattr(_imported("_expr"), "Expr", None)
     found: set[str] = set()
     unseen: list[Any] = [] if base is None else [base]
     while unseen:

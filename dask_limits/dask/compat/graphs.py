@@ -2,110 +2,91 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Mapping
+from functools import cache
 from typing import Any, Final
 
-from dask_limits.dask.compat.undocumented_name import Name
+from dask_limits.dask.compat.undocumented_name import names
 
-_SPEC: Final = "to run a node of a graph as the function and the arguments that it is made of"
-_NO_NODES: Final = "Limited tasks of graphs fail with ImportError."
-_FUSE: Final = "to fuse tasks of arrays and bags that have the same limits"
-_NOT_FUSED: Final = "Limited arrays and bags are computed without fusing tasks, which is slower."
-
-
-def _spec(name: str, since: str = "2024.9.0") -> Name:
-    return Name("dask", f"dask._task_spec:{name}", _SPEC, since, _NO_NODES)
-
-
-def _fusion(path: str, since: str) -> Name:
-    return Name("dask", f"dask.{path}", _FUSE, since, _NOT_FUSED)
-
-
-_TASK: Final = _spec("Task")
-_NODE: Final = _spec("GraphNode")
-_VALUES: Final = (_spec("Alias"), _spec("DataNode"))
-_CONTAINERS: Final = (_spec("List"), _spec("Tuple", "2024.12.0"), _spec("Set"), _spec("Dict"))
-_CONVERT: Final = _fusion("_task_spec:convert_legacy_graph", "2024.9.0")
-_FUSE_LINEAR: Final = _fusion("_task_spec:fuse_linear_task_spec", "2024.12.0")
-_FUSE_ROOTS: Final = _fusion("blockwise:fuse_roots", "2021.1")
-_OPTIMIZE_BLOCKWISE: Final = _fusion("blockwise:optimize_blockwise", "2021.1")
-_LAYER: Final = _fusion("highlevelgraph:MaterializedLayer", "2021.3.0")
-_FUSION: Final = (_CONVERT, _FUSE_LINEAR, _FUSE_ROOTS, _OPTIMIZE_BLOCKWISE, _LAYER)
-_FLATTEN: Final = Name(
-    "dask",
-    "dask.core:flatten",
-    "to find the keys that a computation asks for",
-    "2021.1",
-    "Limited arrays, bags and delayed cannot be computed.",
+_NODES: Final = names(
+    "to run a node of a graph as the function and the arguments that it is made of",
+    "Limited tasks of graphs fail with ImportError.",
+    {
+        "dask._task_spec:Task": "2024.9.0",
+        "dask._task_spec:GraphNode": "2024.9.0",
+        "dask._task_spec:Alias": "2024.9.0",
+        "dask._task_spec:DataNode": "2024.9.0",
+        "dask._task_spec:List": "2024.9.0",
+        "dask._task_spec:Tuple": "2024.12.0",
+        "dask._task_spec:Set": "2024.9.0",
+        "dask._task_spec:Dict": "2024.9.0",
+    },
 )
-_TOMBSTONE: Final = Name(
-    "dask",
-    "dask._expr:_AnnotationsTombstone",
-    "to tell tasks of a layer that have limits from those that have none",
-    "2025.4.0",
-    "Versions before this one have no such type, and need none.",
-)
-_KEY_SPLIT: Final = Name(
-    "dask",
-    "dask.utils:key_split",
-    "to name the function of a task in messages",
-    "2021.1",
-    "Messages name the key of the task.",
+_FUSION: Final = names(
+    "to fuse tasks of arrays and bags that have the same limits",
+    "Limited arrays and bags are computed without fusing tasks, which is slower.",
+    {
+        "dask._task_spec:convert_legacy_graph": "2024.9.0",
+        "dask._task_spec:fuse_linear_task_spec": "2024.12.0",
+        "dask.blockwise:fuse_roots": "2021.1",
+        "dask.blockwise:optimize_blockwise": "2021.1",
+        "dask.highlevelgraph:MaterializedLayer": "2021.3.0",
+    },
 )
 _DASKS_OWN: Final = {
-    kind: Name(
-        "dask",
-        f"dask.{module}:optimize",
-        f"to optimize {kind}s without limits as Dask does",
-        "2021.1",
-        f"Once annotate() has been used, no {kind} can be computed in this process.",
-    )
-    for kind, module in (
-        ("array", "array.optimization"),
-        ("bag", "bag.core"),
-        ("delayed", "delayed"),
-    )
+    "array": "dask.array.optimization:optimize",
+    "bag": "dask.bag.core:optimize",
+    "delayed": "dask.delayed:optimize",
 }
 NAMES: Final = (
-    _TASK,
-    _NODE,
-    *_VALUES,
-    *_CONTAINERS,
-    *_FUSION,
-    _FLATTEN,
-    _TOMBSTONE,
-    _KEY_SPLIT,
-    *_DASKS_OWN.values(),
+    _NODES
+    | _FUSION
+    | names(
+        "to tell tasks of a layer that have limits from those that have none",
+        "Versions before this one have no such type, and need none.",
+        {"dask._expr:_AnnotationsTombstone": "2025.4.0"},
+    )
+    | names(
+        "to name the function of a task in messages",
+        "Messages name the key of the task.",
+        {"dask.utils:key_split": "2021.1"},
+    )
+    | names(
+        "to optimize arrays, bags and delayed without limits as Dask does",
+        "Once annotate() has been used, none of its kind can be computed in this process.",
+        dict.fromkeys(_DASKS_OWN.values(), "2021.1"),
+    )
 )
 
 # -- nodes ---------------------------------------------------------------------------------
 
 
+@cache
+def _node(kind: str) -> Any:
+    return _NODES[f"dask._task_spec:{kind}"].get()
+
+
 def is_task(node: object) -> bool:
     """Whether a node is a call of a function, and nothing more special."""
-    return type(node) is _TASK.get()
+    return type(node) is _node("Task")
 
 
 def is_value(node: object) -> bool:
     """Whether a node is a value, or stands for that of another one: nothing of a user's runs."""
-    return isinstance(node, tuple(name.get() for name in _VALUES))
+    return isinstance(node, (_node("Alias"), _node("DataNode")))
 
 
 def runs_nothing(argument: Any) -> bool:
     """Whether an argument can be had without a call of something that may be the user's."""
-    if type(argument) in [name.get() for name in _CONTAINERS]:
+    if type(argument) in (_node("List"), _node("Tuple"), _node("Set"), _node("Dict")):
         return all(map(runs_nothing, argument.args))
-    return is_value(argument) or not isinstance(argument, _NODE.get())
+    return is_value(argument) or not isinstance(argument, _node("GraphNode"))
 
 
 def arguments_of(task: Any, data: Mapping[Any, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The arguments that the function of a task is called with.
-
-    Args:
-        task: A node that `is_task`.
-        data: The values that it depends on, by key.
-    """
-    args, kwargs = _TASK.get()(task.key, _as_given, *task.args, **task.kwargs)(data)
+    """The arguments of the function of a task, given the values that it depends on, by key."""
+    args, kwargs = _node("Task")(task.key, _as_given, *task.args, **task.kwargs)(data)
     return args, kwargs
 
 
@@ -115,63 +96,67 @@ def _as_given(*args: Any, **kwargs: Any) -> tuple[tuple[Any, ...], dict[str, Any
 
 def function_name(key: Any) -> str:
     """The name of the function of a task, from the task's key."""
-    split = _KEY_SPLIT.find()
+    split = NAMES["dask.utils:key_split"].find()
     return str(key if split is None else split(key))
 
 
 # -- optimization --------------------------------------------------------------------------
 
 
-def can_fuse() -> bool:
-    """Whether this version of Dask has all that the functions below need."""
-    return all(name.is_there for name in _FUSION)
-
-
-def fuse_blocks(graph: Any, keys: list[Any]) -> Any:
-    """Fuse the layers of a graph that work block by block, where their annotations agree."""
-    return _FUSE_ROOTS.get()(_OPTIMIZE_BLOCKWISE.get()(graph, keys=keys), keys=keys)
-
-
-def tasks_of(graph: Any) -> dict[Any, Any]:
-    """The nodes of a graph, by key."""
-    tasks: dict[Any, Any] = _CONVERT.get()(graph.to_dict())
-    return tasks
-
-
-def fuse_chains(tasks: dict[Any, Any], keep: set[Any]) -> dict[Any, Any]:
-    """Fuse chains of tasks, none of them across one of the keys that are to be kept."""
-    fused: dict[Any, Any] = _FUSE_LINEAR.get()(tasks, keep)
-    return fused
-
-
-def target_of(task: Any) -> Any:
-    """The key that a node stands for, if it is another name of it; else None."""
-    return task.target if isinstance(task, _VALUES[0].get()) else None
-
-
-def layer_of(tasks: Mapping[Any, Any], annotations: Mapping[str, Any]) -> Any:
-    """A layer of a graph that has these tasks, and these annotations."""
-    return _LAYER.get()(tasks, annotations)
-
-
-def is_no_annotation(value: object) -> bool:
-    """Whether Dask has put this for a task of a layer that has not an annotation of its own."""
-    tombstone = _TOMBSTONE.find()
-    return value is None or (tombstone is not None and isinstance(value, tombstone))
-
-
-def flat(keys: Any) -> list[Any]:
-    """The keys that a computation asks for, in one list."""
-    return list(_FLATTEN.get()(keys if isinstance(keys, list | set) else [keys]))
-
-
 def optimize_as_dask(kind: str, graph: Any, keys: Any, options: Mapping[str, Any]) -> Any:
-    """Optimize a graph as Dask does by itself.
+    """Optimize the graph of an "array", a "bag" or a "delayed" as Dask does by itself."""
+    return NAMES[_DASKS_OWN[kind]].get()(graph, keys, **options)
 
-    Args:
-        kind: "array", "bag" or "delayed".
-        graph: What to optimize.
-        keys: What is asked for.
-        options: What Dask passes to optimizations.
-    """
-    return _DASKS_OWN[kind].get()(graph, keys, **options)
+
+def can_fuse() -> bool:
+    """Whether this version of Dask has all that `fuse` needs."""
+    return all(name.is_there for name in _FUSION.values())
+
+
+def fuse(graph: Any, keys: list[Any]) -> Any:
+    """Fuse tasks that have equal annotations, as Dask does without regard to annotations."""
+    graph = _FUSION["dask.blockwise:optimize_blockwise"].get()(graph, keys=keys)
+    graph = _FUSION["dask.blockwise:fuse_roots"].get()(graph, keys=keys).cull(set(keys))
+    annotations = _annotations_by_key(graph)
+    tasks = _FUSION["dask._task_spec:convert_legacy_graph"].get()(graph.to_dict())
+    ends = {
+        dependency
+        for key, task in tasks.items()
+        for dependency in task.dependencies
+        if annotations.get(dependency) != annotations.get(key)
+    }
+    fused = _FUSION["dask._task_spec:fuse_linear_task_spec"].get()(tasks, ends.union(keys))
+    for key, task in fused.items():
+        if isinstance(task, _node("Alias")) and key in annotations:  # the chain has a new name
+            annotations.setdefault(task.target, annotations[key])
+    return _in_one_layer(fused, annotations)
+
+
+def _annotations_by_key(graph: Any) -> dict[Any, dict[str, Any]]:
+    """The annotations of each task that has any."""
+    # What Dask puts for a task of a layer that does not have an annotation of its own.
+    tombstone = NAMES["dask._expr:_AnnotationsTombstone"].find() or type(None)
+    found: dict[Any, dict[str, Any]] = {}
+    for layer in graph.layers.values():
+        for name, value in (layer.annotations or {}).items():
+            for key in layer:
+                own = value(key) if callable(value) else value
+                if own is not None and not isinstance(own, tombstone):
+                    found.setdefault(key, {})[name] = own
+    return found
+
+
+def _in_one_layer(tasks: Any, annotations: dict[Any, dict[str, Any]]) -> Any:
+    from dask.highlevelgraph import HighLevelGraph
+
+    by_name: dict[str, dict[Any, Any]] = {}
+    for key in tasks:
+        for name, value in annotations.get(key, {}).items():
+            by_name.setdefault(name, {})[key] = value
+    # Dask calls an annotation that is callable with the key of each task.
+    callables = {name: of.get for name, of in by_name.items()}
+    layer = _FUSION["dask.highlevelgraph:MaterializedLayer"].get()(tasks, callables)
+    # Dask optimizes arrays and bags that are computed together one by one, and merges the graphs:
+    # of two layers with the same name, one would be lost.
+    name = f"limited-{uuid.uuid4().hex}"
+    return HighLevelGraph({name: layer}, {name: set()})

@@ -2,78 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
 from typing import Any, Final
 
-from dask_limits.dask.compat.shared_patch import SharedPatch
-from dask_limits.dask.compat.undocumented_name import Name
+from dask_limits.dask.compat.shared_patch import shared
+from dask_limits.dask.compat.undocumented_name import names
 
-_DASK: Final = "dask"  # what joblib calls its backend on Dask
-
-_BACKENDS: Final = Name(
-    "joblib",
-    "joblib.parallel:BACKENDS",
-    "to run joblib within joblib in sequence, in a task process",
-    "0.10",
-    "joblib.Parallel within a limited joblib task raises ImportError.",
+_BATCH: Final = "joblib._dask:Batch"
+NAMES: Final = (
+    names(
+        "to run joblib within joblib in sequence, in a task process",
+        "joblib.Parallel within a limited joblib task raises ImportError.",
+        {"joblib.parallel:BACKENDS": "0.10", "joblib.parallel:SequentialBackend": "0.10"},
+    )
+    | names(
+        "to recognize what joblib sends to Dask",
+        "joblib.Parallel within a limited joblib task fails, because it has no Dask client.",
+        {_BATCH: "0.12.2"},
+    )
+    | names(
+        "to tell joblib that a batch has failed",
+        "joblib may wait for ever for a limited batch that has failed.",
+        {"joblib._utils:_ExceptionWithTraceback": "1.4"},
+    )
 )
-_SEQUENTIAL: Final = Name(
-    "joblib",
-    "joblib.parallel:SequentialBackend",
-    _BACKENDS.what_for,
-    "0.10",
-    _BACKENDS.without,
-)
-_BATCH: Final = Name(
-    "joblib",
-    "joblib._dask:Batch",
-    "to recognize what joblib sends to Dask",
-    "0.12.2",
-    "joblib.Parallel within a limited joblib task fails, because it has no Dask client.",
-)
-_FAILURE: Final = Name(
-    "joblib",
-    "joblib._utils:_ExceptionWithTraceback",
-    "to tell joblib that a batch has failed",
-    "1.4",
-    "joblib may wait for ever for a limited batch that has failed.",
-)
-NAMES: Final = (_BACKENDS, _SEQUENTIAL, _BATCH, _FAILURE)
 
 
 def is_batch(function: object) -> bool:
     """Whether a function is the batch of calls that joblib sends to Dask as one task."""
     kind = type(getattr(function, "func", None))
-    return f"{kind.__module__}:{kind.__qualname__}" == _BATCH.path
+    return f"{kind.__module__}:{kind.__qualname__}" == _BATCH
 
 
 def failed_batch(error: BaseException) -> object:
-    """The result of a batch that has failed. If the task itself failed, joblib would wait for ever.
-
-    Args:
-        error: The exception that it ended with.
-    """
-    return _FAILURE.get()(error)
+    """The result of a batch that has failed: if its task failed, joblib would wait for ever."""
+    return NAMES["joblib._utils:_ExceptionWithTraceback"].get()(error)
 
 
-def sequential_instead_of_dask() -> AbstractContextManager[None]:
+@shared
+def sequential_instead_of_dask() -> Iterator[None]:
     """Have joblib's backend "dask" run calls in sequence in this block, in all threads."""
-    return _sequential.block()
-
-
-def _replace_backend() -> Callable[[], object]:
-    backends: dict[str, Any] = _BACKENDS.get()
-    original = backends.get(_DASK)
-    backends[_DASK] = _SEQUENTIAL.get()
-
-    def undo() -> None:
-        if original is None:
-            del backends[_DASK]
-        else:
-            backends[_DASK] = original
-
-    return undo
-
-
-_sequential: Final = SharedPatch(_replace_backend)
+    backends: dict[str, Any] = NAMES["joblib.parallel:BACKENDS"].get()
+    original = backends.get("dask")
+    backends["dask"] = NAMES["joblib.parallel:SequentialBackend"].get()
+    yield
+    if original is None:
+        del backends["dask"]
+    else:
+        backends["dask"] = original

@@ -10,87 +10,85 @@ import importlib
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Iterator
 from typing import Any, Final
 
-from dask_limits.dask.compat.shared_patch import SharedPatch
-from dask_limits.dask.compat.undocumented_name import Name
+from dask_limits.dask.compat.shared_patch import shared
+from dask_limits.dask.compat.undocumented_name import names
 
 _NOT_STARTED: Final = "Starting a cluster of dask-jobqueue fails with ImportError."
-_SUBMIT: Final = "to submit and cancel jobs so that none outlives the driver"
-_SCRIPT: Final = "to let workers finish what they run when their job is signalled"
-_REPLACE: Final = "to replace jobs only when the batch system says that they have ended"
-_CREDENTIALS: Final = "to close the files of the credentials"
-
-
-def _job(name: str, what_for: str, since: str, without: str = _NOT_STARTED) -> Name:
-    return Name("dask-jobqueue", f"dask_jobqueue.core:Job{name}", what_for, since, without)
-
-
-def _cluster(name: str, what_for: str, since: str, without: str = _NOT_STARTED) -> Name:
-    path = f"dask_jobqueue.core:JobQueueCluster.{name}"
-    return Name("dask-jobqueue", path, what_for, since, without)
-
-
-def _dasks_cluster(
-    name: str, what_for: str, since: str = "2021.1", without: str = _NOT_STARTED
-) -> Name:
-    return Name("distributed", f"distributed.deploy.{name}", what_for, since, without)
-
-
 _REQUIRED: Final = (
-    _job("", _SUBMIT, "0.7.0"),
-    _job("._call", _SUBMIT, "0.1.0"),
-    _job(".submit_command", _SUBMIT, "0.1.0"),
-    _job(".cancel_command", _SUBMIT, "0.1.0"),
-    _job(".config_name", "to read its section of jobqueue.yaml", "0.1.0"),
-    _job("._command_template", _SCRIPT, "0.1.0"),
-    _job("._job_script_prologue", _SCRIPT, "0.8.0"),
-    _cluster("job_cls", _SUBMIT, "0.7.0"),
-    _dasks_cluster("cluster:Cluster._update_worker_status", _REPLACE),
-    _dasks_cluster("spec:SpecCluster._correct_state", _SUBMIT),
-    _dasks_cluster("spec:SpecCluster.new_spec", _SUBMIT),
-    _dasks_cluster("spec:SpecCluster._close", _CREDENTIALS),
+    names(
+        "to submit and cancel jobs so that none outlives the driver",
+        _NOT_STARTED,
+        {
+            "dask_jobqueue.core:Job": "0.7.0",
+            "dask_jobqueue.core:Job._call": "0.1.0",
+            "dask_jobqueue.core:Job.submit_command": "0.1.0",
+            "dask_jobqueue.core:Job.cancel_command": "0.1.0",
+            "dask_jobqueue.core:JobQueueCluster.job_cls": "0.7.0",
+            "distributed.deploy.spec:SpecCluster._correct_state": "2021.1",
+            "distributed.deploy.spec:SpecCluster.new_spec": "2021.1",
+        },
+    )
+    | names(
+        "to read its section of jobqueue.yaml",
+        _NOT_STARTED,
+        {"dask_jobqueue.core:Job.config_name": "0.1.0"},
+    )
+    | names(
+        "to let workers finish what they run when their job is signalled",
+        _NOT_STARTED,
+        {
+            "dask_jobqueue.core:Job._command_template": "0.1.0",
+            "dask_jobqueue.core:Job._job_script_prologue": "0.8.0",
+        },
+    )
+    | names(
+        "to replace jobs only when the batch system says that they have ended",
+        _NOT_STARTED,
+        {"distributed.deploy.cluster:Cluster._update_worker_status": "2021.1"},
+    )
+    | names(
+        "to close the files of the credentials",
+        _NOT_STARTED,
+        {"distributed.deploy.spec:SpecCluster._close": "2021.1"},
+    )
 )
 NAMES: Final = (
-    *_REQUIRED,
-    Name(
-        "dask-jobqueue",
-        "dask_jobqueue.runner",
+    _REQUIRED
+    | names(
         "to keep Ctrl-C as it is: importing this module sets a handler of its own",
-        "0.9.0",
         "Ctrl-C stays as it is.",
-    ),
-    _job(".job_file", "to write job scripts where nobody else can", "0.1.0", "They go to /tmp."),
-    _job(
-        ".worker_process_memory",
+        {"dask_jobqueue.runner": "0.9.0"},
+    )
+    | names(
+        "to write job scripts where nobody else can",
+        "They go to /tmp.",
+        {"dask_jobqueue.core:Job.job_file": "0.1.0"},
+    )
+    | names(
         "to give workers the memory that was asked for, not rounded",
-        "0.5.0",
         "Workers have up to 1 % more or less memory.",
-    ),
-    _cluster(
-        "_get_worker_security",
-        f"{_CREDENTIALS}, whose names start with _job_",
-        "0.8.0",
+        {"dask_jobqueue.core:Job.worker_process_memory": "0.5.0"},
+    )
+    | names(
+        "to close the files of the credentials, whose names start with _job_",
         "The files are closed when Python collects the cluster.",
-    ),
-    _dasks_cluster(
-        "cluster:Cluster._loop_runner",
+        {"dask_jobqueue.core:JobQueueCluster._get_worker_security": "0.8.0"},
+    )
+    | names(
         "to stop the thread of a cluster that could not be started",
-        "2021.12.0",
         "The thread stays until the program ends.",
-    ),
+        {"distributed.deploy.cluster:Cluster._loop_runner": "2021.12.0"},
+    )
 )
 
 
 def check_jobqueue() -> None:
-    """Check that the installed versions have what clusters of dask-jobqueue cannot be without.
-
-    Raises:
-        ImportError: if they have not.
-    """
+    """Raise ImportError unless there is all that clusters of dask-jobqueue cannot be without."""
     import_jobqueue()
-    for name in _REQUIRED:
+    for name in _REQUIRED.values():
         name.get()
 
 
@@ -103,18 +101,16 @@ def import_jobqueue() -> Any:
     `dask_jobqueue.runner` (0.9), which comes with the package, sets a handler for SIGINT on import:
     from then on Ctrl-C ends the program with exit code 0 and without a word. In another thread than
     the main one the import fails.
-
-    Returns:
-        The module; `core` is an attribute of it.
     """
     with _import_lock:
         if "dask_jobqueue" not in sys.modules:
-            with _no_handlers.block():
+            with no_handlers_here():
                 importlib.import_module("dask_jobqueue")
     return importlib.import_module("dask_jobqueue")
 
 
-def _set_no_handlers_here() -> Callable[[], object]:
+@shared
+def no_handlers_here() -> Iterator[None]:
     """Have this thread set no signal handlers; others can."""
     original, here = signal.signal, threading.get_ident()
     is_over = False
@@ -124,17 +120,11 @@ def _set_no_handlers_here() -> Callable[[], object]:
             return signal.getsignal(number)
         return original(number, handler)
 
-    def undo() -> None:
-        nonlocal is_over
-        is_over = True
-        if signal.signal is set_elsewhere:  # else somebody has put something on top of it
-            signal.signal = original
-
     signal.signal = set_elsewhere  # type: ignore[assignment]
-    return undo
-
-
-_no_handlers: Final = SharedPatch(_set_no_handlers_here)
+    yield
+    is_over = True
+    if signal.signal is set_elsewhere:  # else somebody has put something on top of it
+        signal.signal = original
 
 
 async def submit_new_jobs(cluster: Any) -> None:

@@ -6,87 +6,59 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
-from dask_limits.dask.compat.undocumented_name import Name
+from dask_limits.dask.compat.undocumented_name import names
 
 if TYPE_CHECKING:
     import distributed
 
-_PLACES: Final = "to place limited calls on workers that have what they reserve"
-_NOT_PLACED: Final = (
+_PLACEMENT: Final = names(
+    "to send limited calls to workers that have what they reserve, and to keep them there",
     "Dask chooses the worker of a limited call without regard to what is free there. Each worker"
-    " holds the limits, and lets calls wait for room."
+    " holds the limits, and lets calls wait for room.",
+    {
+        "distributed.scheduler:Scheduler.is_rootish": "2022.9.0",
+        "distributed.scheduler:Scheduler.decide_worker_non_rootish": "2022.9.0",
+        "distributed.stealing:WorkStealing.steal_time_ratio": "2021.1",
+    },
 )
-_ROOTISH: Final = Name(
-    "distributed", "distributed.scheduler:Scheduler.is_rootish", _PLACES, "2022.9.0", _NOT_PLACED
-)
-_DECIDE: Final = Name(
-    "distributed",
-    "distributed.scheduler:Scheduler.decide_worker_non_rootish",
-    _PLACES,
-    "2022.9.0",
-    _NOT_PLACED,
-)
-_STEAL: Final = Name(
-    "distributed",
-    "distributed.stealing:WorkStealing.steal_time_ratio",
-    "to keep limited calls from being moved away from what is reserved for them",
-    "2021.1",
-    _NOT_PLACED,
-)
-_PLUGINS: Final = Name(
-    "distributed",
-    "distributed.scheduler:Scheduler.plugins",
+_PLUGINS: Final = names(
     "to find our plugin on a scheduler in this process",
-    "2021.1",
     "Starting a cluster of dask-jobqueue fails with ImportError.",
+    {"distributed.scheduler:Scheduler.plugins": "2021.1"},
 )
 NAMES: Final = (
-    _ROOTISH,
-    _DECIDE,
-    _STEAL,
-    Name(
-        "distributed",
-        "distributed.scheduler:Scheduler.handle_worker_status_change",
+    _PLACEMENT
+    | _PLUGINS
+    | names(
         "to send no more tasks to a worker that is about to close",
-        "2021.10.0",
         "A worker whose batch job is about to end gets tasks until then; they run again elsewhere.",
-    ),
-    Name(
-        "distributed",
-        "distributed.scheduler:Scheduler.no_workers_timeout",
+        {"distributed.scheduler:Scheduler.handle_worker_status_change": "2021.10.0"},
+    )
+    | names(
         "to let limited calls wait for room longer than Dask lets tasks wait for workers",
-        "2024.1.0",
         "If distributed.scheduler.no-workers-timeout is configured, calls that wait fail with it.",
-    ),
-    Name(
-        "distributed",
-        "distributed.scheduler:Scheduler.allowed_failures",
+        {"distributed.scheduler:Scheduler.no_workers_timeout": "2024.1.0"},
+    )
+    | names(
         "to know how many lost workers a call survives",
-        "2021.1",
         "A call survives as many as distributed.scheduler.allowed-failures says.",
-    ),
-    _PLUGINS,
-    Name(
-        "distributed",
-        "distributed.scheduler:Scheduler.get_events",
+        {"distributed.scheduler:Scheduler.allowed_failures": "2021.1"},
+    )
+    | names(
         "to find out whether Dask expected a worker to leave, and which workers there are",
-        "2021.1",
         "Workers that are already there are not reported; each that leaves counts as lost.",
-    ),
-    Name(
-        "distributed",
-        "distributed.scheduler:Scheduler.subscribe_topic",
+        {"distributed.scheduler:Scheduler.get_events": "2021.1"},
+    )
+    | names(
         "to tell a client of workers that are added and removed",
-        "2021.9.1",
         "Events of workers are not emitted.",
-    ),
-    Name(
-        "distributed",
-        "distributed.scheduler:TaskState.suspicious",
+        {"distributed.scheduler:Scheduler.subscribe_topic": "2021.9.1"},
+    )
+    | names(
         "to count lost workers only against calls that had begun there",
-        "2021.1",
         "Dask counts lost workers too, against calls that only waited there.",
-    ),
+        {"distributed.scheduler:TaskState.suspicious": "2021.1"},
+    )
 )
 
 Wrap = Callable[[Callable[[Any], Any]], Callable[[Any], Any]]
@@ -98,16 +70,10 @@ def replace_placement(
 ) -> Callable[[], None] | None:
     """Replace the methods that choose the workers of tasks, on this one scheduler.
 
-    Args:
-        scheduler: Whose they are.
-        is_rootish: Of `is_rootish(ts)`.
-        decide_worker: Of `decide_worker_non_rootish(ts)`.
-        steal_time_ratio: Of `steal_time_ratio(ts)` of work stealing, if this scheduler steals.
-
     Returns:
         What undoes it; None if the installed Dask lacks one of them, and nothing was replaced.
     """
-    if not all(name.is_there for name in (_ROOTISH, _DECIDE, _STEAL)):
+    if not all(name.is_there for name in _PLACEMENT.values()):
         return None
     patches = [
         _Patch(scheduler, "is_rootish", is_rootish),
@@ -161,14 +127,7 @@ class _Patch:
 def change_status(
     scheduler: distributed.Scheduler, worker: Any, status: distributed.Status, stimulus_id: str
 ) -> None:
-    """Have the scheduler note a change of a worker's status, as if the worker had reported it.
-
-    Args:
-        scheduler: Dask's.
-        worker: Its `WorkerState`.
-        status: The new one.
-        stimulus_id: Of the change.
-    """
+    """Have the scheduler note a change of a worker's status, as if the worker had reported it."""
     if (change := getattr(scheduler, "handle_worker_status_change", None)) is not None:
         change(status, worker, stimulus_id)
 
@@ -189,7 +148,7 @@ def allowed_failures(scheduler: distributed.Scheduler) -> int:
 
 def plugin_of(scheduler: distributed.Scheduler, name: str) -> Any:
     """The plugin of this name on a scheduler; None if there is none."""
-    _PLUGINS.get()
+    _PLUGINS["distributed.scheduler:Scheduler.plugins"].get()
     return scheduler.plugins.get(name)
 
 

@@ -1,36 +1,39 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 
 
-class SharedPatch:
-    """A change to something that all threads share, for as long as a block is open in any of them.
+def shared(patch: Callable[[], Iterator[None]]) -> Callable[[], AbstractContextManager[None]]:
+    """Make a context manager of a change to something that all threads share.
 
     Blocks may be nested, and those of several threads may overlap. The first one that is entered
     makes the change, the last one that is left undoes it.
 
     Args:
-        change: Makes the change. Returns the function that undoes it.
+        patch: A generator that makes the change, yields once, and undoes it.
     """
+    lock = threading.RLock()
+    change = contextlib.ExitStack()
+    n_blocks = 0
 
-    def __init__(self, change: Callable[[], Callable[[], object]]) -> None:
-        self._change = change
-        self._lock = threading.RLock()
-        self._blocks = 0
-
+    @functools.wraps(patch)
     @contextlib.contextmanager
-    def block(self) -> Iterator[None]:
-        """Make the change in this block, unless it has been made already."""
-        with self._lock:
-            if self._blocks == 0:
-                self._undo = self._change()
-            self._blocks += 1
+    def block() -> Iterator[None]:
+        nonlocal n_blocks
+        with lock:
+            if n_blocks == 0:
+                change.enter_context(contextlib.contextmanager(patch)())
+            n_blocks += 1
         try:
             yield
         finally:
-            with self._lock:
-                self._blocks -= 1
-                if self._blocks == 0:
-                    self._undo()
+            with lock:
+                n_blocks -= 1
+                if n_blocks == 0:
+                    change.close()  # never with an exception: the generator needs no `finally`
+
+    return block

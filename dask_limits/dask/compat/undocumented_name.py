@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import dis
 import importlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from types import FunctionType
@@ -36,37 +38,38 @@ class Name:
     @property
     def is_there(self) -> bool | None:
         """Whether the installed version has it; None if the package is not installed."""
-        try:
-            return _find(self.path) is not None
-        except _NotInstalledError:
-            return None
+        return _find(self.path)[0]
 
     def find(self) -> Any:
-        """The object of this name; None if there is none."""
-        try:
-            return _find(self.path)
-        except _NotInstalledError:
-            return None
+        """The object of this name; None if there is none, or only instances of a class have it."""
+        return _find(self.path)[1]
 
     def get(self) -> Any:
-        """The object of this name.
+        """The same as `find`, for a name that has to be there.
 
         Raises:
-            ImportError: if there is none. The message names the versions that work.
+            ImportError: if it is not. The message names the versions that work.
         """
-        found = self.find()
-        if found is None:
+        is_there, found = _find(self.path)
+        if not is_there:
             oldest, newest = TESTED[self.package]
             raise ImportError(
-                f"{self.package} {version_of(self.package)} does not have {self.path}, which"
+                f"{self.package} {_version_of(self.package)} does not have {self.path}, which"
                 f" dask_limits uses {self.what_for}. Install a version that works:"
                 f" {self.package} {oldest} to {newest}."
             )
         return found
 
 
-def version_of(package: str) -> str:
-    """The installed version of a package."""
+def names(what_for: str, without: str, since: Mapping[str, str]) -> dict[str, Name]:
+    """A table of the names that are used for one thing, made of their paths and first versions."""
+    return {
+        path: Name(path.partition(".")[0].replace("_", "-"), path, what_for, version, without)
+        for path, version in since.items()
+    }
+
+
+def _version_of(package: str) -> str:
     import importlib.metadata  # 10 ms, which task processes need not spend
 
     try:
@@ -75,42 +78,32 @@ def version_of(package: str) -> str:
         return "(not installed)"
 
 
-class _NotInstalledError(Exception):
-    """A package is not installed, or one that its module needs is not."""
-
-
 @cache
-def _find(path: str) -> Any:
-    """The object at a path; True for an attribute that only instances have; None if missing."""
+def _find(path: str) -> tuple[bool | None, Any]:
+    """As `Name.is_there` and `Name.find`."""
     module, _, qualified = path.partition(":")
     try:
         found: Any = importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name is not None and module.startswith(error.name) and "." in error.name:
-            return None
-        raise _NotInstalledError from error
-    except ImportError as error:  # dask.dataframe is there, and pandas is not
-        raise _NotInstalledError from error
+    except ImportError as error:
+        missing = str(error.name) if isinstance(error, ModuleNotFoundError) else ""
+        is_submodule = "." in missing and module.startswith(missing)
+        return False if is_submodule else None, None  # else a package is missing, such as pandas
     for part in filter(None, qualified.split(".")):
         if not hasattr(found, part):
-            return True if _is_set_by(found, part) else None
+            return isinstance(found, type) and _is_set_by(found, part), None
         found = getattr(found, part)
-    return True if found is None else found
+    return True, found
 
 
-def _is_set_by(owner: object, attribute: str) -> bool:
+def _is_set_by(cls: type, attribute: str) -> bool:
     """Whether a class declares an attribute of its instances, or one of its methods sets it."""
-    import dis
-
-    if not isinstance(owner, type):
-        return False
-    for base in owner.__mro__:
-        if attribute in vars(base).get("__annotations__", {}):
-            return True
-        for method in vars(base).values():
-            if isinstance(method, FunctionType) and any(
-                step.opname == "STORE_ATTR" and step.argval == attribute
-                for step in dis.get_instructions(method)
-            ):
-                return True
-    return False
+    return any(
+        attribute in vars(base).get("__annotations__", {})
+        or any(
+            step.opname == "STORE_ATTR" and step.argval == attribute
+            for method in vars(base).values()
+            if isinstance(method, FunctionType)
+            for step in dis.get_instructions(method)
+        )
+        for base in cls.__mro__
+    )

@@ -7,97 +7,59 @@ from collections.abc import Callable, Hashable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from dask_limits.dask.compat.undocumented_name import Name
+from dask_limits.dask.compat.undocumented_name import names
 
 if TYPE_CHECKING:
     import distributed
 
-_RUN_TASK: Final = Name(
-    "distributed",
-    "distributed.worker:_run_task",
-    "to run tasks of isolation 'thread' in a thread of the worker that knows its task",
-    "2024.11.0",
-    "A task with isolation='thread' raises ImportError.",
-)
-_FREE_KEYS: Final = Name(
-    "distributed",
-    "distributed.worker_state_machine:FreeKeysEvent",
-    "to give tasks that have not begun back to the scheduler",
-    "2022.6.0",
-    "A task that was sent ahead stays with its worker, also if another one becomes free.",
-)
 _NOT_REGISTERED: Final = "Registering LimitsWorkerPlugin fails with ImportError."
-_MEMORY: Final = "to know how much memory the calls of a worker may reserve together"
-_COROUTINES: Final = "to run limited coroutine functions in a task process"
 _REQUIRED: Final = (
-    Name(
-        "distributed",
-        "distributed.worker:Worker.memory_manager",
-        _MEMORY,
-        "2022.3.0",
+    names(
+        "to know how much memory the calls of a worker may reserve together",
         _NOT_REGISTERED,
-    ),
-    Name(
-        "distributed",
-        "distributed.worker_memory:WorkerMemoryManager.memory_limit",
-        _MEMORY,
-        "2022.3.0",
-        _NOT_REGISTERED,
-    ),
-    Name(
-        "distributed",
-        "distributed.core:Server.stream_handlers",
+        {
+            "distributed.worker:Worker.memory_manager": "2022.3.0",
+            "distributed.worker_memory:WorkerMemoryManager.memory_limit": "2022.3.0",
+        },
+    )
+    | names(
         "to send messages of our own between the scheduler and its workers",
-        "2021.1",
         _NOT_REGISTERED,
-    ),
-    Name(
-        "distributed",
-        "distributed.worker:Worker.loop",
+        {"distributed.core:Server.stream_handlers": "2021.1"},
+    )
+    | names(
         "to do things later, and in the worker's own thread",
-        "2021.1",
         _NOT_REGISTERED,
-    ),
-    *(
-        Name("dask", f"dask._task_spec:Task.{name}", _COROUTINES, "2024.9.0", _NOT_REGISTERED)
-        for name in ("is_coro", "_is_coro")
-    ),
+        {"distributed.worker:Worker.loop": "2021.1"},
+    )
+    | names(
+        "to run limited coroutine functions in a task process",
+        _NOT_REGISTERED,
+        {"dask._task_spec:Task.is_coro": "2024.9.0", "dask._task_spec:Task._is_coro": "2024.9.0"},
+    )
 )
 NAMES: Final = (
-    *_REQUIRED,
-    _RUN_TASK,
-    _FREE_KEYS,
-    Name(
-        "distributed",
-        "distributed.worker:Worker.execution_state",
-        _RUN_TASK.what_for,
-        "2021.1",
-        _RUN_TASK.without,
-    ),
-    Name(
-        "distributed",
-        "distributed.worker:Worker.active_threads_lock",
-        _RUN_TASK.what_for,
-        "2021.1",
-        _RUN_TASK.without,
-    ),
-    Name(
-        "distributed",
-        "distributed.core:Server.handlers",
-        "to let workers report to the scheduler what they have",
-        "2021.1",
-        "Dask chooses the worker of a limited call without regard to what is free there.",
-    ),
+    _REQUIRED
+    | names(
+        "to run tasks of isolation 'thread' in a thread of the worker that knows its task",
+        "A task with isolation='thread' raises ImportError.",
+        {
+            "distributed.worker:_run_task": "2024.11.0",
+            "distributed.worker:Worker.execution_state": "2021.1",
+            "distributed.worker:Worker.active_threads_lock": "2021.1",
+        },
+    )
+    | names(
+        "to give tasks that have not begun back to the scheduler",
+        "A task that was sent ahead stays with its worker, also if another one becomes free.",
+        {"distributed.worker_state_machine:FreeKeysEvent": "2022.6.0"},
+    )
 )
 
 
 def check_worker() -> None:
-    """Check that this version of Dask has what limits on a worker cannot be without.
-
-    Raises:
-        ImportError: if it has not.
-    """
-    for name in _REQUIRED:
+    """Raise ImportError unless there is all that limits on a worker cannot be without."""
+    for name in _REQUIRED.values():
         name.get()
 
 
@@ -111,7 +73,8 @@ def thread_task(
 ) -> Callable[[], Any]:
     """A function that runs a task in the thread it is called in, as Dask runs its own.
 
-    The task knows its worker, and may secede.
+    The task knows its worker, and may secede. The function returns the message that the worker
+    expects of a finished task.
 
     Args:
         worker: Whose task it is.
@@ -119,13 +82,10 @@ def thread_task(
         data: What to call it with: the values that the task depends on, by key.
         key: The key of the task.
         delay: The difference of the worker's clock to the scheduler's, in seconds.
-
-    Returns:
-        The function. It returns the message that the worker expects of a finished task.
     """
     return partial(
         contextvars.copy_context().run,
-        _RUN_TASK.get(),
+        NAMES["distributed.worker:_run_task"].get(),
         run,
         data,
         worker.execution_state,
@@ -138,7 +98,7 @@ def thread_task(
 
 def free_key(worker: distributed.Worker, key: Hashable, stimulus_id: str) -> bool:
     """Have a worker forget a task that it has not begun. Returns whether it can."""
-    event = _FREE_KEYS.find()
+    event = NAMES["distributed.worker_state_machine:FreeKeysEvent"].find()
     if event is None:
         return False
     worker.handle_stimulus(event(keys=[key], stimulus_id=stimulus_id))
@@ -166,15 +126,5 @@ def call_later(
 def listen(
     server: distributed.Worker | distributed.Scheduler, to: Mapping[str, Callable[..., object]]
 ) -> None:
-    """Call functions for messages that come over the stream between scheduler and worker.
-
-    Args:
-        server: Who listens.
-        to: The functions, by the `op` of the messages.
-    """
+    """Call functions for messages between scheduler and worker, by the `op` of the messages."""
     server.stream_handlers.update(to)
-
-
-def answer(scheduler: distributed.Scheduler, to: Mapping[str, Callable[..., object]]) -> None:
-    """Have a scheduler answer remote calls of these names, by these functions."""
-    scheduler.handlers.update(to)

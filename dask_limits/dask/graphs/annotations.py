@@ -9,9 +9,9 @@ from typing import Any, Final, Unpack
 
 import dask
 
+from dask_limits.dask.compat.shared_patch import shared
 from dask_limits.dask.graphs.lost_limits import warn_of_frames, warn_of_local_schedulers
 from dask_limits.dask.graphs.optimization import keep_limits
-from dask_limits.dask.graphs.shuffles import shuffle_by_tasks
 from dask_limits.limits import Limits
 from dask_limits.limits.limits import LimitsArguments
 
@@ -76,13 +76,21 @@ def _annotate(said: dict[str, Any]) -> Iterator[None]:
         yield
 
 
-def limits_annotations(limits: Limits, around: dict[str, Any]) -> dict[str, Any]:
-    """The annotations that put limits on a task.
+@shared
+def shuffle_by_tasks() -> Iterator[None]:
+    """Have Dask shuffle by tasks in this block, unless the user has configured how it does.
 
-    Args:
-        limits: The limits of the task.
-        around: The annotations of the blocks around it. Their limits hold where `limits` sets none.
+    In Dask's P2P shuffle tasks talk to the worker that they run on, which is impossible in a task
+    process.
     """
+    methods = ("dataframe.shuffle.method", "array.rechunk.method")
+    unset = [name for name in methods if not dask.config.get(name, None)]
+    with dask.config.set(dict.fromkeys(unset, "tasks")):
+        yield
+
+
+def limits_annotations(limits: Limits, around: dict[str, Any]) -> dict[str, Any]:
+    """The annotations that put limits on a task, given those of the blocks around it."""
     return _annotations(limits.as_dict(), around)
 
 

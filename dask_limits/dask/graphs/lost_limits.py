@@ -11,7 +11,7 @@ import contextlib
 import gc
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from types import FrameType
 from typing import Final
 
@@ -22,11 +22,10 @@ from dask_limits.dask.compat.dropped_annotations import (
     KEEPS,
     LOCAL,
     LOSES,
-    Place,
     dataframes_do_not_warn,
     living_expressions,
 )
-from dask_limits.dask.compat.shared_patch import SharedPatch
+from dask_limits.dask.compat.shared_patch import shared
 
 _STACK_LEVEL: Final = 5
 """From the warning up to the user's `with`: this block, contextlib, annotate's, contextlib."""
@@ -57,71 +56,59 @@ def warn_if_lost() -> None:
 
     Dask does not pass on who asks for the optimization, so this looks at the stack.
     """
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None:
-        place = str(frame.f_globals.get("__name__")), frame.f_code.co_name
-        if place in KEEPS:
-            return None
-        if place in LOCAL.keys() | LOSES.keys() and "limits" in dask.get_annotations():
-            return None  # what it makes has the limits of this block, or is warned of below
-        if place in LOCAL:
-            return _warn_of_local(place)
-        if place in LOSES:
-            return _warn(
-                f"{LOSES[place]} does not keep annotations. Call it, or compute its result, in a"
-                " block of annotate()"
-            )
-        frame = frame.f_back
-    return None
+    for place in _callers():
+        if place == KEEPS:
+            return
+        if place in LOCAL or place in LOSES:
+            # In a block, what it makes has the limits of the block, or is warned of below.
+            if "limits" not in dask.get_annotations():
+                _warn(place)
+            return
 
 
-def warn_of_local_schedulers() -> contextlib.AbstractContextManager[None]:
+@shared
+def warn_of_local_schedulers() -> Iterator[None]:
     """Warn of what is computed in this block without a cluster.
 
     `warn_if_lost` does not see all of it: it sees no dataframes, and not every graph is optimized.
     """
-    return _local_schedulers.block()
+    with Callback(start=_warn_if_in_block):
+        yield
 
 
 def _warn_if_in_block(_: object) -> None:
     """Called by Dask when one of its schedulers of one process starts."""
+    if "limits" in dask.get_annotations():
+        for place in _callers():
+            if place in LOCAL:
+                _warn(place)
+                return
+
+
+def _callers() -> Iterator[str]:
+    """The functions on the stack, from the innermost one, written as in the tables."""
     frame: FrameType | None = sys._getframe(1)
-    while frame is not None and "limits" in dask.get_annotations():
-        place = str(frame.f_globals.get("__name__")), frame.f_code.co_name
-        if place in LOCAL:
-            return _warn_of_local(place)
+    while frame is not None:
+        yield f"{frame.f_globals.get('__name__')}:{frame.f_code.co_qualname}"
         frame = frame.f_back
-    return None
 
 
-def _watch_local_schedulers() -> Callable[[], object]:
-    callback = Callback(start=_warn_if_in_block)
-    callback.register()
-    unregister: Callable[[], object] = callback.unregister
-    return unregister
-
-
-_local_schedulers: Final = SharedPatch(_watch_local_schedulers)
-
-
-def _warn_of_local(place: Place) -> None:
-    _warn(f"{LOCAL[place]} does not enforce limits. Use a Client of a distributed cluster")
-
-
-def _warn(why: str) -> None:
-    text = f"The limits of a Dask graph are lost: {why}."
-    warnings.warn(text, stacklevel=_frames_of_dask())
+def _warn(place: str) -> None:
+    if place in LOCAL:
+        why = f"{LOCAL[place]} does not enforce limits. Use a Client of a distributed cluster."
+    else:
+        why = (
+            f"{LOSES[place]} does not keep annotations. Call it, or compute its result, in a"
+            " block of annotate()."
+        )
+    warnings.warn(f"The limits of a Dask graph are lost: {why}", stacklevel=_frames_of_dask())
 
 
 def _frames_of_dask() -> int:
     """The stack level, seen from `_warn`, of the code that has called Dask."""
-    level = 2
-    frame: FrameType | None = sys._getframe(2)
-    while frame is not None and _package(frame) in _DASKS:
-        frame = frame.f_back
+    level = 0
+    for place in _callers():
+        if place.split(":")[0].split(".")[0] not in _DASKS:
+            break
         level += 1
     return level
-
-
-def _package(frame: FrameType) -> str:
-    return str(frame.f_globals.get("__name__")).partition(".")[0]

@@ -11,7 +11,7 @@ import distributed
 
 from dask_limits.batch_systems.current_job import BatchJob
 from dask_limits.dask.compat import scheduler as compat
-from dask_limits.dask.compat.worker import answer, listen
+from dask_limits.dask.compat.worker import listen
 from dask_limits.dask.reservations import request_of
 from dask_limits.dask.scheduler import patches
 from dask_limits.dask.scheduler.background import Background
@@ -67,7 +67,7 @@ class LimitsSchedulerPlugin(distributed.SchedulerPlugin):  # type: ignore[misc]
         leave_out = self._gather_log.leave_out
         self._losses = Losses(*about, self._background, self._decide, leave_out)
         self._draining = Draining(*about, self._background, self._ask_back, self._place_soon)
-        answer(scheduler, {"dask_limits_join": self._join, "dask_limits_leave": self._leave})
+        scheduler.handlers.update(dask_limits_join=self._join, dask_limits_leave=self._leave)
         started, seceded = self._call_started, self._call_seceded
         listen(scheduler, {"dask-limits-started": started, "dask-limits-seceded": seceded})
         self._undo = patches.install(scheduler, is_ours, self._decide)

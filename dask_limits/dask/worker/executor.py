@@ -167,7 +167,7 @@ class LimitsExecutor(concurrent.futures.Executor):
         fn, args, kwargs = invocation_of(node, data)
         is_joblibs = isinstance(fn, JoblibBatch)
         if isinstance(fn, JoblibBatch) and limits.isolation == "thread":
-            fn = fn.batch  # this process has a client, and other threads that use joblib
+            fn = fn.function  # this process has a client, and other threads that use joblib
         is_packed = getattr(node, "func", None) is run_packed
         start = self._guardian.run_packed if is_packed else self._guardian.run
         run = functools.partial(start, fn, args, kwargs, limits, cancel=token)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 
+from dask_limits.dask.compat import client
 from dask_limits.dask.compat.all_names import dask_names
 from dask_limits.dask.compat.undocumented_name import TESTED, Name
 
@@ -41,3 +44,13 @@ def test_a_name_that_is_gone_is_missed(path: str) -> None:
 def test_a_name_of_a_package_that_is_not_installed_is_neither_there_nor_gone() -> None:
     absent = Name("joblib", "no_such_package.parallel:BACKENDS", "to test this", "1", "Nothing.")
     assert absent.is_there is None
+
+
+@pytest.mark.parametrize("path", client._CLIENT)
+def test_a_client_that_lacks_a_name_is_refused_with_the_versions_that_work(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = Name("distributed", "distributed.client:Client.gone", "to test this", "1", "Nothing.")
+    monkeypatch.setitem(client._CLIENT, path, gone)
+    with pytest.raises(ImportError, match=r"Install a version that works: distributed 20"):
+        client.status_of(SimpleNamespace(status="running"))

@@ -8,21 +8,12 @@ underscore and are not ours, those in the tables, and modules that have no page 
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import dask_limits
-from dask_limits.dask.compat import (
-    client,
-    dropped_annotations,
-    graphs,
-    joblib,
-    jobqueue,
-    scheduler,
-    worker,
-)
 from dask_limits.dask.compat.all_names import dask_names
 from dask_limits.dask.compat.undocumented_name import Name
 
@@ -53,7 +44,6 @@ NOT_DASKS = {"os._exit", "sys._getframe"}
 ALSO_OURS = {
     "cancel_command",
     "config_name",
-    "handlers",
     "job_cls",
     "plugins",
     "submit_command",
@@ -70,7 +60,6 @@ USED_OTHERWISE = {
     "dask_jobqueue.runner",
     "dask_jobqueue.core:JobQueueCluster._get_worker_security",
 }
-TABLES = (client, graphs, joblib, jobqueue, dropped_annotations, scheduler, worker)
 
 DOCUMENTED_OVERRIDES = {"__init__", "start", "close", "scale"}
 BASES = (
@@ -244,29 +233,21 @@ def names_set_by(node: ast.AST) -> Iterator[str]:
 
 
 def test_each_name_of_the_tables_is_used() -> None:
-    files = [*COMPAT.glob("*.py"), SUBCLASSES]
-    nodes = [node for path in files for node in ast.walk(ast.parse(path.read_text()))]
-    code = {
-        node.attr if isinstance(node, ast.Attribute) else node.name
-        for node in nodes
-        if isinstance(node, ast.Attribute | ast.FunctionDef | ast.AsyncFunctionDef)
-    } | {
-        node.args[1].value
-        for node in nodes
-        if isinstance(node, ast.Call)
-        and ast.unparse(node.func) == "getattr"
-        and isinstance(node.args[1], ast.Constant)
-    }
-    bound = {name for module in TABLES for name in names_bound_in(vars(module))}
-    unused = {name.path for name in dask_names() if name not in bound and last(name) not in code}
+    files = [*COMPAT.glob("*.py"), *SUBCLASSES.parent.glob("*.py")]
+    used = {name for path in files for name in used_in(ast.parse(path.read_text()))}
+    unused = {name.path for name in dask_names() if not {name.path, last(name)} & used}
     assert unused == USED_OTHERWISE
 
 
-def names_bound_in(variables: Mapping[str, object]) -> Iterator[Name]:
-    """Those that a file has in variables of its own, beside the table."""
-    for variable, value in variables.items():
-        values = value if isinstance(value, tuple | dict) else [value]
-        if variable != "NAMES":
-            yield from (one for one in values if isinstance(one, Name))
-            mapped = value.values() if isinstance(value, dict) else ()
-            yield from (one for one in mapped if isinstance(one, Name))
+def used_in(tree: ast.AST) -> Iterator[str]:
+    """The attributes, functions and texts in code, but for those in tables."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "names":
+            continue
+        if isinstance(node, ast.Attribute):
+            yield node.attr
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield node.name
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield node.value
+        yield from used_in(node)

@@ -18,9 +18,9 @@ from dask_limits import annotate
 from dask_limits.dask.compat import jobqueue
 from dask_limits.dask.compat.dropped_annotations import dataframes_do_not_warn
 from dask_limits.dask.compat.joblib import sequential_instead_of_dask
+from dask_limits.dask.graphs.annotations import shuffle_by_tasks
 from dask_limits.dask.graphs.lost_limits import warn_of_local_schedulers
 from dask_limits.dask.graphs.optimization import keep_limits, keep_no_limits
-from dask_limits.dask.graphs.shuffles import shuffle_by_tasks
 
 Block = Callable[[], AbstractContextManager[object]]
 
@@ -44,7 +44,7 @@ BLOCKS: dict[str, Block] = {
     "shuffles": shuffle_by_tasks,
     "callbacks": warn_of_local_schedulers,
     "backend of joblib": sequential_instead_of_dask,
-    "signal.signal": jobqueue._no_handlers.block,
+    "signal.signal": jobqueue.no_handlers_here,
     "annotate": lambda: annotate(wall_time=60),
 }
 block = pytest.mark.parametrize("block", BLOCKS.values(), ids=BLOCKS)
@@ -131,14 +131,14 @@ def test_an_optimization_of_the_user_stays() -> None:
 def test_other_threads_can_set_signal_handlers_meanwhile() -> None:
     # They cannot but in the main thread: so the block is entered in another one.
     original = signal.getsignal(signal.SIGUSR1)
-    with jobqueue._no_handlers.block():
+    with jobqueue.no_handlers_here():
         assert signal.signal(signal.SIGUSR1, signal.SIG_IGN) == original
         assert signal.getsignal(signal.SIGUSR1) == original
     done = threading.Event()
     inside = threading.Event()
 
     def hold() -> None:
-        with jobqueue._no_handlers.block():
+        with jobqueue.no_handlers_here():
             inside.set()
             done.wait(20)
 
@@ -156,7 +156,7 @@ def test_other_threads_can_set_signal_handlers_meanwhile() -> None:
 
 def test_what_somebody_has_put_in_the_place_of_ours_stays_and_works() -> None:
     original = signal.signal
-    with jobqueue._no_handlers.block():
+    with jobqueue.no_handlers_here():
         ours = signal.signal
         signal.signal = theirs = lambda *args: ours(*args)  # type: ignore[assignment]
     try:

@@ -73,12 +73,12 @@ def test_a_scheduler_that_does_not_steal_is_patched_too() -> None:
     assert scheduler.is_rootish(1) == "root"
 
 
-@pytest.mark.parametrize("name", ["_ROOTISH", "_DECIDE", "_STEAL"])
+@pytest.mark.parametrize("path", compat._PLACEMENT)
 def test_nothing_is_patched_in_a_dask_that_lacks_one_of_the_methods(
-    name: str, monkeypatch: pytest.MonkeyPatch
+    path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gone = Name("distributed", "distributed.scheduler:Scheduler.gone", "", "", "")
-    monkeypatch.setattr(compat, name, gone)
+    monkeypatch.setitem(compat._PLACEMENT, path, gone)
     scheduler = Scheduler()
     before = vars(scheduler).copy()
     assert compat.replace_placement(scheduler, says("a"), says("a"), says("a")) is None

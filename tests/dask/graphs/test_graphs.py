@@ -245,6 +245,13 @@ def test_a_bag_that_becomes_a_dataframe_after_the_block_is_warned_of(client: Cli
         bag.to_dataframe(meta={"x": int})
 
 
+def test_a_sum_of_a_bag_that_becomes_delayed_after_the_block_is_warned_of(client: Client) -> None:
+    with annotate(wall_time=20):
+        total = db.from_sequence([1, 2], npartitions=2).map(same).sum()
+    with pytest.warns(UserWarning, match=r"are lost: to_delayed\(\)"):
+        total.to_delayed()
+
+
 @pytest.mark.parametrize("scheduler", ["threads", "sync", "processes"])
 @pytest.mark.parametrize("make", MAKE.values(), ids=MAKE)
 def test_what_is_computed_in_the_block_without_a_cluster_is_warned_of(

@@ -36,11 +36,9 @@ class PluginTask(Protocol):
     name: str
     unique_ref: str
     emitter: Emitter
+    scheduler: Any
+    n_submitted: int
 
-    @property
-    def scheduler(self) -> Any: ...  # noqa: D102
-    @property
-    def n_submitted(self) -> int: ...  # noqa: D102
     @property
     def on_submitted(self) -> Subscriber[...]: ...  # noqa: D102
     @property
@@ -152,5 +150,9 @@ class Plugin(render.Renderable):
     def __repr__(self) -> str:
         return f"{type(self).__name__}()"
 
+    def _rows(self) -> list[str]:
+        """What is displayed of it, one property a line."""
+        return []
+
     def __rich__(self) -> RenderableType:
-        return render.plugin_panel(self.name)
+        return render.plugin_panel(self.name, self._rows())

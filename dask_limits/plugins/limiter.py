@@ -1,17 +1,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
-from dask_limits.display import render
 from dask_limits.events import Event
+from dask_limits.executors import Call
 from dask_limits.plugins.base import Plugin, PluginTask
 from dask_limits.units import whole_number
-
-if TYPE_CHECKING:
-    from rich.console import RenderableType
-
-    from dask_limits.executors import Call
 
 
 class Limiter(Plugin):
@@ -122,7 +117,7 @@ class Limiter(Plugin):
             return self.DISABLED_DUE_TO_RUNNING_TASK
         return None
 
-    def __rich__(self) -> RenderableType:
+    def _rows(self) -> list[str]:
         attached = hasattr(self, "task")
         rows = []
         if self.max_calls is not None:
@@ -133,5 +128,4 @@ class Limiter(Plugin):
             )
         if self.when_full == "wait":
             rows.append(f"Held {self.task.n_held if attached else 0}")
-        rows += [f"Not while running: {other.unique_ref}" for other in self.not_while_running]
-        return render.plugin_panel(self.name, rows)
+        return rows + [f"Not while running: {other.unique_ref}" for other in self.not_while_running]

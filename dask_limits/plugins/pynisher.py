@@ -3,19 +3,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from multiprocessing.context import BaseContext
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from typing import Any, ClassVar, Final
 
 from dask_limits import exceptions
-from dask_limits.display import render
 from dask_limits.events import Event
+from dask_limits.executors import Call, Future
 from dask_limits.limits import Isolation, LimitedCall, Limits
 from dask_limits.plugins.base import Plugin
 from dask_limits.units import Amount, format_bytes, format_seconds, parse_bytes, parse_seconds
-
-if TYPE_CHECKING:
-    from rich.console import RenderableType
-
-    from dask_limits.executors import Call, Future
 
 _KINDS: Final = ("wall_time", "cpu_time", "memory", "num_processes")
 
@@ -173,7 +168,7 @@ class PynisherPlugin(Plugin):
             raise ValueError(f"kind={kind!r} must be one of {', '.join(map(repr, _KINDS))}")
         return sys.platform == "linux"
 
-    def __rich__(self) -> RenderableType:
+    def _rows(self) -> list[str]:
         limits = self.limits
         shown: list[tuple[str, Any, Callable[[Any], str]]] = [
             ("Memory", limits.memory, format_bytes),
@@ -183,8 +178,7 @@ class PynisherPlugin(Plugin):
             ("Cores", limits.cores, str),
             ("Isolation", limits.isolation if limits.isolation != "warm" else None, str),
         ]
-        rows = [f"{name} {form(value)}" for name, value, form in shown if value is not None]
-        return render.plugin_panel(self.name, rows)
+        return [f"{name} {form(value)}" for name, value, form in shown if value is not None]
 
 
 def _one_of(**spellings: Amount | None) -> Amount | None:

@@ -1,23 +1,18 @@
 from __future__ import annotations
 
 import abc
-import math
+import sys
 from collections.abc import Iterable
 from concurrent.futures import BrokenExecutor
 from numbers import Real
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from typing import Any, ClassVar, Final
 
-from dask_limits.display import render
 from dask_limits.events import Event
 from dask_limits.exceptions import Breach, CrashError, GuardianLostError, WorkerLostError
+from dask_limits.executors import Call, Future
 from dask_limits.limits import LimitedCall, Limits
 from dask_limits.plugins.base import RETRY, Plugin, PluginTask
 from dask_limits.units import Amount, format_seconds, parse_seconds, whole_number
-
-if TYPE_CHECKING:
-    from rich.console import RenderableType
-
-    from dask_limits.executors import Call, Future
 
 _LARGEST: Final = 2.0**62
 """Bytes or seconds. No retry raises a limit further, because limits are sent as 64 bits."""
@@ -117,7 +112,7 @@ class Retry(Plugin):
         self.memory_factor = _factor("memory_factor", memory_factor)
         self.wall_time_factor = _factor("wall_time_factor", wall_time_factor)
         self.cpu_time_factor = _factor("cpu_time_factor", cpu_time_factor)
-        self.delay = _delay(delay)
+        self.delay = 0.0 if delay == 0 and delay is not False else parse_seconds(delay, "delay")
 
     def attach_task(self, task: PluginTask) -> None:
         """Called when it is attached to a task."""
@@ -158,46 +153,36 @@ class Retry(Plugin):
         }
         return {name: factor for name, factor in factors.items() if factor != 1}
 
-    def __rich__(self) -> RenderableType:
+    def _rows(self) -> list[str]:
         rows = [f"At most {self.max_retries} times"]
         rows += [f"Each time {name} x {factor:g}" for name, factor in self._factors().items()]
         if self.delay:
             rows.append(f"After {format_seconds(self.delay)}")
-        rows.append(f"On {', '.join(kind.__name__ for kind in self.on)}")
-        return render.plugin_panel(self.name, rows)
+        return [*rows, f"On {', '.join(kind.__name__ for kind in self.on)}"]
 
     def __repr__(self) -> str:
         return f"Retry(max_retries={self.max_retries})"
 
 
-def _kinds(value: object) -> tuple[type[BaseException], ...]:
-    kinds = (value,) if isinstance(value, type | str) or not isinstance(value, Iterable) else value
-    found: list[type[BaseException]] = []
+def _kinds(value: Any) -> tuple[type[BaseException], ...]:
+    one = isinstance(value, type | str) or not isinstance(value, Iterable)
+    kinds = (value,) if one else tuple(value)
     for kind in kinds:
         if not (isinstance(kind, type) and issubclass(kind, BaseException)):
             raise TypeError(
                 f"on={value!r} contains {kind!r}, which is not an exception type. Use one, or"
                 " several: on=(MemoryError, OSError)."
             )
-        found.append(kind)
-    if not found:
+    if not kinds:
         raise ValueError(f"on={value!r} names no exception type, so nothing would be retried")
-    return tuple(found)
+    return kinds
 
 
-def _factor(name: str, value: object) -> float:
+def _factor(name: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name}={value!r} is a {type(value).__name__}. Use a number, 1 or more.")
-    try:
-        factor = float(value)
-    except OverflowError:  # a whole number can be larger than any float
-        factor = math.inf
-    if not 1 <= factor < math.inf:
+    if not 1 <= value <= sys.float_info.max:  # type: ignore[operator]  # Real compares with int
         raise ValueError(
             f"{name}={value!r} must be finite, and 1 or more: a retry raises limits (1 keeps them)"
         )
-    return factor
-
-
-def _delay(value: Amount) -> float:
-    return 0.0 if value == 0 and value is not False else parse_seconds(value, "delay")
+    return float(value)

@@ -93,19 +93,17 @@ class Subscriber(Generic[P]):
     """Subscribes callbacks to one event: as a decorator, with or without options, or called.
 
     Example:
-        >>> SAVED: Event[[int]] = Event("on-saved")
-        >>> emitter = Emitter("Store", [SAVED])
-        >>> on_saved = emitter.on(SAVED)
+        >>> on_saved = Emitter("Store", [Event("on-saved")]).on("on-saved")
         >>> @on_saved
-        ... def show(n: int) -> None:
+        ... def show(n):
         ...     print("saved", n)
         >>> @on_saved(max_calls=1)
-        ... def show_once(n: int) -> None:
+        ... def show_once(n):
         ...     print("the first")
-        >>> emitter.emit(SAVED, 1)
+        >>> for n in (1, 2):
+        ...     on_saved.emit(n)
         saved 1
         the first
-        >>> emitter.emit(SAVED, 2)
         saved 2
     """
 
@@ -117,12 +115,10 @@ class Subscriber(Generic[P]):
     def __call__(
         self, callback: Callable[P, T], **options: Unpack[CallbackOptions]
     ) -> Callable[P, T]: ...
-
     @overload
     def __call__(
         self, callback: None = None, **options: Unpack[CallbackOptions]
     ) -> Callable[[Callable[P, T]], Callable[P, T]]: ...
-
     def __call__(
         self,
         callback: Callable[P, T] | None = None,
@@ -166,7 +162,7 @@ class Subscriber(Generic[P]):
         return subscribe if callback is None else subscribe(callback)
 
     def emit(self, /, *args: P.args, **kwargs: P.kwargs) -> None:
-        """Emit the event. See `Emitter.emit`."""
+        """Emit the event."""
         self.emitter.emit(self.event, *args, **kwargs)
 
     def __repr__(self) -> str:
@@ -174,29 +170,15 @@ class Subscriber(Generic[P]):
 
 
 class SubscriberTo(Generic[P]):
-    """A class attribute: on an instance, it is the subscriber to one of its events.
-
-    Example:
-        >>> class Store(HasEvents):
-        ...     SAVED: Event[[int]] = Event("on-saved")
-        ...     on_saved = SubscriberTo(SAVED)
-        ...     def __init__(self):
-        ...         self.emitter = Emitter("Store", events_of(Store))
-        >>> store = Store()
-        >>> _ = store.on_saved(print)
-        >>> store.emit(Store.SAVED, 3)
-        3
-    """
+    """A class attribute: on an instance, it is the subscriber to one of its events."""
 
     def __init__(self, event: Event[P]) -> None:
         self.event = event
 
     @overload
     def __get__(self, owner: None, kind: type) -> Self: ...
-
     @overload
     def __get__(self, owner: HasEvents, kind: type) -> Subscriber[P]: ...
-
     def __get__(self, owner: HasEvents | None, kind: type) -> Self | Subscriber[P]:
         return self if owner is None else owner.emitter.on(self.event)
 
@@ -212,23 +194,9 @@ def events_of(cls: type) -> list[Event[...]]:
 class Emitter:
     """Emits events: counts each, and calls the callbacks that are subscribed to it.
 
-    Args:
-        name: The name of its owner, for messages.
-        events: The events that it can emit. `add_event` adds more.
-
     Attributes:
+        name: The name of its owner, for messages.
         counts: How often each event was emitted. Events that never were are left out.
-
-    Example:
-        >>> emitter = Emitter("Store", [Event("on-saved")])
-        >>> emitter.on("on-saved")(print) is print
-        True
-        >>> emitter.emit("on-saved", 1, 2)
-        1 2
-        >>> emitter.on("on-save")
-        Traceback (most recent call last):
-        dask_limits.exceptions.EventNotKnownError: Store has no event 'on-save'. Did you mean \
-'on-saved'? It has: 'on-saved'.
     """
 
     def __init__(self, name: str, events: Iterable[Event[...]] = ()) -> None:
@@ -238,7 +206,7 @@ class Emitter:
         self.add_event(*events)
 
     def add_event(self, *events: Event[...]) -> None:
-        """Add events. Events that are there already keep their callbacks."""
+        """See `HasEvents.add_event`."""
         for event in events:
             self._callbacks.setdefault(event, [])
 
@@ -249,16 +217,10 @@ class Emitter:
 
     @overload
     def on(self, event: Event[P]) -> Subscriber[P]: ...  # type: ignore[overload-overlap]
-
     @overload
     def on(self, event: str) -> Subscriber[...]: ...
-
     def on(self, event: Event[P] | str) -> Subscriber[P] | Subscriber[...]:
-        """Return what subscribes callbacks to an event, by the event or by its name.
-
-        Raises:
-            EventNotKnownError: if the event was never added.
-        """
+        """See `HasEvents.on`."""
         event = event if isinstance(event, Event) else Event(event)
         if event not in self._callbacks:
             raise self._not_known(event)
@@ -269,14 +231,7 @@ class Emitter:
         self._callbacks[event].append(callback)
 
     def emit(self, event: Event[...] | str, /, *args: Any, **kwargs: Any) -> None:
-        """Count the event, and call its callbacks in the order of their subscription.
-
-        If a callback raises, the others are called all the same.
-
-        Raises:
-            EventNotKnownError: if the event was never added.
-            Exception: the first one that a callback raised, with a note about each further one.
-        """
+        """See `HasEvents.emit`."""
         try:
             callbacks = self._callbacks[event]  # type: ignore[index]  # an Event is its name
         except KeyError:
@@ -295,7 +250,7 @@ class Emitter:
             raise first
 
     def summary(self) -> list[EventSummary]:
-        """Summarize each event: its count and its callbacks, without hidden ones."""
+        """Each event, its count and its callbacks, without hidden ones."""
         return [
             EventSummary(
                 event.name,
@@ -329,10 +284,8 @@ class HasEvents:
 
     @overload
     def on(self, event: Event[P]) -> Subscriber[P]: ...  # type: ignore[overload-overlap]
-
     @overload
     def on(self, event: str) -> Subscriber[...]: ...
-
     def on(self, event: Event[P] | str) -> Subscriber[P] | Subscriber[...]:
         """Return what subscribes callbacks to an event, by the event or by its name.
 
@@ -342,7 +295,14 @@ class HasEvents:
         return self.emitter.on(event)
 
     def emit(self, event: Event[...] | str, /, *args: Any, **kwargs: Any) -> None:
-        """Emit an event. See `Emitter.emit`."""
+        """Count an event, and call its callbacks in the order of their subscription.
+
+        If a callback raises, the others are called all the same.
+
+        Raises:
+            EventNotKnownError: if there is no such event.
+            Exception: the first one that a callback raised, with a note about each further one.
+        """
         self.emitter.emit(event, *args, **kwargs)
 
     def add_event(self, *events: Event[...]) -> None:

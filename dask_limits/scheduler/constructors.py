@@ -2,24 +2,105 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Self
 
-from dask_limits.executors import factories
+from dask_limits.executors import factories, factory_of
 from dask_limits.limits import Limits
+from dask_limits.scheduler.submitter import Submitter
 
 if TYPE_CHECKING:
     from distributed import Security
 
     from dask_limits.batch_systems.walltimes import Walltime
-    from dask_limits.executors import ExecutorFactory
     from dask_limits.units import Amount
 
 
-class SchedulerClusters:
-    """The constructors of a `Scheduler` on a batch system, and what it knows of its jobs."""
+class Constructors(Submitter):
+    """What makes a `Scheduler`, and what is known of its executor beforehand."""
 
-    if TYPE_CHECKING:
-        _factory: ExecutorFactory
+    def __init__(self, executor: object) -> None:
+        super().__init__()
+        self._factory = factory_of(executor)
+        self.executor: Any = self._factory.given
 
-        def __init__(self, executor: object) -> None: ...
+    @classmethod
+    def with_processes(
+        cls, max_workers: int | None = None, *, max_calls_per_process: int | None = None
+    ) -> Self:
+        """A scheduler whose calls run in task processes on this machine.
+
+        If a call crashes, no other call is lost. A cancelled call ends at once. Limits take no
+        extra time.
+
+        Args:
+            max_workers: How many calls can run at one time. By default, one for each CPU that
+                this process may use.
+            max_calls_per_process: How many calls a task process runs before it is replaced. By
+                default, there is no limit.
+
+        Raises:
+            ValueError: for a number below 1.
+        """
+        return cls(factories.processes(max_workers, max_calls_per_process))
+
+    @classmethod
+    def with_threads(cls, max_workers: int | None = None) -> Self:
+        """A scheduler whose calls run in threads of this process, if they have no limits.
+
+        A call with limits runs in a task process, and ends when it is cancelled. A call without
+        limits goes on in its thread when it is cancelled, because nothing can end a thread.
+
+        Args:
+            max_workers: How many calls can run at one time. By default, one for each CPU that
+                this process may use.
+
+        Raises:
+            ValueError: for a number below 1.
+        """
+        return cls(factories.threads(max_workers))
+
+    @classmethod
+    def with_loky(cls, max_workers: int | None = None) -> Self:
+        """A scheduler whose calls run in loky's worker processes, as joblib's do.
+
+        Args:
+            max_workers: How many calls can run at one time. By default, one for each CPU that
+                this process may use.
+
+        Raises:
+            ValueError: for a number below 1.
+            ImportError: if loky is not installed.
+        """
+        return cls(factories.loky(max_workers))
+
+    @classmethod
+    def with_sequential(cls) -> Self:
+        """A scheduler that runs each call when it is submitted. For debugging and for tests."""
+        return cls(factories.sequential())
+
+    @classmethod
+    def with_dask(
+        cls,
+        where: object = None,
+        *,
+        n_workers: int | None = None,
+        security: Security | bool | None = None,
+    ) -> Self:
+        """A scheduler whose calls run on Dask.
+
+        Args:
+            where: A Client, a Cluster, or the address of a Dask scheduler, "tcp://...". It stays
+                open when a run ends. By default, each run starts a LocalCluster.
+            n_workers: How many workers a LocalCluster has. By default, one for each CPU that this
+                process may use.
+            security: Dask's credentials, for an address or a LocalCluster. By default, a
+                LocalCluster gets new ones, so that nobody else can connect to it; False turns
+                that off.
+
+        Raises:
+            TypeError: for a `where` or a `security` of another type.
+            ValueError: for an `n_workers` below 1 or together with a `where`, or a `security`
+                where it has no effect.
+        """
+        return cls(factories.dask(where, n_workers, security))
 
     @classmethod
     def with_jobqueue(

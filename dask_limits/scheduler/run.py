@@ -45,14 +45,12 @@ class Run:
 
     Its events, in order:
 
-    - On a cluster, the workers that are there, and what happens until the first one comes. Events
-      of the cluster come at any time from here on.
+    - The first workers of a cluster. Other events of the cluster come at any time from here on.
     - STARTED. Then, for each call that ends, the events of the scheduler and those of its task;
       its plugins are told; then its exception may end the run.
-    - EMPTY, each time that no call and no timer is left. If its callbacks submit nothing, the run
-      ends.
-    - STOP if `stop()` or an exception ends the run, or TIMEOUT; FINISHING; the events of the
-      calls that are waited for or cancelled; FINISHED.
+    - EMPTY, each time that no call and no timer is left.
+    - STOP or TIMEOUT, if it has ended the run; FINISHING; the events of the calls that are waited
+      for or cancelled; FINISHED.
 
     Attributes:
         queue: The calls that are not done. Each leaves it before its events are emitted.
@@ -156,14 +154,7 @@ class Run:
     # -- one step after another ------------------------------------------------------------
 
     def _wait_for_workers(self) -> Steps[ExitState | None]:
-        """Wait until the executor can take calls.
-
-        Returns:
-            Why the run ends before that; None if it does not.
-
-        Raises:
-            Exception: the executor's `start_error()`, if it will never take calls.
-        """
+        """Wait until the executor can take calls. Return why the run ends before, if it does."""
         if not isinstance(executor := self.executor, WatchedExecutor):
             return None
         executor.watch(self.loop.put)
@@ -245,8 +236,6 @@ class Run:
         finally:
             self._emit(SchedulerEvents.FINISHED)
 
-    # -- the cluster -----------------------------------------------------------------------
-
     def _changed(self, event: ClusterEvent) -> None:
         """Emit an event that the executor has reported."""
         self.cluster.update(event)
@@ -307,8 +296,6 @@ class Run:
         )
         self._end_because(ExitState.Code.CANCELLED, message, error, action)
 
-    # -- errors ----------------------------------------------------------------------------
-
     def _emit(self, event: Event[P], /, *args: P.args, **kwargs: P.kwargs) -> None:
         self.guard(self._emitter.emit, event, *args, **kwargs)
 
@@ -336,8 +323,7 @@ class Run:
     ) -> bool:
         """End the run as `stop()` does. Only the first reason counts, and the first to raise.
 
-        Returns:
-            Whether the error is in the exit state, or will be raised.
+        Returns whether the error is in the exit state, or will be raised.
         """
         ends = self._exit is None
         if ends:
@@ -349,9 +335,7 @@ class Run:
         return ends or raises
 
 
-def _events_of_end(
-    future: Future[Any],
-) -> list[tuple[Event[...], Event[...], tuple[Any, ...]]]:
+def _events_of_end(future: Future[Any]) -> list[tuple[Event[...], Event[...], tuple[Any, ...]]]:
     """The events of a call that has ended: the scheduler's, the task's, and their arguments."""
     if future.cancelled():
         return [(SchedulerEvents.FUTURE_CANCELLED, TaskEvents.CANCELLED, (future,))]

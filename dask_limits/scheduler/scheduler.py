@@ -2,20 +2,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, overload
+from typing import TYPE_CHECKING, ParamSpec, TypeVar, overload
 
 from dask_limits.display import render
 from dask_limits.display.live import live
-from dask_limits.executors import factories, factory_of
-from dask_limits.scheduler.constructors import SchedulerClusters
+from dask_limits.scheduler.constructors import Constructors
 from dask_limits.scheduler.exit_state import Action, ExitState, OnException, RunOptions
 from dask_limits.scheduler.run import Run
-from dask_limits.scheduler.submitter import Submitter
 from dask_limits.scheduler.task import Task
 from dask_limits.units import Amount
 
 if TYPE_CHECKING:
-    from distributed import Security
     from rich.console import RenderableType
 
     from dask_limits.plugins.base import Plugin
@@ -24,7 +21,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-class Scheduler(Submitter, SchedulerClusters, render.Renderable):
+class Scheduler(Constructors, render.Renderable):
     """Submits calls to an executor, and emits events as they start, end and fail.
 
     Calls run wherever the executor runs them. Callbacks run in the thread that called `run()`, one
@@ -56,111 +53,16 @@ class Scheduler(Submitter, SchedulerClusters, render.Renderable):
         <Code.EXHAUSTED: 'exhausted'>
     """
 
-    def __init__(self, executor: object) -> None:
-        super().__init__()
-        self._factory = factory_of(executor)
-        self.executor: Any = self._factory.given
-
-    # -- constructors ----------------------------------------------------------------------
-
-    @classmethod
-    def with_processes(
-        cls, max_workers: int | None = None, *, max_calls_per_process: int | None = None
-    ) -> Self:
-        """A scheduler whose calls run in task processes on this machine.
-
-        If a call crashes, no other call is lost. A cancelled call ends at once. Limits take no
-        extra time.
-
-        Args:
-            max_workers: How many calls can run at one time. By default, one for each CPU that
-                this process may use.
-            max_calls_per_process: How many calls a task process runs before it is replaced. By
-                default, there is no limit.
-
-        Raises:
-            ValueError: for a number below 1.
-        """
-        return cls(factories.processes(max_workers, max_calls_per_process))
-
-    @classmethod
-    def with_threads(cls, max_workers: int | None = None) -> Self:
-        """A scheduler whose calls run in threads of this process, if they have no limits.
-
-        A call with limits runs in a task process, and ends when it is cancelled. A call without
-        limits goes on in its thread when it is cancelled, because nothing can end a thread.
-
-        Args:
-            max_workers: How many calls can run at one time. By default, one for each CPU that
-                this process may use.
-
-        Raises:
-            ValueError: for a number below 1.
-        """
-        return cls(factories.threads(max_workers))
-
-    @classmethod
-    def with_loky(cls, max_workers: int | None = None) -> Self:
-        """A scheduler whose calls run in loky's worker processes, as joblib's do.
-
-        Args:
-            max_workers: How many calls can run at one time. By default, one for each CPU that
-                this process may use.
-
-        Raises:
-            ValueError: for a number below 1.
-            ImportError: if loky is not installed.
-        """
-        return cls(factories.loky(max_workers))
-
-    @classmethod
-    def with_sequential(cls) -> Self:
-        """A scheduler that runs each call when it is submitted. For debugging and for tests."""
-        return cls(factories.sequential())
-
-    @classmethod
-    def with_dask(
-        cls,
-        where: object = None,
-        *,
-        n_workers: int | None = None,
-        security: Security | bool | None = None,
-    ) -> Self:
-        """A scheduler whose calls run on Dask.
-
-        Args:
-            where: A Client, a Cluster, or the address of a Dask scheduler, "tcp://...". It stays
-                open when a run ends. By default, each run starts a LocalCluster.
-            n_workers: How many workers a LocalCluster has. By default, one for each CPU that this
-                process may use.
-            security: Dask's credentials, for an address or a LocalCluster. By default, a
-                LocalCluster gets new ones, so that nobody else can connect to it; False turns
-                that off.
-
-        Raises:
-            TypeError: for a `where` or a `security` of another type.
-            ValueError: for an `n_workers` below 1 or together with a `where`, or a `security`
-                where it has no effect.
-        """
-        return cls(factories.dask(where, n_workers, security))
-
-    # -- tasks -----------------------------------------------------------------------------
-
     @overload
     def task(
         self, function: Callable[P, R], *, plugins: Plugin | Iterable[Plugin] = ()
     ) -> Task[P, R]: ...
-
     @overload
     def task(
         self, *, plugins: Plugin | Iterable[Plugin] = ()
     ) -> Callable[[Callable[P, R]], Task[P, R]]: ...
-
     def task(
-        self,
-        function: Callable[P, R] | None = None,
-        *,
-        plugins: Plugin | Iterable[Plugin] = (),
+        self, function: Callable[P, R] | None = None, *, plugins: Plugin | Iterable[Plugin] = ()
     ) -> Task[P, R] | Callable[[Callable[P, R]], Task[P, R]]:
         """Make a task of a function. This is also a decorator, with or without `plugins`.
 
@@ -171,8 +73,6 @@ class Scheduler(Submitter, SchedulerClusters, render.Renderable):
         if function is None:
             return lambda function: Task(function, self, plugins=plugins)
         return Task(function, self, plugins=plugins)
-
-    # -- running ---------------------------------------------------------------------------
 
     def run(
         self,

@@ -51,26 +51,27 @@ def warn_of_frames() -> Iterator[None]:
             )
 
 
-def warn_if_lost() -> None:
-    """Warn if a graph with limits is optimized for something that drops them.
+def are_lost() -> bool:
+    """Whether a graph with limits is optimized for something that drops them. Warns if it is.
 
     Dask does not pass on who asks for the optimization, so this looks at the stack.
     """
     for place in _callers():
         if place == KEEPS:
-            return
+            return False
         if place in LOCAL or place in LOSES:
             # In a block, what it makes has the limits of the block, or is warned of below.
             if "limits" not in dask.get_annotations():
                 _warn(place)
-            return
+            return True
+    return False
 
 
 @shared
 def warn_of_local_schedulers() -> Iterator[None]:
     """Warn of what is computed in this block without a cluster.
 
-    `warn_if_lost` does not see all of it: it sees no dataframes, and not every graph is optimized.
+    `are_lost` does not see all of it: it sees no dataframes, and not every graph is optimized.
     """
     with Callback(start=_warn_if_in_block):
         yield

@@ -16,7 +16,7 @@ import dask
 from dask.highlevelgraph import HighLevelGraph
 
 from dask_limits.dask.compat import graphs as compat
-from dask_limits.dask.graphs.lost_limits import warn_if_lost
+from dask_limits.dask.graphs.lost_limits import are_lost
 
 Graph = Any  # a HighLevelGraph, or a mapping from keys to tasks
 Ours = Callable[[HighLevelGraph, list[Any]], HighLevelGraph]
@@ -74,10 +74,10 @@ _OPTIMIZATIONS: Final = {
 
 
 def _optimize(kind: str, graph: Graph, keys: Any, options: dict[str, Any], ours: Ours) -> Graph:
-    if isinstance(graph, HighLevelGraph) and any(
+    has_limits = isinstance(graph, HighLevelGraph) and any(
         "limits" in (layer.annotations or ()) for layer in graph.layers.values()
-    ):
-        warn_if_lost()
+    )
+    if has_limits and not are_lost():
         return ours(graph, _flat(keys))
     return compat.optimize_as_dask(kind, graph, keys, options)
 

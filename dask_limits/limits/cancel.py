@@ -5,17 +5,7 @@ from collections.abc import Callable
 
 
 class CancelToken:
-    """Lets one thread end a call that another thread runs, or is about to run.
-
-    Example:
-        >>> token = CancelToken()
-        >>> token.on_cancel(lambda: print("ended"))
-        True
-        >>> token.cancel()
-        ended
-        >>> token.on_cancel(lambda: print("never"))
-        False
-    """
+    """Lets one thread end a call that another thread runs, or is about to run."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -31,11 +21,7 @@ class CancelToken:
             end()
 
     def on_cancel(self, end: Callable[[], object] | None) -> bool:
-        """Set how to end the call; None when it is over.
-
-        Returns:
-            False if it is cancelled already, and must not start.
-        """
+        """Set how to end the call; None when it is over. False if it is cancelled already."""
         with self._lock:
             self._end = end
             return not self.cancelled

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import multiprocessing
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from multiprocessing.context import BaseContext
 from typing import Any, Final, Literal, TypedDict, get_args
@@ -106,7 +107,7 @@ class Limits:
         put(self, "cores", _count(cores, "cores", "one core"))
         put(self, "grace_period", _seconds_or_none(grace_period))
         put(self, "capture_output", _bytes_to_keep(capture_output))
-        put(self, "isolation", _isolation(isolation))
+        put(self, "isolation", _one_of(get_args(Isolation), isolation, "isolation"))
         put(self, "context", _start_method(context))
         self._refuse_what_does_not_go_together()
 
@@ -178,23 +179,20 @@ def _bytes_to_keep(value: bool | Amount | None) -> int:
     return _CAPTURED if value is True else parse_bytes(value, "capture_output")
 
 
-def _isolation(value: object) -> str:
-    if value not in get_args(Isolation):
-        known = ", ".join(map(repr, get_args(Isolation)))
-        raise ValueError(f"isolation={value!r} is unknown. Use one of {known}.")
-    return str(value)
-
-
-def _start_method(value: object) -> str | None:
-    known = multiprocessing.get_all_start_methods()
+def _start_method(value: str | BaseContext | None) -> str | None:
+    if value is None:
+        return None
     if isinstance(value, BaseContext):
         return value.get_start_method()
-    if value is not None and value not in known:
-        raise ValueError(
-            f"context={value!r} is unknown. Use one of {', '.join(map(repr, known))}, or"
-            " a context of multiprocessing."
-        )
-    return None if value is None else str(value)
+    known = multiprocessing.get_all_start_methods()
+    return _one_of(known, value, "context", ", or a context of multiprocessing")
+
+
+def _one_of(known: Sequence[str], value: str, name: str, or_else: str = "") -> str:
+    if value not in known:
+        names = ", ".join(map(repr, known))
+        raise ValueError(f"{name}={value!r} is unknown. Use one of {names}{or_else}.")
+    return value
 
 
 _NO_LIMITS = Limits()

@@ -49,42 +49,38 @@ class PackedOutcome(Generic[R]):
     value: Packed | None = None
     raised: Packed | None = None
 
-    @classmethod
-    def of_answer(
-        cls, name: str, limits: Limits, usage: Usage, kind: int, head: memoryview, fds: list[int]
-    ) -> PackedOutcome[R]:
-        """The outcome in an answer of a task process. The files may be closed after this."""
-        end = cls(name, limits, usage)
+    def with_answer(self, kind: int, head: memoryview, fds: list[int]) -> PackedOutcome[R]:
+        """The same call as its task process says it ended. The files may be closed after this."""
         try:
             packed = payload.take(head, fds)
         except Exception as why:
             part = "exception" if kind == messages.RAISED else "result"
-            return end.failed(_not_rebuilt(part, name, why), cause=why)
+            return self.failed(_not_rebuilt(part, self.name, why), cause=why)
         if kind == messages.RETURNED:
-            return replace(end, value=packed)
+            return replace(self, value=packed)
         if kind == messages.RAISED:
-            return replace(end, raised=packed)
+            return replace(self, raised=packed)
         if kind == messages.EXITED:
-            return end.failed(ExitError.of(name, packed.load()))
+            return self.failed(ExitError.of(self.name, packed.load()))
         if kind == messages.BREACHED:
-            return end.failed(breach(name, limits, packed.load(), usage, ""))
+            return self.failed(breach(self.name, self.limits, packed.load(), self.usage, ""))
         part, said, what, text = packed.load()
-        message = _PICKLING[part].format(call=name, why=said, what=what)
-        return end.failed(CallPicklingError(message, part=part), cause=RemoteTraceback(text))
+        message = _PICKLING[part].format(call=self.name, why=said, what=what)
+        return self.failed(CallPicklingError(message, part=part), cause=RemoteTraceback(text))
 
     @classmethod
     def of(cls, outcome: Outcome[R], name: str, limits: Limits) -> PackedOutcome[R]:
         """Pack the outcome of a call that ran in this process."""
         error = outcome.exception
+        end = cls(name, limits, outcome.usage)
         if isinstance(error, CallError) and error.__traceback__ is None:  # it was not raised
-            return cls(name, limits, outcome.usage, exception=error)
+            return replace(end, exception=error)
         if error is None:
             kind, packed = pickling.pack_returned(outcome.value)
         else:
             kind, packed = pickling.pack_raised(error)
         with packed:
-            head, fds = memoryview(packed.head), list(packed.fds)
-            return cls.of_answer(name, limits, outcome.usage, kind, head, fds)
+            return end.with_answer(kind, memoryview(packed.head), list(packed.fds))
 
     def failed(
         self, error: CallError, *, stacks: str = "", cause: BaseException | None = None

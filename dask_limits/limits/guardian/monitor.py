@@ -12,7 +12,7 @@ from dask_limits.limits.ipc import owner_cells, task_cells
 from dask_limits.limits.ipc.cells import Cells
 from dask_limits.limits.ipc.messages import Verdict
 from dask_limits.limits.linux import proctree
-from dask_limits.limits.outcome import ChildProcess
+from dask_limits.limits.outcome import ChildProcess, Usage
 from dask_limits.limits.task.grace import SIGNALS
 
 TICK_S: Final = 0.01
@@ -277,13 +277,10 @@ class Watch:
             if not self._is_fresh:
                 cpu_time = max(cpu_time, used.ru_utime + used.ru_stime - self._cpu_before)
             peak_memory = peak_memory or used.ru_maxrss * 1024
+        wall_time = time.monotonic() - self._started
         return Verdict(
             cause=cause,
-            status=status,
-            wall_time=time.monotonic() - self._started,
-            cpu_time=cpu_time,
-            peak_memory=peak_memory,
-            peak_processes=self._peak_processes,
+            usage=Usage(wall_time, cpu_time, peak_memory, self._peak_processes, exit_code=status),
             system_memory=proctree.oom_kills() > self._oom_kills,
             stacks=stacks,
             child=self._child,

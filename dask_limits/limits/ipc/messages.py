@@ -6,7 +6,7 @@ import struct
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from dask_limits.limits.outcome import ChildProcess
+from dask_limits.limits.outcome import ChildProcess, Usage
 
 # From the owner to a task process, each with the number of the call.
 SETTING: Final = 1  # packed Setting (of process_state.py), for this call and those that follow
@@ -79,19 +79,14 @@ class Verdict:
         cause: The limit that was breached ("memory", "cpu_time", "wall_time", "num_processes");
             "cancelled"; "died" if the guardian did not end it; "deaf" if the call closed the
             socket for its answer; or "mute" if the call was done and no answer was sent.
-        status: As `os.waitstatus_to_exitcode` returns it; None if the process could not be ended.
-        wall_time: Seconds. Like the next three, of the whole tree.
+        usage: Of the whole tree; its exit code is None if the process could not be ended.
         system_memory: Whether the kernel killed a process meanwhile because memory had run out.
         stacks: Python stacks of its threads, as text.
         child: The child process with the largest share of what was breached, if it is one.
     """
 
     cause: str
-    status: int | None
-    wall_time: float
-    cpu_time: float
-    peak_memory: int
-    peak_processes: int
+    usage: Usage
     system_memory: bool
     stacks: str
     child: ChildProcess | None

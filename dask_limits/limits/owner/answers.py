@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import signal
+from dataclasses import replace
 from typing import Final, Generic, TypeVar
 
 from dask_limits.exceptions import (
@@ -69,9 +70,8 @@ class Outcomes(Generic[R]):
             return self.ended("deaf")
         usage, longest_step = _account(lease, message.body)
         head = message.body[messages.ACCOUNT.size :]
-        end = PackedOutcome[R].of_answer(
-            self.name, self.limits, usage, message.kind, head, message.fds
-        )
+        end = PackedOutcome[R](self.name, self.limits, usage)
+        end = end.with_answer(message.kind, head, message.fds)
         breached = _breached(self.limits, usage, longest_step)
         if not breached:
             return end
@@ -99,28 +99,21 @@ class Outcomes(Generic[R]):
 
     def _of_verdict(self, lease: Lease, verdict: Verdict) -> PackedOutcome[R]:
         stdout, stderr = lease.output()
-        usage = Usage(
-            wall_time=verdict.wall_time,
-            cpu_time=verdict.cpu_time,
-            peak_memory=verdict.peak_memory,
-            num_processes=verdict.peak_processes,
-            exit_code=verdict.status,
-            stdout=stdout,
-            stderr=stderr,
-        )
+        usage = replace(verdict.usage, stdout=stdout, stderr=stderr)
+        status = usage.exit_code
         stacks = users_stacks(verdict.stacks)
         if verdict.cause in _ENDS:
             return self.ended(verdict.cause, usage, stacks)
         error: CallError
         if verdict.cause in BREACHES:
             error = breach(self.name, self.limits, verdict.cause, usage, stacks, verdict.child)
-            if verdict.status is None:
+            if status is None:
                 undying = "its process does not end because it is in an uninterruptible sleep"
                 error.args = (f"{error} ({undying})",)
-        elif verdict.status is not None and verdict.status >= 0:
-            error = ExitError.of(self.name, verdict.status)
+        elif status is not None and status >= 0:
+            error = ExitError.of(self.name, status)
         else:
-            error = self._crash_error(-(verdict.status or 0), verdict, stacks)
+            error = self._crash_error(-(status or 0), verdict, stacks)
         return self.failed(error, usage, stacks)
 
     def _crash_error(self, number: int, verdict: Verdict, stacks: str) -> CrashError:
@@ -132,9 +125,9 @@ class Outcomes(Generic[R]):
         if number == signal.SIGKILL and verdict.system_memory:
             kind = SystemMemoryError
             text = (
-                "was killed by the kernel because memory had run out; it used"
-                f" {format_bytes(verdict.peak_memory)}. Set a memory limit, or run fewer calls at a"
-                " time"
+                "was killed by the kernel because memory had run out; it used "
+                f"{format_bytes(verdict.usage.peak_memory)}. "
+                "Set a memory limit, or run fewer calls at a time"
             )
         elif number == signal.SIGKILL:
             text = f"was killed from outside by {name}"

@@ -159,13 +159,12 @@ def test_without_the_extra_it_says_how_to_install_it(
 def test_a_search_survives_breaches_and_leaves_trials_and_the_best_model(
     tmp_path: Path, executor: str
 ) -> None:
-    # Of this seed's configurations some can only breach, whatever the version of scikit-learn: all
-    # products of up to 3 of 64 columns are 400 MiB or more for the rows of a fold, and a thousand
-    # rounds of boosting for ten classes, or a network of 1024 by 1024, take far more than 8 s: of
-    # CPU time, as a busy machine takes longer.
-    limits = ["--trial-memory", "350MiB", "--trial-cpu-time", "8s", "--trial-wall-time", "none"]
+    # Two of this seed's configurations can only breach, whatever the version of scikit-learn: all
+    # products of up to 3 of 64 columns are 400 MiB or more for the rows of a fold, and a network of
+    # 1024 by 1024 takes far more than 5 s: of CPU time, as a busy machine takes longer.
+    limits = ["--trial-memory", "350MiB", "--trial-cpu-time", "5s", "--trial-wall-time", "none"]
     limits += ["--workers", "2"]
-    drawn = ["--seed", "14334", "--trials", "9"]
+    drawn = ["--seed", "112287", "--trials", "4"]
     ended = subprocess.run(
         [*COMMAND, "--executor", executor, "--out", tmp_path, *drawn, *limits],
         capture_output=True,
@@ -175,17 +174,17 @@ def test_a_search_survives_breaches_and_leaves_trials_and_the_best_model(
     assert ended.stderr == ""
     assert ended.returncode == 0
     rows = rows_of(tmp_path)
-    assert sorted(int(row["number"]) for row in rows) == list(range(9))
+    assert sorted(int(row["number"]) for row in rows) == list(range(4))
     statuses = {row["family"]: row["status"] for row in rows}
     assert statuses["linear"] == statuses["neighbours"] == "ok"
     assert statuses["polynomial"] == "memory"
-    assert statuses["boosting"] == statuses["network"] == "cpu time"
+    assert statuses["network"] == "cpu time"
     for row in rows:
         assert json.loads(row["configuration"])
         assert float(row["wall_time_s"]) > 0
         assert int(row["peak_memory_bytes"]) > 2**20
         assert bool(row["score"]) == (row["status"] == "ok") == (not row["error"])
-    assert "trials: 9 (" in ended.stdout
+    assert "trials: 4 (" in ended.stdout
     assert "wall time: " in ended.stdout
     from sklearn.datasets import load_digits
 

@@ -41,9 +41,12 @@ def loky() -> Any:
 
 
 def dask() -> Any:
+    import dask
+
     from dask_limits.executors.dask.executor import DaskExecutor
 
-    return DaskExecutor.connect(n_workers=2)
+    with dask.config.set({"distributed.worker.multiprocessing-method": "spawn"}):
+        return DaskExecutor.connect(n_workers=2)
 
 
 def jobqueue() -> Any:

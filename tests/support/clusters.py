@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import socket
@@ -9,9 +10,12 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from multiprocessing import forkserver
+from multiprocessing.process import BaseProcess
 from pathlib import Path
+from types import MappingProxyType
 
 import psutil
 import pytest
@@ -51,6 +55,42 @@ def dask_program(*arguments: str) -> Iterator[subprocess.Popen[bytes]]:
             for one in below:
                 if one.is_running():
                     one.kill()
+
+
+def start_forkserver() -> None:
+    """Start the process from which workers are forked. What they log goes nowhere."""
+    forkserver.set_forkserver_preload(
+        ["distributed.cli.dask_worker", "dask_limits.dask.worker.plugin"]
+    )
+    stderr = os.dup(2)
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 2)
+    forkserver.ensure_running()
+    os.dup2(stderr, 2)
+    os.close(stderr)
+    os.close(null)
+
+
+@contextmanager
+def dask_worker(
+    *arguments: str, environment: Mapping[str, str] = MappingProxyType({})
+) -> Iterator[BaseProcess]:
+    """A `dask worker` without a nanny, forked from a process that has imported Dask."""
+    context = multiprocessing.get_context("forkserver")
+    process = context.Process(target=_work, args=[arguments, dict(environment)])
+    process.start()
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.join()
+
+
+def _work(arguments: tuple[str, ...], environment: dict[str, str]) -> None:
+    os.environ.update(environment)
+    from distributed.cli.dask_worker import main
+
+    main([*arguments, "--no-nanny"])
 
 
 def stubborn(pids_file: Path) -> None:

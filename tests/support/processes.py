@@ -45,7 +45,13 @@ def command(pid: int) -> str:
 
 def kept_by_multiprocessing(pid: int) -> bool:
     """Whether it is a process that multiprocessing or loky keeps as long as its parent lives."""
-    return any(kind in command(pid) for kind in ("resource_tracker", "forkserver"))
+    if "forkserver" not in command(pid):
+        return "resource_tracker" in command(pid)
+    try:
+        parent = psutil.Process(pid).ppid()
+    except psutil.NoSuchProcess:
+        return False
+    return "forkserver" not in command(parent)  # what it has forked has its command line
 
 
 def below(pid: int) -> set[int]:

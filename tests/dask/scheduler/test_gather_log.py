@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from clusters import SETTINGS, dask_program
+from clusters import SETTINGS, dask_worker
 from distributed import Client, Future, LocalCluster, wait
 from processes import until
 
@@ -44,7 +44,7 @@ def logged() -> Iterator[list[str]]:
 
 def worker(client: Client) -> Any:
     """A worker that nobody restarts when it is killed."""
-    return dask_program("worker", client.cluster.scheduler_address, "--no-nanny", "--nthreads", "1")
+    return dask_worker(client.cluster.scheduler_address, "--nthreads", "1", "--no-dashboard")
 
 
 def done(client: Client) -> tuple[Future, Future]:

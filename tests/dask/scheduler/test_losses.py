@@ -57,11 +57,8 @@ def kill_own_worker(runs: Path, _: bytes = b"") -> None:
     """A call that kills the worker above it, before that can have said that it has begun."""
     with runs.open("a") as lines:
         lines.write("ran\n")
-    # Above a task process is the guardian, above that the reaper, and above that the worker.
-    for above in psutil.Process().parents():
-        if "spawn_main" in " ".join(above.cmdline()):
-            above.kill()
-            break
+    _guardian, _reaper, worker = psutil.Process().parents()[:3]
+    worker.kill()
     time.sleep(50)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import dask
 import pytest
-from clusters import SETTINGS, dask_program
+from clusters import SETTINGS, dask_worker
 from distributed import Client, Future, LocalCluster, worker_client
 from processes import until
 
@@ -260,7 +260,7 @@ def test_nothing_is_refused_while_no_worker_is_there(tmp_path: Path) -> None:
         time.sleep(0.2)
         assert (fits.status, does_not.status) == ("pending", "pending")
         options = ["--nthreads", "1", "--memory-limit", "4 GiB", "--no-dashboard"]
-        with dask_program("worker", cluster.scheduler_address, *options):
+        with dask_worker(cluster.scheduler_address, *options):
             assert fits.result(timeout=30) == 1
             with pytest.raises(LimitRefusedError, match=r"more than 4.0 GiB"):
                 does_not.result(timeout=30)

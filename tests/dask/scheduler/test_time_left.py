@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from clusters import SETTINGS, dask_program
+from clusters import SETTINGS, dask_worker
 from distributed import Client, LocalCluster
 from processes import until
 
@@ -31,21 +31,13 @@ def client() -> Iterator[Client]:
 
 
 @contextmanager
-def worker(
-    client: Client, monkeypatch: pytest.MonkeyPatch, name: str, seconds: float | None
-) -> Iterator[None]:
+def worker(client: Client, name: str, seconds: float | None) -> Iterator[None]:
     """A worker in a job that ends in so many seconds; None for one in no job."""
-    with monkeypatch.context() as patch:
-        patch.delenv(JOB_ENDS, raising=False)
-        if seconds is not None:
-            patch.setenv(JOB_ENDS, str(time.time() + seconds))
-        options = ["--name", name, "--nthreads", "1", "--memory-limit", "2 GiB", "--no-dashboard"]
-        program: AbstractContextManager[Any] = dask_program(
-            "worker", client.cluster.scheduler_address, *options
-        )
-        with program:
-            until(lambda: name in [event["worker"] for event in events(client, "worker-added")])
-            yield
+    environment = {} if seconds is None else {JOB_ENDS: str(time.time() + seconds)}
+    options = ["--name", name, "--nthreads", "1", "--memory-limit", "2 GiB", "--no-dashboard"]
+    with dask_worker(client.cluster.scheduler_address, *options, environment=environment):
+        until(lambda: name in [event["worker"] for event in events(client, "worker-added")])
+        yield
 
 
 def let_end_in(client: Client, name: str, seconds: float) -> None:
@@ -80,10 +72,8 @@ def note_run(runs: Path) -> None:
         lines.write("ran\n")
 
 
-def test_a_call_begins_only_where_its_time_is_left(
-    client: Client, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with worker(client, monkeypatch, "short", 30), worker(client, monkeypatch, "long", 3000):
+def test_a_call_begins_only_where_its_time_is_left(client: Client) -> None:
+    with worker(client, "short", 30), worker(client, "long", 3000):
         names = {str(s.name): a for a, s in client.cluster.scheduler.workers.items()}
         with annotate(wall_time=60):
             futures = [client.submit(abs, -n, pure=False) for n in range(6)]
@@ -93,36 +83,30 @@ def test_a_call_begins_only_where_its_time_is_left(
         assert not has[names["short"]]
 
 
-def test_a_call_that_would_fit_in_no_job_is_refused(
-    client: Client, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with worker(client, monkeypatch, "w", 100):
+def test_a_call_that_would_fit_in_no_job_is_refused(client: Client) -> None:
+    with worker(client, "w", 100):
         with annotate(wall_time=90, grace_period=10):
             future = client.submit(abs, -1)
         with pytest.raises(LimitRefusedError, match=r"may take 100 s.* more than 9\d"):
             future.result(timeout=20)
 
 
-def test_a_job_has_less_memory_for_calls_by_what_dask_and_we_take(
-    client: Client, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with worker(client, monkeypatch, "w", 100):
+def test_a_job_has_less_memory_for_calls_by_what_dask_and_we_take(client: Client) -> None:
+    with worker(client, "w", 100):
         (added,) = events(client, "worker-added")
         assert added["memory"] == 2 * 2**30 - OWN_BYTES
         assert 80 < added["ends_in"] <= 100
 
 
-def test_a_worker_leaves_in_time_and_nothing_runs_twice(
-    client: Client, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    with worker(client, monkeypatch, "ends", 1000):
+def test_a_worker_leaves_in_time_and_nothing_runs_twice(client: Client, tmp_path: Path) -> None:
+    with worker(client, "ends", 1000):
         let_end_in(client, "ends", 10)  # which leaves 6 s for a call
         with annotate(wall_time=5):
             kept = client.submit(count_run, tmp_path / "kept")
             assert kept.result(timeout=20) == 1
         with annotate(wall_time=4):
             waits = [client.submit(note_run, tmp_path / "runs", pure=False) for _ in range(40)]
-        with worker(client, monkeypatch, "stays", None):
+        with worker(client, "stays", None):
             until(lambda: events(client, "worker-removed"))
             (draining_,) = events(client, "worker-draining")
             assert (draining_["worker"], draining_["reason"]) == (
@@ -137,14 +121,14 @@ def test_a_worker_leaves_in_time_and_nothing_runs_twice(
 
 
 def test_a_call_without_a_limit_on_time_that_is_cut_off_is_told_and_runs_again(
-    client: Client, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    client: Client, tmp_path: Path
 ) -> None:
-    with worker(client, monkeypatch, "ends", 1000):
+    with worker(client, "ends", 1000):
         with annotate(memory="1 GiB"):
             future = client.submit(count_run, tmp_path / "runs", 50)
         until((tmp_path / "runs").exists)
         let_end_in(client, "ends", 3)
-        with worker(client, monkeypatch, "stays", None):
+        with worker(client, "stays", None):
             assert future.result(timeout=40) == 2
             until(lambda: events(client, "rerun"))
             reruns = [(e["worker"], e["key"], e["tries"]) for e in events(client, "rerun")]
@@ -160,7 +144,7 @@ def test_an_idle_worker_goes_when_all_that_waits_needs_more_time_than_it_has(
 
     client.run_on_scheduler(set_new_worker)
     monkeypatch.setattr(draining, "_IDLE_S", 0.5)
-    with worker(client, monkeypatch, "old", 1000):
+    with worker(client, "old", 1000):
         plugin = plugin_of(client.cluster.scheduler)
         (old,) = plugin._workers.values()
         half_over = replace(old.resources, ends_at=old.resources.ends_at - 500)
@@ -169,5 +153,5 @@ def test_an_idle_worker_goes_when_all_that_waits_needs_more_time_than_it_has(
             future = client.submit(abs, -1)
         until(lambda: events(client, "worker-draining"))
         assert "too little time left" in events(client, "worker-draining")[0]["reason"]
-        with worker(client, monkeypatch, "new", 1000):
+        with worker(client, "new", 1000):
             assert future.result(timeout=20) == 1

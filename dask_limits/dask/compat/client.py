@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
@@ -34,11 +33,6 @@ _EXECUTOR: Final = names(
         "distributed.cfexecutor:ClientExecutor._kwargs": "2021.1",
     },
 )
-_CPUS: Final = names(
-    "to start one worker for each CPU, as LocalCluster does",
-    "As many workers are started as there are CPUs that this process may use.",
-    {"dask.system:CPU_COUNT": "2021.1"},
-)
 _ADDRESSES: Final = names(
     "to have the scheduler of a batch system's cluster listen on one network only",
     "Starting a cluster of dask-jobqueue fails with ImportError.",
@@ -47,7 +41,7 @@ _ADDRESSES: Final = names(
         "distributed.utils:get_ip_interface": "2021.1",
     },
 )
-NAMES: Final = _CLIENT | _STREAM | _EXECUTOR | _CPUS | _ADDRESSES
+NAMES: Final = _CLIENT | _STREAM | _EXECUTOR | _ADDRESSES
 
 
 def status_of(client: distributed.Client) -> str:
@@ -89,11 +83,6 @@ def executor_parts(executor: Any) -> tuple[Any, dict[str, Any]] | None:
         return executor._client, executor._kwargs
     except AttributeError:
         return None
-
-
-def cpu_count() -> int:
-    """How many workers a LocalCluster starts unless told otherwise, if each has one thread."""
-    return int(_CPUS["dask.system:CPU_COUNT"].find() or len(os.sched_getaffinity(0)))
 
 
 def ip_address(interface: str | None) -> str:

@@ -64,7 +64,7 @@ def annotate(**limits: Unpack[LimitsArguments]) -> AbstractContextManager[None]:
 
 @contextlib.contextmanager
 def _annotate(said: dict[str, Any]) -> Iterator[None]:
-    annotations = _annotations(said, dask.get_annotations())
+    annotations = limits_annotations(said, dask.get_annotations())
     Limits(**annotations["limits"])  # raises ValueError if they contradict the outer block's
     keep_limits()
     with (
@@ -89,13 +89,9 @@ def shuffle_by_tasks() -> Iterator[None]:
         yield
 
 
-def limits_annotations(limits: Limits, around: dict[str, Any]) -> dict[str, Any]:
+def limits_annotations(limits: dict[str, Any], around: dict[str, Any]) -> dict[str, Any]:
     """The annotations that put limits on a task, given those of the blocks around it."""
-    return _annotations(limits.as_dict(), around)
-
-
-def _annotations(said: dict[str, Any], around: dict[str, Any]) -> dict[str, Any]:
     theirs = dict(around.get("limits", {}))
-    if "isolation" in said:
+    if "isolation" in limits:
         theirs.pop("context", None)  # which was for their isolation
-    return {"executor": EXECUTOR, "limits": theirs | said}
+    return {"executor": EXECUTOR, "limits": theirs | limits}

@@ -9,7 +9,7 @@ https://docs.dask.org/en/stable/optimize.html
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import partial
 from typing import Any, Final
 
 import dask
@@ -19,7 +19,6 @@ from dask_limits.dask.compat import graphs as compat
 from dask_limits.dask.graphs.lost_limits import are_lost
 
 Graph = Any  # a HighLevelGraph, or a mapping from keys to tasks
-Ours = Callable[[HighLevelGraph, list[Any]], HighLevelGraph]
 
 
 def keep_limits() -> None:
@@ -39,49 +38,26 @@ def keep_no_limits() -> None:
             del dask.config.config[key]
 
 
-def _cull(graph: HighLevelGraph, keys: list[Any]) -> HighLevelGraph:
-    # Dask would also fuse if "optimization.fuse.delayed" is set, which is off by default.
-    return graph.cull(set(keys))
-
-
-def _fuse(graph: HighLevelGraph, keys: list[Any]) -> HighLevelGraph:
-    return compat.fuse(graph, keys) if compat.can_fuse() else _cull(graph, keys)
-
-
-# Dask pickles these by name, as it optimizes graphs on the scheduler.
-
-
-def optimize_array(dsk: Graph, keys: Any, **kwargs: Any) -> Graph:
-    """Dask's optimization of arrays, or ours if there are limits."""
-    return _optimize("array", dsk, keys, kwargs, _fuse)
-
-
-def optimize_bag(dsk: Graph, keys: Any, **kwargs: Any) -> Graph:
-    """Dask's optimization of bags, or ours if there are limits."""
-    return _optimize("bag", dsk, keys, kwargs, _fuse)
-
-
-def optimize_delayed(dsk: Graph, keys: Any, **kwargs: Any) -> Graph:
-    """Dask's optimization of delayed, or ours if there are limits."""
-    return _optimize("delayed", dsk, keys, kwargs, _cull)
-
-
-_OPTIMIZATIONS: Final = {
-    "array_optimize": optimize_array,
-    "bag_optimize": optimize_bag,
-    "delayed_optimize": optimize_delayed,
-}
-
-
-def _optimize(kind: str, graph: Graph, keys: Any, options: dict[str, Any], ours: Ours) -> Graph:
+def _optimize(kind: str, graph: Graph, keys: Any, **options: Any) -> Graph:
+    """Dask's optimization of an "array", a "bag" or a "delayed", or ours if there are limits."""
     has_limits = isinstance(graph, HighLevelGraph) and any(
         "limits" in (layer.annotations or ()) for layer in graph.layers.values()
     )
-    if has_limits and not are_lost():
-        return ours(graph, _flat(keys))
-    return compat.optimize_as_dask(kind, graph, keys, options)
+    if not has_limits or are_lost():
+        return compat.optimize_as_dask(kind, graph, keys, options)
+    flat = _flat(keys)
+    if kind == "delayed" or not compat.can_fuse():
+        # Dask would also fuse if "optimization.fuse.delayed" is set, which is off by default.
+        return graph.cull(set(flat))
+    return compat.fuse(graph, flat)
 
 
 def _flat(keys: Any) -> list[Any]:
     """The keys that a computation asks for, in one list."""
     return [key for some in keys for key in _flat(some)] if isinstance(keys, list | set) else [keys]
+
+
+# Dask pickles these, as it optimizes graphs on the scheduler.
+_OPTIMIZATIONS: Final = {
+    f"{kind}_optimize": partial(_optimize, kind) for kind in ("array", "bag", "delayed")
+}

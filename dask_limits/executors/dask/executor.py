@@ -16,7 +16,7 @@ from distributed.comm import CommClosedError
 from distributed.deploy import Cluster
 
 from dask_limits.dask import serialization  # noqa: F401  # for outcomes
-from dask_limits.dask.compat.client import call_in_loop, cpu_count
+from dask_limits.dask.compat.client import call_in_loop
 from dask_limits.dask.graphs.annotations import limits_annotations
 from dask_limits.dask.packed_call import pack_call, run_packed
 from dask_limits.exceptions import CallPicklingError, ClusterLostError
@@ -133,7 +133,7 @@ class DaskExecutor(WatchedExecutor):
         if where is None:
             # Including the plugin: Dask complains if the cluster is closed while it is registered.
             return start_uninterrupted(
-                lambda: cls._on_new_cluster(n_workers or cpu_count(), security, annotations),
+                lambda: cls._on_new_cluster(n_workers, security, annotations),
                 lambda executor: executor.shutdown(cancel_futures=True),
             )
         if not isinstance(where, Cluster | str):
@@ -149,7 +149,7 @@ class DaskExecutor(WatchedExecutor):
     @classmethod
     def _on_new_cluster(
         cls,
-        n_workers: int,
+        n_workers: int | None,
         security: distributed.Security | bool | None,
         annotations: Mapping[str, Any] | None,
     ) -> Self:
@@ -195,7 +195,7 @@ class DaskExecutor(WatchedExecutor):
             return refused
         annotations = dask.get_annotations() | self._annotations
         if limited.limits:
-            annotations = annotations | limits_annotations(limited.limits, annotations)
+            annotations = annotations | limits_annotations(limited.limits.as_dict(), annotations)
         key = f"{limited.name}-{self._id}-{next(self._numbers)}"
         call = Submission.make(key, packed, dependencies, annotations)
         future = call.future = Future(functools.partial(self._call_soon, self._cancel, call))

@@ -28,7 +28,7 @@ _LOOK_EVERY_S: Final = 0.5
 
 
 def start_cluster(
-    n_workers: int, security: distributed.Security | bool | None
+    n_workers: int | None, security: distributed.Security | bool | None
 ) -> distributed.Client:
     """Start a cluster of worker processes, and make a client of it. `close_cluster` closes both.
 
@@ -38,7 +38,7 @@ def start_cluster(
     credentials: whoever can connect to a Dask scheduler without credentials can run anything.
 
     Args:
-        n_workers: The number of worker processes, each with one thread.
+        n_workers: The number of worker processes, each with one thread; None for one for each CPU.
         security: Credentials. None or True makes new ones; False uses none, except those that Dask
             is configured to use.
     """

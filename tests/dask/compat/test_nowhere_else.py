@@ -199,7 +199,7 @@ def test_an_undocumented_name_is_found(source: str) -> None:
         "from distributed import Client",
         "import dask",
         "client.get_events('topic')",
-        "self._calls = {}",
+        "self._lock = None",
         "task.plugins",
         "logging.getLogger('distributed.scheduler')",
         "dask.config.get('distributed.comm.timeouts.connect')",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -27,22 +26,19 @@ _SYSTEMS: Final = (
 
 @dataclass(frozen=True)
 class BatchJob:
-    """A job of a batch system.
+    """A job of a batch system, by its id in the form that `dask_jobqueue` uses: "17" for "17.host".
 
-    Attributes:
-        system: "slurm", "pbs" (also Moab), "sge", "lsf", "oar", "htcondor"; "" if only the job's
-            end is known.
-        job: Its id in the form that `dask_jobqueue` uses: "17" for "17.server".
+    The system is "slurm", "pbs" (also Moab), "sge", "lsf", "oar" or "htcondor". Both are "" if only
+    the job's end is known.
     """
 
     system: str
     job: str
 
     def ends_in(self) -> float | None:
-        """Seconds until the batch system ends this job. Call it inside the job.
+        """Seconds until the batch system ends this job, which this process must run in.
 
-        Returns:
-            None if the job has no end, or if its end is not known.
+        None if the job has no end, or if its end is not known.
         """
         end = None
         if self.system == "slurm":
@@ -53,13 +49,7 @@ class BatchJob:
 
 
 def current_job() -> BatchJob | None:
-    """The batch job that this process runs in, from its environment; None if there is none.
-
-    Example:
-        >>> job = current_job()
-        >>> job is None or bool(job.system)
-        True
-    """
+    """The batch job that this process runs in, from its environment; None if there is none."""
     for system, variable, second in _SYSTEMS:
         if (job := os.environ.get(variable)) and (not second or second in os.environ):
             number = re.match(r"\d+", job)
@@ -89,7 +79,5 @@ def _htcondor_job() -> str | None:
         text = Path(os.environ["_CONDOR_JOB_AD"]).read_text()
     except (KeyError, OSError, UnicodeDecodeError):
         return None
-    fields: Mapping[str, str] = dict(re.findall(r"(?m)^(ClusterId|ProcId) *= *(\d+)", text))
-    if "ClusterId" not in fields:
-        return None
-    return f"{fields['ClusterId']}.{fields.get('ProcId', '0')}"
+    ids = dict(re.findall(r"(?m)^(ClusterId|ProcId) *= *(\d+)", text))
+    return f"{ids['ClusterId']}.{ids.get('ProcId', '0')}" if "ClusterId" in ids else None

@@ -6,8 +6,7 @@ import asyncio
 import os
 import re
 import subprocess
-from collections.abc import Iterable
-from dataclasses import replace
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -24,23 +23,16 @@ _LOG_BYTES: Final = 8192
 async def job_state(system: str, job: str) -> JobState | None:
     """The state of a job now. SLURM knows ended jobs too, for some minutes.
 
-    Returns:
-        None if the batch system is not SLURM, does not answer, or does not know the job.
+    None if the batch system is not SLURM, does not answer, or does not know the job.
     """
-    if system != "slurm" or not job:
-        return None
-    text = await _answer("scontrol", "--oneliner", "show", "job", job)
-    state = None if text is None else parse_scontrol(text)
-    if text and state and state.state == "FAILED" and _was_over_memory(job, text):
-        return replace(state, reason="over the memory of the job")
-    return state
+    fields = await show("job", job) if system == "slurm" and job else None
+    return None if fields is None else state_of(fields)
 
 
 async def job_states(jobs: Iterable[str]) -> dict[str, JobState] | None:
-    """The states of several jobs, from one `squeue`. Jobs that SLURM does not know are left out.
+    """The states of several jobs by their ids, from one `squeue`; None if SLURM does not answer.
 
-    Returns:
-        By id; None if SLURM does not answer.
+    Jobs that SLURM does not know are left out.
     """
     # squeue fails for a single id that it does not know, but not for several.
     ids = ",".join(job for job in jobs for _ in range(2))
@@ -51,14 +43,9 @@ async def job_states(jobs: Iterable[str]) -> dict[str, JobState] | None:
 
 
 async def show(kind: str, name: str) -> dict[str, str] | None:
-    """What `scontrol show` says of a job or a partition; None if SLURM does not answer.
-
-    Args:
-        kind: "job" or "partition".
-        name: The job's id, or the partition's name.
-    """
+    """What `scontrol show` says of a "job" or a "partition"; None if SLURM does not answer."""
     text = await _answer("scontrol", "--oneliner", "show", kind, name)
-    return None if text is None else dict(re.findall(r"(?:^|\s)([A-Z]\w*)=(\S*)", text))
+    return None if text is None else parse_scontrol(text)
 
 
 def time_left(job: str) -> float | None:
@@ -89,32 +76,41 @@ def parse_squeue(text: str) -> dict[str, JobState]:
     return found
 
 
-def parse_scontrol(text: str) -> JobState | None:
-    """The state in a line of `scontrol --oneliner show job`; None if there is none.
+def parse_scontrol(text: str) -> dict[str, str]:
+    """The fields in a line of `scontrol --oneliner show`."""
+    return dict(re.findall(r"(?:^|\s)([A-Z]\w*)=(\S*)", text))
+
+
+def state_of(job: Mapping[str, str]) -> JobState | None:
+    """The state in the fields of a job; None if there is none.
 
     Example:
-        >>> str(parse_scontrol("JobId=17 JobName=a b JobState=FAILED Reason=None ExitCode=1:0"))
+        >>> fields = parse_scontrol("JobId=17 JobName=a b JobState=FAILED Reason=None ExitCode=1:0")
+        >>> str(state_of(fields))
         'job 17 is FAILED (exit code 1)'
     """
-    fields = dict(re.findall(r"(?:^|\s)(JobId|JobState|Reason|ExitCode)=(\S*)", text))
-    if not fields.get("JobId") or not fields.get("JobState"):
+    id_, state = job.get("JobId"), job.get("JobState")
+    if not id_ or not state:
         return None
-    state, reason = fields["JobState"], _reason(fields.get("Reason", ""))
+    reason = _reason(job.get("Reason", ""))
     if state == "FAILED":  # SLURM's reason is misleading: "JobLaunchFailure" after a kill -9
-        code, _, number = fields.get("ExitCode", "").partition(":")
-        if number not in ("", "0"):
+        code, _, number = job.get("ExitCode", "").partition(":")
+        if _was_over_memory(job):
+            reason = "over the memory of the job"
+        elif number not in ("", "0"):
             reason = f"killed by signal {number}"
         elif code:
             reason = f"exit code {code}"
-    return JobState(fields["JobId"], state=state, reason=reason)
+    return JobState(id_, state=state, reason=reason)
 
 
-def _was_over_memory(job: str, text: str) -> bool:
+def _was_over_memory(job: Mapping[str, str]) -> bool:
     """Whether a job's log says that it exceeded its memory. Without cgroups, only the log does."""
-    for pattern in re.findall(r"\sStd(?:Err|Out)=(\S+)", text):
-        path = re.sub(r"%\d*[AJj]", job, pattern)  # older SLURMs do not fill this in
+    for name in ("StdErr", "StdOut"):
+        # Older SLURMs do not fill in the id.
+        path = Path(re.sub(r"%\d*[AJj]", job["JobId"], job.get(name, "")))
         try:
-            with Path(path).open("rb") as log:
+            with path.open("rb") as log:
                 log.seek(max(0, log.seek(0, os.SEEK_END) - _LOG_BYTES))
                 if re.search(rb"(?i)exceeded (job )?memory limit", log.read()):
                     return True

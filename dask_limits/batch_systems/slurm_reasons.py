@@ -12,6 +12,7 @@ decided to hold them and can release them.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Final
@@ -51,14 +52,9 @@ _LESS: Final = {
     "CpuMinutes": "Specify fewer `cores` or a shorter `walltime`.",
     "Mem": "Specify less `memory`.",
     "MemMinutes": "Specify less `memory` or a shorter `walltime`.",
-    "Memory": "Specify less `memory`.",
-    "MemoryMinutes": "Specify less `memory` or a shorter `walltime`.",
     "WallDuration": "Specify a shorter `walltime`.",
 }
-_MORE: Final = {
-    "CpuNotSatisfied": "Specify more `cores`.",
-    "Memory": "Specify more `memory`.",
-}
+_MORE: Final = {"CpuNotSatisfied": "Specify more `cores`.", "Mem": "Specify more `memory`."}
 
 
 def never_passes(reason: str) -> bool:
@@ -76,14 +72,9 @@ def never_passes(reason: str) -> bool:
 
 
 async def why_never_starts(job: str, reason: str) -> str:
-    """Why waiting does not help a job that waits for such a reason, and what to change.
+    """Why a job that waits for such a reason never starts, and what to change.
 
-    Args:
-        job: Its id.
-        reason: For which `never_passes` is true.
-
-    Returns:
-        Sentences; "" if the job may start nevertheless, or if SLURM does not answer.
+    "" if the job may start nevertheless, or if SLURM does not answer.
     """
     about = await show("job", job)
     if about is None:
@@ -106,16 +97,16 @@ def explain(reason: str, job: _Fields, partitions: Sequence[_Fields]) -> str:
         return _about_nodes(job, partitions[0])
     if reason in _TEXTS:
         return _TEXTS[reason].format_map(_Known(job))
-    limit = _OF_EACH_JOB.fullmatch(reason)
-    if limit is None:
+    if (limit := _OF_EACH_JOB.fullmatch(reason)) is None:
         return ""
     owner, shown = f"QOS {_Known(job)['QOS']}", "qos"
     if limit["owner"] == "Assoc":
         owner, shown = f"account {_Known(job)['Account']}", "assoc user=$USER"
-    change = _LESS.get(limit["most"] or "") or _MORE.get(limit["least"] or "")
+    more_or_less, changes = ("more", _LESS) if limit["most"] else ("less", _MORE)
+    what = (limit["most"] or limit["least"]).replace("Memory", "Mem")
     return (
-        f"The job asks for {'more' if limit['most'] else 'less'} than {owner} allows each job"
-        f" ({reason}). {change or f'Change the request {_DIRECTIVES}.'}"
+        f"The job asks for {more_or_less} than {owner} allows each job ({reason})."
+        f" {changes.get(what, f'Change the request {_DIRECTIVES}.')}"
         f" `sacctmgr show {shown}` lists the limits."
     )
 
@@ -137,27 +128,25 @@ def _about_time(job: _Fields, partitions: Sequence[_Fields]) -> str:
 
 
 def _about_nodes(job: _Fields, partition: _Fields) -> str:
-    n = _number(job.get("NumNodes", ""))
-    if n is None:
+    n = _number(job, "NumNodes")
+    if n < _number(partition, "MinNodes"):
+        limit = f"allows no fewer than {partition['MinNodes']}"
+    elif n > _number(partition, "MaxNodes"):
+        limit = f"allows no more than {partition['MaxNodes']}"
+    elif n > _number(partition, "TotalNodes"):
+        limit = f"has {partition['TotalNodes']}"
+    else:  # some of its nodes are down
         return ""
-    asks = f"The job asks for {n} node{'s' * (n != 1)}, and partition {job['Partition']}"
-    change = f" Change --nodes {_DIRECTIVES}, {_QUEUE}."
-    least, most, there = (
-        _number(partition.get(name, "")) for name in ("MinNodes", "MaxNodes", "TotalNodes")
+    return (
+        f"The job asks for {n} node{'s' * (n != 1)}, and partition {job['Partition']} {limit}."
+        f" Change --nodes {_DIRECTIVES}, {_QUEUE}."
     )
-    if least is not None and n < least:
-        return f"{asks} allows no fewer than {least}.{change}"
-    if most is not None and n > most:
-        return f"{asks} allows no more than {most}.{change}"
-    if there is not None and n > there:
-        return f"{asks} has {there}.{change}"
-    return ""  # some of its nodes are down
 
 
-def _number(text: str) -> int | None:
-    """The first number of "2" or "2-4"; None of "UNLIMITED"."""
-    found = re.match(r"\d+", text)
-    return int(found[0]) if found else None
+def _number(fields: _Fields, name: str) -> float:
+    """The first number of "2" or "2-4". NaN, which no number is below or above, for "UNLIMITED"."""
+    found = re.match(r"\d+", fields.get(name, ""))
+    return int(found[0]) if found else math.nan
 
 
 class _Known(dict[str, str]):

@@ -16,13 +16,13 @@ Walltime = Amount | timedelta
 _UNITS: Final[Mapping[str, Mapping[int, Sequence[int]]]] = {
     # The units of the numbers between the colons, in seconds, for 1, 2, ... numbers.
     "slurm": {1: (60,), 2: (60, 1), 3: (3600, 60, 1)},  # man sbatch, --time
+    "slurm, after days": {1: (3600,), 2: (3600, 60), 3: (3600, 60, 1)},  # "days-hours:..."
     "pbs": {1: (1,), 2: (60, 1), 3: (3600, 60, 1)},  # man pbs_resources
     "moab": {1: (1,), 2: (60, 1), 3: (3600, 60, 1), 4: (86400, 3600, 60, 1)},
     "sge": {1: (1,), 2: (60, 1), 3: (3600, 60, 1)},  # man sge_types, time_specifier
     "lsf": {1: (60,), 2: (3600, 60)},  # man bsub, -W
     "oar": {1: (3600,), 2: (3600, 60), 3: (3600, 60, 1)},  # man oarsub, -l walltime=
 }
-_AFTER_DAYS: Final = {1: (3600,), 2: (3600, 60), 3: (3600, 60, 1)}  # SLURM's "days-hours:..."
 _CLOCK: Final = re.compile(r"(?:(\d+)-)?(\d+(?::\d+)*)", re.ASCII)
 _NO_END: Final = {"UNLIMITED", "INFINITE", "INFINITY"}
 
@@ -33,10 +33,6 @@ def walltime_text(walltime: Walltime, system: str) -> str:
     A str of digits, colons and a dash has the meaning that the batch system gives it. So does "90":
     minutes for SLURM and LSF, seconds for PBS, Moab and SGE, hours for OAR. A number is seconds, as
     everywhere in this package.
-
-    Args:
-        walltime: "01:30:00", "1-12" (SLURM), "1h 30m", `(90, "m")`, 5400, `timedelta(hours=1.5)`.
-        system: "slurm", "pbs", "moab", "sge", "lsf" or "oar".
 
     Raises:
         ValueError: if it has another form, or is not more than zero.
@@ -62,10 +58,7 @@ def walltime_text(walltime: Walltime, system: str) -> str:
 
 
 def walltime_seconds(text: str, system: str) -> float | None:
-    """The meaning of a wall time in the form of a batch system.
-
-    Returns:
-        Seconds; None for no limit.
+    """Seconds of a wall time in the form of a batch system; None for no limit.
 
     Raises:
         ValueError: if the batch system does not have this form.
@@ -76,13 +69,10 @@ def walltime_seconds(text: str, system: str) -> float | None:
     """
     if text.upper() in _NO_END:
         return None
-    clock = _CLOCK.fullmatch(text)
-    if clock is not None:
+    if clock := _CLOCK.fullmatch(text):
         numbers = [int(number) for number in clock[2].split(":")]
-        forms = _UNITS[system]
-        if clock[1] is not None:
-            forms = _AFTER_DAYS if system == "slurm" else {}
-        if (units := forms.get(len(numbers))) is not None:
+        forms = _UNITS.get(f"{system}, after days" if clock[1] else system, {})
+        if units := forms.get(len(numbers)):
             below = sum(number * unit for number, unit in zip(numbers, units, strict=True))
             seconds = float(int(clock[1] or 0) * 86400 + below)
             return None if system == "slurm" and seconds == 0 else seconds

@@ -12,6 +12,7 @@ from dask_limits.batch_systems.slurm import (
     job_state,
     parse_scontrol,
     parse_squeue,
+    state_of,
 )
 
 NUMBERS = st.integers(1, 10**9).map(str)
@@ -50,7 +51,8 @@ def test_a_batch_system_that_does_not_answer_is_not_waited_for(tmp_path, monkeyp
     ],
 )
 def test_how_a_job_ended_is_told_in_slurm_s_words(text, said):
-    state = parse_scontrol(f"JobId=17 JobName=a job UserId=me(0) {text} StdErr=/nowhere/17.err")
+    answer = f"JobId=17 JobName=a job UserId=me(0) {text} StdErr=/nowhere/17.err"
+    state = state_of(parse_scontrol(answer))
     assert str(state) == f"job 17 is {said}"
     assert state.ended == (state.state not in ("RUNNING", "PENDING"))
 
@@ -78,7 +80,7 @@ def test_the_states_of_many_jobs_are_read_from_one_answer(jobs):
 
 @given(st.text())
 def test_any_answer_can_be_read(text):
-    parse_scontrol(text)
+    state_of(parse_scontrol(text))
     for job, state in parse_squeue(text).items():
         assert job and state.state
 

@@ -159,12 +159,11 @@ def dask(
 
 def jobqueue(system: str, options: Mapping[str, Any]) -> ExecutorFactory:
     """Executors over clusters of `dask_jobqueue`. This checks the options, and imports Dask."""
-    from dask_limits.executors.jobqueue import JobQueueExecutor, make_spec, refusal_of
+    from dask_limits.executors.jobqueue import JobQueueExecutor, make_spec
 
     spec = make_spec(system, **options)
     make = partial(JobQueueExecutor.start, spec)
-    refusal = partial(refusal_of, spec)
-    return ExecutorFactory(spec.cluster_class.__name__, make, spec.shown, refusal=refusal)
+    return ExecutorFactory(spec.cluster_class.__name__, make, spec.shown, refusal=spec.refusal)
 
 
 def _is_ours(executor: Executor) -> bool:

@@ -1,7 +1,6 @@
 """Dask clusters whose workers are jobs of a batch system: SLURM, PBS, SGE, LSF, OAR, ..."""
 
 from dask_limits.executors.jobqueue.executor import JobQueueExecutor
-from dask_limits.executors.jobqueue.refusal import refusal_of
 from dask_limits.executors.jobqueue.spec import make_spec
 
-__all__ = ["JobQueueExecutor", "make_spec", "refusal_of"]
+__all__ = ["JobQueueExecutor", "make_spec"]

@@ -19,26 +19,16 @@ shorter time asks for workers that find nothing to do when they come."""
 
 @dataclass(frozen=True)
 class Adaptive:
-    """Bounds on the number of workers, which follows the work.
-
-    Attributes:
-        minimum: The fewest workers, 0 or more.
-        maximum: The most workers.
-        keep_idle_s: How long a worker without work is kept, in seconds.
-        target_duration_s: The time in which the present work should be done, in seconds.
-    """
+    """Bounds on the number of workers, which follows the work."""
 
     minimum: int
     maximum: int
-    keep_idle_s: float = _KEEP_IDLE_S
-    target_duration_s: float = _TARGET_DURATION_S
+    keep_idle_s: float = _KEEP_IDLE_S  # how long a worker without work is kept
+    target_duration_s: float = _TARGET_DURATION_S  # in which the present work should be done
 
 
 def parse_workers(n_workers: int | None, adaptive: object) -> tuple[int, Adaptive | None]:
-    """Check how many workers a user asks for.
-
-    Returns:
-        How many workers to start with, and how to adapt the number; None to keep it.
+    """How many workers to start with, and how to adapt the number; None to keep it.
 
     Raises:
         ValueError: if a number is out of range.
@@ -77,21 +67,22 @@ def _parse_adaptive(adaptive: object, n_workers: int | None) -> Adaptive:
     )
 
 
-def _as_options(adaptive: object, n_workers: int | None) -> dict[str, Any]:
+def _as_options(adaptive: object, n_workers: int | None) -> Mapping[str, Any]:
     """The dict that the short forms of `adaptive` stand for."""
-    if adaptive is True:
-        if n_workers is None:
+    match adaptive:
+        case True if n_workers is None:
             raise ValueError(
-                "adaptive=True needs n_workers=, the maximum number of workers. Or use adaptive=20,"
-                " adaptive=(2, 20)"
+                "adaptive=True needs n_workers=, the maximum number of workers. Or use"
+                " adaptive=20, adaptive=(2, 20)"
             )
-        return {"maximum": n_workers}
-    if isinstance(adaptive, Integral):
-        return {"maximum": adaptive}
-    if isinstance(adaptive, tuple) and len(adaptive) == 2:
-        return {"minimum": adaptive[0], "maximum": adaptive[1]}
-    if isinstance(adaptive, Mapping):
-        return dict(adaptive)
+        case True:
+            return {"maximum": n_workers}
+        case Integral():
+            return {"maximum": adaptive}
+        case tuple((minimum, maximum)):
+            return {"minimum": minimum, "maximum": maximum}
+        case Mapping():
+            return adaptive
     raise TypeError(
         f"adaptive={adaptive!r} is a {type(adaptive).__name__}. Use the maximum number of workers"
         " (20), the minimum and the maximum ((2, 20)), or a dict of minimum, maximum, keep_idle,"

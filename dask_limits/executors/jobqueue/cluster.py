@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import distributed
@@ -16,28 +15,23 @@ from dask_limits.executors.jobqueue.shared_directory import SharedDirectory
 from dask_limits.executors.jobqueue.spec import JobSpec
 
 
-def make_cluster(
-    spec: JobSpec, submitter: JobSubmitter, shared_directory: SharedDirectory, logs: Path
-) -> Any:
+def make_cluster(spec: JobSpec, submitter: JobSubmitter, directory: SharedDirectory) -> Any:
     """Start a cluster that has no jobs yet.
 
     Its jobs have an attribute of ours, `submit_error`: an exception, or None.
     """
-    security = distributed.Security.temporary() if spec.security is None else spec.security
-    options = dict(spec.options) | {"log_directory": str(logs)}
-    options["job_cls"] = _job_class(spec, submitter, shared_directory, options.get("job_cls"))
-    return _cluster_class(spec)(
-        n_workers=0,
-        security=security or None,
-        shared_temp_directory=shared_directory.unexpanded,
-        **options,
-    )
+    options = dict(spec.options) | {
+        "n_workers": 0,
+        "security": spec.security,
+        "job_cls": _job_class(spec, submitter, directory),
+        "log_directory": str(directory.logs),
+        "shared_temp_directory": directory.unexpanded,
+    }
+    return _cluster_class(spec.cluster_class)(**options)
 
 
-def _job_class(
-    spec: JobSpec, submitter: JobSubmitter, shared_directory: SharedDirectory, base: Any
-) -> Any:
-    base = base or spec.cluster_class.job_cls
+def _job_class(spec: JobSpec, submitter: JobSubmitter, directory: SharedDirectory) -> Any:
+    base: Any = spec.options.get("job_cls") or spec.cluster_class.job_cls
 
     class PoolJob(base):  # type: ignore[misc]
         submit_error: Exception | None = None
@@ -50,9 +44,9 @@ def _job_class(
             script: list[str] = self._job_script_prologue
             if not any("trap" in line for line in script):
                 # Otherwise the shell dies at once of the signal that the batch system sends to the
-                # whole job. That ends the job while the worker is still closing.
-                command = self._command_template
-                *before, worker = command.rpartition("; ")  # HTCondor's contains the prologue
+                # whole job. That ends the job while the worker is still closing. (HTCondor's
+                # template begins with the prologue.)
+                *before, worker = self._command_template.rpartition("; ")
                 self._command_template = "".join([*before, "exec ", worker])
 
         @property
@@ -64,7 +58,7 @@ def _job_class(
         def job_file(self) -> Iterator[str]:
             # Not in /tmp, where dask_jobqueue frees the file's name before it writes the file:
             # another user could put a file of their own in its place.
-            path = shared_directory.path / f"{self.name}.sh"
+            path = directory.path / f"{self.name}.sh"
             path.write_text(self.job_script())
             try:
                 yield str(path)
@@ -93,9 +87,7 @@ def _job_class(
     return PoolJob
 
 
-def _cluster_class(spec: JobSpec) -> Any:
-    base: Any = spec.cluster_class
-
+def _cluster_class(base: Any) -> Any:
     class PoolCluster(base):  # type: ignore[misc]
         def __init__(self, *args: Any, **options: Any) -> None:
             try:
@@ -108,8 +100,8 @@ def _cluster_class(spec: JobSpec) -> Any:
 
         def scale(self, n: Any = None, *args: Any, **options: Any) -> Any:
             if n == 0:
-                # At the end. dask_jobqueue asks for the scheduler's address. If the scheduler could
-                # not be started, that would hide the reason.
+                # At the end. dask_jobqueue asks for the address of the scheduler: if that could not
+                # be started, the reason would be hidden.
                 return distributed.SpecCluster.scale(self, 0)
             return super().scale(n, *args, **options)
 

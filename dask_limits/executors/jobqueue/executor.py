@@ -4,7 +4,6 @@ import contextlib
 import copy
 import shlex
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, Self
 
 import distributed
@@ -16,11 +15,7 @@ from dask_limits.executors.future import Future
 from dask_limits.executors.jobqueue.cluster import make_cluster
 from dask_limits.executors.jobqueue.job_pool import JobPool
 from dask_limits.executors.jobqueue.job_submission import JobSubmitter, check_commands
-from dask_limits.executors.jobqueue.shared_directory import (
-    SharedDirectory,
-    missing_directories,
-    remove_empty,
-)
+from dask_limits.executors.jobqueue.shared_directory import SharedDirectory
 from dask_limits.executors.jobqueue.spec import JobSpec
 
 
@@ -28,8 +23,6 @@ class JobQueueExecutor(DaskExecutor):
     """Runs calls on Dask workers in the jobs of a batch system, which it submits and cancels."""
 
     _pool: JobPool
-    _exit_stack: contextlib.ExitStack
-    """What to close at the end."""
 
     @classmethod
     def start(cls, spec: JobSpec) -> Self:
@@ -48,37 +41,24 @@ class JobQueueExecutor(DaskExecutor):
     def _start(cls, spec: JobSpec) -> Self:
         check_commands(spec.system, spec.submit_command, spec.cancel_command)
         with contextlib.ExitStack() as exit_stack:
-            if log_directory := spec.options.get("log_directory"):
-                exit_stack.callback(remove_empty, missing_directories(Path(log_directory)))
-            shared_directory = SharedDirectory(spec.shared)
-            pool: JobPool | None = None
-            exit_stack.callback(
-                lambda: shared_directory.remove(keep_logs=bool(pool and pool.error))
-            )
+            directory = SharedDirectory(spec.shared, spec.options.get("log_directory"))
+            exit_stack.callback(directory.remove)
             submitter = JobSubmitter(spec.system, shlex.split(spec.cancel_command))
             exit_stack.callback(submitter.close)
-            logs = Path(log_directory or shared_directory.logs)
-            cluster = make_cluster(spec, submitter, shared_directory, logs)
+            cluster = make_cluster(spec, submitter, directory)
             exit_stack.callback(cluster.close)
-            pool = JobPool(cluster, spec, submitter, logs)
+            pool = JobPool(cluster, spec, submitter, directory)
             exit_stack.callback(cluster.sync, pool.end)
             client = distributed.Client(cluster, set_as_default=False)
             exit_stack.callback(client.close)
             executor = cls(client)
-            executor._pool = pool
-            pool.tell = executor._hear
+            executor._pool, pool.tell = pool, executor._hear
             cluster.sync(pool.begin)
-            executor._exit_stack = exit_stack.pop_all()
+            executor._close = exit_stack.pop_all().close
             return executor
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        """See `DaskExecutor.submit`.
-
-        Raises:
-            RuntimeError: after `shutdown`.
-            ClusterLostError: if the connection to the scheduler was lost, or closed.
-            WorkersNotStartedError: if no worker will come.
-        """
+        """See `DaskExecutor.submit`. It raises `WorkersNotStartedError` if no worker will come."""
         if (error := self.start_error()) is not None:
             raise copy.copy(error)
         future = super().submit(fn, *args, **kwargs)
@@ -106,7 +86,3 @@ class JobQueueExecutor(DaskExecutor):
             for call in list(self._not_done.values()):
                 call.fail(copy.copy(error))  # a copy each: notes may be added to it
         self._tell(event)
-
-    def _end(self) -> None:
-        super()._end()
-        self._exit_stack.close()

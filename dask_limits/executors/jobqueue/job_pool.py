@@ -7,8 +7,7 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import Callable, Collection, Iterable
-from pathlib import Path
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, Final
 
 import distributed
@@ -19,7 +18,6 @@ from dask_limits.batch_systems.slurm import job_states
 from dask_limits.batch_systems.slurm_reasons import why_never_starts
 from dask_limits.dask.compat.jobqueue import new_worker_spec, submit_new_jobs
 from dask_limits.dask.compat.scheduler import change_status
-from dask_limits.dask.reservations import job_resources
 from dask_limits.dask.scheduler.plugin import plugin_of
 from dask_limits.dask.scheduler.workers import removal_of
 from dask_limits.exceptions import WorkersNotStartedError
@@ -28,6 +26,7 @@ from dask_limits.executors.jobqueue.demand import has_waiting, work_of, workers_
 from dask_limits.executors.jobqueue.job_submission import JobSubmitter
 from dask_limits.executors.jobqueue.pooled_job import PooledJob
 from dask_limits.executors.jobqueue.scaling import Failures, Surplus, jobs_wanted
+from dask_limits.executors.jobqueue.shared_directory import SharedDirectory
 from dask_limits.executors.jobqueue.spec import JobSpec
 from dask_limits.executors.jobqueue.start_error import start_error
 from dask_limits.units import format_seconds
@@ -54,12 +53,6 @@ class JobPool(distributed.SchedulerPlugin):  # type: ignore[misc]
 
     It is a plugin of the cluster's scheduler, and runs on its event loop.
 
-    Args:
-        cluster: From `make_cluster`.
-        spec: The jobs to submit.
-        submitter: Submits and cancels them.
-        logs: The directory of their logs.
-
     Attributes:
         error: Why no worker will come; None as long as one may.
         came: Whether a worker has ever been there.
@@ -69,7 +62,9 @@ class JobPool(distributed.SchedulerPlugin):  # type: ignore[misc]
 
     name = "dask-limits-jobs"
 
-    def __init__(self, cluster: Any, spec: JobSpec, submitter: JobSubmitter, logs: Path) -> None:
+    def __init__(
+        self, cluster: Any, spec: JobSpec, submitter: JobSubmitter, directory: SharedDirectory
+    ) -> None:
         self.error: WorkersNotStartedError | None = None
         self.came = False
         self.waiting: tuple[JobState, ...] = ()
@@ -77,13 +72,12 @@ class JobPool(distributed.SchedulerPlugin):  # type: ignore[misc]
         self._cluster = cluster
         self._spec = spec
         self._submitter = submitter
-        self._logs = logs
-        self._new_worker = job_resources(spec.memory, spec.cores, spec.walltime_s or math.inf)
+        self._directory = directory
         self._jobs: dict[str, PooledJob] = {}  # by name
         self._names: dict[str, str] = {}  # of workers, by their addresses
         self._number = 0
         self._failures = Failures()
-        self._surplus = None if spec.adaptive is None else Surplus(spec.adaptive.keep_idle_s)
+        self._surplus = Surplus(spec.adaptive.keep_idle_s if spec.adaptive else math.inf)
         self._warned: set[str] = set()
         self._since = time.monotonic()
         self._asked_at = 0.0
@@ -94,7 +88,7 @@ class JobPool(distributed.SchedulerPlugin):  # type: ignore[misc]
     async def begin(self) -> None:
         """Submit the first jobs, and start to look after them."""
         scheduler = self._cluster.scheduler
-        plugin_of(scheduler).new_worker = self._new_worker
+        plugin_of(scheduler).new_worker = self._spec.worker
         scheduler.add_plugin(self)
         self._task = asyncio.ensure_future(self._keep_updating())
 
@@ -150,9 +144,11 @@ class JobPool(distributed.SchedulerPlugin):  # type: ignore[misc]
 
     async def _update(self) -> None:
         now = time.monotonic()
-        present = self._update_from_workers(now)
-        await self._update_from_slurm(now, present)
-        ended = [job for job in self._away(present) if job.has_ended(now)]
+        present = self._present(now)
+        away = self._away(present)
+        if self._spec.system == "slurm":
+            await self._ask_slurm({job.id: job for job in away if job.id}, now)
+        ended = [job for job in away if job.has_ended(now)]
         await self._remove(ended)
         self._note_failures([job for job in ended if not job.came])
         self._note_stuck()
@@ -161,9 +157,13 @@ class JobPool(distributed.SchedulerPlugin):  # type: ignore[misc]
             self._give_up(f"No worker has started within {format_seconds(timeout_s)}")
         if self.error is None:
             await self._scale(now, present)
-        self._tell_waiting(present)
+        waiting = [job for job in self._away(present) if job.submit_error is None]
+        states = tuple(job.public_state() for job in waiting)
+        if states != self.waiting:
+            self.waiting = states
+            self.tell(WaitingForWorkers(states))
 
-    def _update_from_workers(self, now: float) -> dict[str, list[Any]]:
+    def _present(self, now: float) -> dict[str, list[Any]]:
         """The workers that are there, by the names of their jobs."""
         present: dict[str, list[Any]] = {}
         for worker in self._cluster.scheduler.workers.values():
@@ -183,42 +183,30 @@ class JobPool(distributed.SchedulerPlugin):  # type: ignore[misc]
         """The jobs whose workers are not there."""
         return [job for job in self._jobs.values() if job.name not in present]
 
-    async def _update_from_slurm(self, now: float, present: Collection[str]) -> None:
-        """Ask SLURM about the jobs whose workers are not there."""
-        jobs = {job.id: job for job in self._away(present) if job.id}
-        if self._spec.system != "slurm" or not jobs:
-            return
+    async def _ask_slurm(self, jobs: dict[str, PooledJob], now: float) -> None:
+        """Ask SLURM about jobs, by their ids, and whether those that are stuck will ever start."""
         every_s = _UPDATE_EVERY_S / 2 if now < self._ask_soon_until else _ASK_EVERY_S
-        if now - self._asked_at < every_s:
+        if not jobs or now - self._asked_at < every_s:
             return
         self._asked_at = now
-        known = await job_states(jobs)
-        if known is None:
+        if (known := await job_states(jobs)) is None:
             return
+        why: dict[str, str] = {}  # by reason: it is the same for all jobs
         for id_, job in jobs.items():
             state = known.get(id_, JobState(id_, state=_FORGOTTEN, reason="SLURM does not list it"))
             if job.state != state:
                 self._update_soon()
             job.note_state(state, now)
-        await self._explain_stuck(now)
+            if job.may_be_stuck(now):
+                if state.reason not in why:
+                    why[state.reason] = await why_never_starts(id_, state.reason)
+                job.stuck_since, job.why_stuck = now, why[state.reason]
 
-    async def _explain_stuck(self, now: float) -> None:
-        """Find out which jobs will never start."""
-        known: dict[str, str] = {}  # by reason: it is the same for all jobs
-        for job in self._jobs.values():
-            if job.state is not None and job.may_be_stuck(now):
-                reason = job.state.reason
-                if reason not in known:
-                    known[reason] = await why_never_starts(job.id, reason)
-                job.stuck_since, job.why_stuck = now, known[reason]
-
-    async def _remove(self, jobs: Iterable[PooledJob]) -> None:
+    async def _remove(self, jobs: Sequence[PooledJob]) -> None:
         """Remove jobs, and cancel those that have not ended; workers may still run in them."""
-        jobs = list(jobs)
         for job in jobs:
-            for of_dask in (self._cluster.worker_spec, self._cluster.workers):
-                of_dask.pop(job.name, None)
-            self._jobs.pop(job.name, None)
+            for by_name in (self._jobs, self._cluster.worker_spec, self._cluster.workers):
+                by_name.pop(job.name, None)
             # A job that SLURM only does not list is cancelled, to be sure.
             if job.id and job.state and job.state.ended and job.state.state != _FORGOTTEN:
                 self._submitter.gone(job.id)
@@ -251,8 +239,9 @@ class JobPool(distributed.SchedulerPlugin):  # type: ignore[misc]
 
     def _give_up(self, why: str) -> None:
         if self.error is None:
+            self._directory.keep_logs = True
             jobs = [*self._failures.jobs, *self._jobs.values()]
-            self.error = start_error(why, jobs, self._cluster.job_script(), self._logs)
+            self.error = start_error(why, jobs, self._cluster.job_script(), self._directory.logs)
             self.tell(None)
 
     # -- how many jobs there are -----------------------------------------------------------
@@ -261,7 +250,7 @@ class JobPool(distributed.SchedulerPlugin):  # type: ignore[misc]
         """Submit jobs that are wanted, or give back those that are not."""
         wanted = jobs_wanted(self._spec, self.came, self._demand() if self.came else 0)
         jobs = [job for job in self._jobs.values() if not job.leaves]
-        surplus = [] if self._surplus is None else self._surplus.choose(jobs, wanted, now)
+        surplus = self._surplus.choose(jobs, wanted, now)
         if len(jobs) < wanted and now >= self._failures.retry_at:
             await self._submit(wanted - len(jobs))
         elif surplus:
@@ -273,7 +262,7 @@ class JobPool(distributed.SchedulerPlugin):  # type: ignore[misc]
         spec, scheduler = self._spec, self._cluster.scheduler
         if spec.adaptive is None:
             return spec.n_workers if has_waiting(scheduler) else 0
-        worker = plugin_of(scheduler).new_worker or self._new_worker
+        worker = plugin_of(scheduler).new_worker or spec.worker
         return workers_for(work_of(scheduler), worker, spec.adaptive.target_duration_s)
 
     async def _submit(self, n: int) -> None:
@@ -302,10 +291,3 @@ class JobPool(distributed.SchedulerPlugin):  # type: ignore[misc]
         await scheduler.retire_workers(
             [worker.address for worker in workers], close_workers=True, remove=True
         )
-
-    def _tell_waiting(self, present: Collection[str]) -> None:
-        away = [job for job in self._away(present) if job.submit_error is None]
-        waiting = tuple(job.public_state() for job in away)
-        if waiting != self.waiting:
-            self.waiting = waiting
-            self.tell(WaitingForWorkers(waiting))

@@ -15,7 +15,7 @@ import subprocess
 import tempfile
 import threading
 from collections.abc import Sequence
-from typing import IO, Final
+from typing import IO, Any, Final
 
 from dask_limits.exceptions import WorkersNotStartedError
 from dask_limits.units import format_seconds
@@ -88,15 +88,7 @@ os.register_at_fork(after_in_child=_close_writers)
 
 
 def check_commands(system: str, *commands: str) -> None:
-    """Refuse to go on where commands of the batch system do not exist.
-
-    Args:
-        system: The batch system, as `dask_jobqueue` calls it.
-        commands: The commands that submit and cancel jobs.
-
-    Raises:
-        WorkersNotStartedError: if a command does not exist.
-    """
+    """Raise `WorkersNotStartedError` if one of these commands of a batch system does not exist."""
     programs = dict.fromkeys(shlex.split(command)[0] for command in commands)
     if missing := [program for program in programs if shutil.which(program) is None]:
         name = {"moab": "Moab", "htcondor": "HTCondor"}.get(system, system.upper())
@@ -122,7 +114,8 @@ class JobSubmitter:
         self._cancel_command = list(cancel_command)
         self._job_id = _JOB_ID.get(system, _FIRST_NUMBER)
         self._slots = asyncio.Semaphore(_AT_ONCE)
-        self._submitting: set[asyncio.subprocess.Process] | None = set()
+        self._submitting: set[asyncio.subprocess.Process] = set()
+        self._over = asyncio.Event()
         reader, self._writer = os.pipe()
         _writers.add(self._writer)
         try:
@@ -141,13 +134,7 @@ class JobSubmitter:
             os.close(reader)
 
     async def submit(self, command: Sequence[str]) -> str:
-        """Run a command that submits a job.
-
-        Args:
-            command: Its words.
-
-        Returns:
-            What the command prints.
+        """Run a command that submits a job; return what it prints.
 
         Raises:
             OSError: if the command cannot be started.
@@ -161,18 +148,20 @@ class JobSubmitter:
         # Not pipes: they would stay open as long as a child that is left alone.
         async with self._slots:
             with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
-                if self._submitting is None:
+                if self._over.is_set():
                     raise RuntimeError("the run has ended")
-                process = await asyncio.create_subprocess_exec(
-                    *["/bin/sh", "-c", _SUBMIT, "dask-limits-submit", *command],
-                    stdin=subprocess.DEVNULL,
+                process = await _start(
+                    ["/bin/sh", "-c", _SUBMIT, "dask-limits-submit", *command],
                     stdout=out,
                     stderr=err,
                     env=os.environ | environment,
                     pass_fds=[self._writer],
-                    start_new_session=True,  # so that Ctrl-C does not reach it
                 )
-                is_late = await self._wait_for(process)
+                self._submitting.add(process)
+                if self._over.is_set():  # meanwhile
+                    _kill(process)
+                is_late = not await _ends_within(process, _SUBMIT_S)
+                self._submitting.discard(process)
                 printed, complaints = _read(out), _read(err)
         if process.returncode != 0:
             how = f"failed with exit code {process.returncode}"
@@ -182,49 +171,22 @@ class JobSubmitter:
             raise RuntimeError(f"{shlex.join(command)} {how}: {said}")
         return printed
 
-    async def _wait_for(self, process: asyncio.subprocess.Process) -> bool:
-        """Wait for the end of a submission; return whether it took too long."""
-        if self._submitting is None:
-            _kill(process)
-        else:
-            self._submitting.add(process)
-        try:
-            async with asyncio.timeout(_SUBMIT_S):
-                await process.wait()
-        except TimeoutError:
-            _kill(process)
-            await process.wait()
-            return True
-        finally:
-            if self._submitting is not None:
-                self._submitting.discard(process)
-        return False
-
     def submit_no_more(self) -> None:
         """Stop waiting for submissions, and start no more."""
-        for process in self._submitting or ():
+        self._over.set()
+        for process in self._submitting:
             _kill(process)
-        self._submitting = None
 
     async def cancel(self, job: str) -> None:
         """Cancel a job. If this fails, the canceller tries again at the end."""
         async with self._slots:
-            with contextlib.suppress(OSError, TimeoutError):
-                process = await asyncio.create_subprocess_exec(
-                    *[*self._cancel_command, job],
-                    stdin=subprocess.DEVNULL,
+            with contextlib.suppress(OSError):
+                process = await _start(
+                    [*self._cancel_command, job],
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.DEVNULL,
-                    start_new_session=True,
                 )
-                try:
-                    async with asyncio.timeout(_CANCEL_S):  # wait_for may swallow a cancellation
-                        await process.wait()
-                finally:
-                    if process.returncode is None:
-                        _kill(process)
-                        await process.wait()
-                if process.returncode == 0:
+                if await _ends_within(process, _CANCEL_S) and process.returncode == 0:
                     self.gone(job)
 
     def gone(self, job: str) -> None:
@@ -248,6 +210,27 @@ class JobSubmitter:
     def _write(self, line: str) -> None:
         with contextlib.suppress(BrokenPipeError):  # the canceller was killed
             os.write(self._writer, f"{line}\n".encode())
+
+
+async def _start(command: Sequence[str], **options: Any) -> asyncio.subprocess.Process:
+    """Start a command in a session of its own, so that Ctrl-C does not reach it."""
+    return await asyncio.create_subprocess_exec(
+        *command, stdin=subprocess.DEVNULL, start_new_session=True, **options
+    )
+
+
+async def _ends_within(process: asyncio.subprocess.Process, seconds: float) -> bool:
+    """Wait for the end of a process, and kill it if it takes longer."""
+    try:
+        async with asyncio.timeout(seconds):  # wait_for may swallow a cancellation
+            await process.wait()
+    except TimeoutError:
+        return False
+    finally:
+        if process.returncode is None:
+            _kill(process)
+            await process.wait()
+    return True
 
 
 def _kill(process: asyncio.subprocess.Process) -> None:

@@ -7,7 +7,7 @@ from dask_limits.batch_systems.job_state import JobState
 from dask_limits.batch_systems.slurm_reasons import never_passes
 
 _AWAY_S: Final = 30.0
-"""How long a worker may be away while its job runs, in seconds: its nanny starts another one."""
+"""How long a worker may be away while its job runs: its nanny starts another one."""
 _STUCK_S: Final = 10.0
 """How long a job must wait for a reason that may never pass before SLURM is asked whether it ever
 will, and how often. An administrator who changes a partition may take some seconds."""
@@ -15,33 +15,19 @@ will, and how often. An administrator who changes a partition may take some seco
 
 @dataclass(eq=False)
 class PooledJob:
-    """A job of a job pool.
+    """A job of a job pool. Times are by the pool's clock."""
 
-    Attributes:
-        name: The name of its worker; with several workers in a job, the start of their names.
-        id: The batch system's id; "" if it could not be submitted.
-        submit_error: Why it could not be submitted; None if it was.
-        dask_job: The job of `dask_jobqueue`.
-        state: What the batch system said last.
-        came: Whether its worker has ever been there.
-        away_since: Since when its worker is away, by the pool's clock.
-        idle_since: Since when nothing runs on its worker; None while something does.
-        leaves: Whether its worker is being retired: its time is nearly up, or it is not needed.
-        stuck_since: Since when it waits in the queue for a reason that may never pass.
-        why_stuck: Why it will never start, and what to change; "" if it may.
-    """
-
-    name: str
-    id: str = ""
-    submit_error: Exception | None = None
-    dask_job: Any = None
-    state: JobState | None = None
-    came: bool = False
-    away_since: float = 0.0
-    idle_since: float | None = None
-    leaves: bool = False
-    stuck_since: float | None = None
-    why_stuck: str = ""
+    name: str  # of its worker; with several workers in a job, the start of their names
+    id: str = ""  # the batch system's; "" if it could not be submitted
+    submit_error: Exception | None = None  # why it could not be submitted
+    dask_job: Any = None  # of `dask_jobqueue`
+    state: JobState | None = None  # what the batch system said last
+    came: bool = False  # whether its worker has ever been there
+    away_since: float = 0.0  # since when its worker is away
+    idle_since: float | None = None  # since when its worker is idle; None while it is busy
+    leaves: bool = False  # its worker is retired: its time is nearly up, or it is not needed
+    stuck_since: float | None = None  # since when it waits for a reason that may never pass
+    why_stuck: str = ""  # why it will never start, and what to change; "" if it may
 
     def public_state(self) -> JobState:
         """Its state, as users see it."""

@@ -20,12 +20,9 @@ these are two minutes, in which a batch system can be restarted."""
 
 
 def jobs_wanted(spec: JobSpec, came: bool, demand: int) -> int:
-    """How many jobs there should be.
+    """How many jobs there should be if the present work could use `demand` workers.
 
-    Args:
-        spec: The jobs.
-        came: Whether a worker has ever come. Until then, the number to start with is wanted.
-        demand: How many workers the present work could use.
+    Until a worker has come, the number to start with is wanted.
     """
     workers = demand if came else spec.n_workers
     if came and spec.adaptive is not None:
@@ -36,8 +33,7 @@ def jobs_wanted(spec: JobSpec, came: bool, demand: int) -> int:
 class Surplus:
     """Chooses the jobs that are given back when fewer are wanted.
 
-    Args:
-        keep_idle_s: How long to keep an idle worker, or a job that is no longer wanted.
+    An idle worker, or a job that is no longer wanted, is kept for `keep_idle_s` seconds.
     """
 
     def __init__(self, keep_idle_s: float) -> None:
@@ -59,16 +55,11 @@ class Surplus:
 
 
 class Failures:
-    """Counts jobs that ended without a worker, since the last worker came.
-
-    Attributes:
-        jobs: These jobs.
-        retry_at: When to submit again, by the pool's clock.
-    """
+    """The jobs that ended without a worker, since the last worker came."""
 
     def __init__(self) -> None:
         self.jobs: list[PooledJob] = []
-        self.retry_at = 0.0
+        self.retry_at = 0.0  # when to submit again, by the pool's clock
         self._times = 0  # several jobs can fail at one time
 
     def add(self, jobs: Iterable[PooledJob], now: float) -> None:
@@ -83,11 +74,7 @@ class Failures:
         self._times = 0
 
     def reason_to_give_up(self, came: bool) -> str:
-        """Why no more jobs should be submitted; "" to try again.
-
-        Args:
-            came: Whether a worker has ever come.
-        """
+        """Why no more jobs should be submitted; "" to try again."""
         if self.jobs and not came and all(job.submit_error is not None for job in self.jobs):
             return "No job could be submitted"
         if self._times >= _FAILURES_LATER if came else len(self.jobs) >= _FAILURES:

@@ -8,7 +8,6 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 from uuid import uuid4
@@ -27,24 +26,37 @@ _TRIES: Final = 10
 class SharedDirectory:
     """A directory that all nodes see, and that only this user can read.
 
-    It is removed at the end. If this process is killed, the next one that makes a directory in the
-    same parent removes it: a lock on a file shows which directories are in use.
+    If this process is killed, the next one that makes a directory in the same parent removes it: a
+    lock on a file shows which directories are in use.
 
     Args:
-        parent: The directory to make it in, in the form that `dask_jobqueue` takes: "~" and
-            variables are expanded here, and again on the nodes. It is made if it does not exist,
-            and then removed at the end, unless there is something else in it.
+        parent: The directory to make it in. "~" and variables are expanded here, and again on the
+            nodes.
+        logs: The directory of the logs, if it is to be another one.
+
+    Attributes:
+        path: This directory.
+        unexpanded: The same, with "~" and variables.
+        logs: The directory of the logs.
+        keep_logs: Whether `remove` keeps the logs in it for a week, if there are any.
 
     Raises:
         OSError: if the directory cannot be made.
     """
 
-    def __init__(self, parent: str) -> None:
+    def __init__(self, parent: str, logs: str | None = None) -> None:
         here = Path(os.path.expandvars(parent)).expanduser()
         name = f"{_PREFIX}{uuid4().hex}"
         self.path = here / name
         self.unexpanded = f"{parent.rstrip('/')}/{name}"
-        self._made = missing_directories(here)
+        self.logs = Path(logs or self.path / _LOGS)
+        self.keep_logs = False
+        self._missing = [
+            directory
+            for start in (here, self.logs)
+            for directory in (start, *start.parents)
+            if not directory.exists()
+        ]
         try:
             self._make()
         except OSError as error:
@@ -55,8 +67,7 @@ class SharedDirectory:
                 str(error.filename),
             ) from None
         self._lock = _new_lock(self.path / _LOCK)
-        self.logs = self.path / _LOGS
-        self.logs.mkdir()
+        (self.path / _LOGS).mkdir()
 
     def _make(self) -> None:
         for tries_left in reversed(range(_TRIES)):
@@ -69,33 +80,23 @@ class SharedDirectory:
                 if not tries_left:
                     raise
 
-    def remove(self, *, keep_logs: bool = False) -> None:
-        """Remove it.
-
-        Args:
-            keep_logs: Whether to keep the logs for a week, if there are any.
-        """
+    def remove(self) -> None:
+        """Remove it, and what was made above it and for the logs, if nothing else is in there."""
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
-        if keep_logs and any(path.stat().st_size for path in self.logs.iterdir() if path.is_file()):
+        logs = self.path / _LOGS
+        if self.keep_logs and any(file.stat().st_size for file in logs.iterdir() if file.is_file()):
             (self.path / _KEPT).touch()
-            _remove_all_but_logs(self.path)
-        else:
-            shutil.rmtree(self.path, ignore_errors=True)
-            remove_empty(self._made)
-
-
-def missing_directories(path: Path) -> list[Path]:
-    """A directory and those above it, from the innermost, as far as they do not exist."""
-    return [one for one in (path, *path.parents) if not one.exists()]
-
-
-def remove_empty(directories: Iterable[Path]) -> None:
-    """Remove directories that are empty, from the innermost."""
-    with contextlib.suppress(OSError):
-        for directory in directories:
-            directory.rmdir()
+            for entry in self.path.iterdir():
+                if entry.name not in (_LOGS, _KEPT):
+                    with contextlib.suppress(OSError):
+                        entry.unlink()
+            return
+        shutil.rmtree(self.path, ignore_errors=True)
+        for directory in self._missing:
+            with contextlib.suppress(OSError):  # something else is in it
+                directory.rmdir()
 
 
 def _new_lock(path: Path) -> int | None:
@@ -126,10 +127,3 @@ def _remove_stale(parent: Path) -> None:
             with (path / _LOCK).open("r+") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 shutil.rmtree(path)
-
-
-def _remove_all_but_logs(path: Path) -> None:
-    for entry in path.iterdir():
-        if entry.name not in (_LOGS, _KEPT):
-            with contextlib.suppress(OSError):
-                entry.unlink()

@@ -2,30 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
+import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from dask_limits.batch_systems.current_job import JOB_ENDS
-from dask_limits.batch_systems.walltimes import Walltime, walltime_seconds, walltime_text
-from dask_limits.dask.compat.client import ip_address
-from dask_limits.dask.reservations import OWN_BYTES
+import distributed
+
+from dask_limits.dask.reservations import job_resources, refusal_error
+from dask_limits.exceptions import LimitRefusedError
 from dask_limits.executors.jobqueue.adaptive import Adaptive, parse_workers
-from dask_limits.executors.jobqueue.jobqueue_import import JobQueueCluster, dask_jobqueue
-from dask_limits.executors.jobqueue.options import (
-    Configuration,
-    check_lists,
-    check_names,
-    checked_command,
-    checked_directory,
-    checked_security,
-    parameters,
-    take_list,
-)
-from dask_limits.units import Amount, format_bytes, parse_bytes, parse_seconds, whole_number
+from dask_limits.executors.jobqueue.options import JobOptions, dask_jobqueue
+from dask_limits.limits import Limits
+from dask_limits.placement.resources import WorkerResources
+from dask_limits.units import Amount, format_bytes, parse_seconds
 
 _CLUSTERS: Final = {
     "slurm": "SLURMCluster",
@@ -40,41 +34,32 @@ _CLUSTERS: Final = {
 
 @dataclass(frozen=True)
 class JobSpec:
-    """The jobs of a cluster, and how many workers they are to bring.
+    """The jobs of a cluster, and how many workers they are to bring."""
 
-    Attributes:
-        system: The batch system: "slurm", ...
-        cluster_class: Its class in `dask_jobqueue`.
-        options: Arguments of that class, without those that follow.
-        n_workers: How many workers to start with.
-        adaptive: How to adapt that number; None to keep it.
-        worker_timeout_s: When to give up if no worker has come, in seconds; None for never.
-        security: Credentials; None for temporary ones, False for none.
-        submit_command: The command that submits a job.
-        cancel_command: The command that cancels a job.
-        shared: The directory that the nodes share, with "~" and variables unexpanded.
-        memory: Bytes of each worker.
-        cores: Cores of each worker.
-        processes: Workers in each job.
-        walltime_s: How long a job may last, in seconds; None for no limit.
-        shown: What to show people of all this.
-    """
-
-    system: str
-    cluster_class: type[Any]
-    options: Mapping[str, Any]
-    n_workers: int
-    adaptive: Adaptive | None
-    worker_timeout_s: float | None
-    security: Any
+    system: str  # the batch system, as `dask_jobqueue` calls it
+    cluster_class: type[Any]  # its class in `dask_jobqueue`
+    options: Mapping[str, Any]  # arguments of that class, without those that follow
+    n_workers: int  # how many to start with
+    adaptive: Adaptive | None  # how to adapt that number; None to keep it
+    worker_timeout_s: float | None  # when to give up if no worker has come; None for never
+    security: Any  # credentials; True for temporary ones, None for none
     submit_command: str
-    cancel_command: str
-    shared: str
-    memory: int
-    cores: int
-    processes: int
-    walltime_s: float | None
-    shown: Mapping[str, Any] = field(default_factory=dict)
+    cancel_command: str  # the id of a job is appended
+    shared: str  # the directory that the nodes share, with "~" and variables unexpanded
+    memory: int  # bytes of each worker
+    cores: int  # of each worker
+    processes: int  # workers in each job
+    walltime_s: float | None  # how long a job may last; None for no limit
+    shown: Mapping[str, Any]  # what to show people of all this
+
+    @property
+    def worker(self) -> WorkerResources:
+        """What a worker of these jobs has for calls."""
+        return job_resources(self.memory, self.cores, self.walltime_s or math.inf)
+
+    def refusal(self, limits: Limits, name: str) -> LimitRefusedError | None:
+        """The error of a call of this name that no worker could ever run; None if one could."""
+        return refusal_error(name, limits, [self.worker])
 
 
 def make_spec(
@@ -86,7 +71,7 @@ def make_spec(
     security: object = None,
     submit_command: str | None = None,
     cancel_command: str | None = None,
-    **options: Any,
+    **given: Any,
 ) -> JobSpec:
     """Check the arguments of a user, and complete them from `dask_jobqueue`'s configuration.
 
@@ -99,17 +84,14 @@ def make_spec(
             f"{system!r} is not a supported batch system. Use one of: {', '.join(_CLUSTERS)}"
         )
     cluster_class = getattr(dask_jobqueue, _CLUSTERS[system])
-    job_class = options.get("job_cls") or cluster_class.job_cls
-    check_names(system, job_class, options)
-    configuration = Configuration(system, options.get("config_name") or job_class.config_name)
-    check_lists(options, configuration)
-    _set_resources(system, options, configuration)
-    walltime_s = _set_walltime(system, options, configuration)
+    options = JobOptions(system, cluster_class, given)
+    options.set_resources()
+    walltime_s = options.set_walltime()
     n_workers, scaling = parse_workers(n_workers, adaptive)
-    shared = options.pop("shared_temp_directory", None)
-    shared = shared or configuration.get("shared-temp-directory") or "~/.dask-limits"
-    _set_defaults(system, options, configuration, walltime_s)
-    job = _try_job(system, job_class, options)
+    shared = options.value("shared_temp_directory") or "~/.dask-limits"
+    options.pop("shared_temp_directory", None)
+    options.set_defaults(walltime_s)
+    job = options.try_job()
     return JobSpec(
         system,
         cluster_class,
@@ -117,10 +99,10 @@ def make_spec(
         n_workers,
         scaling,
         None if worker_timeout is None else parse_seconds(worker_timeout, "worker_timeout"),
-        checked_security(security, options.get("protocol")),
-        submit_command=checked_command("submit_command", submit_command) or job.submit_command,
-        cancel_command=checked_command("cancel_command", cancel_command) or job.cancel_command,
-        shared=checked_directory(shared),
+        _checked_security(security, options.get("protocol")),
+        submit_command=_checked_command("submit_command", submit_command) or job.submit_command,
+        cancel_command=_checked_command("cancel_command", cancel_command) or job.cancel_command,
+        shared=_checked_directory(shared),
         memory=options["memory"] // options["processes"],
         cores=options["cores"] // options["processes"],
         processes=options["processes"],
@@ -129,120 +111,48 @@ def make_spec(
     )
 
 
-def _set_resources(system: str, options: dict[str, Any], configuration: Configuration) -> None:
-    """Set the cores, the memory and the number of workers of a job."""
-    for name, example, what in (
-        ("cores", "4", "the number of cores per job"),
-        ("memory", '"16 GiB"', "the memory per job"),
-    ):
-        if options.get(name) is None:
-            options[name] = configuration.get(name)
-        if options[name] is None:
-            raise ValueError(
-                f"Specify `{name}`: {what}. Use with_{system}(..., {name}={example}), or set"
-                f" jobqueue.{system}.{name} in dask_jobqueue's configuration"
-            )
-    default = "the value in dask_jobqueue's configuration"
-    cores = options["cores"] = whole_number(options["cores"], "cores", none=default)
-    options["memory"] = parse_bytes(options["memory"])
-    # One worker packs calls best, as limited calls run in processes of their own anyway.
-    processes = options.get("processes")
-    if processes is None:
-        processes = configuration.get("processes") or 1
-    processes = options["processes"] = whole_number(processes, "processes", none=default)
-    if processes > cores:
-        raise ValueError(f"processes={processes} is more than cores={cores}")
-    if options["memory"] <= OWN_BYTES * processes:
+def _checked_security(security: object, protocol: str | None) -> Any:
+    if protocol is not None and not protocol.startswith("tls") and security is not False:
         raise ValueError(
-            f"memory={format_bytes(options['memory'])} leaves nothing for calls: a Dask worker and"
-            f" the processes of dask_limits need {format_bytes(OWN_BYTES)}"
-            + (" for each of the processes" if processes > 1 else "")
+            f"protocol={protocol!r} cannot use credentials. Leave it out, or specify"
+            " security=False: then anybody who can reach the scheduler can run code as you"
         )
+    if security is None or security is True:
+        return True
+    if security is False or isinstance(security, distributed.Security):
+        return security or None
+    raise TypeError(
+        f"security={security!r} is a {type(security).__name__}. Use a distributed.Security, None"
+        " for temporary credentials, or False for connections that anybody can make and read"
+    )
 
 
-def _set_walltime(
-    system: str, options: dict[str, Any], configuration: Configuration
-) -> float | None:
-    """Set the wall time in the batch system's own form; return it in seconds."""
-    if system == "htcondor":
+def _checked_command(name: str, command: str | None) -> str | None:
+    if command is None:
         return None
-    walltime: Walltime | None = options.get("walltime")
-    if walltime is None:
-        walltime = configuration.get("walltime")
-        if isinstance(walltime, int):  # in the batch system's unit, as dask_jobqueue writes it
-            walltime = str(walltime)
-    if walltime is None:
-        return None
-    options["walltime"] = walltime_text(walltime, system)
-    return walltime_seconds(options["walltime"], system)
+    with contextlib.suppress(ValueError, AttributeError):  # an open quote; not a str
+        if shlex.split(command):
+            return command
+    raise ValueError(f"{name}={command!r} must be a command, such as 'sbatch --parsable'")
 
 
-def _set_defaults(
-    system: str, options: dict[str, Any], configuration: Configuration, walltime_s: float | None
-) -> None:
-    """Set what `dask_jobqueue` would leave out, or open to the whole network."""
-    scheduler = options.get("scheduler_options") or configuration.get("scheduler-options")
-    options["scheduler_options"] = _scheduler_options(scheduler or {}, options, configuration)
-
-    extra = take_list("worker_extra_args", options, configuration)
-    if not any(str(word).startswith("--dashboard-address") for word in extra):
-        extra += ["--dashboard-address", "127.0.0.1:0"]
-    options["worker_extra_args"] = extra
-
-    log = options.pop("log_directory", None) or configuration.get("log-directory")
-    if log:
-        # Batch systems do not expand "~", and dask_jobqueue makes a directory of that name.
-        options["log_directory"] = str(Path(os.path.expandvars(log)).expanduser())
-
-    if walltime_s is not None:
-        prologue = take_list("job_script_prologue", options, configuration)
-        ends = f"export {JOB_ENDS}=$(( $(date +%s) + {math.floor(walltime_s)} ))"
-        options["job_script_prologue"] = [*prologue, ends]
-
-    if system == "slurm":
-        if not (options.get("job_mem") or configuration.get("job-mem")):
-            # dask_jobqueue rounds up to whole gigabytes: 1.1 GiB would become 2G.
-            options["job_mem"] = f"{-(-options['memory'] // 2**20)}M"
-        # A job that SLURM requeues would bring a worker whose name is already taken.
-        directives = take_list("job_extra_directives", options, configuration)
-        skipped = take_list("job_directives_skip", options, configuration)
-        if not any("requeue" in str(word) for word in [*directives, *skipped]):
-            directives.append("--no-requeue")
-        options["job_extra_directives"] = directives
-
-
-def _scheduler_options(
-    given: Mapping[str, Any], options: Mapping[str, Any], configuration: Configuration
-) -> dict[str, Any]:
-    """The options of Dask's scheduler, which by default would listen on every network."""
-    scheduler = {"dashboard_address": "127.0.0.1:0", **given}
-    if not {"host", "interface"} & set(scheduler):
-        interface = options.get("interface") or configuration.get("interface")
-        scheduler["host"] = ip_address(interface)
-    return scheduler
-
-
-def _try_job(system: str, job_class: type[Any], options: Mapping[str, Any]) -> Any:
-    """Have `dask_jobqueue` check the options by making a job. This starts nothing."""
-    of_cluster = parameters(JobQueueCluster) - {"interface", "protocol", "config_name"}
-    of_job = {
-        name: value
-        for name, value in options.items()
-        if name not in of_cluster and name != "log_directory"  # it would make that directory
-    }
-    try:
-        return job_class("tls://scheduler:8786", name="worker", **of_job)
-    except Exception as error:
+def _checked_directory(directory: str | os.PathLike[str]) -> str:
+    """The shared directory as a job script can use it: a job may start in another directory."""
+    path = os.fspath(directory)
+    if not path.startswith(("~", "$")):  # these are expanded where the job runs
+        path = str(Path.cwd() / path)
+    if any(character.isspace() for character in path):
         raise ValueError(
-            f"dask_jobqueue cannot make a {system} job from these options: {error}"
-        ) from error
+            f"shared_temp_directory={path!r} contains a space. dask_jobqueue's job scripts do not"
+            " support this: use another directory"
+        )
+    return path
 
 
 def _shown(options: Mapping[str, Any], n_workers: int, adaptive: Adaptive | None) -> dict[str, Any]:
     """What to show people: how many workers, and what each job has."""
-    if adaptive is None:
-        shown: dict[str, Any] = {"n_workers": n_workers}
-    else:
+    shown: dict[str, Any] = {"n_workers": n_workers}
+    if adaptive is not None:
         shown = {"adaptive": (adaptive.minimum, adaptive.maximum)}
     shown |= {"cores": options["cores"], "memory": format_bytes(options["memory"])}
     if "walltime" in options:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -20,13 +20,9 @@ _LOG_BYTES: Final = 2**16
 def start_error(
     why: str, jobs: Sequence[PooledJob], script: str, logs: Path
 ) -> WorkersNotStartedError:
-    """Make the error.
+    """Make the error of these jobs, which brought no worker, from a job script like theirs.
 
-    Args:
-        why: A sentence, without its full stop.
-        jobs: The jobs that brought no worker.
-        script: A job script like theirs.
-        logs: The directory of their logs.
+    `why` is a sentence without its full stop.
     """
     states = [job.public_state() for job in jobs]
     submitted = [state for state in states if state.job]
@@ -40,30 +36,25 @@ def start_error(
     return WorkersNotStartedError("\n".join(parts), jobs=states, script=script, log=log)
 
 
-def _last_log(jobs: Iterable[str], logs: Path) -> tuple[Path | None, str]:
+def _last_log(jobs: Sequence[str], logs: Path) -> tuple[Path | None, str]:
     """The log of the last of these jobs that has one, and its end."""
-    files = _files(logs)
-    for job in reversed([*jobs]):
+    try:  # the directory may be the user's own, hold anything, and exist on other machines only
+        files = [path for path in logs.iterdir() if path.is_file()]
+    except OSError:
+        return None, ""
+    for job in reversed(jobs):
         its = re.compile(rf"(?<!\d){re.escape(job)}(?!\d)")
         paths = [path for path in files if its.search(path.name)]
         for path in sorted(paths, key=lambda path: -path.stat().st_size):  # .out and .err
-            if lines := _last_lines(path):
-                return path, "\n".join(lines)
+            if end := _end_of(path):
+                return path, end
     return None, ""
 
 
-def _files(directory: Path) -> list[Path]:
-    """The files in a directory, which may be the user's own and hold anything."""
+def _end_of(log: Path) -> str:
     try:
-        return [path for path in directory.iterdir() if path.is_file()]
-    except OSError:  # it may exist on other machines only
-        return []
-
-
-def _last_lines(path: Path) -> list[str]:
-    try:
-        with path.open("rb") as file:
+        with log.open("rb") as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - _LOG_BYTES))
-            return file.read().decode(errors="replace").splitlines()[-_LOG_LINES:]
+            return "\n".join(file.read().decode(errors="replace").splitlines()[-_LOG_LINES:])
     except OSError:
-        return []
+        return ""

@@ -32,7 +32,8 @@ def test_the_directories_of_drivers_that_were_killed_are_removed_and_no_others(t
     failed = SharedDirectory(str(shared))
     (failed.path / "key").touch()
     (failed.logs / "job.out").write_text("no such module")
-    failed.remove(keep_logs=True)
+    failed.keep_logs = True
+    failed.remove()
     assert here.path.exists()
     SharedDirectory(str(shared)).remove()
     here.remove()

@@ -80,17 +80,12 @@ class Callback:
         return self.max_calls is not None and self.n_calls >= self.max_calls
 
 
-@dataclass(frozen=True)
-class EventSummary:
-    """How often an event was emitted, and how often each of its callbacks was called for it."""
-
-    name: str
-    count: int
-    callbacks: list[tuple[Callable[..., object], int]]
-
-
 class Subscriber(Generic[P]):
-    """Subscribes callbacks to one event: as a decorator, with or without options, or called.
+    """Subscribes callbacks to an event: as a decorator, with or without options, or called.
+
+    Attributes:
+        event: The event.
+        count: How often it was emitted.
 
     Example:
         >>> on_saved = Emitter("Store", [Event("on-saved")]).on("on-saved")
@@ -107,9 +102,11 @@ class Subscriber(Generic[P]):
         saved 2
     """
 
-    def __init__(self, emitter: Emitter, event: Event[P]) -> None:
-        self.emitter = emitter
+    def __init__(self, owner: str, event: Event[P]) -> None:
         self.event = event
+        self.count = 0
+        self._owner = owner
+        self._callbacks: list[Callback] = []
 
     @overload
     def __call__(
@@ -155,18 +152,33 @@ class Subscriber(Generic[P]):
 
         def subscribe(function: Callable[P, T]) -> Callable[P, T]:
             _check_callable(function, f"a callback of {self.event.name!r}")
-            subscribed = Callback(function, when, max_calls, repeat, every, hidden)
-            self.emitter.add_callback(self.event, subscribed)
+            self._callbacks.append(Callback(function, when, max_calls, repeat, every, hidden))
             return function
 
         return subscribe if callback is None else subscribe(callback)
 
     def emit(self, /, *args: P.args, **kwargs: P.kwargs) -> None:
-        """Emit the event."""
-        self.emitter.emit(self.event, *args, **kwargs)
+        """Emit the event. See `HasEvents.emit`."""
+        self.count += 1
+        first: Exception | None = None
+        for callback in tuple(self._callbacks):  # callbacks may add others
+            try:
+                callback.answer(args, kwargs)
+            except Exception as error:
+                if first is None:
+                    first = error
+                elif error is not first:
+                    first.add_note(f"Another callback of this event raised {error!r}")
+        if first is not None:
+            raise first
+
+    @property
+    def callbacks(self) -> list[tuple[Callable[..., object], int]]:
+        """The callbacks that are not hidden, and how many times the event called each."""
+        return [(c.function, c.n_answered) for c in self._callbacks if not c.hidden]
 
     def __repr__(self) -> str:
-        return f"Subscriber({self.event.name!r} of {self.emitter.name})"
+        return f"Subscriber({self.event.name!r} of {self._owner})"
 
 
 class SubscriberTo(Generic[P]):
@@ -192,28 +204,32 @@ def events_of(cls: type) -> list[Event[...]]:
 
 
 class Emitter:
-    """Emits events: counts each, and calls the callbacks that are subscribed to it.
-
-    Attributes:
-        name: The name of its owner, for messages.
-        counts: How often each event was emitted. Events that never were are left out.
-    """
+    """The events of an object, and what subscribes to each. `name` is that of the object."""
 
     def __init__(self, name: str, events: Iterable[Event[...]] = ()) -> None:
         self.name = name
-        self.counts: Counter[Event[...]] = Counter()
-        self._callbacks: dict[Event[...], list[Callback]] = {}
+        self._subscribers: dict[Event[...], Subscriber[...]] = {}
         self.add_event(*events)
 
     def add_event(self, *events: Event[...]) -> None:
         """See `HasEvents.add_event`."""
         for event in events:
-            self._callbacks.setdefault(event, [])
+            self._subscribers.setdefault(event, Subscriber(self.name, event))
 
     @property
     def events(self) -> list[Event[...]]:
         """The events, in the order in which they were added."""
-        return list(self._callbacks)
+        return list(self._subscribers)
+
+    @property
+    def subscribers(self) -> list[Subscriber[...]]:
+        """What subscribes to each event, in the same order."""
+        return list(self._subscribers.values())
+
+    @property
+    def counts(self) -> Counter[Event[...]]:
+        """How often each event was emitted. Events that never were are left out."""
+        return Counter({s.event: s.count for s in self.subscribers if s.count})
 
     @overload
     def on(self, event: Event[P]) -> Subscriber[P]: ...  # type: ignore[overload-overlap]
@@ -221,56 +237,23 @@ class Emitter:
     def on(self, event: str) -> Subscriber[...]: ...
     def on(self, event: Event[P] | str) -> Subscriber[P] | Subscriber[...]:
         """See `HasEvents.on`."""
-        event = event if isinstance(event, Event) else Event(event)
-        if event not in self._callbacks:
-            raise self._not_known(event)
-        return Subscriber(self, event)
-
-    def add_callback(self, event: Event[...], callback: Callback) -> None:
-        """Add a callback, to be called after those that are there already."""
-        self._callbacks[event].append(callback)
+        try:
+            return self._subscribers[event]  # type: ignore[index]  # an Event is its name
+        except KeyError:
+            known = [e.name for e in self._subscribers]
+            near = difflib.get_close_matches(str(event), known, n=1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            listed = ", ".join(map(repr, known)) or "none"
+            raise EventNotKnownError(
+                f"{self.name} has no event {str(event)!r}.{hint} It has: {listed}."
+            ) from None
 
     def emit(self, event: Event[...] | str, /, *args: Any, **kwargs: Any) -> None:
         """See `HasEvents.emit`."""
-        try:
-            callbacks = self._callbacks[event]  # type: ignore[index]  # an Event is its name
-        except KeyError:
-            raise self._not_known(event) from None
-        self.counts[event if isinstance(event, Event) else Event(event)] += 1
-        first: Exception | None = None
-        for callback in tuple(callbacks):  # callbacks may add others
-            try:
-                callback.answer(args, kwargs)
-            except Exception as error:
-                if first is None:
-                    first = error
-                elif error is not first:
-                    first.add_note(f"Another callback of this event raised {error!r}")
-        if first is not None:
-            raise first
-
-    def summary(self) -> list[EventSummary]:
-        """Each event, its count and its callbacks, without hidden ones."""
-        return [
-            EventSummary(
-                event.name,
-                self.counts[event],
-                [(c.function, c.n_answered) for c in callbacks if not c.hidden],
-            )
-            for event, callbacks in self._callbacks.items()
-        ]
-
-    def _not_known(self, event: str) -> EventNotKnownError:
-        known = [e.name for e in self._callbacks]
-        near = difflib.get_close_matches(str(event), known, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        listed = ", ".join(map(repr, known)) or "none"
-        return EventNotKnownError(
-            f"{self.name} has no event {str(event)!r}.{hint} It has: {listed}."
-        )
+        self.on(event).emit(*args, **kwargs)
 
     def __repr__(self) -> str:
-        return f"Emitter({self.name!r}, {len(self._callbacks)} events)"
+        return f"Emitter({self.name!r}, {len(self._subscribers)} events)"
 
 
 class HasEvents:
@@ -312,7 +295,7 @@ class HasEvents:
     @property
     def event_counts(self) -> Counter[Event[...]]:
         """How often each event was emitted, over all runs. The name of an event is a key too."""
-        return self.emitter.counts.copy()
+        return self.emitter.counts
 
 
 def _check_callable(function: object, what: str) -> None:

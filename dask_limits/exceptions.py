@@ -145,8 +145,8 @@ class CallError(PynisherException):  # type: ignore[misc]
             setattr(self, name, value)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Not the default one: it refuses subclasses of MemoryError with another base
-        # ("MemoryError.__new__(...) is not safe"), which is why pynisher's own cannot travel.
+        # Not the inherited one: tblib, which distributed installs, would rebuild an exception with
+        # that by __new__, and "MemoryError.__new__(...) is not safe" for classes with another base.
         return _rebuild, (type(self), self.args, self.__dict__)
 
 

@@ -163,14 +163,14 @@ def test_only_plain_callables_can_be_callbacks():
         emitter().on(SAVED)(print, when=True)
 
 
-def test_a_summary_leaves_out_hidden_callbacks_and_counts_events_answered():
+def test_what_is_displayed_leaves_out_hidden_callbacks_and_counts_events_answered():
     store = emitter()
     store.on(SAVED)(print, hidden=True, when=lambda: False)
     callback = store.on(SAVED)(lambda n: n, repeat=3)
     store.emit(SAVED, 1)
-    saved, loaded = store.summary()
-    assert (saved.name, saved.count, saved.callbacks) == ("on-saved", 1, [(callback, 1)])
-    assert (loaded.name, loaded.count, loaded.callbacks) == ("on-loaded", 0, [])
+    saved, loaded = store.subscribers
+    assert (saved.event, saved.count, saved.callbacks) == ("on-saved", 1, [(callback, 1)])
+    assert (loaded.event, loaded.count, loaded.callbacks) == ("on-loaded", 0, [])
 
 
 @given(

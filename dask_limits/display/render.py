@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 class EventView(Protocol):
     """What is displayed of an event."""
 
+    count: int
+
     @property
-    def name(self) -> str: ...  # noqa: D102
-    @property
-    def count(self) -> int: ...  # noqa: D102
+    def event(self) -> str: ...  # noqa: D102
     @property
     def callbacks(self) -> list[tuple[Callable[..., object], int]]: ...  # noqa: D102
 
@@ -99,12 +99,12 @@ def scheduler_tree(
     return tree
 
 
-def _event(event: EventView) -> RenderableType:
+def _event(view: EventView) -> RenderableType:
     from rich.text import Text
     from rich.tree import Tree
 
-    tree = Tree(_counted(Text(f"@{event.name}", "bold" if event.count else "dim"), event.count))
-    for function, n_answered in event.callbacks:
+    tree = Tree(_counted(Text(f"@{view.event}", "bold" if view.count else "dim"), view.count))
+    for function, n_answered in view.callbacks:
         line = Text.assemble(("def ", "cyan"), signature(function))
         tree.add(line.append(f" ({n_answered})", "yellow") if n_answered else line)
     return tree

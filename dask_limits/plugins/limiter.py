@@ -118,14 +118,12 @@ class Limiter(Plugin):
         return None
 
     def _rows(self) -> list[str]:
-        attached = hasattr(self, "task")
+        task = getattr(self, "task", None)
         rows = []
         if self.max_calls is not None:
-            rows.append(f"Calls {self.n_calls if attached else 0}/{self.max_calls}")
+            rows.append(f"Calls {self.n_calls if task else 0}/{self.max_calls}")
         if self.max_concurrent is not None:
-            rows.append(
-                f"Concurrent {self.task.n_running if attached else 0}/{self.max_concurrent}"
-            )
+            rows.append(f"Concurrent {task.n_running if task else 0}/{self.max_concurrent}")
         if self.when_full == "wait":
-            rows.append(f"Held {self.task.n_held if attached else 0}")
+            rows.append(f"Held {task.n_held if task else 0}")
         return rows + [f"Not while running: {other.unique_ref}" for other in self.not_while_running]

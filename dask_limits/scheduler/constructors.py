@@ -49,8 +49,7 @@ class Constructors(Submitter):
         limits goes on in its thread when it is cancelled, because nothing can end a thread.
 
         Args:
-            max_workers: How many calls can run at one time. By default, one for each CPU that
-                this process may use.
+            max_workers: See `with_processes`.
 
         Raises:
             ValueError: for a number below 1.
@@ -62,8 +61,7 @@ class Constructors(Submitter):
         """A scheduler whose calls run in loky's worker processes, as joblib's do.
 
         Args:
-            max_workers: How many calls can run at one time. By default, one for each CPU that
-                this process may use.
+            max_workers: See `with_processes`.
 
         Raises:
             ValueError: for a number below 1.

@@ -167,7 +167,7 @@ class Scheduler(Constructors, render.Renderable):
             self._factory.options,
             len(self.queue),
             () if self._run is None else self._run.cluster.lines(),
-            self.emitter.summary(),
+            self.emitter.subscribers,
             list(self.tasks.values()),
         )
 

@@ -33,10 +33,7 @@ class Submitter(SchedulerEvents):
     def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
         """Submit a call. From another thread, this waits until the run loop takes it.
 
-        Args:
-            fn: Any callable; functions of `__main__`, lambdas and closures too.
-            args: Its positional arguments.
-            kwargs: Its keyword arguments.
+        `fn` can be any callable: functions of `__main__`, lambdas and closures too.
 
         Returns:
             Its future. An error in submitting it, such as an argument that cannot be pickled, is
@@ -50,16 +47,10 @@ class Submitter(SchedulerEvents):
     def call_later(
         self, delay: Amount, fn: Callable[P, object], /, *args: P.args, **kwargs: P.kwargs
     ) -> Timer:
-        """Call a function later, as callbacks are called.
+        """Call a function after `delay`, as callbacks are called: in the thread of the run.
 
-        The run is not empty until then. If it ends for another reason, the function is not
-        called.
-
-        Args:
-            delay: Seconds, 0 or more, or with a unit: `(5, "m")`, `"500 ms"`.
-            fn: What to call, in the thread of the run.
-            args: Its positional arguments.
-            kwargs: Its keyword arguments.
+        `delay` is in seconds, 0 or more, or has a unit: `(5, "m")`, `"500 ms"`. The run is not
+        empty until then. If it ends for another reason, the function is not called.
 
         Returns:
             The timer; its `cancel()` cancels the call.

@@ -120,10 +120,7 @@ class Task(TaskEvents[P, R], render.Renderable):
 
     @property
     def n_running(self) -> int:
-        """How many calls were submitted to the executor and are not done.
-
-        A call that waits for its next attempt is one of them.
-        """
+        """How many calls have started and are not done, between attempts too."""
         return len(self._futures) - len(self._held)
 
     @property
@@ -234,7 +231,7 @@ class Task(TaskEvents[P, R], render.Renderable):
 
     def __rich__(self) -> RenderableType:
         return render.task_panel(
-            self.function, self.unique_ref, self.plugins, self.emitter.summary()
+            self.function, self.unique_ref, self.plugins, self.emitter.subscribers
         )
 
     def __repr__(self) -> str:

@@ -101,7 +101,7 @@ def test_results_lead_to_more_calls_of_the_scheduler_itself(make):
 
 def answered(scheduler: Scheduler, event: str) -> list[int]:
     """The numbers that are shown behind the callbacks of an event."""
-    [found] = [e for e in scheduler.emitter.summary() if e.name == event]
+    [found] = [s for s in scheduler.emitter.subscribers if s.event == event]
     return [n for _, n in found.callbacks]
 
 

@@ -47,41 +47,26 @@ class WorkerAdded:
 
 @dataclass(frozen=True)
 class WorkerRemoved:
-    """A worker has left, or is about to and takes no more calls.
-
-    Attributes:
-        worker: The worker, as it described itself when it started.
-        reason: Why it has left, in words; empty if that is not known.
-    """
+    """A worker has left, or is about to and takes no more calls."""
 
     worker: WorkerInfo
-    reason: str = ""
+    reason: str = ""  # empty if it is not known
 
 
 @dataclass(frozen=True)
 class WaitingForWorkers:
-    """The state of the jobs whose workers have not started yet has changed.
+    """The state of the jobs whose workers have not started yet has changed."""
 
-    Attributes:
-        jobs: All these jobs; empty when all workers have started.
-    """
-
-    jobs: tuple[JobState, ...] = ()
+    jobs: tuple[JobState, ...] = ()  # all of them
 
 
 @dataclass(frozen=True)
 class Rerun:
-    """The worker that ran a call was lost, and the call runs again.
-
-    Attributes:
-        future: The future of the call.
-        error: How the worker was lost. It is not raised.
-        attempt: The number of the next attempt: 2 for the first rerun.
-    """
+    """The worker that ran a call was lost, and the call runs again."""
 
     future: Future[Any]
     error: WorkerLostError
-    attempt: int
+    attempt: int  # the number of the next attempt: 2 for the first rerun
 
 
 ClusterEvent = WorkerAdded | WorkerRemoved | WaitingForWorkers | Rerun
@@ -118,7 +103,7 @@ class ClusterState:
             line = f"{_count(len(workers), 'worker')}, {_count(cores, 'core')}"
             lines.append(line + (f", {format_bytes(sum(bounds))}" if bounds else ""))
         elif self._jobs or self._last_lost:
-            lines.append("No worker yet" if not self._last_lost else "No worker")
+            lines.append("No worker" if self._last_lost else "No worker yet")
         states = Counter((job.state or "UNKNOWN", job.reason) for job in self._jobs)
         for (state, reason), n in states.items():
             lines.append(f"{_count(n, 'job')} {state}" + (f" ({reason})" if reason else ""))
@@ -145,10 +130,8 @@ class WatchedExecutor(concurrent.futures.Executor):
     def watch(self, tell: Callable[[ClusterEvent | None], object] | None) -> None:
         """Report each event from now on, beginning with the workers that are there.
 
-        Args:
-            tell: Called from any thread, with an event, or with None when `ready` or `start_error`
-                may have changed. It must not block. It replaces the previous one; None ends the
-                watch.
+        `tell` is called in any thread, with an event, or with None when `ready` or `start_error`
+        may have changed. It must not block. It replaces the previous one; None ends the watch.
         """
         self._told = tell
 

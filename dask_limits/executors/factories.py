@@ -35,11 +35,10 @@ class ExecutorFactory:
         make: Makes the executor, or returns the one there is.
         options: The arguments it is made with, to be shown.
         owned: Whether the caller of `make` must shut the executor down.
-        ends_calls: Whether the executor can end every call, so that shutting it down never takes
-            long.
-        given: What the user holds and the executor works on; None if there is no such thing.
-        refusal: Called with limits and the name of a function: returns the error that such calls
-            would end with, as far as it is known beforehand, or None if they could run.
+        ends_calls: Whether the executor can end every call, so that it shuts down quickly.
+        given: What the user holds and the executor works on, if there is such a thing.
+        refusal: Returns the error that calls of a function with these limits would end with, as
+            far as it is known beforehand; None if they could run.
     """
 
     name: str
@@ -54,12 +53,8 @@ class ExecutorFactory:
 def as_executor(anything: object) -> Executor:
     """Return one of our executors over what a user holds, which stays open after its shutdown.
 
-    Args:
-        anything: A `concurrent.futures.Executor`, a Dask Client or Cluster, or what
-            `client.get_executor()` returns.
-
     Raises:
-        TypeError: for anything else. The message lists what is accepted.
+        TypeError: for what is not accepted. The message lists what is.
 
     Example:
         >>> from concurrent.futures import ThreadPoolExecutor
@@ -76,44 +71,41 @@ def factory_of(anything: object) -> ExecutorFactory:
         return anything
     if isinstance(anything, type):
         raise TypeError(f"{anything!r} is a class: pass an instance of it. {_ACCEPTED}.")
-    found = _dask_object(anything)
-    if found is not None:
-        where, annotations = found
-        make = partial(connect_dask, where, annotations=annotations)
-        return ExecutorFactory(type(anything).__name__, make, annotations, given=anything)
+    name = type(anything).__name__
+    if _is_dask(anything, "Client", "Cluster"):
+        return ExecutorFactory(name, partial(connect_dask, anything), given=anything)
+    if _is_dask(anything, "ClientExecutor") and (parts := executor_parts(anything)):
+        client, options = parts
+        annotations = _annotations(options)
+        make = partial(connect_dask, client, annotations=annotations)
+        return ExecutorFactory(name, make, annotations, given=anything)
     if isinstance(anything, Executor):
         executor = anything if _is_ours(anything) else WrappedExecutor(anything)
-        return ExecutorFactory(
-            type(anything).__name__, lambda: executor, owned=False, given=anything
-        )
-    raise TypeError(f"{anything!r} is a {type(anything).__name__}. {_ACCEPTED}.")
+        return ExecutorFactory(name, lambda: executor, owned=False, given=anything)
+    raise TypeError(f"{anything!r} is a {name}. {_ACCEPTED}.")
 
 
 def processes(max_workers: int | None, max_calls_per_process: int | None) -> ExecutorFactory:
     """Executors over our own task processes."""
-    n = _workers("max_workers", max_workers)
-    options = {"max_workers": n}
+    from dask_limits.executors.processes import ProcessExecutor
+
+    options = {"max_workers": _workers("max_workers", max_workers)}
     if max_calls_per_process is not None:
         options["max_calls_per_process"] = whole_number(
             max_calls_per_process, "max_calls_per_process", none="no limit"
         )
-
-    def make() -> Executor:
-        from dask_limits.executors.processes import ProcessExecutor
-
-        return ProcessExecutor(**options)
-
-    return ExecutorFactory("ProcessExecutor", make, options)
+    return ExecutorFactory("ProcessExecutor", partial(ProcessExecutor, **options), options)
 
 
 def threads(max_workers: int | None) -> ExecutorFactory:
     """Executors over threads of this process."""
     n = _workers("max_workers", max_workers)
-
-    def make() -> Executor:
-        return WrappedExecutor(ThreadPoolExecutor(n, "dask-limits"), owned=True)
-
-    return ExecutorFactory("ThreadPoolExecutor", make, {"max_workers": n}, ends_calls=False)
+    return ExecutorFactory(
+        "ThreadPoolExecutor",
+        lambda: WrappedExecutor(ThreadPoolExecutor(n, "dask-limits"), owned=True),
+        {"max_workers": n},
+        ends_calls=False,
+    )
 
 
 def loky(max_workers: int | None) -> ExecutorFactory:
@@ -125,11 +117,11 @@ def loky(max_workers: int | None) -> ExecutorFactory:
         raise ImportError(
             'Scheduler.with_loky() needs loky: pip install "dask-limits[loky]"'
         ) from error
-
-    def make() -> Executor:
-        return WrappedExecutor(ProcessPoolExecutor(n), owned=True)
-
-    return ExecutorFactory("loky.ProcessPoolExecutor", make, {"max_workers": n})
+    return ExecutorFactory(
+        "loky.ProcessPoolExecutor",
+        lambda: WrappedExecutor(ProcessPoolExecutor(n), owned=True),
+        {"max_workers": n},
+    )
 
 
 def sequential() -> ExecutorFactory:
@@ -168,27 +160,17 @@ def jobqueue(system: str, options: Mapping[str, Any]) -> ExecutorFactory:
 
 def _is_ours(executor: Executor) -> bool:
     """Whether an executor is one of this package, or derived from one."""
-    ours = __name__.rpartition(".")[0] + "."
-    return isinstance(executor, SequentialExecutor | WrappedExecutor) or any(
-        base.__module__.startswith(ours) for base in type(executor).__mro__
+    return any(
+        base.__module__.startswith("dask_limits.executors.") for base in type(executor).__mro__
     )
 
 
-def _dask_object(anything: object) -> tuple[object, dict[str, Any]] | None:
-    """Find the Client or Cluster behind an object, without importing Dask.
-
-    Returns:
-        It, and the annotations of its calls; None if the object is not one of Dask's.
-    """
-    for base in type(anything).__mro__:
-        if not base.__module__.startswith("distributed."):
-            continue
-        if base.__name__ in ("Client", "Cluster"):
-            return anything, {}
-        if base.__name__ == "ClientExecutor":
-            parts = executor_parts(anything)
-            return None if parts is None else (parts[0], _annotations(parts[1]))
-    return None
+def _is_dask(anything: object, *names: str) -> bool:
+    """Whether an object is of one of these classes of Dask, found without importing Dask."""
+    return any(
+        base.__module__.startswith("distributed.") and base.__name__ in names
+        for base in type(anything).__mro__
+    )
 
 
 def _annotations(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -204,24 +186,20 @@ def connect_dask(where: object, **options: Any) -> Executor:
     """Return a `DaskExecutor` from its `connect`. This imports Dask."""
     from dask_limits.executors.dask.executor import DaskExecutor
 
-    executor: Executor = DaskExecutor.connect(where, **options)
-    return executor
+    return DaskExecutor.connect(where, **options)
 
 
 def _check_security(where: object, security: object) -> None:
     """Check that `security` has the right type, and an effect."""
     if security is None:
         return
-    dasks = any(
-        base.__module__.startswith("distributed.") and base.__name__ == "Security"
-        for base in type(security).__mro__
-    )
-    if not (dasks or isinstance(security, bool)):
+    is_dasks = _is_dask(security, "Security")
+    if not (is_dasks or isinstance(security, bool)):
         raise TypeError(
             f"security={security!r} is a {type(security).__name__}. Use a distributed.Security,"
             " or False for a cluster without credentials."
         )
-    if where is not None and not (dasks and isinstance(where, str)):
+    if where is not None and not (is_dasks and isinstance(where, str)):
         raise ValueError(
             f"security={security!r} is for the address of a Dask scheduler (a"
             " distributed.Security), or for a LocalCluster that each run starts."

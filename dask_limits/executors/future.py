@@ -6,9 +6,11 @@ from collections.abc import Callable, Generator
 from typing import Any, Generic, TypeVar
 
 from dask_limits.exceptions import CallCancelledError
-from dask_limits.limits import Outcome, Usage
+from dask_limits.limits import CancelToken, Outcome, Usage
 
 R = TypeVar("R")
+
+_NOTE_LENGTH = 300  # characters: enough for the message of a breach
 
 Call = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
 """What is submitted: the function, its positional arguments and its keyword arguments."""
@@ -29,7 +31,7 @@ class Future(concurrent.futures.Future[R], Generic[R]):
         attempt_of: The future that users hold, if this is the future of one attempt.
     """
 
-    usage: Usage | None
+    usage: Usage | None = None
     attempts: int = 1
     earlier: tuple[BaseException, ...] = ()
     attempt_of: Future[R] | None = None
@@ -39,7 +41,6 @@ class Future(concurrent.futures.Future[R], Generic[R]):
 
     def __init__(self, on_cancel: Callable[[], object] | None = None) -> None:
         super().__init__()
-        self.usage = None
         self._on_cancel = on_cancel
         self._started = False
         self._lock = threading.Lock()  # never held while callbacks run: they may do anything
@@ -102,14 +103,7 @@ class Future(concurrent.futures.Future[R], Generic[R]):
         self._started = True
 
     def ran_again(self, lost: BaseException) -> Future[R]:
-        """Note that the worker of the call was lost, and that the call runs again. For executors.
-
-        Args:
-            lost: How the worker was lost.
-
-        Returns:
-            The future that users hold.
-        """
+        """Note that the call runs again, as its worker was lost; return the future of users."""
         self.attempts += 1
         self.earlier += (lost,)
         return self if self.attempt_of is None else self.attempt_of.ran_again(lost)
@@ -118,13 +112,18 @@ class Future(concurrent.futures.Future[R], Generic[R]):
         """Finish with this outcome, unless the call was cancelled meanwhile. For executors."""
         self.usage = outcome.usage
         self._on_cancel = None
+        if isinstance(outcome.exception, CallCancelledError):
+            self.cancel()
+        else:
+            self.end(outcome.value, outcome.exception)
+
+    def end(self, value: R | None = None, exception: BaseException | None = None) -> None:
+        """Finish with a value or an exception, unless the call was cancelled meanwhile."""
         try:
-            if isinstance(outcome.exception, CallCancelledError):
-                self.cancel()
-            elif outcome.exception is not None:
-                self.set_exception(outcome.exception)
+            if exception is None:
+                self.set_result(value)  # type: ignore[arg-type]
             else:
-                self.set_result(outcome.value)  # type: ignore[arg-type]
+                self.set_exception(exception)
         except concurrent.futures.InvalidStateError:
             pass  # it was cancelled meanwhile
 
@@ -132,3 +131,93 @@ class Future(concurrent.futures.Future[R], Generic[R]):
         import asyncio  # slow to import, and rarely needed
 
         return asyncio.wrap_future(self).__await__()
+
+
+class DeferredFuture(Future[R]):
+    """The future of a call that is submitted to its executor later, or more than once.
+
+    Each attempt has a future of its own, from the executor. This one ends as the last of them.
+    """
+
+    attempts = 0  # while the call is held
+
+    def __init__(self) -> None:
+        self._token = CancelToken()
+        self._attempt: concurrent.futures.Future[R] | None = None
+        super().__init__(on_cancel=self._token.cancel)
+
+    def start(
+        self,
+        executor: concurrent.futures.Executor,
+        call: Call,
+        then: Callable[[concurrent.futures.Future[R]], object],
+    ) -> None:
+        """Submit an attempt to the executor.
+
+        When it is done, `then` is called with its future, in any thread. It must call `end_as`, or
+        `rest` and then `start` again.
+        """
+        fn, args, kwargs = call
+        self.attempts += 1
+        try:
+            attempt = executor.submit(fn, *args, **kwargs)
+        except Exception as error:
+            attempt = concurrent.futures.Future()
+            attempt.set_exception(error)
+        self._attempt = attempt
+        if isinstance(attempt, Future):  # no worker can have been lost by now
+            attempt.attempt_of = self
+        if not self._token.on_cancel(attempt.cancel):
+            attempt.cancel()
+        attempt.add_done_callback(then)
+
+    def rest(self, failure: BaseException, end_rest: Callable[[], object]) -> None:
+        """Wait for the next attempt, after one that has failed. A cancel calls `end_rest`."""
+        self.earlier += (failure,)
+        self._attempt = None
+        if not self._token.on_cancel(end_rest):
+            end_rest()
+
+    def waits(self) -> bool:
+        """Whether the call is not done, and no attempt of it runs."""
+        return self._attempt is None and not self.done()
+
+    def running(self) -> bool:
+        """Whether the call has been started and is not done."""
+        attempt = self._attempt
+        return attempt is not None and attempt.running() and not self.done()
+
+    def end_as(self, attempt: concurrent.futures.Future[R]) -> None:
+        """End as an attempt has ended."""
+        self.usage = getattr(attempt, "usage", None)
+        if attempt.cancelled():
+            self.cancel()
+        elif (error := attempt.exception()) is None:
+            self.end(attempt.result())
+        else:
+            _tell_of_earlier(error, self.earlier)
+            self.end(exception=error)
+
+
+def _tell_of_earlier(error: BaseException, earlier: tuple[BaseException, ...]) -> None:
+    """Add earlier exceptions to an error: as notes, and as its attribute `earlier`.
+
+    Notes are text, so they are pickled with the error whatever the exceptions are.
+    """
+    others = [(n, e) for n, e in enumerate(earlier, 1) if e is not error]
+    if not others:
+        return
+    try:
+        for n, other in others:
+            error.add_note(f"Attempt {n} failed with {_in_short(other)}")
+        error.earlier = tuple(e for _, e in others)  # type: ignore[attr-defined]
+    except Exception:
+        pass  # some classes allow no attributes; the future has `earlier` too
+
+
+def _in_short(error: BaseException) -> str:
+    try:
+        text = f"{type(error).__name__}: {error}"
+    except Exception:  # its __str__ may do anything
+        text = type(error).__name__
+    return text if len(text) <= _NOTE_LENGTH else f"{text[:_NOTE_LENGTH]} ..."

@@ -23,10 +23,10 @@ class ProcessExecutor(concurrent.futures.Executor):
     gets another process. Cancelling a future ends its call also when it is running.
 
     Args:
-        max_workers: How many calls run at one time, 1 or more. Default: the cores that this
-            process may use.
-        max_calls_per_process: After how many calls a process is ended and another one takes its
-            place, 1 or more; None, the default, for no such limit. For functions that leak.
+        max_workers: How many calls run at one time. By default, one for each CPU that this process
+            may use.
+        max_calls_per_process: After how many calls a process is replaced, for functions that leak.
+            By default never.
 
     Raises:
         ValueError: if either is less than 1.
@@ -52,23 +52,14 @@ class ProcessExecutor(concurrent.futures.Executor):
         )
 
     def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
-        """Run a call in a process.
-
-        Args:
-            fn: Any callable; a `LimitedCall` brings its limits.
-            *args: Its positional arguments.
-            **kwargs: Its keyword arguments.
-
-        Returns:
-            A future that has the call's usage once it is done, and whose `cancel()` ends the
-            call also when it is running.
+        """Run a call in a process; a `LimitedCall` under its limits.
 
         Raises:
             RuntimeError: after `shutdown()`.
         """
         call = fn if isinstance(fn, LimitedCall) else LimitedCall(fn)
         token = CancelToken()
-        future: Future[R] = Future(on_cancel=token.cancel)
+        future = Future[R](on_cancel=token.cancel)
         self._pending.add(future)
         future.add_done_callback(self._pending.discard)
         try:

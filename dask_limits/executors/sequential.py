@@ -27,10 +27,7 @@ class SequentialExecutor(concurrent.futures.Executor):
         self._closed = False
 
     def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
-        """Run a call to its end.
-
-        Returns:
-            Its future, which is done already.
+        """Run a call to its end, and return its future.
 
         Raises:
             RuntimeError: after `shutdown()`.

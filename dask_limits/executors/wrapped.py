@@ -44,11 +44,7 @@ class WrappedExecutor(concurrent.futures.Executor):
         self._closed = False
 
     def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
-        """Hand a call to the executor.
-
-        Returns:
-            Its future. What cannot be pickled, and an executor that has broken, are its
-            exception.
+        """Hand a call to the executor. If a part of it cannot be pickled, its future says so.
 
         Raises:
             RuntimeError: after a `shutdown()`, of this or of the executor.
@@ -101,9 +97,7 @@ class WrappedExecutor(concurrent.futures.Executor):
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Refuse further calls, and shut down the executor if it is owned.
 
-        Args:
-            wait: Wait for the calls that run.
-            cancel_futures: Cancel the calls that have not started; in loky, all of them.
+        `cancel_futures` cancels the calls that have not started; in loky, all of them.
         """
         self._closed = True
         if not self.owned:
@@ -132,23 +126,15 @@ def _pass_failure(inner: concurrent.futures.Future[Any], future: Future[Any]) ->
     """Pass on that the executor, not the call, has failed or given up; False if it has not."""
     if inner.cancelled():
         future.cancel()
-        return True
-    error = inner.exception()
-    if error is None:
+    elif (error := inner.exception()) is not None:
+        future.end(exception=error)
+    else:
         return False
-    try:
-        future.set_exception(error)
-    except concurrent.futures.InvalidStateError:
-        pass  # cancelled in the meantime
     return True
 
 
 def _pack_call(call: LimitedCall[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
-    """Pickle a call; functions of `__main__`, lambdas and closures too.
-
-    Raises:
-        CallPicklingError: if a part of it cannot be pickled. The message names the part.
-    """
+    """Pickle a call; functions of `__main__`, lambdas and closures too."""
     try:
         return pickling.dumps((call, args, kwargs))
     except Exception as error:

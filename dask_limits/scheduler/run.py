@@ -19,7 +19,7 @@ from dask_limits.executors.cluster import (
     WorkerAdded,
     WorkerRemoved,
 )
-from dask_limits.executors.deferred_future import DeferredFuture
+from dask_limits.executors.future import DeferredFuture
 from dask_limits.limits import name_of
 from dask_limits.plugins import Plugin
 from dask_limits.scheduler.events import SchedulerEvents, TaskEvents

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 from dask_limits.display import render
 from dask_limits.events import Event
 from dask_limits.executors import Call, Future
-from dask_limits.executors.deferred_future import DeferredFuture
+from dask_limits.executors.future import DeferredFuture
 from dask_limits.limits import name_of
 from dask_limits.plugins.base import RETRY, Plugin
 from dask_limits.scheduler.events import TaskEvents

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from math import isfinite
 from typing import TYPE_CHECKING, Any, Final
 
 from dask_limits.dask.compat.client import id_of
@@ -21,10 +21,11 @@ from dask_limits.executors.cluster import (
     WorkerInfo,
     WorkerRemoved,
 )
-from dask_limits.executors.future import Future
 
 if TYPE_CHECKING:
     import distributed
+
+    from dask_limits.executors.dask.submissions import Submission
 
 _LENGTH: Final = 300  # characters of a text from the cluster; more would fill a terminal
 
@@ -45,17 +46,14 @@ class ClusterEvents:
 
     Args:
         tell: Called with each event, in the thread that starts this or in that of the client.
-        future_of: Returns the name and the future of a call that is not done, given its key in
-            Dask; None if the call is not one of this executor.
+        calls: The calls of the executor that are not done, by their keys in Dask.
     """
 
     def __init__(
-        self,
-        tell: Callable[[ClusterEvent], object],
-        future_of: Callable[[str], tuple[str, Future[Any]] | None],
+        self, tell: Callable[[ClusterEvent], object], calls: Mapping[str, Submission]
     ) -> None:
         self._tell = tell
-        self._future_of = future_of
+        self._calls = calls
         self._workers: dict[str, WorkerInfo] = {}  # by address
         self._reasons: dict[str, str] = {}  # of those that are being drained
         self._lock = threading.Lock()
@@ -110,8 +108,9 @@ class ClusterEvents:
             return
         op, address = message.get("op"), _text(message.get("address"))
         if op == "worker-added":
-            if (worker := _worker(message)) is not None:
-                self._add(worker)
+            if address and address not in self._workers:
+                worker = self._workers[address] = _worker(message, address)
+                self._tell(WorkerAdded(worker))
         elif op == "worker-draining":
             self._reasons[address] = _text(message.get("reason"))
         elif op == "worker-removed":
@@ -121,17 +120,11 @@ class ClusterEvents:
         elif op == "rerun":
             self._rerun(message)
 
-    def _add(self, worker: WorkerInfo) -> None:
-        if worker.address not in self._workers:
-            self._workers[worker.address] = worker
-            self._tell(WorkerAdded(worker))
-
     def _rerun(self, message: dict[Any, Any]) -> None:
         key = message.get("key")
-        found = self._future_of(key) if isinstance(key, str) else None
-        if found is None:
+        if not isinstance(key, str) or (call := self._calls.get(key)) is None:
             return
-        name, future = found
+        name = call.packed.name
         worker, job = _text(message.get("worker")), _text(message.get("job"))
         cause, tries = _text(message.get("cause")), _whole(message.get("tries")) or 1
         where = f"worker {worker or '?'}" + (f" of job {job}" if job else "")
@@ -144,8 +137,8 @@ class ClusterEvents:
             cause=cause,
             tries=tries,
         )
-        users = future.ran_again(error)
-        self._tell(Rerun(users, error, users.attempts))
+        future = call.future.ran_again(error)
+        self._tell(Rerun(future, error, future.attempts))
 
 
 def _hand_on(listeners: list[_Listener], event: tuple[float, object]) -> None:
@@ -158,10 +151,9 @@ def _hand_on(listeners: list[_Listener], event: tuple[float, object]) -> None:
 def _subscribe(
     client: str, dask_scheduler: distributed.Scheduler | None = None
 ) -> tuple[float, list[object]]:
-    """Have a client told from now on. This runs on the scheduler, so that no event is missed.
+    """Have a client told from now on; return the time, and the messages about the present workers.
 
-    Returns:
-        The time there, and the messages about the present workers.
+    This runs on the scheduler, so that no event is missed.
     """
     assert dask_scheduler is not None
     subscribe(dask_scheduler, TOPIC, client)
@@ -175,17 +167,15 @@ def _subscribe(
     return time.time(), list(there.values())
 
 
-def _worker(message: dict[Any, Any]) -> WorkerInfo | None:
-    address = _text(message.get("address"))
-    if not address:
-        return None
+def _worker(message: dict[Any, Any], address: str) -> WorkerInfo:
+    ends_in = message.get("ends_in")
     return WorkerInfo(
         name=_text(message.get("worker")) or address,
         address=address,
         job=_text(message.get("job")),
         memory=_whole(message.get("memory")),
         cores=_whole(message.get("cores")) or 1,
-        ends_in=_seconds(message.get("ends_in")),
+        ends_in=float(ends_in) if isinstance(ends_in, int | float) and isfinite(ends_in) else None,
     )
 
 
@@ -194,10 +184,6 @@ def _text(value: object) -> str:
     if not isinstance(value, str | int):
         return ""
     return "".join(c if c.isprintable() else " " for c in str(value)[:_LENGTH])
-
-
-def _seconds(value: object) -> float | None:
-    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
 
 
 def _whole(value: object) -> int | None:

@@ -1,14 +1,20 @@
-"""The connection of a client to its Dask scheduler, and the errors of calls when it is lost."""
+"""The connection of a client to its Dask scheduler: bringing limits over it, and its loss."""
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
+from typing import Final
 
 import distributed
 
 from dask_limits.dask.compat.client import connection_of, is_connected, status_of
+from dask_limits.dask.worker.plugin import LimitsWorkerPlugin
 from dask_limits.exceptions import ClusterLostError
+from dask_limits.executors.dask.submissions import Submission
+
+_SHOWN: Final = 3  # workers that are named in an error, however many there are
 
 
 class SchedulerConnection:
@@ -16,10 +22,12 @@ class SchedulerConnection:
 
     Args:
         client: A client that is connected.
+        calls: The calls that are not done.
     """
 
-    def __init__(self, client: distributed.Client) -> None:
+    def __init__(self, client: distributed.Client, calls: Mapping[str, Submission]) -> None:
         self._client = client
+        self._calls = calls
         self._address: str = client.scheduler.address
         self._connection = connection_of(client)
         self._how_lost = ""
@@ -28,16 +36,12 @@ class SchedulerConnection:
         """Whether the connection is lost or closed. It stays so."""
         return not is_connected(self._client, self._connection)
 
-    def lost_errors(self, names: Iterable[str]) -> Callable[[str], ClusterLostError]:
-        """A function that makes the error of a call that is lost, given its name.
-
-        Args:
-            names: The functions of all calls that are not done.
-        """
+    def lost_errors(self) -> Callable[[str], ClusterLostError]:
+        """A function that makes the error of a call that is lost, given its name."""
         if not self._how_lost:  # Dask closes the client some time after the connection was lost
             closed = status_of(self._client) in ("closing", "closed")
             self._how_lost = "was closed" if closed else "was lost"
-        counts = Counter(names)
+        counts = Counter(call.packed.name for call in list(self._calls.values()))
         listed = [name + (f" ({n} times)" if n > 1 else "") for name, n in counts.items()]
         why = (
             f"The connection to the Dask scheduler at {self._address} {self._how_lost}."
@@ -46,3 +50,55 @@ class SchedulerConnection:
         return lambda name: ClusterLostError(
             f"{name}() is lost. {why}", call=name, address=self._address, running=list(counts)
         )
+
+
+def register_plugin(client: distributed.Client) -> None:
+    """Bring limits to all workers. If they have them already, this does nothing."""
+    if client.asynchronous:
+        raise TypeError(
+            f"{client} is asynchronous. Use a client that is made without asynchronous=True and"
+            " outside of coroutines."
+        )
+    _check_open(client)
+    try:
+        client.register_plugin(LimitsWorkerPlugin())
+    except Exception as error:
+        _check_open(client)  # it may have been closed meanwhile
+        with contextlib.suppress(Exception):  # or the next attempt would seem to succeed
+            client.unregister_worker_plugin(LimitsWorkerPlugin.name)
+        raise RuntimeError(
+            f"The Dask cluster at {client.scheduler.address} cannot use dask_limits: "
+            f"{_failures(client) or error}. Install dask_limits, in the version that is used here,"
+            " where the scheduler and all workers run, and restart the workers that failed."
+        ) from error
+
+
+def _check_open(client: distributed.Client) -> None:
+    """Raise an error if a client is closed, or has lost its scheduler."""
+    if status_of(client) in ("closing", "closed"):
+        raise RuntimeError("The Dask client is closed: make a new one")
+    if status_of(client) != "running":  # any request would wait until the client gives up
+        address = client.scheduler.address
+        raise ClusterLostError(
+            f"The Dask client has lost the connection to its scheduler at {address}. Try again"
+            " when the scheduler answers, or use a new client.",
+            address=address,
+        )
+
+
+def _failures(client: distributed.Client) -> str:
+    """The workers that cannot import dask_limits, and what each of them raises."""
+    answers = client.run(_answer, on_error="return")
+    failures = {address: error for address, error in answers.items() if error is not None}
+    workers = client.scheduler_info(n_workers=-1)["workers"]
+    named = [
+        f"worker {workers.get(address, {}).get('name', '?')} at {address} failed with {error}"
+        for address, error in list(failures.items())[:_SHOWN]
+    ]
+    if len(failures) > _SHOWN:
+        named.append(f"{len(failures) - _SHOWN} more workers failed")
+    return "; ".join(named)
+
+
+def _answer() -> None:
+    """Called on each worker, which has to import this module to do so."""

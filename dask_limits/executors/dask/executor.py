@@ -19,13 +19,12 @@ from dask_limits.dask import serialization  # noqa: F401  # for outcomes
 from dask_limits.dask.compat.client import call_in_loop
 from dask_limits.dask.graphs.annotations import limits_annotations
 from dask_limits.dask.packed_call import pack_call, run_packed
-from dask_limits.exceptions import CallPicklingError, ClusterLostError
+from dask_limits.exceptions import CallPicklingError
 from dask_limits.executors.cluster import ClusterEvent, WatchedExecutor
 from dask_limits.executors.dask.cluster_events import ClusterEvents
-from dask_limits.executors.dask.connection import SchedulerConnection
+from dask_limits.executors.dask.connection import SchedulerConnection, register_plugin
 from dask_limits.executors.dask.local_cluster import close_cluster, start_cluster
 from dask_limits.executors.dask.probe import probe_scheduler
-from dask_limits.executors.dask.registration import register_plugin
 from dask_limits.executors.dask.submissions import Submission, together
 from dask_limits.executors.dask.uninterrupted import start_uninterrupted
 from dask_limits.executors.future import Future
@@ -56,7 +55,7 @@ class DaskExecutor(WatchedExecutor):
 
     Args:
         client: The client of the cluster. It must not be asynchronous.
-        close: Called at the end of `shutdown`, to close what was made for this executor.
+        close: Closes what was made for this executor, at the end of `shutdown` and if this raises.
         annotations: Dask's annotations for every call: `workers`, `resources`, `retries`, ... They
             take precedence over those in effect where a call is submitted, as arguments of
             `client.submit` do.
@@ -78,14 +77,9 @@ class DaskExecutor(WatchedExecutor):
         self,
         client: distributed.Client,
         *,
-        close: Callable[[], object] | None = None,
+        close: Callable[[distributed.Client], object] | None = None,
         annotations: Mapping[str, Any] | None = None,
     ) -> None:
-        if client.asynchronous:
-            raise TypeError(
-                f"{client} is asynchronous. Use a client that is made without asynchronous=True and"
-                " outside of coroutines."
-            )
         self.client = client
         self._close = close
         self._annotations = dict(annotations or {})
@@ -98,8 +92,13 @@ class DaskExecutor(WatchedExecutor):
         self._events: ClusterEvents | None = None
         self._numbers = itertools.count()
         self._id = uuid.uuid4().hex
-        register_plugin(client)
-        self._connection = SchedulerConnection(client)
+        try:
+            register_plugin(client)
+            self._connection = SchedulerConnection(client, self._not_done)
+        except BaseException:
+            if close is not None:
+                close(client)
+            raise
 
     @classmethod
     def connect(
@@ -133,8 +132,11 @@ class DaskExecutor(WatchedExecutor):
         if where is None:
             # Including the plugin: Dask complains if the cluster is closed while it is registered.
             return start_uninterrupted(
-                lambda: cls._on_new_cluster(n_workers, security, annotations),
-                lambda executor: executor.shutdown(cancel_futures=True),
+                lambda: cls(
+                    start_cluster(n_workers, security),
+                    close=close_cluster,
+                    annotations=annotations,
+                )
             )
         if not isinstance(where, Cluster | str):
             raise TypeError(
@@ -144,41 +146,14 @@ class DaskExecutor(WatchedExecutor):
         if isinstance(where, str):
             probe_scheduler(where, security if isinstance(security, distributed.Security) else None)
         client = distributed.Client(where, security=security, set_as_default=False)
-        return cls._closing(client, client.close, annotations)
-
-    @classmethod
-    def _on_new_cluster(
-        cls,
-        n_workers: int | None,
-        security: distributed.Security | bool | None,
-        annotations: Mapping[str, Any] | None,
-    ) -> Self:
-        client = start_cluster(n_workers, security)
-        return cls._closing(client, functools.partial(close_cluster, client), annotations)
-
-    @classmethod
-    def _closing(
-        cls,
-        client: distributed.Client,
-        close: Callable[[], object],
-        annotations: Mapping[str, Any] | None,
-    ) -> Self:
-        """Make an executor that closes what was made for it. If this fails, close it now."""
-        try:
-            return cls(client, close=close, annotations=annotations)
-        except BaseException:
-            close()
-            raise
+        return cls(client, close=distributed.Client.close, annotations=annotations)
 
     # -- from any thread -------------------------------------------------------------------
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Send a call to the cluster, within about a millisecond.
 
-        Args:
-            fn: Any callable. A `LimitedCall` runs in a task process of a worker.
-            args: Its arguments. They are pickled now, so later changes to them have no effect.
-            kwargs: Its keyword arguments, likewise.
+        Its arguments are pickled now, so later changes to them have no effect.
 
         Raises:
             RuntimeError: after `shutdown`.
@@ -186,7 +161,7 @@ class DaskExecutor(WatchedExecutor):
         """
         limited = fn if isinstance(fn, LimitedCall) else LimitedCall(fn)
         if self._connection.is_lost():
-            raise self._lost_errors()(limited.name)
+            raise self._connection.lost_errors()(limited.name)
         try:
             packed, dependencies = pack_call(limited, args, kwargs, distributed.Future)
         except CallPicklingError as error:
@@ -195,9 +170,10 @@ class DaskExecutor(WatchedExecutor):
             return refused
         annotations = dask.get_annotations() | self._annotations
         if limited.limits:
-            annotations = annotations | limits_annotations(limited.limits.as_dict(), annotations)
+            annotations |= limits_annotations(limited.limits.as_dict(), annotations)
+        executor, limits = annotations.pop("executor", "default"), annotations.pop("limits", {})
         key = f"{limited.name}-{self._id}-{next(self._numbers)}"
-        call = Submission.make(key, packed, dependencies, annotations)
+        call = Submission(key, packed, dependencies, executor, limits, annotations)
         future = call.future = Future(functools.partial(self._call_soon, self._cancel, call))
         with self._lock:
             if self._closed:
@@ -219,7 +195,7 @@ class DaskExecutor(WatchedExecutor):
             self._events.stop(self.client)
             self._events = None
         if tell is not None and not self._connection.is_lost():
-            self._events = ClusterEvents(self._tell, self._future_of)
+            self._events = ClusterEvents(self._tell, self._not_done)
             try:
                 self._events.start(self.client)
             except Exception:
@@ -229,9 +205,7 @@ class DaskExecutor(WatchedExecutor):
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take no more calls, and close what was made for this executor when all are done.
 
-        Args:
-            wait: Whether to wait until that has happened.
-            cancel_futures: Whether to cancel the calls that are not done, including running ones.
+        `cancel_futures` cancels the calls that are not done, including running ones.
         """
         with self._lock:
             self._closed = True
@@ -246,23 +220,13 @@ class DaskExecutor(WatchedExecutor):
     def _end(self) -> None:
         concurrent.futures.wait([call.future for call in list(self._not_done.values())])
         if self._close is not None:
-            self._close()
-
-    def _future_of(self, key: str) -> tuple[str, Future[Any]] | None:
-        call = self._not_done.get(key)
-        return None if call is None else (call.packed.name, call.future)
+            self._close(self.client)
 
     # -- when the connection is lost -------------------------------------------------------
 
-    def _lost_errors(self) -> Callable[[str], ClusterLostError]:
-        """A function that makes the error of each call, given its name."""
-        return self._connection.lost_errors(
-            one.packed.name for one in list(self._not_done.values())
-        )
-
     def _fail_all(self) -> None:
         """Fail all calls that are not done. Called in any thread."""
-        error_of = self._lost_errors()
+        error_of = self._connection.lost_errors()
         for call in list(self._not_done.values()):
             call.fail(error_of(call.packed.name))
 
@@ -331,7 +295,7 @@ class DaskExecutor(WatchedExecutor):
             outcome = await task
             call.future.settle(outcome.unpack())
         except CommClosedError:  # before the client has noticed
-            call.fail(self._lost_errors()(call.packed.name))
+            call.fail(self._connection.lost_errors()(call.packed.name))
         except BaseException as error:  # cancelled, or raised by a class whose object is unpickled
             if self._connection.is_lost():
                 self._give_up()

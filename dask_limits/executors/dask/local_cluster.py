@@ -32,15 +32,12 @@ def start_cluster(
 ) -> distributed.Client:
     """Start a cluster of worker processes, and make a client of it. `close_cluster` closes both.
 
-    Call it in `start_uninterrupted`.
+    Call it in `start_uninterrupted`. Each worker has one thread; by default there is one for each
+    CPU. With `security=None` the cluster
+    makes credentials of its own; with False it has none, except those of Dask's configuration.
 
     The cluster listens only on the loopback interface, and accepts only connections with its own
     credentials: whoever can connect to a Dask scheduler without credentials can run anything.
-
-    Args:
-        n_workers: The number of worker processes, each with one thread; None for one for each CPU.
-        security: Credentials. None or True makes new ones; False uses none, except those that Dask
-            is configured to use.
     """
     cluster = distributed.LocalCluster(
         n_workers=n_workers,

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import BrokenExecutor, CancelledError, InvalidStateError
+from collections.abc import Iterable, Iterator
+from concurrent.futures import BrokenExecutor, CancelledError
 from dataclasses import dataclass, field
-from typing import Any, Final, Self
+from typing import Any, Final
 
 import distributed
 
@@ -17,8 +17,6 @@ from dask_limits.executors.future import Future
 _GRAPH_BYTES: Final = 8 * 2**20
 """The most that goes out together, except for a call that is larger itself. Dask warns of graphs of
 10 MB, which many small calls should not cause."""
-_DEFAULT: Final = "default"
-"""Dask's name for the executor that a worker uses unless told otherwise."""
 
 
 @dataclass(eq=False)
@@ -29,8 +27,8 @@ class Submission:
         key: Its name in Dask.
         packed: The function and its arguments.
         dependencies: Futures of Dask's that were among the arguments.
-        executor: The name of the executor that runs it on a worker.
-        limits: As in the annotations of its task.
+        executor: The annotation of that name: which executor of a worker runs it.
+        limits: The annotation of that name.
         annotations: The others. Calls can only go out together if these are equal.
         future: The user's.
         task: Dask's future, once the call has been sent.
@@ -45,19 +43,6 @@ class Submission:
     future: Future[Any] = field(init=False)
     task: distributed.Future | None = None
 
-    @classmethod
-    def make(
-        cls,
-        key: str,
-        packed: PackedCall,
-        dependencies: list[distributed.Future],
-        annotations: Mapping[str, Any],
-    ) -> Self:
-        """A submission with these annotations."""
-        rest = dict(annotations)
-        executor, limits = rest.pop("executor", _DEFAULT), rest.pop("limits", {})
-        return cls(key, packed, dependencies, executor, limits, rest)
-
     def fail(self, error: BaseException) -> None:
         """Fail the call because of what happened to it on its way."""
         name = self.packed.name
@@ -65,10 +50,7 @@ class Submission:
             error = BrokenExecutor(f"{name}() was lost by Dask: {error}")
         elif isinstance(error, CallError) and not error.call:
             error.call = name  # the scheduler does not know it
-        try:
-            self.future.set_exception(error)
-        except InvalidStateError:
-            pass  # it was cancelled, perhaps by the cause of this error
+        self.future.end(exception=error)
 
 
 def together(submissions: Iterable[Submission]) -> Iterator[list[Submission]]:

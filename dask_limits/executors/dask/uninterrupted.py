@@ -7,28 +7,21 @@ from collections.abc import Callable
 from multiprocessing import resource_tracker
 from typing import Final, TypeVar
 
-T = TypeVar("T")
+E = TypeVar("E", bound=concurrent.futures.Executor)
 
 _CLOSE_WAIT_S: Final = 20.0
 """How long Ctrl-C waits until what is being started is closed. A second Ctrl-C ends the wait. If it
 is too short, workers may be left, and then Dask delays the exit of Python."""
 
 
-def start_uninterrupted(start: Callable[[], T], close: Callable[[T], object]) -> T:
-    """Start something that Ctrl-C must not interrupt; close it if Ctrl-C comes meanwhile.
+def start_uninterrupted(start: Callable[[], E]) -> E:
+    """Start an executor, not to be interrupted by Ctrl-C; shut it down if Ctrl-C comes meanwhile.
 
     If Dask is interrupted while it starts a cluster, nobody closes the workers, and Python waits
     for them when it exits. So the cluster is started in a thread where SIGINT is blocked; threads
     and processes that are started there inherit this.
-
-    Args:
-        start: Starts it. Called in another thread.
-        close: Closes it if Ctrl-C has ended the wait for it.
-
-    Returns:
-        The result of `start`.
     """
-    started = concurrent.futures.Future[T]()
+    started = concurrent.futures.Future[E]()
 
     def run() -> None:
         try:
@@ -36,15 +29,13 @@ def start_uninterrupted(start: Callable[[], T], close: Callable[[T], object]) ->
             resource_tracker.ensure_running()
             # Processes inherit this. They need it: a terminal sends SIGINT to all of them.
             signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-            thing = start()
+            started.set_result(start())
         except BaseException as error:
             started.set_exception(error)
-        else:
-            started.set_result(thing)
 
-    def close_what_came_up(_: concurrent.futures.Future[T]) -> None:
+    def close_what_came_up(_: object) -> None:
         if started.exception() is None:
-            close(started.result())
+            started.result().shutdown(cancel_futures=True)
 
     thread = threading.Thread(target=run, name="dask-limits-start", daemon=True)
     try:

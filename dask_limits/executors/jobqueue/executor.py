@@ -33,9 +33,7 @@ class JobQueueExecutor(DaskExecutor):
             OSError: if the directory that the nodes share cannot be made.
             RuntimeError: if the scheduler cannot be started.
         """
-        return start_uninterrupted(
-            lambda: cls._start(spec), lambda executor: executor.shutdown(cancel_futures=True)
-        )
+        return start_uninterrupted(lambda: cls._start(spec))
 
     @classmethod
     def _start(cls, spec: JobSpec) -> Self:

@@ -25,9 +25,9 @@ MOST_LINES_OF_A_FUNCTION = 60
 # other folders any order will do, as long as there is one.
 LAYERS = {
     "": """
-        exceptions units display
+        exceptions units
         events guards batch_systems placement
-        limits
+        limits display
         dask old_pynisher
         executors
         plugins

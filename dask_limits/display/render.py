@@ -6,27 +6,22 @@ put into `Text`, which does not interpret markup.
 
 from __future__ import annotations
 
+import inspect
 import io
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Protocol
-
-from dask_limits.display.text import readable, signature
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.panel import Panel
     from rich.tree import Tree
 
+    from dask_limits.events import Subscriber
 
-class EventView(Protocol):
-    """What is displayed of an event."""
-
-    count: int
-
-    @property
-    def event(self) -> str: ...  # noqa: D102
-    @property
-    def callbacks(self) -> list[tuple[Callable[..., object], int]]: ...  # noqa: D102
+_CONTROLS: Final = {
+    n: f"\\x{n:02x}" for n in (*range(32), *range(127, 160)) if chr(n) not in "\n\t"
+}
+"""Control characters, which could start terminal commands, and what is shown instead."""
 
 
 class Renderable:
@@ -59,7 +54,7 @@ def task_panel(
     function: Callable[..., object],
     ref: str,
     plugins: Iterable[RenderableType],
-    events: Iterable[EventView],
+    events: Iterable[Subscriber[...]],
 ) -> Panel:
     """A task: its function, its plugins, and its events that were emitted or have callbacks."""
     from rich.console import Group
@@ -69,7 +64,7 @@ def task_panel(
     seen = [event for event in events if event.count or event.callbacks]
     return Panel(
         Group(*plugins, *map(_event, seen)),
-        title=Text(f"Task {signature(function)}"),
+        title=Text(f"Task {_signature(function)}"),
         subtitle=Text(f"Ref: {ref}"),
         border_style="magenta",
     )
@@ -80,7 +75,7 @@ def scheduler_tree(
     options: Mapping[str, object],
     n_queued: int,
     cluster: Iterable[str],
-    events: Iterable[EventView],
+    events: Iterable[Subscriber[...]],
     tasks: Iterable[RenderableType],
 ) -> Tree:
     """A scheduler: its executor, its queue, its cluster, its events and its tasks."""
@@ -90,7 +85,7 @@ def scheduler_tree(
     from rich.tree import Tree
 
     about = [repr(dict(options))] if options else []
-    box = Panel.fit(Text(readable("\n".join([*about, *cluster]))), title=Text(executor))
+    box = Panel.fit(Text("\n".join([*about, *cluster]).translate(_CONTROLS)), title=Text(executor))
     top = Panel(Group(Text(f"Executor Queue: ({n_queued})"), box), title=Text("Scheduler"))
     tree = Tree(top, guide_style="bold")
     tree.add(Group(*map(_event, events)))
@@ -99,16 +94,44 @@ def scheduler_tree(
     return tree
 
 
-def _event(view: EventView) -> RenderableType:
+def _event(subscriber: Subscriber[...]) -> RenderableType:
     from rich.text import Text
     from rich.tree import Tree
 
-    tree = Tree(_counted(Text(f"@{view.event}", "bold" if view.count else "dim"), view.count))
-    for function, n_answered in view.callbacks:
-        line = Text.assemble(("def ", "cyan"), signature(function))
+    n = subscriber.count
+    title = Text(f"@{subscriber.event}", "bold" if n else "dim")
+    tree = Tree(title.append(f" {n}", "yellow") if n else title)
+    for function, n_answered in subscriber.callbacks:
+        line = Text.assemble(("def ", "cyan"), _signature(function))
         tree.add(line.append(f" ({n_answered})", "yellow") if n_answered else line)
     return tree
 
 
-def _counted(line: Any, count: int) -> Any:
-    return line.append(f" {count}", "yellow") if count else line
+def _signature(function: Callable[..., object]) -> str:
+    """Return `name(n: int) -> int` for a callable; `name(...)` if it has no signature."""
+    name = getattr(function, "__name__", None) or getattr(function, "name", None)
+    if not isinstance(name, str):
+        name = type(function).__name__
+    try:
+        found = inspect.signature(function)
+        parameters = [p.replace(annotation=_bare(p.annotation)) for p in found.parameters.values()]
+        text = str(
+            found.replace(parameters=parameters, return_annotation=_bare(found.return_annotation))
+        )
+    except Exception:  # some builtins have none, and an object may raise anything
+        text = "(...)"
+    return name + text
+
+
+class _Bare:
+    """An annotation that was written as a string, shown without quotes."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def __repr__(self) -> str:
+        return self._text
+
+
+def _bare(annotation: Any) -> Any:
+    return _Bare(annotation) if isinstance(annotation, str) else annotation

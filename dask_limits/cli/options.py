@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 import click
@@ -31,8 +32,7 @@ def _amount(parse: Callable[[str, str], float], forms: str) -> Callable[..., flo
     return read
 
 
-def read_count(_: click.Context, option: click.Parameter, value: str | None) -> int | None:
-    """Parse a whole number, 1 or more."""
+def _read_count(_: click.Context, option: click.Parameter, value: str | None) -> int | None:
     if value is None:
         return None
     try:
@@ -44,8 +44,17 @@ def read_count(_: click.Context, option: click.Parameter, value: str | None) -> 
     return number
 
 
-read_memory = _amount(parse_bytes, 'an amount of memory above zero, such as 300MiB or "2 GB"')
-read_time = _amount(parse_seconds, 'a time above zero, such as 0.5s, 5m or "1h 30m"')
+COUNT: Final[dict[str, Any]] = {"metavar": "N", "callback": _read_count}
+MEMORY: Final[dict[str, Any]] = {
+    "metavar": "MEMORY",
+    "callback": _amount(parse_bytes, 'an amount of memory above zero, such as 300MiB or "2 GB"'),
+}
+TIME: Final[dict[str, Any]] = {
+    "metavar": "TIME",
+    "callback": _amount(parse_seconds, 'a time above zero, such as 0.5s, 5m or "1h 30m"'),
+}
+"""What `click.option` needs for numbers and amounts. They are None if the option is not given, and
+amounts if it is "none"."""
 
 
 def check_address(address: str) -> None:

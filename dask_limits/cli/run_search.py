@@ -6,6 +6,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import click
@@ -28,22 +29,18 @@ def run_search(
     *,
     show_workers: bool,
 ) -> int:
-    """Run a search that Ctrl-C and SIGTERM can end at any time.
+    """Run a search that Ctrl-C and SIGTERM can end at any time, and return the exit code.
 
-    Args:
-        prepare: Makes the search, and the scheduler that it runs on.
-        limits: The limits of each trial.
-        out: The directory of the results.
-        show_workers: Whether the report shows workers being added and removed.
-
-    Returns:
-        The exit code.
+    `prepare` makes the search and the scheduler that it runs on. Ctrl-C may interrupt it too.
     """
     code = INTERRUPTED
     with Interrupts() as interrupts:
         try:
             search, scheduler = prepare()
-            results = _open_results(out)
+            try:
+                results = Results(out)
+            except OSError as error:
+                raise BadInput(f"Results cannot be written to {out}: {error.strerror}.") from None
             report = Report(Console(), search)
             if show_workers:
                 report.watch(scheduler)
@@ -59,13 +56,6 @@ def run_search(
             sys.stdout.flush()
             os._exit(code)
     return code
-
-
-def _open_results(out: Path) -> Results:
-    try:
-        return Results(out)
-    except OSError as error:
-        raise BadInput(f"Results cannot be written to {out}: {error.strerror}.") from None
 
 
 def _run(
@@ -86,7 +76,7 @@ def _run(
         report.note(note)
     warnings.filterwarnings("ignore", "Sending large graph")  # the graph holds the data
     interrupts.stop(scheduler)
-    with results:
+    with closing(results):
         try:
             with report.live():
                 search.run(scheduler, limits)

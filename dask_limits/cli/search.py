@@ -1,28 +1,34 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import shutil
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
+import psutil
 
-from dask_limits.cli.options import BadInput, check_address, read_count, read_memory, read_time
-from dask_limits.cli.workers import OVERHEAD, make_scheduler, n_workers_here
+from dask_limits.cli.options import COUNT, MEMORY, TIME, BadInput, check_address
 
 if TYPE_CHECKING:
+    from dask_limits import PynisherPlugin, Scheduler
     from dask_limits.search.data import Dataset
 
+_OVERHEAD: Final = 512 * 2**20
+"""Bytes that a SLURM job gets in addition to the memory of its trial. 256 MiB are reserved for
+Dask's worker, its nanny and our guardian, which the job's limit includes; the rest is for data and
+models in transit. With less, the trial is refused; with more, the job may wait longer."""
 
-@click.command("search")
+
+@click.command("search", context_settings={"show_default": True})
 @click.argument("data", required=False, type=click.Path(path_type=Path))
 @click.option("--target", metavar="COLUMN", help="The column of DATA to predict.")
 @click.option(
     "--executor",
     type=click.Choice(["processes", "dask", "slurm"]),
     default="dask",
-    show_default=True,
     help="Where trials run: in local processes, on Dask, or in SLURM jobs.",
 )
 @click.option(
@@ -32,15 +38,13 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--workers",
-    metavar="N",
-    callback=read_count,
+    **COUNT,
     show_default="one per core, as far as the memory suffices",
     help="Number of trials that run at a time; on SLURM, each in a job of its own.",
 )
 @click.option(
     "--worker-memory",
-    metavar="MEMORY",
-    callback=read_memory,
+    **MEMORY,
     show_default="that of a trial plus 512MiB",
     help="With --executor slurm: memory of each job.",
 )
@@ -59,60 +63,26 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--worker-timeout",
-    metavar="TIME",
-    callback=read_time,
+    **TIME,
     show_default="none",
     help="With --executor slurm: how long to wait for the first job to start.",
 )
-@click.option(
-    "--trial-memory",
-    metavar="MEMORY",
-    callback=read_memory,
-    default="1GiB",
-    show_default=True,
-    help="Limit of each trial.",
-)
-@click.option(
-    "--trial-wall-time",
-    metavar="TIME",
-    callback=read_time,
-    default="60s",
-    show_default=True,
-    help="Limit of each trial.",
-)
-@click.option(
-    "--trial-cpu-time",
-    metavar="TIME",
-    callback=read_time,
-    default="60s",
-    show_default=True,
-    help="Limit of each trial.",
-)
-@click.option(
-    "--trials",
-    metavar="N",
-    callback=read_count,
-    default="50",
-    show_default=True,
-    help="Number of pipelines to try.",
-)
+@click.option("--trial-memory", **MEMORY, default="1GiB", help="Limit of each trial.")
+@click.option("--trial-wall-time", **TIME, default="60s", help="Limit of each trial.")
+@click.option("--trial-cpu-time", **TIME, default="60s", help="Limit of each trial.")
+@click.option("--trials", **COUNT, default="50", help="Number of pipelines to try.")
 @click.option(
     "--timeout",
-    metavar="TIME",
-    callback=read_time,
+    **TIME,
     default="5m",
-    show_default=True,
     help="Time for all trials together. Trials that still run then are cancelled, and the best"
     " pipeline is fitted.",
 )
-@click.option(
-    "--seed", type=int, default=0, show_default=True, help="The same seed tries the same pipelines."
-)
+@click.option("--seed", type=int, default=0, help="The same seed tries the same pipelines.")
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
     default="results",
-    show_default=True,
     help="Directory for trials.csv and best_model.joblib. Earlier results are kept as trials.1.csv,"
     " best_model.1.joblib, and so on.",
 )
@@ -158,13 +128,19 @@ def search_command(
     limits = PynisherPlugin(
         memory_limit=trial_memory, walltime_limit=trial_wall_time, cputime_limit=trial_cpu_time
     )
-    n_parallel = min(workers or n_workers_here(trial_memory), trials)
+    n_parallel = min(workers or _n_workers_here(trial_memory), trials)
     if trial_memory is not None:
-        asked.setdefault("worker_memory", trial_memory + OVERHEAD)
+        asked.setdefault("worker_memory", trial_memory + _OVERHEAD)
 
     def prepare() -> tuple[RandomSearch, Scheduler]:
         search = RandomSearch(_load(data, target), trials, n_parallel, seed=seed, timeout=timeout)
-        return search, make_scheduler(executor, scheduler_address, n_parallel, limits, asked)
+        if executor == "slurm":
+            return search, _on_slurm(n_parallel, limits, asked)
+        if executor == "processes":
+            return search, Scheduler.with_processes(n_parallel)
+        if scheduler_address is not None:
+            return search, Scheduler.with_dask(scheduler_address)
+        return search, Scheduler.with_dask(n_workers=n_parallel)
 
     sys.exit(run_search(prepare, limits, out, show_workers=executor == "slurm"))
 
@@ -215,3 +191,30 @@ def _load(data: Path | None, target: str | None) -> Dataset:
         return bundled() if data is None else load_csv(data, target)
     except DataError as error:
         raise BadInput(str(error)) from None
+
+
+def _n_workers_here(trial_memory: int | None) -> int:
+    """How many trials this machine can run at a time. Dask divides the memory among the workers."""
+    cores = len(os.sched_getaffinity(0))
+    if trial_memory is None:
+        return cores
+    return max(1, min(cores, psutil.virtual_memory().total // trial_memory))
+
+
+def _on_slurm(n_workers: int, limits: PynisherPlugin, asked: dict[str, Any]) -> Scheduler:
+    """A scheduler on SLURM jobs that can run a trial with these limits."""
+    from dask_limits import Scheduler
+    from dask_limits.exceptions import LimitRefusedError
+
+    memory = asked.pop("worker_memory", None)
+    try:
+        options = {"n_workers": n_workers, "cores": 1, "memory": memory, **asked}
+        scheduler = Scheduler.with_slurm(**options)
+        scheduler.check_limits(limits.limits, "run_trial")
+    except LimitRefusedError as error:
+        raise BadInput(f"No worker could run trials: {error}") from None
+    except (TypeError, ValueError) as error:
+        hint = "" if memory else " On the command line, that is --worker-memory."
+        why = str(error).rstrip(".")
+        raise BadInput(f"These workers cannot run on SLURM: {why}.{hint}") from None
+    return scheduler

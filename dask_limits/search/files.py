@@ -4,26 +4,25 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final
 
 from dask_limits.search.random_search import Trial
 
-_COLUMNS: Final = (
-    "number",
-    "family",
-    "configuration",
-    "score",
-    "score_std",
-    "status",
-    "wall_time_s",
-    "cpu_time_s",
-    "peak_memory_bytes",
-    "error",
-)
+_COLUMNS: Final[Mapping[str, Callable[[Trial], object]]] = {
+    "number": lambda trial: trial.number,
+    "family": lambda trial: trial.configuration.family,
+    "configuration": lambda trial: json.dumps(dict(trial.configuration.parameters)),
+    "score": lambda trial: trial.score,
+    "score_std": lambda trial: trial.score_std,
+    "status": lambda trial: trial.status,
+    "wall_time_s": lambda trial: trial.usage and f"{trial.usage.wall_time:.3f}",
+    "cpu_time_s": lambda trial: trial.usage and f"{trial.usage.cpu_time:.3f}",
+    "peak_memory_bytes": lambda trial: trial.usage and trial.usage.peak_memory,
+    "error": lambda trial: trial.error,
+}
 
 
 class Results:
@@ -31,11 +30,8 @@ class Results:
 
     Files of an earlier search are renamed: `trials.1.csv`, `best_model.1.joblib`.
 
-    Args:
-        directory: Created if it does not exist.
-
-    Raises:
-        OSError: if the directory or `trials.csv` cannot be created.
+    The directory is created if it does not exist. All methods raise OSError, with the name of the
+    file, if they cannot write.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -54,32 +50,11 @@ class Results:
             raise
 
     def add(self, trial: Trial) -> None:
-        """Write the row of a trial that has ended, and flush it.
-
-        Raises:
-            OSError: if it cannot be written.
-        """
-        used, configuration = trial.usage, trial.configuration
-        self._write(
-            (
-                trial.number,
-                configuration.family,
-                json.dumps(dict(configuration.parameters)),
-                trial.score,
-                trial.score_std,
-                trial.status,
-                *((f"{used.wall_time:.3f}", f"{used.cpu_time:.3f}") if used else ("", "")),
-                used.peak_memory if used else "",
-                trial.error,
-            )
-        )
+        """Write the row of a trial that has ended, and flush it."""
+        self._write(value_of(trial) for value_of in _COLUMNS.values())
 
     def save_model(self, model: Any) -> None:
-        """Save the fitted pipeline, for `joblib.load`.
-
-        Raises:
-            OSError: if it cannot be written.
-        """
+        """Save the fitted pipeline, for `joblib.load`."""
         import joblib
 
         unfinished = self.best_model.with_suffix(".unfinished")
@@ -90,7 +65,7 @@ class Results:
         finally:
             unfinished.unlink(missing_ok=True)
 
-    def _write(self, row: tuple[object, ...]) -> None:
+    def _write(self, row: Iterable[object]) -> None:
         with _naming(self.trials_csv):
             self._writer.writerow(row)
             self._file.flush()
@@ -99,12 +74,6 @@ class Results:
         """Close `trials.csv`."""
         with suppress(OSError):  # closing retries a write that `add` has reported
             self._file.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
-        self.close()
 
 
 @contextmanager

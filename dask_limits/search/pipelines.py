@@ -6,10 +6,10 @@ takes them. To search over something else, change `FAMILIES`.
 
 from __future__ import annotations
 
-import importlib
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pkgutil import resolve_name
 from random import Random
 from typing import Any, Final
 
@@ -54,11 +54,16 @@ def _model(name: str, **space: Draw) -> Steps:
     return Steps({"model": name}, {f"model__{key}": draw for key, draw in space.items()})
 
 
-def _on_top_of(name: str, model: Steps, **space: Draw) -> Steps:
-    """The same model, on the features that another class computes."""
-    return Steps(
-        {"features": name, **model.classes},
-        {**{f"features__{key}": draw for key, draw in space.items()}, **model.space},
+def _models(name: str, **space: Draw) -> tuple[Steps, Steps]:
+    """A classifier and a regressor with the same parameters."""
+    return _model(f"{name}Classifier", **space), _model(f"{name}Regressor", **space)
+
+
+def _on_top_of(name: str, *models: Steps, **space: Draw) -> tuple[Steps, ...]:
+    """The same models, on the features that another class computes."""
+    features = {f"features__{key}": draw for key, draw in space.items()}
+    return tuple(
+        Steps({"features": name, **model.classes}, {**features, **model.space}) for model in models
     )
 
 
@@ -67,17 +72,6 @@ _LOGISTIC = _model(
 )
 _RIDGE = _model("linear_model.Ridge", alpha=log_uniform(1e-2, 1e3))
 _RIDGE_CLASSIFIER = _model("linear_model.RidgeClassifier", alpha=log_uniform(1e-2, 1e3))
-_POLYNOMIAL = {"degree": choice(2, 3), "interaction_only": choice(False, True)}
-_FOURIER = {
-    "n_components": log_integer(100, 30_000),
-    "gamma": log_uniform(1e-4, 1e-1),
-    "random_state": seed,
-}
-_NEIGHBOURS = {
-    "n_neighbors": log_integer(1, 50),
-    "weights": choice("uniform", "distance"),
-    "p": choice(1, 2),
-}
 _SVM = {
     "C": log_uniform(1e-2, 1e3),
     "gamma": log_uniform(1e-4, 1e0),
@@ -90,52 +84,49 @@ _TREES = {
     "max_features": choice("sqrt", 0.3, 0.7),
     "random_state": seed,
 }
-_BOOSTING = {
-    "max_iter": log_integer(10, 1_000),
-    "learning_rate": log_uniform(1e-2, 5e-1),
-    "max_leaf_nodes": log_integer(4, 64),
-    # Early stopping stratifies by class, and fails if a class has a single row
-    "early_stopping": choice(False),
-    "random_state": seed,
-}
-_NETWORK = {
-    "hidden_layer_sizes": lambda random: [2 ** random.randint(4, 10)] * random.randint(1, 3),
-    "alpha": log_uniform(1e-6, 1e-1),
-    "learning_rate_init": log_uniform(1e-4, 1e-2),
-    "max_iter": choice(100),
-    "random_state": seed,
-}
 
-FAMILIES: Final[Mapping[str, tuple[Steps, Steps]]] = {
+FAMILIES: Final[Mapping[str, tuple[Steps, ...]]] = {
     "linear": (_LOGISTIC, _RIDGE),
-    "polynomial": (
-        _on_top_of("preprocessing.PolynomialFeatures", _LOGISTIC, **_POLYNOMIAL),
-        _on_top_of("preprocessing.PolynomialFeatures", _RIDGE, **_POLYNOMIAL),
+    "polynomial": _on_top_of(
+        "preprocessing.PolynomialFeatures",
+        _LOGISTIC,
+        _RIDGE,
+        degree=choice(2, 3),
+        interaction_only=choice(False, True),
     ),
-    "fourier": (
-        _on_top_of("kernel_approximation.RBFSampler", _RIDGE_CLASSIFIER, **_FOURIER),
-        _on_top_of("kernel_approximation.RBFSampler", _RIDGE, **_FOURIER),
+    "fourier": _on_top_of(
+        "kernel_approximation.RBFSampler",
+        _RIDGE_CLASSIFIER,
+        _RIDGE,
+        n_components=log_integer(100, 30_000),
+        gamma=log_uniform(1e-4, 1e-1),
+        random_state=seed,
     ),
-    "neighbours": (
-        _model("neighbors.KNeighborsClassifier", **_NEIGHBOURS),
-        _model("neighbors.KNeighborsRegressor", **_NEIGHBOURS),
+    "neighbours": _models(
+        "neighbors.KNeighbors",
+        n_neighbors=log_integer(1, 50),
+        weights=choice("uniform", "distance"),
+        p=choice(1, 2),
     ),
     "svm": (_model("svm.SVC", **_SVM), _model("svm.SVR", **_SVM)),
-    "forest": (
-        _model("ensemble.RandomForestClassifier", **_TREES),
-        _model("ensemble.RandomForestRegressor", **_TREES),
+    "forest": _models("ensemble.RandomForest", **_TREES),
+    "extra-trees": _models("ensemble.ExtraTrees", **_TREES),
+    "boosting": _models(
+        "ensemble.HistGradientBoosting",
+        max_iter=log_integer(10, 1_000),
+        learning_rate=log_uniform(1e-2, 5e-1),
+        max_leaf_nodes=log_integer(4, 64),
+        # Early stopping stratifies by class, and fails if a class has a single row
+        early_stopping=choice(False),
+        random_state=seed,
     ),
-    "extra-trees": (
-        _model("ensemble.ExtraTreesClassifier", **_TREES),
-        _model("ensemble.ExtraTreesRegressor", **_TREES),
-    ),
-    "boosting": (
-        _model("ensemble.HistGradientBoostingClassifier", **_BOOSTING),
-        _model("ensemble.HistGradientBoostingRegressor", **_BOOSTING),
-    ),
-    "network": (
-        _model("neural_network.MLPClassifier", **_NETWORK),
-        _model("neural_network.MLPRegressor", **_NETWORK),
+    "network": _models(
+        "neural_network.MLP",
+        hidden_layer_sizes=lambda random: [2 ** random.randint(4, 10)] * random.randint(1, 3),
+        alpha=log_uniform(1e-6, 1e-1),
+        learning_rate_init=log_uniform(1e-4, 1e-2),
+        max_iter=choice(100),
+        random_state=seed,
     ),
     "gaussian-process": (
         _model(
@@ -197,16 +188,11 @@ def build(configuration: Configuration) -> Any:
             ("categories", categories, make_column_selector(dtype_exclude="number")),
         ]
     )
-    steps = _steps(configuration.family, configuration.classification).classes
-    pipeline = Pipeline([("columns", columns), *((n, _instance(c)) for n, c in steps.items())])
-    return pipeline.set_params(**configuration.parameters)
+    classes = _steps(configuration.family, configuration.classification).classes
+    steps = [(step, resolve_name(f"sklearn.{name}")()) for step, name in classes.items()]
+    return Pipeline([("columns", columns), *steps]).set_params(**configuration.parameters)
 
 
 def _steps(family: str, classification: bool) -> Steps:
     for_classes, for_numbers = FAMILIES[family]
     return for_classes if classification else for_numbers
-
-
-def _instance(name: str) -> Any:
-    module, _, class_name = name.rpartition(".")
-    return getattr(importlib.import_module(f"sklearn.{module}"), class_name)()

@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 from dask_limits import PynisherPlugin, Scheduler, Usage
 from dask_limits.exceptions import (
@@ -22,8 +22,6 @@ from dask_limits.exceptions import (
 )
 from dask_limits.search.data import N_FOLDS, Dataset
 from dask_limits.search.pipelines import Configuration, build, draw
-
-T = TypeVar("T")
 
 ENDINGS: Final = {
     MemoryError: "memory",  # of the limit, and of arrays that no machine could hold
@@ -193,9 +191,7 @@ class RandomSearch:
             note = f"trial {number} was started again: {first_line(error)}"
             _tell(scheduler, self.on_note, note)
 
-        @task.on_cancelled
-        def keep_cancelled(future: Future[Any]) -> None:
-            end(future, "cancelled")
+        task.on_cancelled(lambda future: end(future, "cancelled"))
 
         def end(future: Future[Any], status: str) -> None:
             trial = running.pop(future)
@@ -241,7 +237,7 @@ class RandomSearch:
             _tell(scheduler, self.on_note, note)
 
 
-def _tell(scheduler: Scheduler, callback: Callable[[T], object], news: T) -> None:
+def _tell(scheduler: Scheduler, callback: Callable[[Any], object], news: object) -> None:
     try:
         callback(news)
     except Exception as error:  # such as a full disk: the search cannot go on

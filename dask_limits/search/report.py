@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, Final
 
 from rich.console import Console, Group
@@ -74,14 +74,11 @@ class Report:
             if scheduler.running():
                 tell(f"worker {worker.name} was removed{_of_job(worker)}{reason and ': '}{reason}")
 
-    @contextmanager
-    def live(self) -> Iterator[None]:
+    def live(self) -> AbstractContextManager[object]:
         """A context manager that shows the state of the search on a terminal."""
-        if self._console.is_terminal:
-            with Live(self, console=self._console, transient=True, refresh_per_second=5):
-                yield
-        else:
-            yield
+        if not self._console.is_terminal:
+            return nullcontext()
+        return Live(self, console=self._console, transient=True, refresh_per_second=5)
 
     def say(self, line: str) -> None:
         """Print a line without wrapping it."""

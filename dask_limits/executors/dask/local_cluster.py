@@ -33,8 +33,8 @@ def start_cluster(
     """Start a cluster of worker processes, and make a client of it. `close_cluster` closes both.
 
     Call it in `start_uninterrupted`. Each worker has one thread; by default there is one for each
-    CPU. With `security=None` the cluster
-    makes credentials of its own; with False it has none, except those of Dask's configuration.
+    CPU. With `security=None` the cluster makes credentials of its own; with False it has none,
+    except those of Dask's configuration.
 
     The cluster listens only on the loopback interface, and accepts only connections with its own
     credentials: whoever can connect to a Dask scheduler without credentials can run anything.

@@ -23,7 +23,7 @@ from dask_limits.exceptions import CallPicklingError
 from dask_limits.executors.cluster import ClusterEvent, WatchedExecutor
 from dask_limits.executors.dask.cluster_events import ClusterEvents
 from dask_limits.executors.dask.connection import SchedulerConnection, register_plugin
-from dask_limits.executors.dask.local_cluster import close_cluster, start_cluster
+from dask_limits.executors.dask.local_cluster import start_cluster
 from dask_limits.executors.dask.probe import probe_scheduler
 from dask_limits.executors.dask.submissions import Submission, together
 from dask_limits.executors.dask.uninterrupted import start_uninterrupted
@@ -76,8 +76,8 @@ class DaskExecutor(WatchedExecutor):
     def __init__(
         self,
         client: distributed.Client,
+        close: Callable[[], object] | None = None,
         *,
-        close: Callable[[distributed.Client], object] | None = None,
         annotations: Mapping[str, Any] | None = None,
     ) -> None:
         self.client = client
@@ -97,7 +97,7 @@ class DaskExecutor(WatchedExecutor):
             self._connection = SchedulerConnection(client, self._not_done)
         except BaseException:
             if close is not None:
-                close(client)
+                close()
             raise
 
     @classmethod
@@ -132,11 +132,7 @@ class DaskExecutor(WatchedExecutor):
         if where is None:
             # Including the plugin: Dask complains if the cluster is closed while it is registered.
             return start_uninterrupted(
-                lambda: cls(
-                    start_cluster(n_workers, security),
-                    close=close_cluster,
-                    annotations=annotations,
-                )
+                lambda: cls(*start_cluster(n_workers, security), annotations=annotations)
             )
         if not isinstance(where, Cluster | str):
             raise TypeError(
@@ -146,7 +142,7 @@ class DaskExecutor(WatchedExecutor):
         if isinstance(where, str):
             probe_scheduler(where, security if isinstance(security, distributed.Security) else None)
         client = distributed.Client(where, security=security, set_as_default=False)
-        return cls(client, close=distributed.Client.close, annotations=annotations)
+        return cls(client, client.close, annotations=annotations)
 
     # -- from any thread -------------------------------------------------------------------
 
@@ -220,7 +216,7 @@ class DaskExecutor(WatchedExecutor):
     def _end(self) -> None:
         concurrent.futures.wait([call.future for call in list(self._not_done.values())])
         if self._close is not None:
-            self._close(self.client)
+            self._close()
 
     # -- when the connection is lost -------------------------------------------------------
 

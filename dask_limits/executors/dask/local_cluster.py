@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import threading
 import time
+from collections.abc import Callable
 from typing import Final
 
 import distributed
@@ -29,8 +30,8 @@ _LOOK_EVERY_S: Final = 0.5
 
 def start_cluster(
     n_workers: int | None, security: distributed.Security | bool | None
-) -> distributed.Client:
-    """Start a cluster of worker processes, and make a client of it. `close_cluster` closes both.
+) -> tuple[distributed.Client, Callable[[], object]]:
+    """Start a cluster of worker processes. Return a client of it, and a function to close both.
 
     Call it in `start_uninterrupted`. Each worker has one thread; by default there is one for each
     CPU. With `security=None` the cluster makes credentials of its own; with False it has none,
@@ -47,20 +48,11 @@ def start_cluster(
         preload=[_IGNORE_CTRL_C, _END_WITH_DRIVER],
         security=True if security is None else security or distributed.Security(),
     )
-    try:
-        return distributed.Client(cluster, set_as_default=False)
-    except BaseException:
-        cluster.close()
-        raise
-
-
-def close_cluster(client: distributed.Client) -> None:
-    """Close a client and the cluster that was made for it."""
-    cluster = client.cluster
-    try:
-        client.close()
-    finally:
-        cluster.close()
+    with contextlib.ExitStack() as exit_stack:
+        exit_stack.callback(cluster.close)
+        client = distributed.Client(cluster, set_as_default=False)
+        exit_stack.callback(client.close)
+        return client, exit_stack.pop_all().close
 
 
 def end_with_driver() -> None:

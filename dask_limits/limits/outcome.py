@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 R = TypeVar("R")
 
@@ -76,5 +76,4 @@ class Outcome(Generic[R]):
         """
         if self.exception is not None:
             raise self.exception
-        value: Any = self.value
-        return value  # type: ignore[no-any-return]
+        return self.value  # type: ignore[return-value]

@@ -93,39 +93,33 @@ class PackedOutcome(Generic[R]):
 
     def unpack(self) -> Outcome[R]:
         """Unpickle the value or the exception. If that fails, the outcome has the error."""
-        if self.value is not None:
-            try:
+        error: BaseException | None = None
+        try:
+            if self.value is not None:
                 return Outcome(usage=self.usage, value=self.value.load())
-            except (KeyboardInterrupt, MemoryError):
-                raise
-            except BaseException as why:
-                return self.failed(_not_rebuilt("result", self.name, why), cause=why).unpack()
-        error = None if self.raised is None else self._raised()
+            if self.raised is not None:
+                error = self._raised(*self.raised.load())
+        except (KeyboardInterrupt, MemoryError):
+            raise
+        except BaseException as why:
+            part = "exception" if self.value is None else "result"
+            error = _not_rebuilt(part, self.name, why)
+            self.failed(error, cause=why)
         if self.exception is None:
             return Outcome(usage=self.usage, exception=error)
         if error is not None:
             self.exception.__cause__ = error
         return Outcome(usage=self.usage, exception=self.exception)
 
-    def _raised(self) -> BaseException:
-        """The exception that the call raised, or the error that it cannot be unpickled."""
-        assert self.raised is not None
-        try:
-            raised, text = self.raised.load()
-            if not isinstance(raised, BaseException):  # its __reduce__ made something else of it
-                raise TypeError(f"it was unpickled as a {type(raised).__name__}")
-            error: BaseException = raised
-            if isinstance(error, Breach) and not error.call:  # a warning that was not handled
-                limit = "wall_time" if isinstance(error, WallTimeBreach) else "cpu_time"
-                error = breach(self.name, self.limits, limit, self.usage, error.stacks)
-            error.__cause__ = RemoteTraceback(text)
-            return error
-        except (KeyboardInterrupt, MemoryError):
-            raise
-        except BaseException as why:
-            failure = _not_rebuilt("exception", self.name, why)
-            self.failed(failure, cause=why)
-            return failure
+    def _raised(self, error: object, traceback: str) -> BaseException:
+        """The exception that the call raised."""
+        if not isinstance(error, BaseException):  # its __reduce__ made something else of it
+            raise TypeError(f"it was unpickled as a {type(error).__name__}")
+        if isinstance(error, Breach) and not error.call:  # a warning that was not handled
+            limit = "wall_time" if isinstance(error, WallTimeBreach) else "cpu_time"
+            error = breach(self.name, self.limits, limit, self.usage, error.stacks)
+        error.__cause__ = RemoteTraceback(traceback)
+        return error
 
     def __sizeof__(self) -> int:
         """Bytes that it holds, for Dask's memory management."""

@@ -41,8 +41,8 @@ ACCOUNT: Final = struct.Struct("=ddddQ")
 seconds, CPU seconds of all children that its process has ever waited for, and peak bytes."""
 FRESH_ACCOUNT: Final = struct.Struct("=dddQ")
 """From a fresh process to its task process: the first three fields of ACCOUNT, and the last."""
-ORDERS: Final = struct.Struct("=dddBB")
-_START_METHODS: Final = ("", "fork", "forkserver", "spawn")
+ORDERS: Final = struct.Struct("=dddB?")
+START_METHODS: Final = ("", "fork", "forkserver", "spawn")
 
 
 class Orders(NamedTuple):
@@ -50,25 +50,15 @@ class Orders(NamedTuple):
 
     Attributes:
         wall_time: Limit in seconds; 0 is none. So are the next two.
-        start_method: How to start a fresh process for the call; empty for none.
+        start_method: How to start a fresh process for the call: a position in `START_METHODS`.
         captures: Whether its output goes to files that come with the request.
     """
 
     wall_time: float
     cpu_time: float
     grace_period: float
-    start_method: str
+    start_method: int
     captures: bool
-
-    def pack(self) -> bytes:
-        """As bytes."""
-        return ORDERS.pack(*self[:3], _START_METHODS.index(self.start_method), self.captures)
-
-    @classmethod
-    def unpack(cls, data: memoryview) -> Orders:
-        """From bytes."""
-        wall_time, cpu_time, grace_period, method, captures = ORDERS.unpack_from(data)
-        return cls(wall_time, cpu_time, grace_period, _START_METHODS[method], bool(captures))
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 import signal
 from dataclasses import replace
-from typing import Final, Generic, TypeVar
+from typing import Any, Final
 
 from dask_limits.exceptions import (
     CallCancelledError,
@@ -25,8 +25,6 @@ from dask_limits.limits.owner.lease import Lease
 from dask_limits.limits.packed_outcome import PackedOutcome
 from dask_limits.limits.tracebacks import users_stacks
 from dask_limits.units import format_bytes
-
-R = TypeVar("R")
 
 _NOTHING_RAN: Final = Usage(wall_time=0.0, cpu_time=0.0)
 _ENDS: Final[dict[str, tuple[type[CallError], str]]] = {
@@ -50,14 +48,14 @@ _ENDS: Final[dict[str, tuple[type[CallError], str]]] = {
 """Ends that are no breach, exit or signal: the causes of a verdict (see `Verdict`), and more."""
 
 
-class Outcomes(Generic[R]):
+class Outcomes:
     """Makes the outcome of one call of the function of this name."""
 
     def __init__(self, name: str, limits: Limits) -> None:
         self.name = name
         self.limits = limits
 
-    def of_message(self, lease: Lease, message: Message) -> PackedOutcome[R]:
+    def of_message(self, lease: Lease, message: Message) -> PackedOutcome[Any]:
         """The outcome that a message tells of, from the task process or from the guardian.
 
         If the task process cannot run another call, its lease is marked.
@@ -68,9 +66,9 @@ class Outcomes(Generic[R]):
         if message.kind not in messages.ANSWERS or len(message.body) <= messages.ACCOUNT.size:
             lease.reusable = False
             return self.ended("deaf")
-        usage, longest_step = _account(lease, message.body)
+        usage, longest_step = lease.account(message.body)
         head = message.body[messages.ACCOUNT.size :]
-        end = PackedOutcome[R](self.name, self.limits, usage)
+        end = PackedOutcome[Any](self.name, self.limits, usage)
         end = end.with_answer(message.kind, head, message.fds)
         breached = _breached(self.limits, usage, longest_step)
         if not breached:
@@ -78,26 +76,26 @@ class Outcomes(Generic[R]):
         # The call ended before the guardian saw that it was over a limit.
         return end.failed(breach(self.name, self.limits, breached, usage, ""), cause=end.exception)
 
-    def ended(self, how: str, usage: Usage | None = None, stacks: str = "") -> PackedOutcome[R]:
+    def ended(self, how: str, usage: Usage | None = None, stacks: str = "") -> PackedOutcome[Any]:
         """The outcome of a call that ended in one of the ways in `_ENDS`."""
         make, text = _ENDS[how]
         shown = where(stacks) if how == "mute" else ""
         return self.failed(make(f"{self.name}() {text}{shown}"), usage, stacks)
 
-    def refused(self, why: str) -> PackedOutcome[R]:
+    def refused(self, why: str) -> PackedOutcome[Any]:
         """The outcome of a call that was not started."""
         return self.failed(CallError(f"{self.name}() could not be started: {why}"))
 
     def failed(
         self, error: CallError, usage: Usage | None = None, stacks: str = ""
-    ) -> PackedOutcome[R]:
+    ) -> PackedOutcome[Any]:
         """The outcome with this error; without usage if nothing is known of it."""
-        end = PackedOutcome[R](self.name, self.limits, usage or _NOTHING_RAN)
+        end = PackedOutcome[Any](self.name, self.limits, usage or _NOTHING_RAN)
         end = end.failed(error, stacks=stacks, cause=error.__cause__)
         error.usage = usage
         return end
 
-    def _of_verdict(self, lease: Lease, verdict: Verdict) -> PackedOutcome[R]:
+    def _of_verdict(self, lease: Lease, verdict: Verdict) -> PackedOutcome[Any]:
         stdout, stderr = lease.output()
         usage = replace(verdict.usage, stdout=stdout, stderr=stderr)
         status = usage.exit_code
@@ -134,24 +132,6 @@ class Outcomes(Generic[R]):
         error = kind(f"{self.name}() {text}{where(stacks)}")
         error.signal = number
         return error
-
-
-def _account(lease: Lease, body: memoryview) -> tuple[Usage, float]:
-    """The usage of a call, and the seconds of its longest step without progress."""
-    wall_time, step, cpu_time, children, peak = messages.ACCOUNT.unpack_from(body)
-    lease.children_cpu_time = children
-    lease.peak_memory = peak
-    seen_memory, seen_processes, seen_cpu_time = lease.seen()
-    stdout, stderr = lease.output()
-    usage = Usage(
-        wall_time=wall_time,
-        cpu_time=max(cpu_time, seen_cpu_time),
-        peak_memory=max(peak, seen_memory),
-        num_processes=seen_processes,
-        stdout=stdout,
-        stderr=stderr,
-    )
-    return usage, step
 
 
 def _breached(limits: Limits, usage: Usage, longest_step: float) -> str:

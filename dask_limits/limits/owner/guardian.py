@@ -80,7 +80,7 @@ class Guardian:
     ) -> PackedOutcome[R]:
         """Run one call as `run` does, and leave its value or exception pickled."""
         cancel = cancel or CancelToken()
-        outcomes = Outcomes[R](name_of(fn), limits)
+        outcomes = Outcomes(name_of(fn), limits)
         if cancel.cancelled:
             return outcomes.ended("cancelled")
         if limits.isolation == "thread":
@@ -96,8 +96,8 @@ class Guardian:
             return self._run_on_some_guardian(outcomes, request, cancel)
 
     def _run_on_some_guardian(
-        self, outcomes: Outcomes[R], request: Payload, cancel: CancelToken
-    ) -> PackedOutcome[R]:
+        self, outcomes: Outcomes, request: Payload, cancel: CancelToken
+    ) -> PackedOutcome[Any]:
         """Run a call; with another guardian if this one is lost before the call began."""
         try:
             for _ in range(_MAX_STARTS):
@@ -111,12 +111,8 @@ class Guardian:
         return outcomes.refused("the guardian process ends as soon as it has started")
 
     def _run_on(
-        self,
-        connection: Connection,
-        outcomes: Outcomes[R],
-        request: Payload,
-        cancel: CancelToken,
-    ) -> PackedOutcome[R]:
+        self, connection: Connection, outcomes: Outcomes, request: Payload, cancel: CancelToken
+    ) -> PackedOutcome[Any]:
         """Run a call in the first task process that takes it."""
         stillborn = 0
         while stillborn < _MAX_STARTS:
@@ -141,10 +137,10 @@ class Guardian:
         self,
         lease: Lease,
         connection: Connection,
-        outcomes: Outcomes[R],
+        outcomes: Outcomes,
         request: Payload,
         cancel: CancelToken,
-    ) -> PackedOutcome[R] | None:
+    ) -> PackedOutcome[Any] | None:
         """Run a call in this task process. None if the process ended before the call began."""
         if not lease.begin(outcomes.limits, request):
             return None

@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 from dask_limits.guards import (
     GuardException,
@@ -27,18 +27,16 @@ from dask_limits.limits.limits import Limits
 from dask_limits.limits.outcome import Outcome, Usage
 from dask_limits.limits.tracebacks import users_traceback
 
-R = TypeVar("R")
-
 _CHECK_INTERVAL_MS: Final = 10
 _REPEAT_S: Final = 1.0
 """A call that handles its interrupt and goes on is interrupted again after this, twice."""
 
 
 def run(
-    fn: Callable[..., R], args: tuple[Any, ...], kwargs: dict[str, Any], limits: Limits
-) -> Outcome[R]:
+    fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], limits: Limits
+) -> Outcome[Any]:
     """Run a call in this thread, and interrupt it when it goes over a limit."""
-    outcome: Outcome[R] | None = None
+    outcome: Outcome[Any] | None = None
     interrupt: GuardException | None = None
     wall_time, cpu_time = time.perf_counter(), time.thread_time()
     clock, last_step = _wall_guard(limits), 0.0
@@ -82,7 +80,7 @@ def _memory_guard(limits: Limits) -> AbstractContextManager[object]:
     )
 
 
-def _judged(name: str, limits: Limits, outcome: Outcome[R], last_step: float) -> Outcome[R]:
+def _judged(name: str, limits: Limits, outcome: Outcome[Any], last_step: float) -> Outcome[Any]:
     """The outcome; its exception is a breach if the call went over a limit."""
     error, usage = outcome.exception, outcome.usage
     if isinstance(error, MemoryLimitExceeded) and error.max_memory * 1024 == limits.memory:

@@ -9,11 +9,11 @@ from collections.abc import Callable
 
 from dask_limits.limits.ipc import messages, owner_cells, transport
 from dask_limits.limits.ipc.cells import Cells
-from dask_limits.limits.ipc.messages import Orders
 from dask_limits.limits.ipc.payload import Payload, pack
 from dask_limits.limits.limits import Limits
 from dask_limits.limits.linux import proctree
 from dask_limits.limits.linux.output import Capture
+from dask_limits.limits.outcome import Usage
 from dask_limits.limits.task.process_state import Setting
 
 _numbers = itertools.count(1)
@@ -71,20 +71,19 @@ class Lease:
         return True
 
     def _send_request(self, limits: Limits, request: Payload) -> None:
-        orders = Orders(
-            wall_time=limits.wall_time or 0.0,
-            cpu_time=limits.cpu_time or 0.0,
-            grace_period=limits.grace_period,
-            start_method=(limits.context or "fork") if limits.isolation == "fresh" else "",
-            captures=limits.capture_output > 0,
+        start_method = (limits.context or "fork") if limits.isolation == "fresh" else ""
+        orders = messages.ORDERS.pack(
+            limits.wall_time or 0.0,
+            limits.cpu_time or 0.0,
+            limits.grace_period,
+            messages.START_METHODS.index(start_method),
+            limits.capture_output > 0,
         )
         fds = request.fds
         if limits.capture_output:
             self._capture = Capture(limits.capture_output)
             fds += tuple(self._capture.fds)
-        transport.send(
-            self.sock, messages.REQUEST, self.number, orders.pack(), request.head, fds=fds
-        )
+        transport.send(self.sock, messages.REQUEST, self.number, orders, request.head, fds=fds)
         if self._capture is not None:
             self._capture.sent()
 
@@ -102,8 +101,7 @@ class Lease:
         The answer of a process that is condemned for this call does not count: the call was not
         done in time, and may have ended only because a signal interrupted a system call.
 
-        Returns:
-            The message, for the caller to close; None if the guardian or the socket is lost.
+        None if the guardian or the socket is lost.
         """
         while True:
             try:
@@ -124,16 +122,19 @@ class Lease:
         """Standard output and standard error of the call; None if they are not captured."""
         return (None, None) if self._capture is None else self._capture.texts()
 
-    def seen(self) -> tuple[int, int, float]:
-        """What the guardian has seen of this call: peak bytes, most processes, CPU seconds."""
+    def account(self, body: memoryview) -> tuple[Usage, float]:
+        """The usage of the call by its answer, and the seconds of its longest step."""
+        wall_time, step, cpu_time, children, peak = messages.ACCOUNT.unpack_from(body)
+        self.children_cpu_time = children
+        self.peak_memory = peak
+        processes = 1
         cells, row = self._owner_cells, self.row
-        if cells.get(row, owner_cells.SEEN) != self.number:
-            return 0, 1, 0.0
-        return (
-            cells.get(row, owner_cells.PEAK_MEMORY),
-            cells.get(row, owner_cells.PEAK_PROCESSES),
-            cells.get_float(row, owner_cells.CPU_USED),
-        )
+        if cells.get(row, owner_cells.SEEN) == self.number:  # the guardian has looked at this call
+            peak = max(peak, cells.get(row, owner_cells.PEAK_MEMORY))
+            processes = cells.get(row, owner_cells.PEAK_PROCESSES)
+            cpu_time = max(cpu_time, cells.get_float(row, owner_cells.CPU_USED))
+        stdout, stderr = self.output()
+        return Usage(wall_time, cpu_time, peak, processes, stdout=stdout, stderr=stderr), step
 
     def finish(self) -> bool:
         """End the call. True if the process is fit for another one."""

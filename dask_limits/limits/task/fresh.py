@@ -51,7 +51,7 @@ def run(number: int, orders: Orders, head: memoryview, fds: list[int], runner: R
         files.close(fds)
         answers = _Answers(ours)
         sender = _Sender(theirs, number)
-        context = _Context(orders.start_method, answers, sender)
+        context = _Context(messages.START_METHODS[orders.start_method], answers, sender)
         limited = _Pynisher(number, orders, cells, context)
         try:
             return limited(sender, bytes(head), orders, os.getpid())  # type: ignore[no-any-return]

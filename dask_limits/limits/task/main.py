@@ -100,7 +100,7 @@ class TaskProcess:
     def _run(self, request: transport.Message) -> tuple[bytes, int, Payload]:
         """Run one call, and pack its account and its end."""
         number, fds = request.number, request.fds
-        orders = messages.Orders.unpack(request.body)
+        orders = messages.Orders(*messages.ORDERS.unpack_from(request.body))
         head = request.body[messages.ORDERS.size :]
         captured = NOTHING
         if orders.captures:

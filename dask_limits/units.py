@@ -150,11 +150,7 @@ def parse_seconds(value: Amount, name: str = "time") -> float:
 def whole_number(value: object, name: str, *, least: int = 1, none: str = "") -> int:
     """A whole number that a user has given, `least` or more; NumPy's whole numbers too.
 
-    Args:
-        value: What the user gave.
-        name: What the user calls it.
-        least: The smallest valid number.
-        none: What None means there, for the error; empty where None is invalid.
+    For the error, `none` says what None means there; it is empty where None is invalid.
     """
     wanted = f"must be a whole number, {least} or more" + (f", or None for {none}" if none else "")
     if isinstance(value, bool) or not isinstance(value, Integral):

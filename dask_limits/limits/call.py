@@ -17,11 +17,8 @@ class LimitedCall(Generic[P, R]):
     """A function and the limits that each call of it runs under: a plain, picklable callable.
 
     Calling it runs the function in a task process of the current process, and returns or raises
-    what the function does. Without any limit it calls the function directly.
-
-    Args:
-        fn: Any callable; functions of `__main__`, lambdas and closures too.
-        limits: What each call may use.
+    what the function does. Without any limit it calls the function directly. The function can be
+    any callable; one of `__main__`, a lambda or a closure too.
 
     Example:
         >>> LimitedCall(abs, Limits(wall_time=5))(-3)

@@ -34,20 +34,14 @@ class PackedOutcome(Generic[R]):
 
     It can pass through processes that cannot unpickle it, such as a Dask worker, without copies of
     large arrays. It is unpickled once, where the user reads it.
-
-    Attributes:
-        name: The name of the function.
-        exception: The error of a call that neither returned nor raised, or went over a limit.
-        value: The value that it returned.
-        raised: The exception that it raised, with the text of its traceback.
     """
 
-    name: str
+    name: str  # of the function
     limits: Limits
     usage: Usage
-    exception: CallError | None = None
-    value: Packed | None = None
-    raised: Packed | None = None
+    exception: CallError | None = None  # if it neither returned nor raised, or breached a limit
+    value: Packed | None = None  # that it returned
+    raised: Packed | None = None  # what it raised, with the text of its traceback
 
     def with_answer(self, kind: int, head: memoryview, fds: list[int]) -> PackedOutcome[R]:
         """The same call as its task process says it ended. The files may be closed after this."""

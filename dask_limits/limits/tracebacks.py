@@ -11,6 +11,7 @@ import re
 import threading
 import traceback
 from collections.abc import Sequence
+from itertools import groupby
 from types import TracebackType
 from typing import Final
 
@@ -59,14 +60,9 @@ def say(error: BaseException) -> str:
 def users_stacks(text: str) -> str:
     """Stacks of threads, as faulthandler writes them, from the user's own function on."""
     kept: list[str] = []
-    frames: list[str] = []
-    for line in [*text.splitlines(), ""]:
-        if line.startswith("  "):
-            frames.append(line)
-        else:
-            kept += _users_frames(frames)
-            frames = []
-            kept.append(line)
+    for are_frames, group in groupby(text.splitlines(), lambda line: line.startswith("  ")):
+        lines = list(group)
+        kept += _users_frames(lines) if are_frames else lines
     return "\n".join(kept).strip()
 
 

@@ -46,37 +46,26 @@ START_METHODS: Final = ("", "fork", "forkserver", "spawn")
 
 
 class Orders(NamedTuple):
-    """What a task process needs to know of a call's limits; the guardian enforces the rest.
+    """What a task process needs to know of a call's limits; the guardian enforces the rest."""
 
-    Attributes:
-        wall_time: Limit in seconds; 0 is none. So are the next two.
-        start_method: How to start a fresh process for the call: a position in `START_METHODS`.
-        captures: Whether its output goes to files that come with the request.
-    """
-
-    wall_time: float
+    wall_time: float  # seconds, as the next two; 0 is none
     cpu_time: float
     grace_period: float
-    start_method: int
-    captures: bool
+    start_method: int  # how to start a fresh process for the call: its index in START_METHODS
+    captures: bool  # whether its output goes to files that come with the request
 
 
 @dataclass(frozen=True)
 class Verdict:
     """How a call's process ended, as the guardian saw it.
 
-    Attributes:
-        cause: The limit that was breached ("memory", "cpu_time", "wall_time", "num_processes");
-            "cancelled"; "died" if the guardian did not end it; "deaf" if the call closed the
-            socket for its answer; or "mute" if the call was done and no answer was sent.
-        usage: Of the whole tree; its exit code is None if the process could not be ended.
-        system_memory: Whether the kernel killed a process meanwhile because memory had run out.
-        stacks: Python stacks of its threads, as text.
-        child: The child process with the largest share of what was breached, if it is one.
+    Its cause is the limit that was breached ("memory", "cpu_time", "wall_time", "num_processes");
+    "cancelled"; "died" if the guardian did not end it; "deaf" if the call closed the socket for its
+    answer; or "mute" if the call was done and no answer was sent.
     """
 
     cause: str
-    usage: Usage
-    system_memory: bool
-    stacks: str
-    child: ChildProcess | None
+    usage: Usage  # of the whole tree; the exit code is None if the process could not be ended
+    system_memory: bool  # whether the kernel killed a process because memory had run out
+    stacks: str  # Python stacks of its threads
+    child: ChildProcess | None  # the one with the largest share of what was breached, if any

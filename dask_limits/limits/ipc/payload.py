@@ -39,12 +39,7 @@ _MAX_BUFFERS: Final = 2048
 
 
 class Payload:
-    """A pickled object, ready to be sent.
-
-    Attributes:
-        head: The bytes to send: the pickle, or the positions of the parts in the file.
-        fds: The file to send along, if there is one.
-    """
+    """A pickled object, ready to be sent: the pickle, or where its parts are in a file."""
 
     def __init__(self, head: bytes, *fds: int) -> None:
         self.head = head

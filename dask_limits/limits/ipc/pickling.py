@@ -64,13 +64,9 @@ def pack_raised(error: BaseException) -> tuple[int, Payload]:
 def pack_unpicklable(
     part: str, why: BaseException, what: str = "", text: str = ""
 ) -> tuple[int, Payload]:
-    """Pack the report that a part of a call cannot be pickled or unpickled.
+    """Pack the report that a part of a call ("arguments", "result", "exception") cannot be pickled.
 
-    Args:
-        part: Which: "arguments", "result" or "exception".
-        why: The error of the pickler.
-        what: The exception that the call raised, if any, as text.
-        text: Its traceback.
+    `what` is the exception that the call raised, if any, and `text` its traceback.
     """
     return messages.UNPICKLABLE, pack((part, say(why), what, text or text_of(why)))
 

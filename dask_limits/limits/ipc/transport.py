@@ -26,19 +26,12 @@ _ANCILLARY: Final = socket.CMSG_SPACE(_MAX_FDS * struct.calcsize("=i"))
 
 
 class Message(NamedTuple):
-    """One message.
-
-    Attributes:
-        kind: One of those in `messages`.
-        number: The number of the call, or of the row.
-        body: Valid until the next message is received.
-        fds: Open files that came with it. The receiver must close them.
-    """
+    """One message, of a kind in `messages`."""
 
     kind: int
-    number: int
-    body: memoryview
-    fds: list[int]
+    number: int  # of the call, or of the row
+    body: memoryview  # valid until the next message is received
+    fds: list[int]  # open files that came with it; the receiver must close them
 
     def close(self) -> None:
         """Close the files."""

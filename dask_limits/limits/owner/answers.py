@@ -7,14 +7,7 @@ import signal
 from dataclasses import replace
 from typing import Any, Final
 
-from dask_limits.exceptions import (
-    CallCancelledError,
-    CallError,
-    CrashError,
-    ExitError,
-    GuardianLostError,
-    SystemMemoryError,
-)
+from dask_limits import exceptions
 from dask_limits.limits.breaches import BREACHES, breach, where
 from dask_limits.limits.ipc import messages
 from dask_limits.limits.ipc.messages import Verdict
@@ -27,20 +20,20 @@ from dask_limits.limits.tracebacks import users_stacks
 from dask_limits.units import format_bytes
 
 _NOTHING_RAN: Final = Usage(wall_time=0.0, cpu_time=0.0)
-_ENDS: Final[dict[str, tuple[type[CallError], str]]] = {
-    "cancelled": (CallCancelledError, "was cancelled"),
+_ENDS: Final[dict[str, tuple[type[exceptions.CallError], str]]] = {
+    "cancelled": (exceptions.CallCancelledError, "was cancelled"),
     "deaf": (
-        CrashError,
+        exceptions.CrashError,
         "was ended, and its result is lost, because it closed or wrote to a file descriptor that is"
         " not its own: the socket of its process",
     ),
     "mute": (
-        CrashError,
+        exceptions.CrashError,
         "ended, but its process did not send the result and was killed: the call has stopped or"
         " damaged that process",
     ),
     "guardian lost": (
-        GuardianLostError,
+        exceptions.GuardianLostError,
         "was ended because the process that watches its limits was killed. It may have done part of"
         " its work. The next call starts a new watching process",
     ),
@@ -84,10 +77,10 @@ class Outcomes:
 
     def refused(self, why: str) -> PackedOutcome[Any]:
         """The outcome of a call that was not started."""
-        return self.failed(CallError(f"{self.name}() could not be started: {why}"))
+        return self.failed(exceptions.CallError(f"{self.name}() could not be started: {why}"))
 
     def failed(
-        self, error: CallError, usage: Usage | None = None, stacks: str = ""
+        self, error: exceptions.CallError, usage: Usage | None = None, stacks: str = ""
     ) -> PackedOutcome[Any]:
         """The outcome with this error; without usage if nothing is known of it."""
         end = PackedOutcome[Any](self.name, self.limits, usage or _NOTHING_RAN)
@@ -102,26 +95,26 @@ class Outcomes:
         stacks = users_stacks(verdict.stacks)
         if verdict.cause in _ENDS:
             return self.ended(verdict.cause, usage, stacks)
-        error: CallError
+        error: exceptions.CallError
         if verdict.cause in BREACHES:
             error = breach(self.name, self.limits, verdict.cause, usage, stacks, verdict.child)
             if status is None:
                 undying = "its process does not end because it is in an uninterruptible sleep"
                 error.args = (f"{error} ({undying})",)
         elif status is not None and status >= 0:
-            error = ExitError.of(self.name, status)
+            error = exceptions.ExitError.of(self.name, status)
         else:
             error = self._crash_error(-(status or 0), verdict, stacks)
         return self.failed(error, usage, stacks)
 
-    def _crash_error(self, number: int, verdict: Verdict, stacks: str) -> CrashError:
+    def _crash_error(self, number: int, verdict: Verdict, stacks: str) -> exceptions.CrashError:
         try:
             name = signal.Signals(number).name
         except ValueError:
             name = f"signal {number}"
-        kind, text = CrashError, f"crashed with {name}"
+        kind, text = exceptions.CrashError, f"crashed with {name}"
         if number == signal.SIGKILL and verdict.system_memory:
-            kind = SystemMemoryError
+            kind = exceptions.SystemMemoryError
             text = (
                 "was killed by the kernel because memory had run out; it used "
                 f"{format_bytes(verdict.usage.peak_memory)}. "

@@ -10,14 +10,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any, Final
 
-from dask_limits.guards import (
-    GuardException,
-    InterruptType,
-    MemoryLimitExceeded,
-    TimeGuard,
-    mem_guard,
-    time_guard,
-)
+from dask_limits import guards
 from dask_limits.guards.entry import Entry
 from dask_limits.guards.escalation import Steps
 from dask_limits.guards.guard import Guard
@@ -37,14 +30,15 @@ def run(
 ) -> Outcome[Any]:
     """Run a call in this thread, and interrupt it when it goes over a limit."""
     outcome: Outcome[Any] | None = None
-    interrupt: GuardException | None = None
+    interrupt: guards.GuardException | None = None
     wall_time, cpu_time = time.perf_counter(), time.thread_time()
     clock, last_step = _wall_guard(limits), 0.0
     try:
-        with clock or nullcontext(), _cpu_guard(limits), _memory_guard(limits):
+        cpu_guard = _CpuGuard(limits.cpu_time) if limits.cpu_time else nullcontext()
+        with clock or nullcontext(), cpu_guard, _memory_guard(limits):
             outcome = run_in_place(fn, args, kwargs)
             last_step = clock.elapsed if clock else 0.0
-    except GuardException as error:  # it was raised after the function ended, in our code
+    except guards.GuardException as error:  # it was raised after the function ended, in our code
         interrupt = error
         last_step = getattr(error, "elapsed", 0.0)
     if outcome is None:
@@ -53,29 +47,25 @@ def run(
     return _judged(name_of(fn), limits, outcome, last_step)
 
 
-def _wall_guard(limits: Limits) -> TimeGuard | None:
+def _wall_guard(limits: Limits) -> guards.TimeGuard | None:
     if limits.wall_time is None:
         return None
-    return time_guard(
+    return guards.time_guard(
         limits.wall_time,
         grace_period=_REPEAT_S,
-        interrupt_type=InterruptType.exception,
+        interrupt_type=guards.InterruptType.exception,
         check_interval=_CHECK_INTERVAL_MS,
     )
-
-
-def _cpu_guard(limits: Limits) -> AbstractContextManager[object]:
-    return nullcontext() if limits.cpu_time is None else _CpuGuard(limits.cpu_time)
 
 
 def _memory_guard(limits: Limits) -> AbstractContextManager[object]:
     if limits.memory is None:
         return nullcontext()
-    return mem_guard(
+    return guards.mem_guard(
         limits.memory / 1024,
         absolute=False,
         secondary_grace_period=_REPEAT_S,
-        interrupt_type=InterruptType.exception,
+        interrupt_type=guards.InterruptType.exception,
         check_interval=_CHECK_INTERVAL_MS,
     )
 
@@ -83,7 +73,7 @@ def _memory_guard(limits: Limits) -> AbstractContextManager[object]:
 def _judged(name: str, limits: Limits, outcome: Outcome[Any], last_step: float) -> Outcome[Any]:
     """The outcome; its exception is a breach if the call went over a limit."""
     error, usage = outcome.exception, outcome.usage
-    if isinstance(error, MemoryLimitExceeded) and error.max_memory * 1024 == limits.memory:
+    if isinstance(error, guards.MemoryLimitExceeded) and error.max_memory * 1024 == limits.memory:
         limit, usage = "memory", replace(usage, peak_memory=round(error.memory * 1024))
     elif limits.wall_time is not None and last_step > limits.wall_time:
         limit = "wall_time"
@@ -107,7 +97,7 @@ class _CpuGuard(Guard):
     """Interrupts a thread that uses more CPU time than this."""
 
     def __init__(self, seconds: float) -> None:
-        super().__init__(InterruptType.exception, False, _CHECK_INTERVAL_MS)
+        super().__init__(guards.InterruptType.exception, False, _CHECK_INTERVAL_MS)
         self.seconds = seconds
 
     def _entry(self, what: str, thread: threading.Thread, steps: Steps) -> Entry:
@@ -124,10 +114,10 @@ class _CpuEntry(Entry):
         self._clock = time.pthread_getcpuclockid(self.ident)
         self._until = time.clock_gettime(self._clock) + seconds
 
-    def look(self, now: float) -> GuardException | None:
+    def look(self, now: float) -> guards.GuardException | None:
         left = self._until - time.clock_gettime(self._clock)
         if left <= 0 and self.level < len(self.steps) and now >= self.next_at:
-            return GuardException("The call went over its cpu_time limit.")
+            return guards.GuardException("The call went over its cpu_time limit.")
         self.due = now + max(left, _CHECK_INTERVAL_MS / 1000)
         return None
 

@@ -20,16 +20,7 @@ _numbers = itertools.count(1)
 
 
 class Lease:
-    """A task process in its owner's hands, for one call at a time.
-
-    Attributes:
-        row: Its row of the owner cells.
-        number: The number of the current or the last call, unique in this process.
-        calls: The number of calls that it has run.
-        children_cpu_time: CPU seconds of all children that it has waited for, as last reported.
-        peak_memory: Most bytes that it had in the last call.
-        reusable: Whether another call may run in it.
-    """
+    """A task process in its owner's hands, for one call at a time."""
 
     def __init__(
         self, cells: Cells, row: int, pid: int, sock: socket.socket, wake: Callable[[], object]
@@ -42,10 +33,10 @@ class Lease:
         self._receiver = transport.Receiver(sock)
         self._seen_setting: Setting | None = None
         self._capture: Capture | None = None
-        self.number = 0
-        self.calls = 0
-        self.children_cpu_time = 0.0
-        self.peak_memory = 0
+        self._children_cpu_time = 0.0  # of all children that it has waited for, as last reported
+        self._peak_memory = 0  # in the last call
+        self.number = 0  # of the current or the last call
+        self.calls = 0  # that it has run
         self.reusable = True
 
     def begin(self, limits: Limits, request: Payload) -> bool:
@@ -57,7 +48,7 @@ class Lease:
         cells.put(row, owner_cells.MEMORY, min(limits.memory or 0, 2**63))
         cells.put(row, owner_cells.NUM_PROCESSES, min(limits.num_processes or 0, 2**63))
         cells.put_float(row, owner_cells.GRACE_PERIOD, limits.grace_period)
-        cpu_before = proctree.cpu_seconds(self.pid) + self.children_cpu_time
+        cpu_before = proctree.cpu_seconds(self.pid) + self._children_cpu_time
         cells.put_float(row, owner_cells.CPU_BEFORE, cpu_before)
         cells.put_float(row, owner_cells.START, time.monotonic())
         cells.put(row, owner_cells.CALL, self.number)
@@ -125,8 +116,7 @@ class Lease:
     def account(self, body: memoryview) -> tuple[Usage, float]:
         """The usage of the call by its answer, and the seconds of its longest step."""
         wall_time, step, cpu_time, children, peak = messages.ACCOUNT.unpack_from(body)
-        self.children_cpu_time = children
-        self.peak_memory = peak
+        self._children_cpu_time, self._peak_memory = children, peak
         processes = 1
         cells, row = self._owner_cells, self.row
         if cells.get(row, owner_cells.SEEN) == self.number:  # the guardian has looked at this call
@@ -150,7 +140,7 @@ class Lease:
 
     def has_room_for(self, memory: int | None) -> bool:
         """Whether it holds at most half of this limit, in bytes, from earlier calls."""
-        if memory is None or 2 * self.peak_memory <= memory:
+        if memory is None or 2 * self._peak_memory <= memory:
             return True  # it holds no more than it had at most
         process = proctree.read_process(self.pid)
         return process is not None and 2 * process.resident <= memory

@@ -16,15 +16,11 @@ from dask_limits.placement.workers import Worker
 
 @dataclass(eq=False)
 class BackfillReservation:
-    """A call that fits nowhere now, and the worker that is being cleared for it.
-
-    Attributes:
-        backfilled: The calls that have started there since, and still run.
-    """
+    """A call that fits nowhere now, and the worker that is being cleared for it."""
 
     call: WaitingCall
     worker: Worker
-    backfilled: set[Hashable] = field(default_factory=set)
+    backfilled: set[Hashable] = field(default_factory=set)  # have started there since, and run
 
     def beside(self, free: FreeResources) -> FreeResources:
         """What the worker can give to other calls, of what is free there."""
@@ -40,10 +36,8 @@ def reservation_before(
 ) -> BackfillReservation | None:
     """A reservation for the first call before this one that would fit on an empty worker.
 
-    Args:
-        call: One that fits now. None of those before it does.
-        queues: The queues, each with the workers that its calls may run on.
-        now: As for `Placement.place`.
+    This call fits now, and none of those before it does. Each queue comes with the workers that its
+    calls may run on.
     """
     found: BackfillReservation | None = None
     for queue, workers in queues:

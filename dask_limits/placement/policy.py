@@ -16,8 +16,8 @@ from __future__ import annotations
 import heapq
 import itertools
 import math
-from collections.abc import Callable, Container, Hashable, Iterator
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Callable, Container, Hashable, Iterable, Iterator
 from typing import Any, Final, NamedTuple
 
 from dask_limits.placement.backfill import BackfillReservation, reservation_before
@@ -47,6 +47,9 @@ class Placement:
             the cheapest is taken; of equally cheap ones, the one that it fills best.
         is_quick: Whether a call is so short that its worker should have the next one already.
 
+    Attributes:
+        waiting: The calls that wait for a worker, by key.
+
     Example:
         >>> from dask_limits.placement.resources import Request
         >>> placement = Placement()
@@ -70,18 +73,13 @@ class Placement:
         self._cost = cost
         self._is_quick = is_quick
         self._workers: dict[str, Worker] = {}
-        self._queues: dict[Hashable, Queue] = {}  # by `where`
-        self._waiting: dict[Hashable, WaitingCall] = {}
+        self._queues: dict[Hashable, Queue] = defaultdict(Queue)  # by `where`
+        self.waiting: dict[Hashable, WaitingCall] = {}
         self._at: dict[Hashable, Worker] = {}
         self._reservation: BackfillReservation | None = None
         self._turns = itertools.count(1)
 
     # -- what there is -----------------------------------------------------------------------
-
-    @property
-    def waiting(self) -> dict[Hashable, WaitingCall]:
-        """The calls that wait for a worker, by key."""
-        return self._waiting
 
     def worker_of(self, key: Hashable) -> str | None:
         """The worker that a call was sent to."""
@@ -91,7 +89,7 @@ class Placement:
     def is_prefetched(self, key: Hashable) -> bool:
         """Whether a call waits at its worker for its turn."""
         worker = self._at.get(key)
-        return worker is not None and _is_prefetched_at(worker, key)
+        return worker is not None and key not in worker.running
 
     def started_at(self, key: Hashable) -> float | None:
         """When a call could start on its worker; None if it still waits there for its turn."""
@@ -105,7 +103,7 @@ class Placement:
             return []
         return [*worker.running, *([worker.prefetched.key] if worker.prefetched else [])]
 
-    def is_too_late(self, name: str, now: float) -> bool:
+    def is_too_late(self, name: str) -> bool:
         """Whether a worker is idle, and calls wait that would fit if it had more time left."""
         worker = self._workers[name]
         resources = worker.resources
@@ -113,30 +111,23 @@ class Placement:
             return False
         when_new = FreeResources(resources.memory, resources.cores, resources.longest)
         return any(
-            queue.first([when_new]) is not None
+            queue.first([when_new]) is not None and self._usable([worker], where)
             for where, queue in self._queues.items()
-            for allowed in [self._allowed(where)]
-            if allowed is None or name in allowed
         )
 
     # -- what happens ------------------------------------------------------------------------
 
     def add(self, name: str, resources: WorkerResources) -> None:
         """A worker has joined, or has other resources than before."""
-        if name in self._workers:
-            self._workers[name].resources = resources
-        else:
-            self._workers[name] = Worker(name, resources)
+        self._workers.setdefault(name, Worker(name, resources)).resources = resources
 
     def remove(self, name: str) -> None:
         """A worker has left, and with it all calls that were there."""
-        worker = self._workers.pop(name, None)
-        if worker is None:
-            return
-        for key in [key for key, at in self._at.items() if at is worker]:
-            del self._at[key]
-        if self._reserves(worker):
-            self._reservation = None
+        if name in self._workers:
+            self.set_open(name, False)
+            for key in self.calls_at(name):
+                del self._at[key]
+            del self._workers[name]
 
     def set_open(self, name: str, is_open: bool) -> None:
         """Set whether a worker takes calls; it keeps those that it has."""
@@ -148,19 +139,17 @@ class Placement:
     def enqueue(self, call: WaitingCall) -> None:
         """A call is ready to run, and waits for a worker."""
         self.dequeue(call.key)
-        self._waiting[call.key] = call
-        if call.where not in self._queues:
-            self._queues[call.where] = Queue()
+        self.waiting[call.key] = call
         self._queues[call.where].add(call)
 
     def dequeue(self, key: Hashable) -> None:
         """A call does not wait any more, if it did: it is cancelled, or it starts."""
-        call = self._waiting.pop(key, None)
+        call = self.waiting.pop(key, None)
         if call is None:
             return
         queue = self._queues[call.where]
         queue.remove(call)
-        if not queue:
+        if queue.head is None:
             del self._queues[call.where]
         if self._reservation is not None and self._reservation.call is call:
             self._reservation = None
@@ -170,7 +159,7 @@ class Placement:
         worker = self._at.pop(key, None)
         if worker is None:
             return
-        if _is_prefetched_at(worker, key):
+        if key not in worker.running:
             worker.prefetched = None
             return
         worker.release(key)
@@ -198,33 +187,30 @@ class Placement:
         workers = [worker for worker in self._workers.values() if worker.is_open]
         if self._reservation is not None:
             yield from self._start_reserved(self._reservation, workers, now)
-        all_scans = [
-            _Scan(queue, [w for w in workers if allowed is None or w.name in allowed])
-            for where, queue in list(self._queues.items())
-            for allowed in [self._allowed(where)]
+        queues = [
+            (queue, self._usable(workers, where)) for where, queue in list(self._queues.items())
         ]
-        for scan in all_scans:
-            self._advance(scan, now)
-        scans = [scan for scan in all_scans if scan.found is not None]
-        heapq.heapify(scans)
-        while scans:
-            scan = scans[0]
-            call = scan.found
-            assert call is not None
-            if fitting := self._fitting(call, scan.workers, now):
-                if self._reservation is None:
-                    queues = ((one.queue, one.workers) for one in all_scans)
-                    self._reservation = reservation_before(call, queues, now)
-                    if self._reservation is not None:
-                        continue  # one of these workers may be reserved for another call now
+        fitting_first = [
+            (call.place, call, queue, usable)  # no two places are equal
+            for queue, usable in queues
+            if (call := self._first(queue, usable, now)) is not None
+        ]
+        heapq.heapify(fitting_first)
+        while fitting_first:
+            _, call, queue, usable = fitting_first[0]
+            fitting = self._fitting(call, usable, now)
+            if fitting and self._reservation is None:
+                self._reservation = reservation_before(call, queues, now)
+                if self._reservation is not None:  # of one of these workers, perhaps
+                    fitting = self._fitting(call, usable, now)
+            if fitting:
                 yield self._start(call, self._best(call, fitting), now)
-                scan.found = None
-            self._advance(scan, now)
-            if scan.found is None:
-                heapq.heappop(scans)
+            following = self._first(queue, usable, now, after=call)
+            if following is None:
+                heapq.heappop(fitting_first)
             else:
-                heapq.heapreplace(scans, scan)
-        yield from self._prefetch(workers, all_scans, now)
+                heapq.heapreplace(fitting_first, (following.place, following, queue, usable))
+        yield from self._prefetch(workers, queues, now)
 
     def recall(self, now: float) -> list[Start]:
         """Prefetched calls that could run on another worker now."""
@@ -234,13 +220,8 @@ class Placement:
             if call is None or now < worker.asked_back_at + _RECALL_S:
                 continue
             worker.asked_back_at = now  # to ask again if this has no effect, but not at once
-            allowed = self._allowed(call.where)
-            others = [
-                other
-                for other in self._workers.values()
-                if other.is_open and (allowed is None or other.name in allowed)
-            ]
-            if self._fitting(call, others, now):
+            others = [other for other in self._workers.values() if other.is_open]
+            if self._fitting(call, self._usable(others, call.where), now):
                 found.append(Start(call.key, worker.name))
         return found
 
@@ -250,13 +231,16 @@ class Placement:
 
     # -- how ---------------------------------------------------------------------------------
 
+    def _usable(self, workers: Iterable[Worker], where: Hashable) -> list[Worker]:
+        allowed = self._allowed(where)
+        return [worker for worker in workers if allowed is None or worker.name in allowed]
+
     def _reserves(self, worker: Worker) -> bool:
         return self._reservation is not None and self._reservation.worker is worker
 
     def _start(self, call: WaitingCall, worker: Worker, now: float) -> Start:
-        reservation = self._reservation
-        if reservation is not None and reservation.worker is worker:
-            reservation.backfilled.add(call.key)
+        if self._reservation is not None and self._reservation.worker is worker:
+            self._reservation.backfilled.add(call.key)
         self.dequeue(call.key)  # with its reservation, if it has one
         worker.reserve(call, now)
         worker.turn = next(self._turns)
@@ -268,9 +252,8 @@ class Placement:
     ) -> Iterator[Start]:
         """Start the call that a worker is reserved for, wherever it fits."""
         call = reservation.call
-        allowed = self._allowed(call.where)
-        usable = [w for w in workers if allowed is None or w.name in allowed]
-        if fitting := [worker for worker in usable if worker.fits(call.request, now)]:
+        usable = self._usable(workers, call.where)
+        if fitting := [w for w in usable if w.prefetched is None and call.fits([w.free(now)])]:
             yield self._start(call, self._best(call, fitting), now)
         elif (
             reservation.worker not in usable
@@ -278,12 +261,12 @@ class Placement:
         ):
             self._reservation = None
 
-    def _advance(self, scan: _Scan, now: float) -> None:
-        """Find the next call of a queue that fits."""
-        free = [f for w in scan.workers if (f := self._free(w, now)) is not None]
-        scan.found = scan.queue.first(maximal(free), after=scan.after)
-        if scan.found is not None:
-            scan.after = scan.found
+    def _first(
+        self, queue: Queue, workers: list[Worker], now: float, after: WaitingCall | None = None
+    ) -> WaitingCall | None:
+        """The next call of a queue that fits on one of these workers."""
+        free = [f for w in workers if (f := self._free(w, now)) is not None]
+        return queue.first(maximal(free), after)
 
     def _free(self, worker: Worker, now: float) -> FreeResources | None:
         """What a worker can give to a call that it is not reserved for."""
@@ -315,7 +298,9 @@ class Placement:
             ),
         )
 
-    def _prefetch(self, workers: list[Worker], scans: list[_Scan], now: float) -> Iterator[Start]:
+    def _prefetch(
+        self, workers: list[Worker], queues: list[tuple[Queue, list[Worker]]], now: float
+    ) -> Iterator[Start]:
         """Send each busy worker one call more, if calls are so short that the way there counts.
 
         This takes only the first call of all, which therefore overtakes none, and only if it will
@@ -324,32 +309,14 @@ class Placement:
         for worker in workers:
             if worker.prefetched is not None or not worker.running or self._reserves(worker):
                 continue
-            heads = [(head, scan) for scan in scans if (head := scan.queue.head) is not None]
+            heads = [(head, usable) for queue, usable in queues if (head := queue.head) is not None]
             if not heads:
                 return
-            call, scan = min(heads, key=lambda one: one[0].place)
+            call, usable = min(heads, key=lambda one: one[0].place)
             if not self._is_quick(call.key):
                 return
-            if worker in scan.workers and worker.fits_next(call.request):
+            if worker in usable and worker.fits_next(call.request):
                 self.dequeue(call.key)
                 worker.prefetched, worker.asked_back_at = call, now
                 self._at[call.key] = worker
                 yield Start(call.key, worker.name, prefetched=True)
-
-
-@dataclass(eq=False)
-class _Scan:
-    """How far one queue has been searched, and for which workers."""
-
-    queue: Queue
-    workers: list[Worker]
-    found: WaitingCall | None = None
-    after: WaitingCall | None = None
-
-    def __lt__(self, other: _Scan) -> bool:
-        assert self.found is not None and other.found is not None
-        return self.found.place < other.found.place
-
-
-def _is_prefetched_at(worker: Worker, key: Hashable) -> bool:
-    return worker.prefetched is not None and worker.prefetched.key == key

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from bisect import bisect_left, bisect_right
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from bisect import bisect_left, insort
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -22,12 +22,10 @@ class WaitingCall:
     """A call that waits for a worker.
 
     Attributes:
-        key: Its name.
-        request: What it reserves.
         order: Lower goes first; among equals, the one that came first.
         where: Which workers it may run on, in a form that only the caller understands. Calls with
             the same value share a queue.
-        place: Its place in the queue: its order and a running number.
+        place: Its place in the queue, which no other call has.
     """
 
     key: Hashable
@@ -61,13 +59,6 @@ class Queue:
 
     def __init__(self) -> None:
         self._blocks: list[_Block] = []
-        self._size = 0
-
-    def __len__(self) -> int:
-        return self._size
-
-    def __iter__(self) -> Iterator[WaitingCall]:
-        return itertools.chain.from_iterable(block.calls for block in self._blocks)
 
     @property
     def head(self) -> WaitingCall | None:
@@ -76,16 +67,15 @@ class Queue:
 
     def add(self, call: WaitingCall) -> None:
         """Put a call into its place."""
-        at = min(self._block_of(call.place), len(self._blocks) - 1)
-        if at < 0:
+        if not self._blocks:
             self._blocks.append(_Block([call]))
-        else:
-            block = self._blocks[at]
-            block.add(call)
-            if len(block.calls) > 2 * _BLOCK_SIZE:
-                half = block.calls[_BLOCK_SIZE:]
-                self._blocks[at : at + 1] = [_Block(block.calls[:_BLOCK_SIZE]), _Block(half)]
-        self._size += 1
+            return
+        at = min(self._block_of(call.place), len(self._blocks) - 1)
+        block = self._blocks[at]
+        block.add(call)
+        if len(block.calls) > 2 * _BLOCK_SIZE:
+            half = block.calls[_BLOCK_SIZE:]
+            self._blocks[at : at + 1] = [_Block(block.calls[:_BLOCK_SIZE]), _Block(half)]
 
     def remove(self, call: WaitingCall) -> None:
         """Take out a call that waits here."""
@@ -94,22 +84,16 @@ class Queue:
         block.remove(call)
         if not block.calls:
             del self._blocks[at]
-        self._size -= 1
 
     def first(
         self, free: Sequence[FreeResources], after: WaitingCall | None = None
     ) -> WaitingCall | None:
-        """The first call for which one of these is enough.
-
-        Args:
-            free: What the workers can give.
-            after: Consider only calls behind this one.
-        """
+        """The first call, behind `after`, for which one of these is enough."""
         if not free:
             return None
         start = 0 if after is None else self._block_of(after.place)
         for block in itertools.islice(self._blocks, start, None):
-            if not block.least_fits(free):
+            if not _fits_any(free, block):
                 continue
             for call in block.calls:
                 if call.fits(free) and (after is None or call.place > after.place):
@@ -138,17 +122,13 @@ class _Block:
         self.calls = calls
         self._find_least()
 
-    def least_fits(self, free: Iterable[FreeResources]) -> bool:
-        return _fits_any(free, self)
-
     def _find_least(self) -> None:
         self.memory = min(call.request.memory for call in self.calls)
         self.cores = min(call.request.cores for call in self.calls)
         self.seconds = min(call.request.seconds for call in self.calls)
 
     def add(self, call: WaitingCall) -> None:
-        at = bisect_right(self.calls, call.place, key=lambda one: one.place)
-        self.calls.insert(at, call)
+        insort(self.calls, call, key=lambda one: one.place)
         request = call.request
         self.memory = min(self.memory, request.memory)
         self.cores = min(self.cores, request.cores)

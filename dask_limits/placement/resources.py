@@ -10,16 +10,14 @@ from typing import NamedTuple
 
 @dataclass(frozen=True)
 class WorkerResources:
-    """What a worker has for calls.
+    """What a worker has for calls; infinity where there is no limit.
 
     Attributes:
-        memory: Bytes; infinity if nothing limits it.
+        memory: Bytes.
         cores: How many calls of one core it runs at one time.
-        ends_at: When its batch job ends, by the clock that `Placement.place` is given; infinity if
-            it does not end.
+        ends_at: When its batch job ends, by the clock that `Placement.place` is given.
         length: How long the whole job lasts, in seconds.
-        margin: How many seconds before its end no call may run any more, so that the worker can
-            leave in order.
+        margin: Seconds before the job's end in which no call runs, so that the worker can leave.
     """
 
     memory: float = math.inf
@@ -52,17 +50,11 @@ class WorkerResources:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What a call reserves on its worker.
+    """What a call reserves on its worker."""
 
-    Attributes:
-        memory: Bytes; 0 if it has no limit on memory.
-        cores: 1 or more.
-        seconds: How long it may take; 0 if it has no limit on time.
-    """
-
-    memory: int = 0
+    memory: int = 0  # bytes; 0 without a limit on memory
     cores: int = 1
-    seconds: float = 0
+    seconds: float = 0  # how long it may take; 0 without a limit on time
 
 
 class FreeResources(NamedTuple):
@@ -86,15 +78,9 @@ def maximal(free: Iterable[FreeResources]) -> list[FreeResources]:
 
 
 class Refusal(NamedTuple):
-    """Why no worker can run a call: it asks for more of something than any worker has.
+    """Why no worker can run a call: it asks for more of something than any worker has."""
 
-    Attributes:
-        limit: Of what: "memory", "cores" or "wall_time".
-        asked: How much it asks for.
-        most: How much there is at most.
-    """
-
-    limit: str
+    limit: str  # "memory", "cores" or "wall_time"
     asked: float
     most: float
 

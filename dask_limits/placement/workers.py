@@ -12,29 +12,18 @@ from dask_limits.placement.resources import FreeResources, Request, WorkerResour
 
 @dataclass(eq=False)
 class Worker:
-    """A worker, and what is reserved of its resources.
-
-    Attributes:
-        is_open: Whether it takes calls now. It does not if it is paused, or about to leave.
-        running: What each running call has reserved.
-        started: When each of them started.
-        memory: Bytes that are reserved.
-        cores: Cores that are reserved.
-        prefetched: A call that waits there until another one ends.
-        asked_back_at: When that call was sent, or last asked back.
-        turn: The number of the last call that it was given.
-    """
+    """A worker, and what is reserved of its resources."""
 
     name: str
     resources: WorkerResources
-    is_open: bool = True
-    running: dict[Hashable, Request] = field(default_factory=dict)
-    started: dict[Hashable, float] = field(default_factory=dict)
-    memory: int = 0
-    cores: int = 0
-    prefetched: WaitingCall | None = None
-    asked_back_at: float = 0
-    turn: int = 0
+    is_open: bool = True  # whether it takes calls; not if it is paused, or about to leave
+    running: dict[Hashable, Request] = field(default_factory=dict)  # what each call has reserved
+    started: dict[Hashable, float] = field(default_factory=dict)  # when each of them did
+    memory: int = 0  # bytes that are reserved
+    cores: int = 0  # cores that are reserved
+    prefetched: WaitingCall | None = None  # waits there until another one ends
+    asked_back_at: float = 0  # when that one was sent, or last asked back
+    turn: int = 0  # the number of the last call that it was given
 
     def reserve(self, call: WaitingCall, now: float) -> None:
         """Start a call."""
@@ -62,15 +51,6 @@ class Worker:
         memory, cores = there.memory - self.memory, there.cores - self.cores
         return FreeResources(memory, cores, there.ends_at - there.margin - now)
 
-    def fits(self, request: Request, now: float) -> bool:
-        """Whether a call could start now."""
-        return (
-            self.prefetched is None  # else that one is the next to start
-            and self.cores + request.cores <= self.resources.cores
-            and self.memory + request.memory <= self.resources.memory
-            and request.seconds <= self.resources.time_left(now)
-        )
-
     def fits_next(self, request: Request) -> bool:
         """Whether a call will fit as soon as any one of those that run has ended."""
         resources, running = self.resources, self.running.values()
@@ -89,22 +69,17 @@ class Worker:
     def until_free(self, request: Request, now: float) -> tuple[float, int, float]:
         """How soon a call will fit, for comparison with other workers.
 
-        Returns:
-            When it will fit at the latest, how many calls must end before, and the memory in use
-            that exceeds the worker's: of two equal workers, the emptier one is less.
+        This is when it will fit at the latest, how many calls must end before, and the memory in
+        use that exceeds the worker's: of two equal workers, the emptier one is less.
         """
-        resources = self.resources
-        cores, memory, n_ended = self.cores, self.memory, 0
-        at = now
+        resources, at, n_ended = self.resources, now, 0
+        cores, memory = self.cores + request.cores, self.memory + request.memory
         ends = sorted(
             (end, one.cores, one.memory)
             for end, one in zip(self._ends(), self.running.values(), strict=True)
         )
         for end, one_cores, one_memory in ends:
-            if (
-                cores + request.cores <= resources.cores
-                and memory + request.memory <= resources.memory
-            ):
+            if cores <= resources.cores and memory <= resources.memory:
                 break
             at, cores, memory = end, cores - one_cores, memory - one_memory
             n_ended += 1

@@ -174,10 +174,10 @@ def test_a_large_call_starts_however_many_small_ones_keep_coming(
     placement.enqueue(WaitingCall("large", Request(100), order=1))
     at_most = len(running) + len(placement.waiting)  # those before it, and what ran
     for number, pick in enumerate(picks):
-        if "large" in running:
-            break
         placement.enqueue(WaitingCall(f"later-{number}", Request(memories[0]), order=2))
         running += [key for key, _ in started(placement)]
+        if "large" in running:
+            break  # before it may be picked as the one that ends
         placement.finish(running.pop(pick % len(running)))
         running += [key for key, _ in started(placement)]
         # It is the random choice of who ends that may spare those on its worker for long.
@@ -322,8 +322,8 @@ def test_a_queue_finds_what_a_plain_search_would(calls, random) -> None:
         queue.remove(call)
         plain.remove(call)
     plain.sort(key=lambda call: call.place)
-    assert list(queue) == plain
-    assert len(queue) == len(plain)
+    anything = [FreeResources(math.inf, 100)]
+    assert [queue.first(anything, after) for after in [None, *plain]] == [*plain, None]
     free = [FreeResources(6, 1, 10), FreeResources(3, 3, 1)]
     fitting = [call for call in plain if call.fits(free)]
     assert queue.first(free) is (fitting[0] if fitting else None)

@@ -6,14 +6,14 @@ clients are told so by an event, and for a result that a client fetches while it
 
 from __future__ import annotations
 
-import itertools
 import logging
-from collections.abc import Callable, Collection, Hashable
+from collections.abc import Collection, Hashable
 from typing import Final
 
-from dask_limits.dask.scheduler.background import Background
+from dask_limits.dask.scheduler.cluster import Cluster
+from dask_limits.dask.scheduler.tasks import is_ours
 
-_LOGGER: Final = logging.getLogger("distributed.scheduler")
+LOGGER: Final = logging.getLogger("distributed.scheduler")
 _MESSAGE: Final = "Couldn't gather keys: %s"
 """Its argument has the state of each task, by key (distributed.scheduler.Scheduler.gather)."""
 _MOST: Final = 10_000
@@ -23,28 +23,13 @@ _NOTICE_S: Final = 5.0
 
 
 class GatherLog(logging.Filter):
-    """A filter for the log of Dask's scheduler.
+    """A filter for `LOGGER`, the log of Dask's scheduler."""
 
-    Args:
-        background: What runs later on the scheduler's loop.
-        may_be_lost: Whether a call has a result that may turn out to be lost with its worker.
-    """
-
-    def __init__(self, background: Background, may_be_lost: Callable[[Hashable], bool]) -> None:
+    def __init__(self, cluster: Cluster) -> None:
         super().__init__()
-        self._background = background
-        self._may_be_lost = may_be_lost
+        self._cluster = cluster
         self._known: dict[Hashable, None] = {}  # in order
         self._waited_for: Collection[Hashable] = ()
-        self._numbers = itertools.count()
-
-    def install(self) -> None:
-        """Filter what is logged from now on."""
-        _LOGGER.addFilter(self)
-
-    def remove(self) -> None:
-        """Filter nothing any more."""
-        _LOGGER.removeFilter(self)
 
     def leave_out(self, key: Hashable) -> None:
         """Clients know why the result of this call is not there."""
@@ -57,18 +42,21 @@ class GatherLog(logging.Filter):
         if record.msg != _MESSAGE or not isinstance(record.args, dict):
             return True
         states = {key: state for key, state in record.args.items() if key not in self._known}
-        undecided = {
-            key for key in states if key not in self._waited_for and self._may_be_lost(key)
-        }
+        undecided = [key for key in states if self._may_be_lost(key)]
         if undecided:
             later = {key: states.pop(key) for key in undecided}
-            name = f"gather-log-{next(self._numbers)}"
-            self._background.later(name, _NOTICE_S, lambda: self._log(later))
+            self._cluster.later(object(), _NOTICE_S, lambda: self._log(later))
         record.args = states
         return bool(states)
+
+    def _may_be_lost(self, key: Hashable) -> bool:
+        """Whether a call has a result that may turn out to be lost with its worker."""
+        ts = self._cluster.scheduler.tasks.get(key)
+        is_there = ts is not None and ts.state == "memory" and is_ours(ts)
+        return is_there and key not in self._waited_for
 
     def _log(self, states: dict[Hashable, object]) -> None:
         """Log what is not known to be lost by now."""
         self._waited_for = states.keys()
-        _LOGGER.error(_MESSAGE, states)
+        LOGGER.error(_MESSAGE, states)
         self._waited_for = ()

@@ -10,19 +10,17 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass
 from typing import Any, Final
-
-import distributed
 
 from dask_limits.batch_systems import slurm
 from dask_limits.batch_systems.current_job import BatchJob
 from dask_limits.dask.compat.graphs import function_name
 from dask_limits.dask.compat.scheduler import allowed_failures
-from dask_limits.dask.scheduler.background import Background
-from dask_limits.dask.scheduler.loss_counts import Loss, LossCounts
-from dask_limits.dask.scheduler.tasks import fail, is_ours, is_waiting
-from dask_limits.dask.scheduler.workers import TrackedWorker, log
-from dask_limits.placement.policy import Placement
+from dask_limits.dask.scheduler.cluster import Cluster
+from dask_limits.dask.scheduler.tasks import is_ours
+from dask_limits.dask.scheduler.workers import TrackedWorker
+from dask_limits.exceptions import WorkerLostError
 
 logger = logging.getLogger(__name__)
 
@@ -37,39 +35,43 @@ _ASK_EVERY_S: Final = 0.3
 _UNKNOWN: Final = "its process ended, or the connection to it broke"
 
 
+@dataclass
+class Loss:
+    """A worker that was lost; the cause, in words, is found out later."""
+
+    worker: str
+    job: str
+    cause: str = ""
+
+    def __str__(self) -> str:
+        return f"worker {self.worker}{f' in job {self.job}' if self.job else ''}: {self.cause}"
+
+
 class Losses:
     """Keeps account of what is lost with workers, and has it run again or fail.
 
     Args:
-        scheduler: Dask's.
-        placement: What decides where calls go.
-        workers: The tracked workers, by address.
-        background: What runs while a cause is looked for.
+        cluster: Where.
         place: Called with a task that may be placed again.
         leave_out_of_log: Called with each call of which clients are told.
     """
 
     def __init__(
         self,
-        scheduler: distributed.Scheduler,
-        placement: Placement,
-        workers: Mapping[str, TrackedWorker],
-        background: Background,
+        cluster: Cluster,
         place: Callable[[Any], object],
         leave_out_of_log: Callable[[Hashable], object],
     ) -> None:
-        self._scheduler = scheduler
-        self._placement = placement
-        self._workers = workers
-        self._background = background
+        self._cluster = cluster
         self._place = place
         self._leave_out_of_log = leave_out_of_log
-        self._counts = LossCounts(allowed_failures(scheduler))
+        self._forgiven = allowed_failures(cluster.scheduler)
+        self._losses: dict[Hashable, list[Loss]] = {}  # that count
         self._started: set[Hashable] = set()
         # By address, until Dask has removed the worker: whether a call had started, and whether
         # it could have, as far as the scheduler knows.
         self._lost: dict[str, list[tuple[Hashable, bool, bool]]] = {}
-        self._held: dict[Hashable, bool] = {}  # until clients are told; whether they fail then
+        self.held: set[Hashable] = set()  # not to be placed until clients are told
 
     def call_started(self, key: Hashable) -> None:
         """A worker has reported that a call runs there."""
@@ -77,77 +79,66 @@ class Losses:
 
     def call_left(self, key: Hashable, address: str) -> None:
         """A call has left its worker, in whichever way."""
-        if address not in self._scheduler.workers:
-            placed_at = self._placement.started_at(key)
-            last_seen = self._workers[address].state.last_seen - time.time() + time.monotonic()
-            ran = had_started(key in self._started, placed_at, last_seen)
+        if address not in self._cluster.scheduler.workers:
+            placed_at = self._cluster.placement.started_at(key)
+            state = self._cluster.workers[address].state
+            last_seen = state.last_seen - time.time() + time.monotonic()
+            may_run = placed_at is not None and last_seen < placed_at + _UNREPORTED_S
+            ran = may_run or key in self._started
             self._lost.setdefault(address, []).append((key, ran, placed_at is not None))
         self._started.discard(key)
 
     def call_ended(self, key: Hashable) -> None:
         """A call does not run again."""
-        self._counts.forget(key)
-
-    def holds(self, key: Hashable) -> bool:
-        """Whether a call is not to be placed yet."""
-        return key in self._held
-
-    def held(self) -> list[Hashable]:
-        """The calls that are not to be placed yet."""
-        return list(self._held)
+        self._losses.pop(key, None)
 
     def worker_left(self, worker: TrackedWorker, removal: Mapping[str, Any]) -> None:
-        """Dask has removed a worker.
-
-        Args:
-            worker: The worker.
-            removal: What Dask has logged of it: see `removal_of`.
-        """
+        """Dask has removed a worker, and logged `removal` of that: see `removal_of`."""
+        tasks = self._cluster.scheduler.tasks
         was_expected = bool(removal.get("expected"))
+        loss = Loss(worker.name, worker.job.job)
         rerun = []
         for key, ran, could_have in self._lost.pop(worker.address, []):
-            ts = self._scheduler.tasks.get(key)
+            ts = tasks.get(key)
             if ts is None or ts.state in ("memory", "erred", "forgotten"):
                 continue
             if ran:
-                counts = not was_expected or worker.time_is_up
-                # A call is not placed before its client has heard of the loss: it could be done
-                # before that.
-                self._hold(key, fails=counts and self._counts.count(key))
-                rerun.append((key, counts))
+                if not was_expected or worker.time_is_up:
+                    self._losses.setdefault(key, []).append(loss)
+                rerun.append(key)
             elif could_have:  # if it had started after all, the next worker is to say so in time
                 ts.annotations = {**ts.annotations, "limits-careful": True}
         for key in removal.get("lost-computed-tasks", ()):
             # It was done and its result not fetched. It runs again, but is not to blame.
-            ts = self._scheduler.tasks.get(key)
+            ts = tasks.get(key)
             if ts is not None and is_ours(ts) and ts.state in ("waiting", "no-worker"):
-                self._hold(key, fails=False)
-                rerun.append((key, False))
-        self._background.run(self._tell(worker, was_expected, rerun))
-
-    def _hold(self, key: Hashable, *, fails: bool) -> None:
-        self._held[key] = fails
-        self._placement.dequeue(key)
-        self._leave_out_of_log(key)
+                rerun.append(key)
+        for key in rerun:
+            # A call is not placed before its client has heard of the loss: it could be done before
+            # that.
+            self.held.add(key)
+            self._cluster.placement.dequeue(key)
+            self._leave_out_of_log(key)
+        self._cluster.run(self._tell(worker, was_expected, loss, rerun))
 
     async def _tell(
-        self, worker: TrackedWorker, was_expected: bool, rerun: list[tuple[Hashable, bool]]
+        self, worker: TrackedWorker, was_expected: bool, loss: Loss, rerun: list[Hashable]
     ) -> None:
         """Find out why a worker has left, and tell clients of it and of the calls that it ran."""
-        cause = await self._cause(worker, was_expected)
-        log(self._scheduler, worker, "worker-removed", reason=cause)
-        for key, counts in rerun:
-            if counts:
-                self._counts.explain(key, Loss(worker.name, worker.job.job, cause))
-            if self._held.pop(key, False):
+        loss.cause = await self._cause(worker, was_expected)
+        cluster, tasks = self._cluster, self._cluster.scheduler.tasks
+        cluster.log(worker, "worker-removed", reason=loss.cause)
+        for key in rerun:
+            self.held.discard(key)
+            losses = self._losses.get(key, [])
+            if len(losses) > self._forgiven:
                 # Even if it waits for what it depends on, which was lost with the worker.
-                fail(self._scheduler, {key: self._counts.error(key, function_name(key))})
+                cluster.fail({key: error_of(function_name(key), losses, self._forgiven)})
                 continue
-            if key in self._scheduler.tasks:
-                tries = self._counts.tries(key)
-                log(self._scheduler, worker, "rerun", key=key, cause=cause, tries=tries)
-            if is_waiting(self._scheduler, key):
-                self._place(self._scheduler.tasks[key])
+            if key in tasks:
+                cluster.log(worker, "rerun", key=key, cause=loss.cause, tries=len(losses))
+            if cluster.is_waiting(key):
+                self._place(tasks[key])
 
     async def _cause(self, worker: TrackedWorker, was_expected: bool) -> str:
         job = worker.job
@@ -162,15 +153,21 @@ class Losses:
             return f"{_UNKNOWN} ({why!r})"
 
 
-def had_started(was_reported: bool, placed_at: float | None, last_seen: float) -> bool:
-    """Whether a call had started on a worker that is lost.
-
-    Args:
-        was_reported: Whether the worker has reported the start.
-        placed_at: When the call could start there, by `time.monotonic()`; None if it could not.
-        last_seen: When the worker was last heard of, by the same clock.
-    """
-    return was_reported or (placed_at is not None and last_seen < placed_at + _UNREPORTED_S)
+def error_of(name: str, losses: list[Loss], forgiven: int) -> WorkerLostError:
+    """The error of a call that does not run again, because it has lost so many workers."""
+    tries, last = len(losses), losses[-1]
+    told = "".join(f"\n  {number}. {loss}" for number, loss in enumerate(losses, 1))
+    return WorkerLostError(
+        f"{name}() was running on {tries} worker{'s' if tries != 1 else ''} when they were lost,"
+        f" and does not run again:{told}\nIf the call itself brings its workers down, limit its"
+        f" memory. A call survives {forgiven} lost workers; to change this, set"
+        " distributed.scheduler.allowed-failures in Dask's configuration.",
+        call=name,
+        worker=last.worker,
+        job=last.job,
+        cause=last.cause,
+        tries=tries,
+    )
 
 
 async def cause_of_loss(job: BatchJob) -> str:

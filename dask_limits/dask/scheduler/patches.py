@@ -21,21 +21,15 @@ from typing import Any
 import distributed
 
 from dask_limits.dask.compat.scheduler import replace_placement
+from dask_limits.dask.scheduler.tasks import is_ours
 
 logger = logging.getLogger(__name__)
 
 
 def install(
-    scheduler: distributed.Scheduler,
-    is_ours: Callable[[Any], bool],
-    decide: Callable[[Any], Any],
+    scheduler: distributed.Scheduler, decide: Callable[[Any], Any]
 ) -> Callable[[], None] | None:
-    """Have Dask ask `decide` which worker a task of ours goes to.
-
-    Args:
-        scheduler: Dask's.
-        is_ours: Whether a task, Dask's `TaskState`, is ours.
-        decide: Returns the worker, Dask's `WorkerState`, or None to let the task wait.
+    """Have Dask ask `decide` for the worker of a task of ours; None lets the task wait.
 
     Returns:
         What undoes it; None if this version of Dask lacks one of the methods, and nothing was done.

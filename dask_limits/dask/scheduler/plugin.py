@@ -1,10 +1,9 @@
 from __future__ import annotations
 
-import asyncio
 import logging
 import math
 import time
-from collections.abc import Container, Hashable, Mapping
+from collections.abc import Hashable, Mapping
 from typing import Any, Final
 
 import distributed
@@ -14,29 +13,19 @@ from dask_limits.dask.compat import scheduler as compat
 from dask_limits.dask.compat.worker import listen
 from dask_limits.dask.reservations import request_of
 from dask_limits.dask.scheduler import patches
-from dask_limits.dask.scheduler.background import Background
-from dask_limits.dask.scheduler.draining import Draining
-from dask_limits.dask.scheduler.gather_log import GatherLog
+from dask_limits.dask.scheduler.cluster import Cluster
+from dask_limits.dask.scheduler.draining import drain_idle, drain_in_time, timer_of
+from dask_limits.dask.scheduler.gather_log import LOGGER, GatherLog
 from dask_limits.dask.scheduler.losses import Losses
 from dask_limits.dask.scheduler.refusals import Refusals
-from dask_limits.dask.scheduler.tasks import (
-    addresses,
-    is_ours,
-    is_waiting,
-    limits_of,
-    order_of,
-    where_of,
-)
-from dask_limits.dask.scheduler.workers import TrackedWorker, log, removal_of
-from dask_limits.placement.policy import Placement, Start
+from dask_limits.dask.scheduler.tasks import is_ours, limits_of, order_of, where_of
+from dask_limits.dask.scheduler.workers import TrackedWorker, removal_of
+from dask_limits.placement.policy import Start
 from dask_limits.placement.queue import WaitingCall
 from dask_limits.placement.resources import WorkerResources
 
 logger = logging.getLogger(__name__)
 
-_QUICK_S: Final = 0.25
-"""Calls that take less, on average, are prefetched by busy workers: the way there takes some 10 ms,
-in which the worker would be idle."""
 _SETTLE_S: Final = 1.0
 """How long to wait for more workers, after one has come, before calls that none can run are
 refused."""
@@ -55,22 +44,16 @@ class LimitsSchedulerPlugin(distributed.SchedulerPlugin):  # type: ignore[misc]
     def start(self, scheduler: distributed.Scheduler) -> None:
         """Begin to place calls."""
         self._scheduler = scheduler
-        self._loop = asyncio.get_running_loop()
-        self._workers: dict[str, TrackedWorker] = {}  # by address
+        self.cluster = Cluster(scheduler, self._place)
+        self._placement = self.cluster.placement
         self._granted: dict[Hashable, str] = {}
-        self._is_due = False
-        self._placement = Placement(self._allowed, self._cost, self._is_quick)
-        self._background = Background(scheduler)
-        about = scheduler, self._placement, self._workers
-        self._refusals = Refusals(*about, self._place_soon)
-        self._gather_log = GatherLog(self._background, self._may_be_lost)
-        leave_out = self._gather_log.leave_out
-        self._losses = Losses(*about, self._background, self._decide, leave_out)
-        self._draining = Draining(*about, self._background, self._ask_back, self._place_soon)
+        self._refusals = Refusals(self.cluster)
+        self._gather_log = GatherLog(self.cluster)
+        self._losses = Losses(self.cluster, self._decide, self._gather_log.leave_out)
         scheduler.handlers.update(dask_limits_join=self._join, dask_limits_leave=self._leave)
         started, seceded = self._call_started, self._call_seceded
         listen(scheduler, {"dask-limits-started": started, "dask-limits-seceded": seceded})
-        self._undo = patches.install(scheduler, is_ours, self._decide)
+        self._undo = patches.install(scheduler, self._decide)
         if self._undo is None:
             logger.warning(
                 "This version of Dask does not let dask_limits choose workers. Each worker keeps"
@@ -78,7 +61,7 @@ class LimitsSchedulerPlugin(distributed.SchedulerPlugin):  # type: ignore[misc]
                 " `dask-limits check` shows what is missing."
             )
             return
-        self._gather_log.install()
+        LOGGER.addFilter(self._gather_log)
         for ts in [*scheduler.unrunnable, *scheduler.queued]:  # they came before this plugin
             if is_ours(ts):
                 scheduler.transitions({ts.key: "released"}, f"dask-limits-start-{time.time()}")
@@ -86,26 +69,13 @@ class LimitsSchedulerPlugin(distributed.SchedulerPlugin):  # type: ignore[misc]
     async def close(self) -> None:
         """Stop what runs in the background, when the scheduler closes."""
         self._stop()
-        await self._background.stopped()
+        await self.cluster.stopped()
 
     def _stop(self) -> None:
-        self._background.stop()
-        self._gather_log.remove()
+        self.cluster.stop()
+        LOGGER.removeFilter(self._gather_log)
         if self._undo is not None:
             self._undo()
-
-    @property
-    def new_worker(self) -> WorkerResources | None:
-        """What a worker has that a batch system would start; None if there is no batch system.
-
-        It is set by a cluster in the same process. Without one, calls are refused that no present
-        worker can run.
-        """
-        return self._refusals.new_worker
-
-    @new_worker.setter
-    def new_worker(self, resources: WorkerResources) -> None:
-        self._refusals.new_worker = resources
 
     # -- workers ---------------------------------------------------------------------------
 
@@ -116,29 +86,33 @@ class LimitsSchedulerPlugin(distributed.SchedulerPlugin):  # type: ignore[misc]
             return False
         reported = WorkerResources(**resources)
         here = reported.by_clock(time.monotonic())
-        tracked = self._workers[worker] = TrackedWorker(state, here, BatchJob(**job))
-        self._draining.worker_came(tracked)
+        tracked = self.cluster.workers[worker] = TrackedWorker(state, here, BatchJob(**job))
+        self.cluster.cancel_timer(timer_of(worker))  # it may have been here before
+        drain_in_time(self.cluster, tracked)
         if tracked.job.job:
             self._refusals.new_worker_came(here)
         self._placement.add(worker, here)
         about = {"memory": here.memory, "cores": here.cores, "ends_in": reported.ends_at}
-        log(self._scheduler, tracked, "worker-added", **about)
+        self.cluster.log(tracked, "worker-added", **about)
         for ts in state.processing:  # Dask has sent them there before this plugin came
             if is_ours(ts) and self._placement.worker_of(ts.key) is None:
-                self._ask_back(ts.key, worker)
-        self._background.later("review", _SETTLE_S, self._refusals.review)
-        self._place_soon()
+                self.cluster.ask_back(ts.key, worker)
+        self.cluster.later("review", _SETTLE_S, self._refusals.review)
+        self.cluster.place_soon()
         return True
+
+    def _remove(self, worker: str) -> TrackedWorker | None:
+        self._placement.remove(worker)
+        self.cluster.cancel_timer(timer_of(worker))
+        return self.cluster.workers.pop(worker, None)
 
     def _leave(self, worker: str) -> None:
         """A worker's plugin is removed; the worker stays."""
-        self._placement.remove(worker)
-        self._workers.pop(worker, None)
-        self._draining.worker_left(worker)
-        if not self._workers:  # there is none left to place calls on, so Dask places them again
+        self._remove(worker)
+        if not self.cluster.workers:  # no calls can be placed any more, so Dask places them again
             self._stop()
             self._scheduler.remove_plugin(self.name)
-            held = [key for key in self._losses.held() if is_waiting(self._scheduler, key)]
+            held = filter(self.cluster.is_waiting, self._losses.held)
             waiting = dict.fromkeys([*self._placement.waiting, *held], "processing")
             self._scheduler.transitions(waiting, f"dask-limits-leave-{time.time()}")
 
@@ -146,14 +120,12 @@ class LimitsSchedulerPlugin(distributed.SchedulerPlugin):  # type: ignore[misc]
         self, scheduler: distributed.Scheduler, worker: str, *, stimulus_id: str, **_: Any
     ) -> None:
         """A worker has left, and Dask has taken its tasks back."""
-        self._placement.remove(worker)
-        self._draining.worker_left(worker)
-        if (tracked := self._workers.pop(worker, None)) is None:
+        if (tracked := self._remove(worker)) is None:
             return
         removal = removal_of(scheduler, worker)
         if not removal.get("expected") and tracked.resources.ends_at == math.inf:
             self._refusals.may_come_back(tracked.resources)
-        self._place_soon()
+        self.cluster.place_soon()
         self._losses.worker_left(tracked, removal)
 
     # -- tasks -----------------------------------------------------------------------------
@@ -175,13 +147,13 @@ class LimitsSchedulerPlugin(distributed.SchedulerPlugin):  # type: ignore[misc]
             return self._scheduler.workers.get(address)
         if (
             ts.key not in self._placement.waiting
-            and not self._losses.holds(ts.key)
+            and ts.key not in self._losses.held
             and not self._refusals.refuse_if_too_large(ts)
         ):
             request = request_of(limits_of(ts))
             call = WaitingCall(ts.key, request, order_of(ts, request), where_of(ts))
             self._placement.enqueue(call)
-        self._place_soon()
+        self.cluster.place_soon()
         return None
 
     def transition(self, key: Any, start: str, finish: str, **_: Any) -> None:
@@ -191,7 +163,7 @@ class LimitsSchedulerPlugin(distributed.SchedulerPlugin):  # type: ignore[misc]
             if worker is not None:
                 self._losses.call_left(key, worker)
                 self._placement.finish(key, time.monotonic())
-                self._place_soon()
+                self.cluster.place_soon()
         elif start == "no-worker" and finish not in ("no-worker", "processing"):
             self._placement.dequeue(key)
         if finish in ("memory", "erred", "forgotten"):
@@ -207,10 +179,6 @@ class LimitsSchedulerPlugin(distributed.SchedulerPlugin):  # type: ignore[misc]
                 # It waits for memory or cores. Dask's time-out is for tasks that wait for workers.
                 compat.wait_without_timeout(self._scheduler, ts)
 
-    def _may_be_lost(self, key: Hashable) -> bool:
-        ts = self._scheduler.tasks.get(key)
-        return ts is not None and ts.state == "memory" and is_ours(ts)
-
     def _call_started(self, key: Hashable, worker: str) -> None:
         if self._placement.worker_of(key) == worker:
             self._losses.call_started(key)
@@ -218,20 +186,14 @@ class LimitsSchedulerPlugin(distributed.SchedulerPlugin):  # type: ignore[misc]
     def _call_seceded(self, key: Hashable, worker: str) -> None:
         if self._placement.worker_of(key) == worker:
             self._placement.release_cores(key)
-            self._place_soon()
+            self.cluster.place_soon()
 
     # -- placing ---------------------------------------------------------------------------
 
-    def _place_soon(self) -> None:
-        """Place what can be placed, once Dask is through with what it is doing."""
-        if not self._is_due:
-            self._is_due = True
-            self._loop.call_soon(self._place)
-
     def _place(self) -> None:
-        self._is_due = False
+        """Place what can be placed."""
         self._refusals.fail_refused()
-        for address, worker in self._workers.items():
+        for address, worker in self.cluster.workers.items():
             state = self._scheduler.workers.get(address)
             is_running = state is not None and state in self._scheduler.running
             self._placement.set_open(address, is_running and not worker.leaves_because)
@@ -244,11 +206,11 @@ class LimitsSchedulerPlugin(distributed.SchedulerPlugin):  # type: ignore[misc]
         if starts:
             self._start(starts)
         for start in self._placement.recall(now):
-            self._ask_back(start.key, start.worker)
+            self.cluster.ask_back(start.key, start.worker)
         if self._placement.has_prefetched():
-            self._background.later("recall", 0.1, self._place_soon)
-        if self.new_worker is not None:  # else nobody would replace them
-            self._draining.drain_idle(now)
+            self.cluster.later("recall", 0.1, self.cluster.place_soon)
+        if self.cluster.new_worker is not None:  # else nobody would replace them
+            drain_idle(self.cluster, now)
 
     def _start(self, starts: list[Start]) -> None:
         """Have Dask send tasks to the workers that they go to."""
@@ -261,26 +223,6 @@ class LimitsSchedulerPlugin(distributed.SchedulerPlugin):  # type: ignore[misc]
             if ts is None or ts.state != "processing":
                 self._placement.finish(key)
         self._granted = {}
-
-    def _ask_back(self, key: Hashable, worker: str) -> None:
-        """Have a worker give back a call that has not started there; it then waits here again."""
-        self._scheduler.worker_send(worker, {"op": "dask-limits-give-back", "key": key})
-
-    def _allowed(self, where: Hashable) -> Container[str] | None:
-        return addresses(self._scheduler, where)
-
-    def _cost(self, key: Hashable, worker: str) -> float:
-        """Seconds until a call could start on a worker, as far as Dask's own tasks matter."""
-        ts, state = self._scheduler.tasks[key], self._scheduler.workers[worker]
-        others = len(state.processing) - len(self._placement.calls_at(worker))
-        cost = 0.5 * max(others, 0) / state.nthreads
-        if ts.dependencies:
-            cost += self._scheduler.get_comm_cost(ts, state)
-        return float(cost)
-
-    def _is_quick(self, key: Hashable) -> bool:
-        ts = self._scheduler.tasks.get(key)
-        return ts is not None and 0 <= ts.prefix.duration_average < _QUICK_S
 
 
 def plugin_of(scheduler: distributed.Scheduler) -> LimitsSchedulerPlugin:

@@ -2,13 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Container, Hashable
-from types import SimpleNamespace
 from typing import Any, NamedTuple
-
-import cloudpickle
-import distributed
 
 from dask_limits.placement.resources import Request
 
@@ -26,25 +20,6 @@ def limits_of(ts: Any) -> dict[str, Any]:
     return limits
 
 
-def is_waiting(scheduler: distributed.Scheduler, key: Hashable) -> bool:
-    """Whether Dask could send a task to a worker now, if we let it."""
-    ts = scheduler.tasks.get(key)
-    return ts is not None and ts.state == "no-worker"
-
-
-def fail(scheduler: distributed.Scheduler, errors: dict[Hashable, Exception]) -> None:
-    """End tasks that wait, for a worker or for other tasks, with an error each."""
-    failed = {}
-    for key, error in errors.items():
-        ts = scheduler.tasks.get(key)
-        if ts is None or ts.state not in ("released", "waiting", "no-worker"):
-            continue
-        ts.exception, ts.exception_text = cloudpickle.dumps(error), repr(error)
-        ts.exception_blame = ts
-        failed[key] = "erred"
-    scheduler.transitions(failed, f"dask-limits-error-{time.time()}")
-
-
 def order_of(ts: Any, request: Request) -> tuple[float, ...]:
     """Dask's order, except that of tasks submitted at about the same time the largest goes first.
 
@@ -57,12 +32,17 @@ def order_of(ts: Any, request: Request) -> tuple[float, ...]:
 
 
 class Where(NamedTuple):
-    """Which workers tasks may run on, as Dask describes it."""
+    """Which workers tasks may run on, with what Dask's `valid_workers` reads of a task."""
 
-    workers: frozenset[str]
-    hosts: frozenset[str]
+    worker_restrictions: frozenset[str]
+    host_restrictions: frozenset[str]
     resources: frozenset[tuple[str, float]]
     is_loose: bool
+
+    @property
+    def resource_restrictions(self) -> dict[str, float]:
+        """How much of each of Dask's abstract resources a task needs."""
+        return dict(self.resources)
 
 
 def where_of(ts: Any) -> Where | None:
@@ -75,19 +55,3 @@ def where_of(ts: Any) -> Where | None:
         frozenset((ts.resource_restrictions or {}).items()),
         bool(ts.loose_restrictions),
     )
-
-
-def addresses(scheduler: distributed.Scheduler, where: Hashable) -> Container[str] | None:
-    """The workers on which Dask lets such tasks run; None for all."""
-    if where is None:
-        return None
-    assert isinstance(where, Where)
-    asked = SimpleNamespace(
-        worker_restrictions=where.workers,
-        host_restrictions=where.hosts,
-        resource_restrictions=dict(where.resources),
-    )
-    valid = scheduler.valid_workers(asked)
-    if valid is None or (where.is_loose and not valid):
-        return None
-    return {state.address for state in valid}

@@ -9,7 +9,6 @@ import distributed
 
 from dask_limits.batch_systems.current_job import BatchJob
 from dask_limits.dask.compat.scheduler import events
-from dask_limits.dask.topic import TOPIC
 from dask_limits.placement.resources import WorkerResources
 
 
@@ -19,7 +18,6 @@ class TrackedWorker:
 
     Attributes:
         state: What Dask's scheduler knows of it: a `WorkerState`.
-        job: The batch job that it runs in.
         leaves_because: Why it is being drained; empty if it is not.
         time_is_up: Whether calls still ran there when its job was about to end.
         idle_since: Since when it is idle because it has too little time left for what waits.
@@ -41,12 +39,6 @@ class TrackedWorker:
     def address(self) -> str:
         """Where it listens."""
         return str(self.state.address)
-
-
-def log(scheduler: distributed.Scheduler, worker: TrackedWorker, op: str, **more: Any) -> None:
-    """Log an event of a worker under our topic, for clients."""
-    about = {"worker": worker.name, "address": worker.address, "job": worker.job.job}
-    scheduler.log_event(TOPIC, {"op": op, **about, **more})
 
 
 def removal_of(scheduler: distributed.Scheduler, address: str) -> dict[str, Any]:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import itertools
 import threading
 from bisect import insort
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from dask_limits.placement.resources import Request
@@ -20,10 +20,6 @@ class AdmissionControl:
     only what will fit, but it may hear of an end before the processes are gone, and some versions
     of Dask do not let it choose workers at all. Calls are admitted in order; a call that does not
     fit yet may be overtaken a few times.
-
-    Args:
-        memory: Bytes; infinity if nothing limits them.
-        cores: How many.
 
     Example:
         >>> admission = AdmissionControl(memory=100, cores=4)
@@ -43,13 +39,8 @@ class AdmissionControl:
         self._waiting: list[Reservation] = []
 
     def reserve(self, request: Request, order: Any) -> Reservation:
-        """Ask for a reservation, which is granted now or later.
-
-        Args:
-            request: What a call reserves.
-            order: Lower goes first.
-        """
-        reservation = Reservation(request, order)
+        """Ask for a reservation, which is granted now or later. A lower order goes first."""
+        reservation = Reservation(request, (order, next(_numbers)))
         with self._lock:
             insort(self._waiting, reservation, key=lambda one: one.place)
             self._grant()
@@ -61,9 +52,10 @@ class AdmissionControl:
             if reservation.is_granted:
                 self._free_memory += reservation.request.memory
                 self._free_cores += reservation.request.cores
-            elif not reservation.is_decided:
+            elif reservation in self._waiting:
                 self._waiting.remove(reservation)
-            reservation.decide(granted=False)
+            reservation.is_granted = False
+            reservation.decided.set()
             self._grant()
 
     def release_cores(self, reservation: Reservation) -> None:
@@ -82,7 +74,8 @@ class AdmissionControl:
                 self._free_memory -= request.memory
                 self._free_cores -= request.cores
                 self._waiting.remove(reservation)
-                reservation.decide(granted=True)
+                reservation.is_granted = True
+                reservation.decided.set()
                 for one in overtaken:
                     one.n_overtaken += 1
             else:
@@ -94,31 +87,17 @@ class AdmissionControl:
 _numbers = itertools.count()
 
 
+@dataclass(eq=False)
 class Reservation:
-    """What a call holds of its worker, or waits to hold.
+    """What a call holds of its worker, or waits to hold."""
 
-    Attributes:
-        is_granted: Whether the call holds it now.
-    """
-
-    def __init__(self, request: Request, order: Any) -> None:
-        self.request = request
-        self.place = order, next(_numbers)
-        self.n_overtaken = 0
-        self.is_granted = False
-        self._decided = threading.Event()
-
-    @property
-    def is_decided(self) -> bool:
-        """Whether it was granted or withdrawn."""
-        return self._decided.is_set()
-
-    def decide(self, *, granted: bool) -> None:
-        """Grant or withdraw it. For `AdmissionControl`."""
-        self.is_granted = granted
-        self._decided.set()
+    request: Request
+    place: tuple[Any, int]
+    n_overtaken: int = 0
+    is_granted: bool = False  # whether the call holds it now
+    decided: threading.Event = field(default_factory=threading.Event)  # granted or withdrawn
 
     def wait(self) -> bool:
         """Wait until it is granted; False if it was withdrawn."""
-        self._decided.wait()
+        self.decided.wait()
         return self.is_granted

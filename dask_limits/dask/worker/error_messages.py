@@ -21,22 +21,11 @@ _NOTE: Final = (
 
 
 def explain(error: BaseException) -> BaseException:
-    """Say what to do, if this error was raised because there is no Dask worker.
-
-    Args:
-        error: What a task raised in a task process.
-
-    Returns:
-        The same error, perhaps with a note, or a clearer one.
-    """
-    if isinstance(error, RuntimeError) and str(error).startswith("P2P "):
-        return _about_shuffle(error)
+    """This error of a task, or a clearer one, if it was raised because there is no Dask worker."""
     if isinstance(error, _TYPES) and _NO_WORKER.match(str(error)):
         error.add_note(_NOTE)
-    return error
-
-
-def _about_shuffle(error: BaseException) -> BaseException:
+    if not (isinstance(error, RuntimeError) and str(error).startswith("P2P ")):
+        return error
     clearer = RuntimeError(
         f"{error}. A P2P shuffle with limits cannot run in a task process, because it needs the"
         " Dask worker. Make and compute it in one block of annotate(), in which Dask shuffles by"

@@ -3,17 +3,23 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
+import math
+import os
+import time
 from typing import Any
 
 import cloudpickle
 import distributed
+import psutil
 from distributed import Status
 
+from dask_limits.batch_systems.current_job import BatchJob, current_job
 from dask_limits.dask.compat import worker as compat
 from dask_limits.dask.graphs.annotations import EXECUTOR
+from dask_limits.dask.reservations import job_resources
 from dask_limits.dask.scheduler.plugin import LimitsSchedulerPlugin
 from dask_limits.dask.worker.executor import LimitsExecutor
-from dask_limits.dask.worker.report import report
+from dask_limits.placement.resources import WorkerResources
 from dask_limits.units import whole_number
 
 logger = logging.getLogger(__name__)
@@ -60,7 +66,7 @@ class LimitsWorkerPlugin(distributed.WorkerPlugin):  # type: ignore[misc]
         self._tasks = worker.state.tasks
         self._executor = worker.executors[EXECUTOR] = LimitsExecutor(worker, self._max_calls)
         compat.listen(worker, {"dask-limits-give-back": self._executor.give_back})
-        resources, job = await report(worker)
+        resources, job = await _resources_of(worker)
         self._executor.set_resources(resources, job.job)
         try:
             await worker.scheduler.register_scheduler_plugin(
@@ -68,7 +74,7 @@ class LimitsWorkerPlugin(distributed.WorkerPlugin):  # type: ignore[misc]
                 name=LimitsSchedulerPlugin.name,
                 idempotent=True,
             )
-            is_placed = await worker.scheduler.dask_limits_join(
+            self._executor.is_placed = await worker.scheduler.dask_limits_join(
                 worker=worker.address,
                 resources=dataclasses.asdict(resources),
                 job=dataclasses.asdict(job),
@@ -80,9 +86,6 @@ class LimitsWorkerPlugin(distributed.WorkerPlugin):  # type: ignore[misc]
                 " them when it chooses a worker: %r",
                 error,
             )
-        else:
-            if is_placed:
-                self._executor.set_placed()
 
     def transition(self, key: Any, start: str, finish: str, **_: Any) -> None:
         """End the call of a task that was cancelled. Dask itself lets it run on."""
@@ -107,3 +110,23 @@ class LimitsWorkerPlugin(distributed.WorkerPlugin):  # type: ignore[misc]
             await worker.scheduler.dask_limits_leave(worker=worker.address)
         self._executor.usage_log.send()
         await asyncio.to_thread(self._executor.shutdown)
+
+
+async def _resources_of(worker: distributed.Worker) -> tuple[WorkerResources, BatchJob]:
+    """What a worker has for calls, and its batch job, whose names are empty if there is none.
+
+    `ends_at` is seconds from now.
+    """
+    memory = compat.memory_limit(worker) or math.inf
+    cores = worker.state.nthreads
+    job = current_job()
+    if job is None:
+        return WorkerResources(memory, cores), BatchJob("", "")
+    ends_in = await asyncio.to_thread(job.ends_in)  # it may ask the batch system
+    if ends_in is None:
+        return job_resources(memory, cores), job
+    # The job began when the worker's program was started, or shortly before. A worker that its
+    # nanny has restarted is younger than the job; the nanny is not.
+    program = psutil.Process(os.getppid() if worker.nanny else os.getpid())
+    age = max(time.time() - program.create_time(), 0)
+    return job_resources(memory, cores, max(ends_in + age, 0), ends_in), job

@@ -88,7 +88,7 @@ class JobPool(distributed.SchedulerPlugin):  # type: ignore[misc]
     async def begin(self) -> None:
         """Submit the first jobs, and start to look after them."""
         scheduler = self._cluster.scheduler
-        plugin_of(scheduler).new_worker = self._spec.worker
+        plugin_of(scheduler).cluster.new_worker = self._spec.worker
         scheduler.add_plugin(self)
         self._task = asyncio.ensure_future(self._keep_updating())
 
@@ -262,7 +262,7 @@ class JobPool(distributed.SchedulerPlugin):  # type: ignore[misc]
         spec, scheduler = self._spec, self._cluster.scheduler
         if spec.adaptive is None:
             return spec.n_workers if has_waiting(scheduler) else 0
-        worker = plugin_of(scheduler).new_worker or spec.worker
+        worker = plugin_of(scheduler).cluster.new_worker or spec.worker
         return workers_for(work_of(scheduler), worker, spec.adaptive.target_duration_s)
 
     async def _submit(self, n: int) -> None:

@@ -18,7 +18,7 @@ from distributed import Client, LocalCluster
 from processes import until
 
 from dask_limits import LimitsWorkerPlugin, annotate, limit
-from dask_limits.dask.scheduler.loss_counts import Loss, LossCounts
+from dask_limits.dask.scheduler.losses import Loss, error_of
 from dask_limits.dask.topic import TOPIC
 from dask_limits.exceptions import WorkerLostError
 from dask_limits.executors.dask.executor import DaskExecutor
@@ -184,15 +184,11 @@ def test_what_was_done_and_not_fetched_runs_again_and_is_told_but_not_counted(
     assert len(runs.read_text().split()) == 2
 
 
-def test_losses_are_forgiven_up_to_a_number() -> None:
-    losses = LossCounts(forgiven=1)
-    assert not losses.count("key")
-    losses.explain("key", Loss("w1", "17", "job 17 is OUT_OF_MEMORY"))
-    assert losses.count("key")
-    losses.explain("key", Loss("w2", "", "its process ended"))
-    error = losses.error("key", "fit")
+def test_the_error_names_each_lost_worker_and_the_cause() -> None:
+    first = Loss("w1", "17", "job 17 is OUT_OF_MEMORY")
+    error = error_of("fit", [first, Loss("w2", "", "its process ended")], forgiven=1)
     assert (error.worker, error.job, error.cause) == ("w2", "", "its process ended")
+    assert error.tries == 2
     assert "1. worker w1 in job 17: job 17 is OUT_OF_MEMORY" in str(error)
     assert "2. worker w2: its process ended" in str(error)
-    losses.forget("key")
-    assert losses.tries("key") == 0
+    assert "survives 1 lost workers" in str(error)

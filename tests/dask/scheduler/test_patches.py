@@ -58,7 +58,7 @@ def test_tasks_without_limits_go_the_ways_of_dask(client: Client, tmp_path: Path
 def test_a_fault_of_ours_does_not_stop_the_scheduler(
     client: Client, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    placement = client.cluster.scheduler.plugins[LimitsSchedulerPlugin.name]._placement
+    placement = client.cluster.scheduler.plugins[LimitsSchedulerPlugin.name].cluster.placement
 
     def fail(*_: object) -> None:
         raise RuntimeError("a fault")

@@ -45,7 +45,7 @@ def let_end_in(client: Client, name: str, seconds: float) -> None:
 
     def join_again(dask_scheduler: Any) -> None:
         plugin = plugin_of(dask_scheduler)
-        (worker,) = (one for one in plugin._workers.values() if one.name == name)
+        (worker,) = (one for one in plugin.cluster.workers.values() if one.name == name)
         resources = job_resources(worker.resources.memory + OWN_BYTES, 1, seconds, seconds)
         plugin._join(worker.address, asdict(resources), asdict(worker.job))
 
@@ -140,15 +140,15 @@ def test_an_idle_worker_goes_when_all_that_waits_needs_more_time_than_it_has(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def set_new_worker(dask_scheduler: Any) -> None:
-        plugin_of(dask_scheduler).new_worker = job_resources(2 * 2**30, 1, 1000)
+        plugin_of(dask_scheduler).cluster.new_worker = job_resources(2 * 2**30, 1, 1000)
 
     client.run_on_scheduler(set_new_worker)
     monkeypatch.setattr(draining, "_IDLE_S", 0.5)
     with worker(client, "old", 1000):
         plugin = plugin_of(client.cluster.scheduler)
-        (old,) = plugin._workers.values()
+        (old,) = plugin.cluster.workers.values()
         half_over = replace(old.resources, ends_at=old.resources.ends_at - 500)
-        plugin._placement.add(old.address, half_over)
+        plugin.cluster.placement.add(old.address, half_over)
         with annotate(wall_time=800):
             future = client.submit(abs, -1)
         until(lambda: events(client, "worker-draining"))

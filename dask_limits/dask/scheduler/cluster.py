@@ -1,0 +1,142 @@
+"""What the parts of the scheduler plugin share: the scheduler, its workers, and the placement."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Container, Coroutine, Hashable
+from typing import Any, Final
+
+import cloudpickle
+import distributed
+from distributed import Status
+
+from dask_limits.dask.scheduler.tasks import Where
+from dask_limits.dask.scheduler.workers import TrackedWorker
+from dask_limits.dask.topic import TOPIC
+from dask_limits.placement.policy import Placement
+from dask_limits.placement.resources import WorkerResources
+
+_QUICK_S: Final = 0.25
+"""Calls that take less, on average, are prefetched by busy workers: the way there takes some 10 ms,
+in which the worker would be idle."""
+
+
+class Cluster:
+    """A Dask cluster on which limited calls are placed. Everything runs on its scheduler's loop.
+
+    Attributes:
+        workers: The tracked workers, by address.
+        new_worker: What a worker has that a batch system would start. It is set by a cluster in the
+            same process. With None, the default, calls are refused that no present worker can run.
+    """
+
+    def __init__(self, scheduler: distributed.Scheduler, place: Callable[[], None]) -> None:
+        self.scheduler = scheduler
+        self.workers: dict[str, TrackedWorker] = {}
+        self.new_worker: WorkerResources | None = None
+        self.placement = Placement(self.allowed, self._cost, self._is_quick)
+        self._place = place
+        self._is_due = False
+        self._loop = asyncio.get_running_loop()
+        self._timers: dict[Hashable, asyncio.TimerHandle] = {}
+        self._tasks: set[asyncio.Task[None]] = set()  # asyncio holds them weakly
+
+    def log(self, worker: TrackedWorker, op: str, **more: Any) -> None:
+        """Log an event of a worker under our topic, for clients."""
+        about = {"worker": worker.name, "address": worker.address, "job": worker.job.job}
+        self.scheduler.log_event(TOPIC, {"op": op, **about, **more})
+
+    def ask_back(self, key: Hashable, worker: str) -> None:
+        """Have a worker give back a call that has not started there; it then waits here again."""
+        self.scheduler.worker_send(worker, {"op": "dask-limits-give-back", "key": key})
+
+    def is_waiting(self, key: Hashable) -> bool:
+        """Whether Dask could send a task to a worker now, if we let it."""
+        ts = self.scheduler.tasks.get(key)
+        return ts is not None and ts.state == "no-worker"
+
+    def fail(self, errors: dict[Hashable, Exception]) -> None:
+        """End tasks that wait, for a worker or for other tasks, with an error each."""
+        failed = {}
+        for key, error in errors.items():
+            ts = self.scheduler.tasks.get(key)
+            if ts is None or ts.state not in ("released", "waiting", "no-worker"):
+                continue
+            ts.exception, ts.exception_text = cloudpickle.dumps(error), repr(error)
+            ts.exception_blame = ts
+            failed[key] = "erred"
+        self.scheduler.transitions(failed, f"dask-limits-error-{time.time()}")
+
+    # -- later -----------------------------------------------------------------------------
+
+    def place_soon(self) -> None:
+        """Place what can be placed, once Dask is through with what it is doing."""
+        if not self._is_due:
+            self._is_due = True
+            self._loop.call_soon(self._place_now)
+
+    def _place_now(self) -> None:
+        self._is_due = False
+        self._place()
+
+    def later(self, name: Hashable, seconds: float, do: Callable[[], object]) -> None:
+        """Do something after some time, unless a timer of this name is running already."""
+
+        def run() -> None:
+            del self._timers[name]
+            do()
+
+        if name not in self._timers:
+            self._timers[name] = self._loop.call_later(max(seconds, 0), run)
+
+    def cancel_timer(self, name: Hashable) -> None:
+        """Stop a timer, if it is running."""
+        timer = self._timers.pop(name, None)
+        if timer is not None:
+            timer.cancel()
+
+    def run(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run a coroutine in a task, unless the scheduler is closing."""
+        if self.scheduler.status in (Status.closing, Status.closed):
+            work.close()
+            return
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def stop(self) -> None:
+        """Cancel all timers and tasks."""
+        for timer in self._timers.values():
+            timer.cancel()
+        for task in self._tasks:
+            task.cancel()
+
+    async def stopped(self) -> None:
+        """Wait for the tasks that were cancelled: they may have to end a command first."""
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    # -- for the placement -----------------------------------------------------------------
+
+    def allowed(self, where: Hashable) -> Container[str] | None:
+        """The workers on which Dask lets tasks run that are to run there; None for all."""
+        if where is None:
+            return None
+        assert isinstance(where, Where)
+        valid = self.scheduler.valid_workers(where)
+        if valid is None or (where.is_loose and not valid):
+            return None
+        return {state.address for state in valid}
+
+    def _cost(self, key: Hashable, worker: str) -> float:
+        """Seconds until a call could start on a worker, as far as Dask's own tasks matter."""
+        ts, state = self.scheduler.tasks[key], self.scheduler.workers[worker]
+        others = len(state.processing) - len(self.placement.calls_at(worker))
+        cost = 0.5 * max(others, 0) / state.nthreads
+        if ts.dependencies:
+            cost += self.scheduler.get_comm_cost(ts, state)
+        return float(cost)
+
+    def _is_quick(self, key: Hashable) -> bool:
+        ts = self.scheduler.tasks.get(key)
+        return ts is not None and 0 <= ts.prefix.duration_average < _QUICK_S

@@ -151,9 +151,9 @@ def dask(
 
 def jobqueue(system: str, options: Mapping[str, Any]) -> ExecutorFactory:
     """Executors over clusters of `dask_jobqueue`. This checks the options, and imports Dask."""
-    from dask_limits.executors.jobqueue import JobQueueExecutor, make_spec
+    from dask_limits.executors.jobqueue import JobQueueExecutor, JobSpec
 
-    spec = make_spec(system, **options)
+    spec = JobSpec(system, **options)
     make = partial(JobQueueExecutor.start, spec)
     return ExecutorFactory(spec.cluster_class.__name__, make, spec.shown, refusal=spec.refusal)
 

@@ -52,7 +52,7 @@ def dask() -> Any:
 def jobqueue() -> Any:
     from fake_batch_systems import BatchSystem
 
-    from dask_limits.executors.jobqueue import JobQueueExecutor, make_spec
+    from dask_limits.executors.jobqueue import JobQueueExecutor, JobSpec
 
     folder = tempfile.TemporaryDirectory(prefix="dask-limits-")
 
@@ -62,7 +62,7 @@ def jobqueue() -> Any:
             folder.cleanup()
 
     path = shlex.quote(os.pathsep.join(sys.path))  # in which jobs find what they are to call
-    spec = make_spec(
+    spec = JobSpec(
         "pbs",
         cores=2,
         memory="2 GiB",

@@ -31,7 +31,7 @@ def make_cluster(spec: JobSpec, submitter: JobSubmitter, directory: SharedDirect
 
 
 def _job_class(spec: JobSpec, submitter: JobSubmitter, directory: SharedDirectory) -> Any:
-    base: Any = spec.options.get("job_cls") or spec.cluster_class.job_cls
+    base: Any = spec.job_class
 
     class PoolJob(base):  # type: ignore[misc]
         submit_error: Exception | None = None

@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
+import inspect
 import math
 import os
 import shlex
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import dask
 import distributed
 
-from dask_limits.dask.reservations import job_resources, refusal_error
+from dask_limits.batch_systems.current_job import JOB_ENDS
+from dask_limits.batch_systems.walltimes import walltime_seconds, walltime_text
+from dask_limits.dask.compat.client import ip_address
+from dask_limits.dask.compat.jobqueue import check_jobqueue, import_jobqueue
+from dask_limits.dask.reservations import OWN_BYTES, job_resources, refusal_error
 from dask_limits.exceptions import LimitRefusedError
-from dask_limits.executors.jobqueue.adaptive import Adaptive, parse_workers
-from dask_limits.executors.jobqueue.options import JobOptions, dask_jobqueue
+from dask_limits.executors.jobqueue.adaptive import parse_workers
 from dask_limits.limits import Limits
 from dask_limits.placement.resources import WorkerResources
-from dask_limits.units import Amount, format_bytes, parse_seconds
+from dask_limits.units import Amount, format_bytes, parse_bytes, parse_seconds, whole_number
+
+check_jobqueue()
+dask_jobqueue: Final[Any] = import_jobqueue()
+Job: Final[Any] = dask_jobqueue.core.Job
+JobQueueCluster: Final[Any] = dask_jobqueue.core.JobQueueCluster
 
 _CLUSTERS: Final = {
     "slurm": "SLURMCluster",
@@ -30,85 +39,237 @@ _CLUSTERS: Final = {
     "moab": "MoabCluster",
     "htcondor": "HTCondorCluster",
 }
+_OURS: Final = {"loop", "asynchronous", "security", "n_workers", "scheduler", "self", "name"}
+"""Parameters of `dask_jobqueue` that users cannot set: ours replace them."""
+_LISTS: Final = {
+    # With their former names, which dask_jobqueue still takes.
+    "job_extra_directives": "job_extra",
+    "job_script_prologue": "env_extra",
+    "worker_extra_args": "extra",
+    "job_directives_skip": "header_skip",
+}
+"""Parameters of `dask_jobqueue` that are lists. It would take each letter of a str for an item."""
+_IN_SCHEDULER_OPTIONS: Final = {"dashboard_address", "host"}
 
 
-@dataclass(frozen=True)
 class JobSpec:
-    """The jobs of a cluster, and how many workers they are to bring."""
+    """The jobs of a cluster, and how many workers they are to bring.
 
-    system: str  # the batch system, as `dask_jobqueue` calls it
-    cluster_class: type[Any]  # its class in `dask_jobqueue`
-    options: Mapping[str, Any]  # arguments of that class, without those that follow
-    n_workers: int  # how many to start with
-    adaptive: Adaptive | None  # how to adapt that number; None to keep it
-    worker_timeout_s: float | None  # when to give up if no worker has come; None for never
-    security: Any  # credentials; True for temporary ones, None for none
-    submit_command: str
-    cancel_command: str  # the id of a job is appended
-    shared: str  # the directory that the nodes share, with "~" and variables unexpanded
-    memory: int  # bytes of each worker
-    cores: int  # of each worker
-    processes: int  # workers in each job
-    walltime_s: float | None  # how long a job may last; None for no limit
-    shown: Mapping[str, Any]  # what to show people of all this
+    The arguments are a user's; what they leave out is read from `dask_jobqueue`'s configuration.
+
+    Attributes:
+        cluster_class: The batch system's class in `dask_jobqueue`.
+        job_class: The class of its jobs.
+        options: The arguments of `cluster_class`, without those that are attributes here.
+        n_workers: How many workers to start with.
+        adaptive: How to adapt that number; None to keep it.
+        worker_timeout_s: When to give up if no worker has come; None for never.
+        security: Credentials; True for temporary ones, None for none.
+        shared: The directory that the nodes share, with "~" and variables unexpanded.
+        processes: Workers in each job.
+        memory: Bytes of each worker.
+        cores: Cores of each worker.
+        walltime_s: How long a job may last; None for no limit.
+
+    Raises:
+        ValueError: if an argument is missing, unknown or invalid.
+        TypeError: if an argument has the wrong type.
+    """
+
+    def __init__(
+        self,
+        system: str,
+        *,
+        n_workers: int | None = None,
+        adaptive: object = None,
+        worker_timeout: Amount | None = None,
+        security: object = None,
+        submit_command: str | None = None,
+        cancel_command: str | None = None,
+        **options: Any,
+    ) -> None:
+        if system not in _CLUSTERS:
+            raise ValueError(
+                f"{system!r} is not a supported batch system. Use one of: {', '.join(_CLUSTERS)}"
+            )
+        self.system = system
+        self.cluster_class: Any = getattr(dask_jobqueue, _CLUSTERS[system])
+        self.job_class: Any = options.get("job_cls") or self.cluster_class.job_cls
+        self.options = options
+        self._section = options.get("config_name") or self.job_class.config_name
+        self._check_options()
+        self._set_resources()
+        self.processes: int = options["processes"]
+        self.memory: int = options["memory"] // self.processes
+        self.cores: int = options["cores"] // self.processes
+        self.walltime_s = self._set_walltime()
+        self.n_workers, self.adaptive = parse_workers(n_workers, adaptive)
+        self.worker_timeout_s = (
+            None if worker_timeout is None else parse_seconds(worker_timeout, "worker_timeout")
+        )
+        self.security = _checked_security(security, options.get("protocol"))
+        self.shared = _checked_directory(self._value("shared_temp_directory") or "~/.dask-limits")
+        options.pop("shared_temp_directory", None)
+        self._set_defaults()
+        job = self._try_job()
+        self.submit_command = _checked("submit_command", submit_command) or job.submit_command
+        self.cancel_command = _checked("cancel_command", cancel_command) or job.cancel_command
 
     @property
     def worker(self) -> WorkerResources:
         """What a worker of these jobs has for calls."""
         return job_resources(self.memory, self.cores, self.walltime_s or math.inf)
 
+    @property
+    def shown(self) -> dict[str, Any]:
+        """What to show people: how many workers, and what each job has."""
+        shown: dict[str, Any] = {"n_workers": self.n_workers}
+        if self.adaptive is not None:
+            shown = {"adaptive": (self.adaptive.minimum, self.adaptive.maximum)}
+        shown |= {"cores": self.options["cores"], "memory": format_bytes(self.options["memory"])}
+        if "walltime" in self.options:
+            shown["walltime"] = self.options["walltime"]
+        return shown
+
     def refusal(self, limits: Limits, name: str) -> LimitRefusedError | None:
         """The error of a call of this name that no worker could ever run; None if one could."""
         return refusal_error(name, limits, [self.worker])
 
+    def _check_options(self) -> None:
+        """Refuse what `dask_jobqueue` does not have, and a str where it wants a list."""
+        known = (_parameters(JobQueueCluster) | _parameters(self.job_class)) - _OURS
+        for name in self.options:
+            if name in _IN_SCHEDULER_OPTIONS:
+                raise ValueError(
+                    f"{name!r} is an option of the Dask scheduler. Use"
+                    f" scheduler_options={{{name!r}: ...}}"
+                )
+            if name not in known:
+                close = difflib.get_close_matches(name, known, 1)
+                raise ValueError(
+                    f"{name!r} is not an option for {self.system}."
+                    + (f" Did you mean {close[0]!r}?" if close else "")
+                    + f" The options are: {', '.join(sorted(known - _IN_SCHEDULER_OPTIONS))}"
+                )
+        if dask.config.get(f"jobqueue.{self._section}", None) is None:
+            raise ValueError(
+                f"config_name={self._section!r} is not a section of dask_jobqueue's configuration"
+                f" (jobqueue.yaml). The default is {self.system!r}"
+            )
+        for name in (*_LISTS, *_LISTS.values()):
+            for value in (self.options.get(name), self._configured(name)):
+                if isinstance(value, str):
+                    raise TypeError(f"{name}={value!r} is a str, but must be a list: [{value!r}]")
 
-def make_spec(
-    system: str,
-    *,
-    n_workers: int | None = None,
-    adaptive: object = None,
-    worker_timeout: Amount | None = None,
-    security: object = None,
-    submit_command: str | None = None,
-    cancel_command: str | None = None,
-    **given: Any,
-) -> JobSpec:
-    """Check the arguments of a user, and complete them from `dask_jobqueue`'s configuration.
+    def _configured(self, name: str) -> Any:
+        return dask.config.get(f"jobqueue.{self._section}.{name.replace('_', '-')}", None)
 
-    Raises:
-        ValueError: if an argument is missing, unknown or invalid.
-        TypeError: if an argument has the wrong type.
-    """
-    if system not in _CLUSTERS:
-        raise ValueError(
-            f"{system!r} is not a supported batch system. Use one of: {', '.join(_CLUSTERS)}"
-        )
-    cluster_class = getattr(dask_jobqueue, _CLUSTERS[system])
-    options = JobOptions(system, cluster_class, given)
-    options.set_resources()
-    walltime_s = options.set_walltime()
-    n_workers, scaling = parse_workers(n_workers, adaptive)
-    shared = options.value("shared_temp_directory") or "~/.dask-limits"
-    options.pop("shared_temp_directory", None)
-    options.set_defaults(walltime_s)
-    job = options.try_job()
-    return JobSpec(
-        system,
-        cluster_class,
-        options,
-        n_workers,
-        scaling,
-        None if worker_timeout is None else parse_seconds(worker_timeout, "worker_timeout"),
-        _checked_security(security, options.get("protocol")),
-        submit_command=_checked_command("submit_command", submit_command) or job.submit_command,
-        cancel_command=_checked_command("cancel_command", cancel_command) or job.cancel_command,
-        shared=_checked_directory(shared),
-        memory=options["memory"] // options["processes"],
-        cores=options["cores"] // options["processes"],
-        processes=options["processes"],
-        walltime_s=walltime_s,
-        shown=_shown(options, n_workers, scaling),
-    )
+    def _value(self, name: str) -> Any:
+        """What the user gave or, if it is None or empty, what is configured."""
+        return self.options.get(name) or self._configured(name)
+
+    def _list(self, name: str) -> list[Any]:
+        """A value that is a list, under its present or its former name."""
+        old_name = _LISTS[name]
+        given = self.options.get(name) or self.options.pop(old_name, None)
+        return list(given or self._configured(name) or self._configured(old_name) or [])
+
+    def _set_resources(self) -> None:
+        """Set the cores, the memory and the number of workers of a job."""
+        for name, example, what in (
+            ("cores", "4", "the number of cores per job"),
+            ("memory", '"16 GiB"', "the memory per job"),
+        ):
+            if self.options.get(name) is None:
+                self.options[name] = self._configured(name)
+            if self.options[name] is None:
+                raise ValueError(
+                    f"Specify `{name}`: {what}. Use with_{self.system}(..., {name}={example}), or"
+                    f" set jobqueue.{self.system}.{name} in dask_jobqueue's configuration"
+                )
+        if self.options.get("processes") is None:
+            # One worker packs calls best, as limited calls run in processes of their own anyway.
+            self.options["processes"] = self._configured("processes") or 1
+        default = "the value in dask_jobqueue's configuration"
+        for name in ("cores", "processes"):
+            self.options[name] = whole_number(self.options[name], name, none=default)
+        memory = self.options["memory"] = parse_bytes(self.options["memory"])
+        cores, processes = self.options["cores"], self.options["processes"]
+        if processes > cores:
+            raise ValueError(f"processes={processes} is more than cores={cores}")
+        if memory <= OWN_BYTES * processes:
+            raise ValueError(
+                f"memory={format_bytes(memory)} leaves nothing for calls: a Dask worker and"
+                f" the processes of dask_limits need {format_bytes(OWN_BYTES)}"
+                + (" for each of the processes" if processes > 1 else "")
+            )
+
+    def _set_walltime(self) -> float | None:
+        """Set the wall time in the batch system's own form; return it in seconds."""
+        if self.system == "htcondor":
+            return None
+        walltime = self.options.get("walltime")
+        if walltime is None:
+            walltime = self._configured("walltime")
+            if isinstance(walltime, int):  # in the batch system's unit, as dask_jobqueue writes it
+                walltime = str(walltime)
+        if walltime is None:
+            return None
+        text = self.options["walltime"] = walltime_text(walltime, self.system)
+        return walltime_seconds(text, self.system)
+
+    def _set_defaults(self) -> None:
+        """Set what `dask_jobqueue` would leave out, or open to the whole network."""
+        scheduler = {"dashboard_address": "127.0.0.1:0"} | (self._value("scheduler_options") or {})
+        if not {"host", "interface"} & set(scheduler):
+            scheduler["host"] = ip_address(self._value("interface"))
+        self.options["scheduler_options"] = scheduler
+
+        extra = self._list("worker_extra_args")
+        if not any(str(word).startswith("--dashboard-address") for word in extra):
+            extra += ["--dashboard-address", "127.0.0.1:0"]
+        self.options["worker_extra_args"] = extra
+
+        if log := self._value("log_directory"):
+            # Batch systems do not expand "~", and dask_jobqueue makes a directory of that name.
+            self.options["log_directory"] = str(Path(os.path.expandvars(log)).expanduser())
+
+        if self.walltime_s is not None:
+            ends = f"export {JOB_ENDS}=$(( $(date +%s) + {math.floor(self.walltime_s)} ))"
+            self.options["job_script_prologue"] = [*self._list("job_script_prologue"), ends]
+
+        if self.system == "slurm":
+            if not self._value("job_mem"):
+                # dask_jobqueue rounds up to whole gigabytes: 1.1 GiB would become 2G.
+                self.options["job_mem"] = f"{-(-self.options['memory'] // 2**20)}M"
+            # A job that SLURM requeues would bring a worker whose name is already taken.
+            directives = self._list("job_extra_directives")
+            skipped = self._list("job_directives_skip")
+            if not any("requeue" in str(word) for word in [*directives, *skipped]):
+                directives.append("--no-requeue")
+            self.options["job_extra_directives"] = directives
+
+    def _try_job(self) -> Any:
+        """Have `dask_jobqueue` check the options by making a job. This starts nothing."""
+        not_here = _parameters(JobQueueCluster) - {"interface", "protocol", "config_name"}
+        not_here.add("log_directory")  # the job would make it
+        of_job = {name: value for name, value in self.options.items() if name not in not_here}
+        try:
+            return self.job_class("tls://scheduler:8786", name="worker", **of_job)
+        except Exception as error:
+            raise ValueError(
+                f"dask_jobqueue cannot make a {self.system} job from these options: {error}"
+            ) from error
+
+
+def _parameters(owner: type[Any]) -> set[str]:
+    """The names of the parameters of the constructors of a class and its bases."""
+    names: set[str] = set()
+    for base in owner.__mro__:
+        if issubclass(base, Job | JobQueueCluster) and "__init__" in vars(base):
+            arguments = inspect.getfullargspec(vars(base)["__init__"])
+            names.update(arguments.args, arguments.kwonlyargs)
+    return names
 
 
 def _checked_security(security: object, protocol: str | None) -> Any:
@@ -127,7 +288,7 @@ def _checked_security(security: object, protocol: str | None) -> Any:
     )
 
 
-def _checked_command(name: str, command: str | None) -> str | None:
+def _checked(name: str, command: str | None) -> str | None:
     if command is None:
         return None
     with contextlib.suppress(ValueError, AttributeError):  # an open quote; not a str
@@ -147,14 +308,3 @@ def _checked_directory(directory: str | os.PathLike[str]) -> str:
             " support this: use another directory"
         )
     return path
-
-
-def _shown(options: Mapping[str, Any], n_workers: int, adaptive: Adaptive | None) -> dict[str, Any]:
-    """What to show people: how many workers, and what each job has."""
-    shown: dict[str, Any] = {"n_workers": n_workers}
-    if adaptive is not None:
-        shown = {"adaptive": (adaptive.minimum, adaptive.maximum)}
-    shown |= {"cores": options["cores"], "memory": format_bytes(options["memory"])}
-    if "walltime" in options:
-        shown["walltime"] = options["walltime"]
-    return shown

@@ -9,11 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dask_limits.batch_systems.job_state import JobState
-from dask_limits.executors.jobqueue import make_spec
+from dask_limits.executors.jobqueue import JobSpec
 from dask_limits.executors.jobqueue.demand import Work, workers_for
 from dask_limits.executors.jobqueue.pooled_job import PooledJob
 from dask_limits.executors.jobqueue.scaling import Failures, Surplus, jobs_wanted
-from dask_limits.executors.jobqueue.spec import JobSpec
 from dask_limits.placement.resources import WorkerResources
 
 GIB = 2**30
@@ -21,7 +20,7 @@ WORKER = WorkerResources(memory=4 * GIB, cores=4)
 
 
 def spec(**options) -> JobSpec:
-    return make_spec("pbs", cores=4, memory="16 GiB", interface="lo", **options)
+    return JobSpec("pbs", cores=4, memory="16 GiB", interface="lo", **options)
 
 
 # -- how many workers the work could use ---------------------------------------------------

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from dask_limits import Scheduler
-from dask_limits.executors.jobqueue import make_spec
+from dask_limits.executors.jobqueue import JobSpec
 from dask_limits.executors.jobqueue.adaptive import Adaptive
 
 
@@ -96,7 +96,7 @@ def test_configuration_files_of_dask_jobqueue_are_honoured():
         "log-directory": "mine",
     }
     with dask.config.set({f"jobqueue.slurm.{key}": value for key, value in section.items()}):
-        spec = make_spec("slurm")
+        spec = JobSpec("slurm")
     assert (spec.cores, spec.memory, spec.processes, spec.walltime_s) == (4, 2**33, 2, 7200)
     assert spec.shared == "$SCRATCH/mine"
     options = spec.options
@@ -121,29 +121,29 @@ def test_a_number_in_a_configuration_file_means_what_it_means_to_dask_jobqueue(
     system, configured, walltime, seconds
 ):
     with dask.config.set({f"jobqueue.{system}.walltime": configured}):
-        spec = make_spec(system, cores=1, memory="1 GiB")
+        spec = JobSpec(system, cores=1, memory="1 GiB")
     assert (spec.options["walltime"], spec.walltime_s) == (walltime, seconds)
 
 
 @pytest.mark.parametrize("extra", [[], ["--no-dashboard"], ["--dashboard-prefix", "/x"]])
 def test_what_workers_serve_is_on_localhost_unless_an_address_is_given(extra):
-    spec = make_spec("slurm", cores=1, memory="1 GiB", worker_extra_args=extra)
+    spec = JobSpec("slurm", cores=1, memory="1 GiB", worker_extra_args=extra)
     assert spec.options["worker_extra_args"] == [*extra, "--dashboard-address", "127.0.0.1:0"]
     given = ["--dashboard-address", ":8787"]
-    spec = make_spec("slurm", cores=1, memory="1 GiB", worker_extra_args=given)
+    spec = JobSpec("slurm", cores=1, memory="1 GiB", worker_extra_args=given)
     assert spec.options["worker_extra_args"] == given
 
 
 def test_slurm_is_asked_for_the_memory_that_was_given_and_no_more():
-    assert make_spec("slurm", cores=1, memory="1100 MiB").options["job_mem"] == "1100M"
-    assert make_spec("slurm", cores=1, memory=2**30 + 1).options["job_mem"] == "1025M"
-    given = make_spec("slurm", cores=1, memory="1100 MiB", job_mem="3G")
+    assert JobSpec("slurm", cores=1, memory="1100 MiB").options["job_mem"] == "1100M"
+    assert JobSpec("slurm", cores=1, memory=2**30 + 1).options["job_mem"] == "1025M"
+    given = JobSpec("slurm", cores=1, memory="1100 MiB", job_mem="3G")
     assert given.options["job_mem"] == "3G"
 
 
 def test_numbers_of_numpy_are_numbers():
     given = {"cores": np.int64(4), "processes": np.int8(2), "n_workers": np.int32(3)}
-    spec = make_spec("slurm", memory=np.int64(2**31), adaptive=np.int64(5), **given)
+    spec = JobSpec("slurm", memory=np.int64(2**31), adaptive=np.int64(5), **given)
     found = (spec.cores, spec.processes, spec.n_workers, spec.adaptive)
     assert found == (2, 2, 3, Adaptive(0, 5))
     assert "np." not in repr(spec.shown)
@@ -162,5 +162,5 @@ def test_numbers_of_numpy_are_numbers():
     ],
 )
 def test_how_many_workers_are_asked_for(given, n_workers, adaptive):
-    spec = make_spec("slurm", cores=1, memory="1 GiB", **given)
+    spec = JobSpec("slurm", cores=1, memory="1 GiB", **given)
     assert (spec.n_workers, spec.adaptive) == (n_workers, adaptive)

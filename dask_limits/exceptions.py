@@ -159,9 +159,8 @@ def _rebuild(cls: type[CallError], args: tuple[Any, ...], state: dict[str, Any])
 class Breach(CallError):
     """A call went over one of its limits, and was ended with everything it had started.
 
-    Attributes:
-        child: The [ChildProcess][dask_limits.ChildProcess] that had the largest share of
-            what the call went over; None if that was the process that ran the function.
+    `child` is the [ChildProcess][dask_limits.ChildProcess] that had the largest share of what the
+    call went over; None if that was the process that ran the function.
     """
 
     child: Any = None
@@ -184,11 +183,7 @@ class ProcessBreach(Breach, ProcessLimitException):
 
 
 class CrashError(CallError):
-    """The process of a call was ended by a signal that was not ours.
-
-    Attributes:
-        signal: The number of the signal.
-    """
+    """A signal that was not ours ended the process of a call. `signal` is its number."""
 
     signal: int = 0
 
@@ -198,11 +193,7 @@ class SystemMemoryError(CrashError):
 
 
 class ExitError(CallError):
-    """A call ended its process (`sys.exit`, `os._exit`) instead of returning.
-
-    Attributes:
-        exit_code: The exit status of the process, 0 to 255.
-    """
+    """A call ended its process (`sys.exit`, `os._exit`) with the status `exit_code`, 0 to 255."""
 
     exit_code: int = 0
 
@@ -252,11 +243,9 @@ class WorkerLostError(CallError):
 
 
 class ClusterLostError(CallError, BrokenExecutor):
-    """The connection to the scheduler of a Dask cluster was lost.
+    """The connection to the Dask scheduler at `address` was lost.
 
-    Attributes:
-        address: Of that scheduler.
-        running: The names of all calls that were not done.
+    `running` has the names of all calls that were not done.
     """
 
     address: str = ""
@@ -268,11 +257,7 @@ class CallCancelledError(CallError):
 
 
 class CallPicklingError(CallError):
-    """The arguments, result or exception of a call cannot be pickled or unpickled.
-
-    Attributes:
-        part: What it was: "arguments", "result" or "exception".
-    """
+    """The `part` of a call ("arguments", "result", "exception") cannot be pickled or unpickled."""
 
     part: str = ""
 

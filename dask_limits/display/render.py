@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
+    from rich.console import RenderableType as RenderableType
     from rich.panel import Panel
     from rich.tree import Tree
 

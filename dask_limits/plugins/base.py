@@ -2,24 +2,11 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import (
-    TYPE_CHECKING,
-    Any,
-    ClassVar,
-    Final,
-    ParamSpec,
-    Protocol,
-    Self,
-    overload,
-    runtime_checkable,
-)
+from typing import Any, ClassVar, Final, ParamSpec, Protocol, Self, overload, runtime_checkable
 
 from dask_limits.display import render
 from dask_limits.events import Emitter, Event, Subscriber, events_of
 from dask_limits.executors import Call, Future
-
-if TYPE_CHECKING:
-    from rich.console import RenderableType
 
 P = ParamSpec("P")
 
@@ -154,5 +141,5 @@ class Plugin(render.Renderable):
         """What is displayed of it, one property a line."""
         return []
 
-    def __rich__(self) -> RenderableType:
+    def __rich__(self) -> render.RenderableType:
         return render.plugin_panel(self.name, self._rows())

@@ -64,25 +64,23 @@ class PynisherPlugin(Plugin):
     WallTimeoutException = exceptions.WallTimeoutException
     ProcessLimitException = exceptions.ProcessLimitException
 
-    TIMEOUT: ClassVar[Event[[exceptions.TimeoutException]]] = Event("pynisher-timeout")
+    TIMEOUT: Event[[exceptions.TimeoutException]] = Event("pynisher-timeout")
     """A call went over its wall time or its CPU time. Called with the exception."""
 
-    MEMORY_LIMIT_REACHED: ClassVar[Event[[exceptions.MemoryLimitException]]] = Event(
-        "pynisher-memory-limit"
-    )
+    MEMORY_LIMIT_REACHED: Event[[exceptions.MemoryLimitException]] = Event("pynisher-memory-limit")
     """A call went over its memory. Called with the exception."""
 
-    CPU_TIME_LIMIT_REACHED: ClassVar[Event[[exceptions.CpuTimeoutException]]] = Event(
+    CPU_TIME_LIMIT_REACHED: Event[[exceptions.CpuTimeoutException]] = Event(
         "pynisher-cputime-limit"
     )
     """A call went over its CPU time. Called with the exception, after `TIMEOUT`."""
 
-    WALL_TIME_LIMIT_REACHED: ClassVar[Event[[exceptions.WallTimeoutException]]] = Event(
+    WALL_TIME_LIMIT_REACHED: Event[[exceptions.WallTimeoutException]] = Event(
         "pynisher-walltime-limit"
     )
     """A call went over its wall time. Called with the exception, after `TIMEOUT`."""
 
-    PROCESS_LIMIT_REACHED: ClassVar[Event[[exceptions.ProcessLimitException]]] = Event(
+    PROCESS_LIMIT_REACHED: Event[[exceptions.ProcessLimitException]] = Event(
         "pynisher-process-limit"
     )
     """A call had more processes than its limit. Called with the exception."""

@@ -87,15 +87,10 @@ class Retry(Plugin):
 
     name: ClassVar[str] = "retry"
 
-    USUAL: ClassVar[tuple[type[BaseException], ...]] = (
-        Breach,
-        CrashError,
-        GuardianLostError,
-        LostWorker,
-    )
+    USUAL: tuple[type[BaseException], ...] = (Breach, CrashError, GuardianLostError, LostWorker)
     """The default of `on`. Extend it by `on=(*Retry.USUAL, OSError)`."""
 
-    RETRY: ClassVar[Event[[Future[Any], BaseException, int]]] = RETRY
+    RETRY: Event[[Future[Any], BaseException, int]] = RETRY
 
     def __init__(
         self,

@@ -2,20 +2,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
-from typing import TYPE_CHECKING, ParamSpec, TypeVar, overload
+from typing import ParamSpec, TypeVar, overload
 
 from dask_limits.display import render
 from dask_limits.display.live import live
+from dask_limits.plugins import Plugin
 from dask_limits.scheduler.constructors import Constructors
 from dask_limits.scheduler.exit_state import Action, ExitState, OnException, RunOptions
 from dask_limits.scheduler.run import Run
 from dask_limits.scheduler.task import Task
 from dask_limits.units import Amount
-
-if TYPE_CHECKING:
-    from rich.console import RenderableType
-
-    from dask_limits.plugins.base import Plugin
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -161,7 +157,7 @@ class Scheduler(Constructors, render.Renderable):
         finally:
             self._run = None
 
-    def __rich__(self) -> RenderableType:
+    def __rich__(self) -> render.RenderableType:
         return render.scheduler_tree(
             self._factory.name,
             self._factory.options,

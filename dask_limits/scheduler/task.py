@@ -6,7 +6,7 @@ import string
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
+from typing import Any, Final, ParamSpec, TypeVar
 
 from dask_limits.display import render
 from dask_limits.events import Event
@@ -17,9 +17,6 @@ from dask_limits.plugins.base import RETRY, Plugin
 from dask_limits.scheduler.events import TaskEvents
 from dask_limits.scheduler.run import CallHooks, Run
 from dask_limits.scheduler.submitter import Submitter
-
-if TYPE_CHECKING:
-    from rich.console import RenderableType
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -229,7 +226,7 @@ class Task(TaskEvents[P, R], render.Renderable):
                 return True
         return False
 
-    def __rich__(self) -> RenderableType:
+    def __rich__(self) -> render.RenderableType:
         return render.task_panel(
             self.function, self.unique_ref, self.plugins, self.emitter.subscribers
         )

@@ -25,12 +25,17 @@ _SHARING = {
 def pytest_configure() -> None:
     """Let Ctrl-C interrupt, also where a shell has started this in the background.
 
-    Have nannies fork their workers from a process that has imported Dask, which takes a fraction of
-    the CPU time. For users they spawn them: so they do in the contract of executors, and in the
-    programs that tests start.
+    Have Dask fork its workers from a process that has imported Dask, which takes a fraction of the
+    CPU time. For users it spawns them: so it does in the contract of executors, and in the programs
+    that tests start.
     """
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"})
+    dask.config.set(
+        {
+            "distributed.worker.multiprocessing-method": "forkserver",
+            "multiprocessing.context": "forkserver",
+        }
+    )
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

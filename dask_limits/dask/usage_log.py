@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import threading
 from collections.abc import Iterable
@@ -9,7 +10,6 @@ from typing import Any, Final
 
 import distributed
 
-from dask_limits.dask.compat.worker import call_later, call_soon
 from dask_limits.limits import Usage
 
 TOPIC: Final = "dask-limits-usage"
@@ -69,6 +69,7 @@ class UsageLog:
 
     def __init__(self, worker: distributed.Worker) -> None:
         self._worker = worker
+        self._loop = asyncio.get_running_loop()
         self._lock = threading.Lock()
         self._rows: list[Row] = []
         self._sent: list[Row] = []
@@ -79,9 +80,9 @@ class UsageLog:
             self._rows.append((key, *(getattr(usage, name) for name in _NUMBERS)))
             n_rows = len(self._rows)
         if n_rows == 1:
-            call_soon(self._worker, call_later, self._worker, _EVERY_S, self.send)
+            self._loop.call_soon_threadsafe(self._loop.call_later, _EVERY_S, self.send)
         elif n_rows == _MOST:
-            call_soon(self._worker, self.send)
+            self._loop.call_soon_threadsafe(self.send)
 
     def send(self) -> None:
         """Send what has been collected. Called on the worker's loop."""

@@ -11,35 +11,29 @@ if TYPE_CHECKING:
     import distributed
 
 _CLIENT: Final = names(
-    "to send calls, to hear of workers, and to notice that the scheduler is lost",
-    "DaskExecutor and Scheduler.with_dask() fail with ImportError.",
-    {
-        "distributed.client:Client.id": "2021.1",
-        "distributed.client:Client.loop": "2021.1",
-        "distributed.client:Client.scheduler_comm": "2021.1",
-        "distributed.client:Client.status": "2021.1",
-    },
+    "distributed.client:Client.id 2021.1",
+    "distributed.client:Client.loop 2021.1",
+    "distributed.client:Client.scheduler_comm 2021.1",
+    "distributed.client:Client.status 2021.1",
+    what_for="to send calls, to hear of workers, and to notice that the scheduler is lost",
+    without="DaskExecutor and Scheduler.with_dask() fail with ImportError.",
 )
 _STREAM: Final = names(
-    "to end calls at once when the connection to the scheduler is lost",
-    "Calls may end only when the client gives up, after distributed.comm.timeouts.connect.",
-    {"distributed.client:Client._handle_report_task": "2022.1.1"},
+    "distributed.client:Client._handle_report_task 2022.1.1",
+    what_for="to end calls at once when the connection to the scheduler is lost",
+    without="Calls may end only when the client gives up, after distributed.comm.timeouts.connect.",
 )
 _EXECUTOR: Final = names(
-    "to accept what client.get_executor() returns",
-    "Pass the Client itself: what client.get_executor() returns is refused.",
-    {
-        "distributed.cfexecutor:ClientExecutor._client": "2021.1",
-        "distributed.cfexecutor:ClientExecutor._kwargs": "2021.1",
-    },
+    "distributed.cfexecutor:ClientExecutor._client 2021.1",
+    "distributed.cfexecutor:ClientExecutor._kwargs 2021.1",
+    what_for="to accept what client.get_executor() returns",
+    without="Pass the Client itself: what client.get_executor() returns is refused.",
 )
 _ADDRESSES: Final = names(
-    "to have the scheduler of a batch system's cluster listen on one network only",
-    "Starting a cluster of dask-jobqueue fails with ImportError.",
-    {
-        "distributed.utils:get_ip": "2021.1",
-        "distributed.utils:get_ip_interface": "2021.1",
-    },
+    "distributed.utils:get_ip 2021.1",
+    "distributed.utils:get_ip_interface 2021.1",
+    what_for="to have the scheduler of a batch system's cluster listen on one network only",
+    without="Starting a cluster of dask-jobqueue fails with ImportError.",
 )
 NAMES: Final = _CLIENT | _STREAM | _EXECUTOR | _ADDRESSES
 

@@ -31,22 +31,21 @@ KEEPS: Final = "dask.delayed:_finalize_args_collections"
 
 NAMES: Final = (
     names(
-        "to warn of limits that are lost, and of no others",
-        "No warning where this function loses limits.",
-        dict.fromkeys([*LOSES, *LOCAL], "2021.1") | {KEEPS: "2025.4.0"},
+        *(f"{path} 2021.1" for path in [*LOSES, *LOCAL]),
+        f"{KEEPS} 2025.4.0",
+        what_for="to warn of limits that are lost, and of no others",
+        without="No warning where this function loses limits.",
     )
     | names(
-        "to silence Dask's warning that dataframes ignore annotations, where limits hold",
-        "Dask warns, once a process, of a dataframe that is made in a block of annotate().",
-        {"dask.dataframe.dask_expr._collection:_WARN_ANNOTATIONS": "2025.1.0"},
+        "dask.dataframe.dask_expr._collection:_WARN_ANNOTATIONS 2025.1.0",
+        what_for="to silence Dask's warning that dataframes ignore annotations, where limits hold",
+        without="Dask warns, once a process, of a dataframe that is made in a block of annotate().",
     )
     | names(
-        "to find dataframes that outlive the block of annotate() they were made in",
-        "No warning of dataframes that are computed after the block, without limits.",
-        {
-            "dask.dataframe.dask_expr._expr:Expr": "2025.1.0",
-            "dask._expr:SingletonExpr._instances": "2025.4.0",
-        },
+        "dask.dataframe.dask_expr._expr:Expr 2025.1.0",
+        "dask._expr:SingletonExpr._instances 2025.4.0",
+        what_for="to find dataframes that outlive the block of annotate() they were made in",
+        without="No warning of dataframes that are computed after the block, without limits.",
     )
 )
 

@@ -10,29 +10,25 @@ from typing import Any, Final
 from dask_limits.dask.compat.undocumented_name import names
 
 _NODES: Final = names(
-    "to run a node of a graph as the function and the arguments that it is made of",
-    "Limited tasks of graphs fail with ImportError.",
-    {
-        "dask._task_spec:Task": "2024.9.0",
-        "dask._task_spec:GraphNode": "2024.9.0",
-        "dask._task_spec:Alias": "2024.9.0",
-        "dask._task_spec:DataNode": "2024.9.0",
-        "dask._task_spec:List": "2024.9.0",
-        "dask._task_spec:Tuple": "2024.12.0",
-        "dask._task_spec:Set": "2024.9.0",
-        "dask._task_spec:Dict": "2024.9.0",
-    },
+    "dask._task_spec:Task 2024.9.0",
+    "dask._task_spec:GraphNode 2024.9.0",
+    "dask._task_spec:Alias 2024.9.0",
+    "dask._task_spec:DataNode 2024.9.0",
+    "dask._task_spec:List 2024.9.0",
+    "dask._task_spec:Tuple 2024.12.0",
+    "dask._task_spec:Set 2024.9.0",
+    "dask._task_spec:Dict 2024.9.0",
+    what_for="to run a node of a graph as the function and the arguments that it is made of",
+    without="Limited tasks of graphs fail with ImportError.",
 )
 _FUSION: Final = names(
-    "to fuse tasks of arrays and bags that have the same limits",
-    "Limited arrays and bags are computed without fusing tasks, which is slower.",
-    {
-        "dask._task_spec:convert_legacy_graph": "2024.9.0",
-        "dask._task_spec:fuse_linear_task_spec": "2024.12.0",
-        "dask.blockwise:fuse_roots": "2021.1",
-        "dask.blockwise:optimize_blockwise": "2021.1",
-        "dask.highlevelgraph:MaterializedLayer": "2021.3.0",
-    },
+    "dask._task_spec:convert_legacy_graph 2024.9.0",
+    "dask._task_spec:fuse_linear_task_spec 2024.12.0",
+    "dask.blockwise:fuse_roots 2021.1",
+    "dask.blockwise:optimize_blockwise 2021.1",
+    "dask.highlevelgraph:MaterializedLayer 2021.3.0",
+    what_for="to fuse tasks of arrays and bags that have the same limits",
+    without="Limited arrays and bags are computed without fusing tasks, which is slower.",
 )
 _DASKS_OWN: Final = {
     "array": "dask.array.optimization:optimize",
@@ -43,21 +39,23 @@ NAMES: Final = (
     _NODES
     | _FUSION
     | names(
-        "to tell tasks of a layer that have limits from those that have none",
-        "Versions before this one have no such type, and need none.",
-        {"dask._expr:_AnnotationsTombstone": "2025.4.0"},
+        "dask._expr:_AnnotationsTombstone 2025.4.0",
+        what_for="to tell tasks of a layer that have limits from those that have none",
+        without="Versions before this one have no such type, and need none.",
     )
     | names(
-        "to name the function of a task in messages",
-        "Messages name the key of the task.",
-        {"dask.utils:key_split": "2021.1"},
+        "dask.utils:key_split 2021.1",
+        what_for="to name the function of a task in messages",
+        without="Messages name the key of the task.",
     )
     | names(
-        "to optimize arrays, bags and delayed without limits as Dask does",
-        "Once annotate() has been used, none of its kind can be computed in this process.",
-        dict.fromkeys(_DASKS_OWN.values(), "2021.1"),
+        *(f"{path} 2021.1" for path in _DASKS_OWN.values()),
+        what_for="to optimize arrays, bags and delayed without limits as Dask does",
+        without="Once annotate() has been used, none of its kind can be computed in this process.",
     )
 )
+
+Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
 # -- nodes ---------------------------------------------------------------------------------
 
@@ -67,30 +65,31 @@ def _node(kind: str) -> Any:
     return _NODES[f"dask._task_spec:{kind}"].get()
 
 
-def is_task(node: object) -> bool:
-    """Whether a node is a call of a function, and nothing more special."""
-    return type(node) is _node("Task")
-
-
 def is_value(node: object) -> bool:
     """Whether a node is a value, or stands for that of another one: nothing of a user's runs."""
     return isinstance(node, (_node("Alias"), _node("DataNode")))
 
 
-def runs_nothing(argument: Any) -> bool:
-    """Whether an argument can be had without a call of something that may be the user's."""
+def arguments_of(node: Any, data: Mapping[Any, Any]) -> Arguments | None:
+    """The arguments of the function of a node, given the values that it depends on, by key.
+
+    None if the node is something more special than a call of a function, or if something that may
+    be the user's would be called for an argument.
+    """
+    task = _node("Task")
+    if type(node) is not task or not all(map(_runs_nothing, [*node.args, *node.kwargs.values()])):
+        return None
+    arguments: Arguments = task(node.key, _as_given, *node.args, **node.kwargs)(data)
+    return arguments
+
+
+def _runs_nothing(argument: Any) -> bool:
     if type(argument) in (_node("List"), _node("Tuple"), _node("Set"), _node("Dict")):
-        return all(map(runs_nothing, argument.args))
+        return all(map(_runs_nothing, argument.args))
     return is_value(argument) or not isinstance(argument, _node("GraphNode"))
 
 
-def arguments_of(task: Any, data: Mapping[Any, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The arguments of the function of a task, given the values that it depends on, by key."""
-    args, kwargs = _node("Task")(task.key, _as_given, *task.args, **task.kwargs)(data)
-    return args, kwargs
-
-
-def _as_given(*args: Any, **kwargs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def _as_given(*args: Any, **kwargs: Any) -> Arguments:
     return args, kwargs
 
 

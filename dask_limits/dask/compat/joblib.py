@@ -11,19 +11,20 @@ from dask_limits.dask.compat.undocumented_name import names
 _BATCH: Final = "joblib._dask:Batch"
 NAMES: Final = (
     names(
-        "to run joblib within joblib in sequence, in a task process",
-        "joblib.Parallel within a limited joblib task raises ImportError.",
-        {"joblib.parallel:BACKENDS": "0.10", "joblib.parallel:SequentialBackend": "0.10"},
+        "joblib.parallel:BACKENDS 0.10",
+        "joblib.parallel:SequentialBackend 0.10",
+        what_for="to run joblib within joblib in sequence, in a task process",
+        without="joblib.Parallel within a limited joblib task raises ImportError.",
     )
     | names(
-        "to recognize what joblib sends to Dask",
-        "joblib.Parallel within a limited joblib task fails, because it has no Dask client.",
-        {_BATCH: "0.12.2"},
+        f"{_BATCH} 0.12.2",
+        what_for="to recognize what joblib sends to Dask",
+        without="joblib.Parallel within a limited joblib task fails: it has no Dask client.",
     )
     | names(
-        "to tell joblib that a batch has failed",
-        "joblib may wait for ever for a limited batch that has failed.",
-        {"joblib._utils:_ExceptionWithTraceback": "1.4"},
+        "joblib._utils:_ExceptionWithTraceback 1.4",
+        what_for="to tell joblib that a batch has failed",
+        without="joblib may wait for ever for a limited batch that has failed.",
     )
 )
 

@@ -19,68 +19,64 @@ from dask_limits.dask.compat.undocumented_name import names
 _NOT_STARTED: Final = "Starting a cluster of dask-jobqueue fails with ImportError."
 _REQUIRED: Final = (
     names(
-        "to submit and cancel jobs so that none outlives the driver",
-        _NOT_STARTED,
-        {
-            "dask_jobqueue.core:Job": "0.7.0",
-            "dask_jobqueue.core:Job._call": "0.1.0",
-            "dask_jobqueue.core:Job.submit_command": "0.1.0",
-            "dask_jobqueue.core:Job.cancel_command": "0.1.0",
-            "dask_jobqueue.core:JobQueueCluster.job_cls": "0.7.0",
-            "distributed.deploy.spec:SpecCluster._correct_state": "2021.1",
-            "distributed.deploy.spec:SpecCluster.new_spec": "2021.1",
-        },
+        "dask_jobqueue.core:Job 0.7.0",
+        "dask_jobqueue.core:Job._call 0.1.0",
+        "dask_jobqueue.core:Job.submit_command 0.1.0",
+        "dask_jobqueue.core:Job.cancel_command 0.1.0",
+        "dask_jobqueue.core:JobQueueCluster.job_cls 0.7.0",
+        "distributed.deploy.spec:SpecCluster._correct_state 2021.1",
+        "distributed.deploy.spec:SpecCluster.new_spec 2021.1",
+        what_for="to submit and cancel jobs so that none outlives the driver",
+        without=_NOT_STARTED,
     )
     | names(
-        "to read its section of jobqueue.yaml",
-        _NOT_STARTED,
-        {"dask_jobqueue.core:Job.config_name": "0.1.0"},
+        "dask_jobqueue.core:Job.config_name 0.1.0",
+        what_for="to read its section of jobqueue.yaml",
+        without=_NOT_STARTED,
     )
     | names(
-        "to let workers finish what they run when their job is signalled",
-        _NOT_STARTED,
-        {
-            "dask_jobqueue.core:Job._command_template": "0.1.0",
-            "dask_jobqueue.core:Job._job_script_prologue": "0.8.0",
-        },
+        "dask_jobqueue.core:Job._command_template 0.1.0",
+        "dask_jobqueue.core:Job._job_script_prologue 0.8.0",
+        what_for="to let workers finish what they run when their job is signalled",
+        without=_NOT_STARTED,
     )
     | names(
-        "to replace jobs only when the batch system says that they have ended",
-        _NOT_STARTED,
-        {"distributed.deploy.cluster:Cluster._update_worker_status": "2021.1"},
+        "distributed.deploy.cluster:Cluster._update_worker_status 2021.1",
+        what_for="to replace jobs only when the batch system says that they have ended",
+        without=_NOT_STARTED,
     )
     | names(
-        "to close the files of the credentials",
-        _NOT_STARTED,
-        {"distributed.deploy.spec:SpecCluster._close": "2021.1"},
+        "distributed.deploy.spec:SpecCluster._close 2021.1",
+        what_for="to close the files of the credentials",
+        without=_NOT_STARTED,
     )
 )
 NAMES: Final = (
     _REQUIRED
     | names(
-        "to keep Ctrl-C as it is: importing this module sets a handler of its own",
-        "Ctrl-C stays as it is.",
-        {"dask_jobqueue.runner": "0.9.0"},
+        "dask_jobqueue.runner 0.9.0",
+        what_for="to keep Ctrl-C as it is: importing this module sets a handler of its own",
+        without="Ctrl-C stays as it is.",
     )
     | names(
-        "to write job scripts where nobody else can",
-        "They go to /tmp.",
-        {"dask_jobqueue.core:Job.job_file": "0.1.0"},
+        "dask_jobqueue.core:Job.job_file 0.1.0",
+        what_for="to write job scripts where nobody else can",
+        without="They go to /tmp.",
     )
     | names(
-        "to give workers the memory that was asked for, not rounded",
-        "Workers have up to 1 % more or less memory.",
-        {"dask_jobqueue.core:Job.worker_process_memory": "0.5.0"},
+        "dask_jobqueue.core:Job.worker_process_memory 0.5.0",
+        what_for="to give workers the memory that was asked for, not rounded",
+        without="Workers have up to 1 % more or less memory.",
     )
     | names(
-        "to close the files of the credentials, whose names start with _job_",
-        "The files are closed when Python collects the cluster.",
-        {"dask_jobqueue.core:JobQueueCluster._get_worker_security": "0.8.0"},
+        "dask_jobqueue.core:JobQueueCluster._get_worker_security 0.8.0",
+        what_for="to close the files of the credentials, whose names start with _job_",
+        without="The files are closed when Python collects the cluster.",
     )
     | names(
-        "to stop the thread of a cluster that could not be started",
-        "The thread stays until the program ends.",
-        {"distributed.deploy.cluster:Cluster._loop_runner": "2021.12.0"},
+        "distributed.deploy.cluster:Cluster._loop_runner 2021.12.0",
+        what_for="to stop the thread of a cluster that could not be started",
+        without="The thread stays until the program ends.",
     )
 )
 

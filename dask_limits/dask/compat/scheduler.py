@@ -12,52 +12,50 @@ if TYPE_CHECKING:
     import distributed
 
 _PLACEMENT: Final = names(
-    "to send limited calls to workers that have what they reserve, and to keep them there",
-    "Dask chooses the worker of a limited call without regard to what is free there. Each worker"
-    " holds the limits, and lets calls wait for room.",
-    {
-        "distributed.scheduler:Scheduler.is_rootish": "2022.9.0",
-        "distributed.scheduler:Scheduler.decide_worker_non_rootish": "2022.9.0",
-        "distributed.stealing:WorkStealing.steal_time_ratio": "2021.1",
-    },
+    "distributed.scheduler:Scheduler.is_rootish 2022.9.0",
+    "distributed.scheduler:Scheduler.decide_worker_non_rootish 2022.9.0",
+    "distributed.stealing:WorkStealing.steal_time_ratio 2021.1",
+    what_for="to send limited calls to workers that have what they reserve, and to keep them there",
+    without="Dask chooses the worker of a limited call without regard to what is free there. Each"
+    " worker holds the limits, and lets calls wait for room.",
 )
 _PLUGINS: Final = names(
-    "to find our plugin on a scheduler in this process",
-    "Starting a cluster of dask-jobqueue fails with ImportError.",
-    {"distributed.scheduler:Scheduler.plugins": "2021.1"},
+    "distributed.scheduler:Scheduler.plugins 2021.1",
+    what_for="to find our plugin on a scheduler in this process",
+    without="Starting a cluster of dask-jobqueue fails with ImportError.",
 )
 NAMES: Final = (
     _PLACEMENT
     | _PLUGINS
     | names(
-        "to send no more tasks to a worker that is about to close",
-        "A worker whose batch job is about to end gets tasks until then; they run again elsewhere.",
-        {"distributed.scheduler:Scheduler.handle_worker_status_change": "2021.10.0"},
+        "distributed.scheduler:Scheduler.handle_worker_status_change 2021.10.0",
+        what_for="to send no more tasks to a worker that is about to close",
+        without="A worker whose job is about to end gets tasks, which run again elsewhere.",
     )
     | names(
-        "to let limited calls wait for room longer than Dask lets tasks wait for workers",
-        "If distributed.scheduler.no-workers-timeout is configured, calls that wait fail with it.",
-        {"distributed.scheduler:Scheduler.no_workers_timeout": "2024.1.0"},
+        "distributed.scheduler:Scheduler.no_workers_timeout 2024.1.0",
+        what_for="to let limited calls wait for room longer than Dask lets tasks wait for workers",
+        without="If distributed.scheduler.no-workers-timeout is set, calls that wait fail with it.",
     )
     | names(
-        "to know how many lost workers a call survives",
-        "A call survives as many as distributed.scheduler.allowed-failures says.",
-        {"distributed.scheduler:Scheduler.allowed_failures": "2021.1"},
+        "distributed.scheduler:Scheduler.allowed_failures 2021.1",
+        what_for="to know how many lost workers a call survives",
+        without="A call survives as many as distributed.scheduler.allowed-failures says.",
     )
     | names(
-        "to find out whether Dask expected a worker to leave, and which workers there are",
-        "Workers that are already there are not reported; each that leaves counts as lost.",
-        {"distributed.scheduler:Scheduler.get_events": "2021.1"},
+        "distributed.scheduler:Scheduler.get_events 2021.1",
+        what_for="to find out whether Dask expected a worker to leave, and which workers there are",
+        without="Workers that are already there are not reported; each that leaves counts as lost.",
     )
     | names(
-        "to tell a client of workers that are added and removed",
-        "Events of workers are not emitted.",
-        {"distributed.scheduler:Scheduler.subscribe_topic": "2021.9.1"},
+        "distributed.scheduler:Scheduler.subscribe_topic 2021.9.1",
+        what_for="to tell a client of workers that are added and removed",
+        without="Events of workers are not emitted.",
     )
     | names(
-        "to count lost workers only against calls that had begun there",
-        "Dask counts lost workers too, against calls that only waited there.",
-        {"distributed.scheduler:TaskState.suspicious": "2021.1"},
+        "distributed.scheduler:TaskState.suspicious 2021.1",
+        what_for="to count lost workers only against calls that had begun there",
+        without="Dask counts lost workers too, against calls that only waited there.",
     )
 )
 
@@ -98,7 +96,6 @@ class _Patch:
     def __init__(self, owner: object, name: str, wrap: Wrap) -> None:
         self._owner = owner
         self._name = name
-        self._wrap = wrap
         self._below: Any = getattr(owner, name)
         self._is_lowest = name not in vars(owner)
         self._function = wrap(self._below)
@@ -108,20 +105,16 @@ class _Patch:
         return self._function(ts)
 
     def undo(self) -> None:
-        """Take it away; more than once does no harm."""
-        top = vars(self._owner).get(self._name)
-        if top is self:
-            if self._is_lowest:
+        """Take it away, as soon as nothing lies on top of it; until then it changes nothing."""
+        self._function = self._below
+        while isinstance(top := getattr(self._owner, self._name), _Patch) and top._is_undone():
+            if top._is_lowest:
                 delattr(self._owner, self._name)
             else:
-                setattr(self._owner, self._name, self._below)
-            return
-        while isinstance(top, _Patch):
-            if top._below is self:
-                top._below, top._is_lowest = self._below, self._is_lowest
-                top._function = top._wrap(self._below)
-                return
-            top = top._below
+                setattr(self._owner, self._name, top._below)
+
+    def _is_undone(self) -> bool:
+        return self._function is self._below
 
 
 def change_status(

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import dis
 import importlib
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from types import FunctionType
@@ -61,11 +60,11 @@ class Name:
         return found
 
 
-def names(what_for: str, without: str, since: Mapping[str, str]) -> dict[str, Name]:
-    """A table of the names that are used for one thing, made of their paths and first versions."""
+def names(*paths_since: str, what_for: str, without: str) -> dict[str, Name]:
+    """The names that are used for one thing, by path. Each is given as its path and `since`."""
     return {
-        path: Name(path.partition(".")[0].replace("_", "-"), path, what_for, version, without)
-        for path, version in since.items()
+        path: Name(path.partition(".")[0].replace("_", "-"), path, what_for, since, without)
+        for path, since in map(str.split, paths_since)
     }
 
 

@@ -15,44 +15,36 @@ if TYPE_CHECKING:
 _NOT_REGISTERED: Final = "Registering LimitsWorkerPlugin fails with ImportError."
 _REQUIRED: Final = (
     names(
-        "to know how much memory the calls of a worker may reserve together",
-        _NOT_REGISTERED,
-        {
-            "distributed.worker:Worker.memory_manager": "2022.3.0",
-            "distributed.worker_memory:WorkerMemoryManager.memory_limit": "2022.3.0",
-        },
+        "distributed.worker:Worker.memory_manager 2022.3.0",
+        "distributed.worker_memory:WorkerMemoryManager.memory_limit 2022.3.0",
+        what_for="to know how much memory the calls of a worker may reserve together",
+        without=_NOT_REGISTERED,
     )
     | names(
-        "to send messages of our own between the scheduler and its workers",
-        _NOT_REGISTERED,
-        {"distributed.core:Server.stream_handlers": "2021.1"},
+        "distributed.core:Server.stream_handlers 2021.1",
+        what_for="to send messages of our own between the scheduler and its workers",
+        without=_NOT_REGISTERED,
     )
     | names(
-        "to do things later, and in the worker's own thread",
-        _NOT_REGISTERED,
-        {"distributed.worker:Worker.loop": "2021.1"},
-    )
-    | names(
-        "to run limited coroutine functions in a task process",
-        _NOT_REGISTERED,
-        {"dask._task_spec:Task.is_coro": "2024.9.0", "dask._task_spec:Task._is_coro": "2024.9.0"},
+        "dask._task_spec:Task.is_coro 2024.9.0",
+        "dask._task_spec:Task._is_coro 2024.9.0",
+        what_for="to run limited coroutine functions in a task process",
+        without=_NOT_REGISTERED,
     )
 )
 NAMES: Final = (
     _REQUIRED
     | names(
-        "to run tasks of isolation 'thread' in a thread of the worker that knows its task",
-        "A task with isolation='thread' raises ImportError.",
-        {
-            "distributed.worker:_run_task": "2024.11.0",
-            "distributed.worker:Worker.execution_state": "2021.1",
-            "distributed.worker:Worker.active_threads_lock": "2021.1",
-        },
+        "distributed.worker:_run_task 2024.11.0",
+        "distributed.worker:Worker.execution_state 2021.1",
+        "distributed.worker:Worker.active_threads_lock 2021.1",
+        what_for="to run tasks of isolation 'thread' in a thread of the worker that knows its task",
+        without="A task with isolation='thread' raises ImportError.",
     )
     | names(
-        "to give tasks that have not begun back to the scheduler",
-        "A task that was sent ahead stays with its worker, also if another one becomes free.",
-        {"distributed.worker_state_machine:FreeKeysEvent": "2022.6.0"},
+        "distributed.worker_state_machine:FreeKeysEvent 2022.6.0",
+        what_for="to give tasks that have not begun back to the scheduler",
+        without="A task that was sent ahead stays there, also if another worker becomes free.",
     )
 )
 
@@ -73,15 +65,9 @@ def thread_task(
 ) -> Callable[[], Any]:
     """A function that runs a task in the thread it is called in, as Dask runs its own.
 
-    The task knows its worker, and may secede. The function returns the message that the worker
-    expects of a finished task.
-
-    Args:
-        worker: Whose task it is.
-        run: What to call.
-        data: What to call it with: the values that the task depends on, by key.
-        key: The key of the task.
-        delay: The difference of the worker's clock to the scheduler's, in seconds.
+    The task knows its worker, and may secede. The function calls `run` with the data, and returns
+    the message that the worker expects of a finished task. The delay is that of the worker's clock
+    behind the scheduler's, in seconds.
     """
     return partial(
         contextvars.copy_context().run,
@@ -109,18 +95,6 @@ def run_as_plain_function(task: Any) -> None:
     """Have Dask hand a task to its executor, even if its function is a coroutine function."""
     if task.run_spec.is_coro:
         task.run_spec._is_coro = False
-
-
-def call_soon(worker: distributed.Worker, function: Callable[..., Any], *args: Any) -> None:
-    """Call a function soon, in the thread of a worker's loop. Can be called in any thread."""
-    worker.loop.add_callback(function, *args)
-
-
-def call_later(
-    worker: distributed.Worker, seconds: float, function: Callable[..., Any], *args: Any
-) -> None:
-    """Call a function after some time. To be called in the thread of the worker's loop."""
-    worker.loop.call_later(seconds, function, *args)
 
 
 def listen(

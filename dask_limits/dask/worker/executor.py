@@ -1,9 +1,9 @@
 from __future__ import annotations
 
+import asyncio
 import concurrent.futures
 import contextlib
 import functools
-import itertools
 import math
 import time
 from collections.abc import Callable, Hashable
@@ -20,9 +20,7 @@ from dask_limits.dask.compat import worker as compat
 from dask_limits.dask.compat.graphs import (
     arguments_of,
     function_name,
-    is_task,
     is_value,
-    runs_nothing,
 )
 from dask_limits.dask.compat.joblib import failed_batch, is_batch
 from dask_limits.dask.nodes import JoblibBatch, Node
@@ -63,6 +61,7 @@ class LimitsExecutor(concurrent.futures.Executor):
 
     def __init__(self, worker: distributed.Worker, max_calls_per_process: int | None) -> None:
         self._worker = worker
+        self._loop = asyncio.get_running_loop()
         self._tasks = worker.state.tasks
         self._guardian = Guardian(max_calls_per_process)
         # Dask submits no more tasks at a time than the worker has threads. Here they only wait.
@@ -107,7 +106,7 @@ class LimitsExecutor(concurrent.futures.Executor):
             # already, and does not do so again.
             execution.cancel(self._admission)
         if self.is_placed:
-            compat.call_later(self._worker, _REPORT_AFTER_S, self._report_start, execution)
+            self._loop.call_later(_REPORT_AFTER_S, self._report_start, execution)
 
         def run_limited(data: dict[Any, Any]) -> Any:
             try:
@@ -126,7 +125,7 @@ class LimitsExecutor(concurrent.futures.Executor):
         def run_in_turn(run: Callable[[], Any]) -> Any:
             try:
                 if reservation.wait() and is_careful:
-                    compat.call_soon(self._worker, self._report_start, execution)
+                    self._loop.call_soon_threadsafe(self._report_start, execution)
                     time.sleep(_CAREFUL_S)
                 return run()
             finally:
@@ -184,7 +183,7 @@ class LimitsExecutor(concurrent.futures.Executor):
             about = {"worker": str(self._worker.name), "address": self._worker.address}
             cause = "its guardian was killed, and the call with it"
             event = {"op": "rerun", "key": key, **about, "job": self._job, "cause": cause}
-            compat.call_soon(self._worker, self._worker.log_event, TOPIC, event | {"tries": tries})
+            self._loop.call_soon_threadsafe(self._worker.log_event, TOPIC, event | {"tries": tries})
         return run()
 
     def cancel(self, key: Any) -> None:
@@ -209,7 +208,7 @@ class LimitsExecutor(concurrent.futures.Executor):
         """A call without limits, which the scheduler places too, starts in a thread of Dask's."""
         if self.is_placed:
             after = 0 if "limits-careful" in task.annotations else _REPORT_AFTER_S
-            compat.call_later(self._worker, after, self._report_thread, task, task.run_id)
+            self._loop.call_later(after, self._report_thread, task, task.run_id)
 
     def _report_thread(self, task: TaskState, run_id: int) -> None:
         if task.state in _RUNS and task.run_id == run_id:
@@ -229,7 +228,7 @@ class LimitsExecutor(concurrent.futures.Executor):
         if execution.reservation.is_granted:
             self._send({"op": "dask-limits-started", "key": execution.key})
         else:
-            compat.call_later(self._worker, _REPORT_AFTER_S, self._report_start, execution)
+            self._loop.call_later(_REPORT_AFTER_S, self._report_start, execution)
 
     def _send(self, message: dict[str, Any]) -> None:
         with contextlib.suppress(CommClosedError):  # the worker is closing
@@ -267,11 +266,9 @@ def _call_of(
     does not import Dask (0.1 s and 5 MiB in each new one), and errors and stacks show only what is
     the user's.
     """
-    if not is_task(node) or not all(
-        map(runs_nothing, itertools.chain(node.args, node.kwargs.values()))
-    ):
+    if (arguments := arguments_of(node, data)) is None:
         return Node(node, function_name(node.key)), (data,), {}
-    args, kwargs = arguments_of(node, data)
+    args, kwargs = arguments
     if node.func is run_packed:
         packed, put_in = args
         return packed, (put_in,), {}

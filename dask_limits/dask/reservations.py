@@ -52,10 +52,11 @@ def annotation_error(
 
     It is a `LimitRefusedError`, or what is wrong with the limits if they are not valid.
     """
-    if (why := refusal(request_of(limits), workers)) is None:
+    workers = list(workers)
+    if refusal(request_of(limits), workers) is None:
         return None
     try:
-        return _refused(name, Limits(**limits), why)
+        return refusal_error(name, Limits(**limits), workers)
     except (TypeError, ValueError) as error:
         return error
 
@@ -64,11 +65,8 @@ def refusal_error(
     name: str, limits: Limits, workers: Iterable[WorkerResources]
 ) -> LimitRefusedError | None:
     """The error of a call that none of these workers could ever run; None if one could."""
-    why = refusal(request_of(limits.as_dict()), workers)
-    return None if why is None else _refused(name, limits, why)
-
-
-def _refused(name: str, limits: Limits, why: Refusal) -> LimitRefusedError:
+    if (why := refusal(request_of(limits.as_dict()), workers)) is None:
+        return None
     return LimitRefusedError(
         f"{name}() {_comparison(why)}",
         call=name,
@@ -102,19 +100,8 @@ def job_resources(
 
     The memory is in bytes, the length of the job in seconds; infinity if nothing limits them.
     """
-    return WorkerResources(
-        memory=max(memory - OWN_BYTES, 0),
-        cores=cores,
-        ends_at=ends_at,
-        length=length,
-        margin=0 if length == math.inf else _margin(length),
-    )
-
-
-def _margin(length: float) -> float:
-    """Seconds before the end of a batch job that are kept free, so that its worker can leave.
-
-    In this time results move to other workers, and calls without a limit on time may still end.
-    This is little of a long job, and not all of one that is as short as a test's.
-    """
-    return min(max(0.05 * length, 2), 60)
+    # The last seconds of a job are kept free, so that its worker can leave: results move to other
+    # workers, and calls without a limit on time may still end. This is little of a long job, and
+    # not all of one that is as short as a test's.
+    margin = 0 if length == math.inf else min(max(0.05 * length, 2), 60)
+    return WorkerResources(max(memory - OWN_BYTES, 0), cores, ends_at, length, margin)

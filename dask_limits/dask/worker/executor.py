@@ -17,11 +17,7 @@ from distributed.comm import CommClosedError
 
 from dask_limits.dask import serialization  # noqa: F401  # for outcomes
 from dask_limits.dask.compat import worker as compat
-from dask_limits.dask.compat.graphs import (
-    arguments_of,
-    function_name,
-    is_value,
-)
+from dask_limits.dask.compat.graphs import arguments_of, function_name, is_value
 from dask_limits.dask.compat.joblib import failed_batch, is_batch
 from dask_limits.dask.nodes import JoblibBatch, Node
 from dask_limits.dask.packed_call import run_packed

@@ -5,16 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from numbers import Integral
-from typing import Any, Final
+from typing import Any
 
 from dask_limits.units import parse_seconds, whole_number
-
-_KEEP_IDLE_S: Final = 120.0
-"""How long an idle worker is kept. A new one waits in the queue for a minute at best, so a shorter
-time loses more than it saves; an hour would be at the expense of other users."""
-_TARGET_DURATION_S: Final = 5.0
-"""The time in which the waiting work should be done if workers came at once: Dask's own default. A
-shorter time asks for workers that find nothing to do when they come."""
 
 
 @dataclass(frozen=True)
@@ -23,8 +16,12 @@ class Adaptive:
 
     minimum: int
     maximum: int
-    keep_idle_s: float = _KEEP_IDLE_S  # how long a worker without work is kept
-    target_duration_s: float = _TARGET_DURATION_S  # in which the present work should be done
+    keep_idle_s: float = 120.0
+    """How long an idle worker is kept. A new one waits in the queue for a minute at best, so a
+    shorter time loses more than it saves; an hour would be at the expense of other users."""
+    target_duration_s: float = 5.0
+    """The time in which the waiting work should be done if workers came at once: Dask's own
+    default. A shorter time asks for workers that find nothing to do when they come."""
 
 
 def parse_workers(n_workers: int | None, adaptive: object) -> tuple[int, Adaptive | None]:
@@ -62,8 +59,10 @@ def _parse_adaptive(adaptive: object, n_workers: int | None) -> Adaptive:
     return Adaptive(
         minimum,
         maximum,
-        parse_seconds(options.get("keep_idle", _KEEP_IDLE_S), "keep_idle"),
-        parse_seconds(options.get("target_duration", _TARGET_DURATION_S), "target_duration"),
+        parse_seconds(options.get("keep_idle", Adaptive.keep_idle_s), "keep_idle"),
+        parse_seconds(
+            options.get("target_duration", Adaptive.target_duration_s), "target_duration"
+        ),
     )
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import math
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import distributed
@@ -51,13 +52,8 @@ _GONE_EVERY_S: Final = 0.05
 class JobPool(distributed.SchedulerPlugin):  # type: ignore[misc]
     """Submits jobs, and replaces those that have ended while there is work for them.
 
-    It is a plugin of the cluster's scheduler, and runs on its event loop.
-
-    Attributes:
-        error: Why no worker will come; None as long as one may.
-        came: Whether a worker has ever been there.
-        waiting: The jobs whose workers are not there.
-        tell: Called on that loop with events, or with None after a change of `error` or `came`.
+    It is a plugin of the cluster's scheduler, and runs on its event loop. There it calls `tell`
+    with events, or with None after a change of `error` or `came`.
     """
 
     name = "dask-limits-jobs"
@@ -65,9 +61,9 @@ class JobPool(distributed.SchedulerPlugin):  # type: ignore[misc]
     def __init__(
         self, cluster: Any, spec: JobSpec, submitter: JobSubmitter, directory: SharedDirectory
     ) -> None:
-        self.error: WorkersNotStartedError | None = None
-        self.came = False
-        self.waiting: tuple[JobState, ...] = ()
+        self.error: WorkersNotStartedError | None = None  # why no worker will come
+        self.came = False  # whether a worker has ever been there
+        self.waiting: tuple[JobState, ...] = ()  # the jobs whose workers are not there
         self.tell: Callable[[ClusterEvent | None], object] = lambda _: None
         self._cluster = cluster
         self._spec = spec
@@ -75,7 +71,7 @@ class JobPool(distributed.SchedulerPlugin):  # type: ignore[misc]
         self._directory = directory
         self._jobs: dict[str, PooledJob] = {}  # by name
         self._names: dict[str, str] = {}  # of workers, by their addresses
-        self._number = 0
+        self._numbers = itertools.count()
         self._failures = Failures()
         self._surplus = Surplus(spec.adaptive.keep_idle_s if spec.adaptive else math.inf)
         self._warned: set[str] = set()
@@ -144,44 +140,47 @@ class JobPool(distributed.SchedulerPlugin):  # type: ignore[misc]
 
     async def _update(self) -> None:
         now = time.monotonic()
-        present = self._present(now)
-        away = self._away(present)
+        self._note_workers(now)
+        away = [job for job in self._jobs.values() if not job.workers]
         if self._spec.system == "slurm":
             await self._ask_slurm({job.id: job for job in away if job.id}, now)
         ended = [job for job in away if job.has_ended(now)]
         await self._remove(ended)
-        self._note_failures([job for job in ended if not job.came])
+        if failed := [job for job in ended if not job.came]:
+            self._failures.add(failed, time.monotonic())
+            none_left = not self._jobs and not self._cluster.scheduler.workers
+            if none_left and (why := self._failures.reason_to_give_up(self.came)):
+                self._give_up(why)
         self._note_stuck()
         timeout_s = self._spec.worker_timeout_s
         if not self.came and timeout_s is not None and now - self._since > timeout_s:
             self._give_up(f"No worker has started within {format_seconds(timeout_s)}")
         if self.error is None:
-            await self._scale(now, present)
-        waiting = [job for job in self._away(present) if job.submit_error is None]
-        states = tuple(job.public_state() for job in waiting)
-        if states != self.waiting:
-            self.waiting = states
-            self.tell(WaitingForWorkers(states))
+            await self._scale(now)
+        waiting = tuple(
+            job.public_state()
+            for job in self._jobs.values()
+            if not job.workers and job.submit_error is None
+        )
+        if waiting != self.waiting:
+            self.waiting = waiting
+            self.tell(WaitingForWorkers(waiting))
 
-    def _present(self, now: float) -> dict[str, list[Any]]:
-        """The workers that are there, by the names of their jobs."""
-        present: dict[str, list[Any]] = {}
+    def _note_workers(self, now: float) -> None:
+        """Find out which workers are there, and which of them are busy."""
+        for job in self._jobs.values():
+            job.workers = []
         for worker in self._cluster.scheduler.workers.values():
-            if (job := self._job_of(str(worker.name))) is not None:
-                present.setdefault(job.name, []).append(worker)
-                job.leaves |= worker.status is Status.closing_gracefully
-        for name, workers in present.items():
-            busy = any(worker.processing for worker in workers)
-            self._jobs[name].note_worker(now, busy=busy)
-        return present
+            if (its_job := self._job_of(str(worker.name))) is not None:
+                its_job.workers.append(worker)
+                its_job.leaves |= worker.status is Status.closing_gracefully
+        for job in self._jobs.values():
+            if job.workers:
+                job.note_worker(now, busy=any(worker.processing for worker in job.workers))
 
     def _job_of(self, worker: str) -> PooledJob | None:
         """The job of a worker, by the worker's name. With more than one, a number is appended."""
         return self._jobs.get(worker) or self._jobs.get(worker.rpartition("-")[0])
-
-    def _away(self, present: Collection[str]) -> list[PooledJob]:
-        """The jobs whose workers are not there."""
-        return [job for job in self._jobs.values() if job.name not in present]
 
     async def _ask_slurm(self, jobs: dict[str, PooledJob], now: float) -> None:
         """Ask SLURM about jobs, by their ids, and whether those that are stuck will ever start."""
@@ -213,14 +212,6 @@ class JobPool(distributed.SchedulerPlugin):  # type: ignore[misc]
                 job.dask_job.job_id = None
         await asyncio.gather(*(job.dask_job.close() for job in jobs))
 
-    def _note_failures(self, failed: list[PooledJob]) -> None:
-        if not failed:
-            return
-        self._failures.add(failed, time.monotonic())
-        none_left = not self._jobs and not self._cluster.scheduler.workers
-        if none_left and (why := self._failures.reason_to_give_up(self.came)):
-            self._give_up(why)
-
     def _note_stuck(self) -> None:
         """Give up if only jobs are left that will never start, and there is work for them.
 
@@ -246,7 +237,7 @@ class JobPool(distributed.SchedulerPlugin):  # type: ignore[misc]
 
     # -- how many jobs there are -----------------------------------------------------------
 
-    async def _scale(self, now: float, present: dict[str, list[Any]]) -> None:
+    async def _scale(self, now: float) -> None:
         """Submit jobs that are wanted, or give back those that are not."""
         wanted = jobs_wanted(self._spec, self.came, self._demand() if self.came else 0)
         jobs = [job for job in self._jobs.values() if not job.leaves]
@@ -254,7 +245,7 @@ class JobPool(distributed.SchedulerPlugin):  # type: ignore[misc]
         if len(jobs) < wanted and now >= self._failures.retry_at:
             await self._submit(wanted - len(jobs))
         elif surplus:
-            await self._retire([worker for job in surplus for worker in present.get(job.name, ())])
+            await self._retire([worker for job in surplus for worker in job.workers])
             await self._remove(surplus)
 
     def _demand(self) -> int:
@@ -266,8 +257,7 @@ class JobPool(distributed.SchedulerPlugin):  # type: ignore[misc]
         return workers_for(work_of(scheduler), worker, spec.adaptive.target_duration_s)
 
     async def _submit(self, n: int) -> None:
-        jobs = [PooledJob(f"{self._spec.system}-{self._number + i}") for i in range(n)]
-        self._number += n
+        jobs = [PooledJob(f"{self._spec.system}-{next(self._numbers)}") for _ in range(n)]
         for job in jobs:
             self._cluster.worker_spec[job.name] = new_worker_spec(self._cluster)
         # Submits what is in worker_spec and not submitted yet. The end of the run must not stop it

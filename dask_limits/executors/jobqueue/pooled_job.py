@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from dask_limits.batch_systems.job_state import JobState
@@ -21,6 +21,7 @@ class PooledJob:
     id: str = ""  # the batch system's; "" if it could not be submitted
     submit_error: Exception | None = None  # why it could not be submitted
     dask_job: Any = None  # of `dask_jobqueue`
+    workers: list[Any] = field(default_factory=list)  # those that are there
     state: JobState | None = None  # what the batch system said last
     came: bool = False  # whether its worker has ever been there
     away_since: float = 0.0  # since when its worker is away

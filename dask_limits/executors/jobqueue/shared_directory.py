@@ -34,12 +34,6 @@ class SharedDirectory:
             nodes.
         logs: The directory of the logs, if it is to be another one.
 
-    Attributes:
-        path: This directory.
-        unexpanded: The same, with "~" and variables.
-        logs: The directory of the logs.
-        keep_logs: Whether `remove` keeps the logs in it for a week, if there are any.
-
     Raises:
         OSError: if the directory cannot be made.
     """
@@ -48,9 +42,9 @@ class SharedDirectory:
         here = Path(os.path.expandvars(parent)).expanduser()
         name = f"{_PREFIX}{uuid4().hex}"
         self.path = here / name
-        self.unexpanded = f"{parent.rstrip('/')}/{name}"
+        self.unexpanded = f"{parent.rstrip('/')}/{name}"  # the same, with "~" and variables
         self.logs = Path(logs or self.path / _LOGS)
-        self.keep_logs = False
+        self.keep_logs = False  # whether `remove` keeps those in it for a week, if there are any
         self._missing = [
             directory
             for start in (here, self.logs)

@@ -56,20 +56,7 @@ class JobSpec:
     """The jobs of a cluster, and how many workers they are to bring.
 
     The arguments are a user's; what they leave out is read from `dask_jobqueue`'s configuration.
-
-    Attributes:
-        cluster_class: The batch system's class in `dask_jobqueue`.
-        job_class: The class of its jobs.
-        options: The arguments of `cluster_class`, without those that are attributes here.
-        n_workers: How many workers to start with.
-        adaptive: How to adapt that number; None to keep it.
-        worker_timeout_s: When to give up if no worker has come; None for never.
-        security: Credentials; True for temporary ones, None for none.
-        shared: The directory that the nodes share, with "~" and variables unexpanded.
-        processes: Workers in each job.
-        memory: Bytes of each worker.
-        cores: Cores of each worker.
-        walltime_s: How long a job may last; None for no limit.
+    `memory` (bytes) and `cores` are those of each worker, of which a job has `processes`.
 
     Raises:
         ValueError: if an argument is missing, unknown or invalid.
@@ -95,18 +82,19 @@ class JobSpec:
         self.system = system
         self.cluster_class: Any = getattr(dask_jobqueue, _CLUSTERS[system])
         self.job_class: Any = options.get("job_cls") or self.cluster_class.job_cls
-        self.options = options
+        self.options = options  # of `cluster_class`, completed below
         self._section = options.get("config_name") or self.job_class.config_name
         self._check_options()
         self._set_resources()
         self.processes: int = options["processes"]
         self.memory: int = options["memory"] // self.processes
         self.cores: int = options["cores"] // self.processes
-        self.walltime_s = self._set_walltime()
+        self.walltime_s = self._set_walltime()  # None for no limit
         self.n_workers, self.adaptive = parse_workers(n_workers, adaptive)
-        self.worker_timeout_s = (
+        self.worker_timeout_s = (  # None for never
             None if worker_timeout is None else parse_seconds(worker_timeout, "worker_timeout")
         )
+        # True for temporary credentials, None for none.
         self.security = _checked_security(security, options.get("protocol"))
         self.shared = _checked_directory(self._value("shared_temp_directory") or "~/.dask-limits")
         options.pop("shared_temp_directory", None)

@@ -18,43 +18,37 @@ class BadInput(click.ClickException):
     exit_code = 2
 
 
-def _amount(parse: Callable[[str, str], float], forms: str) -> Callable[..., float | None]:
-    """A callback that parses an amount with a unit, or "none"."""
+def _option(metavar: str, parse: Callable[[str, str], float | None], forms: str) -> dict[str, Any]:
+    """What `click.option` needs for an amount, which is None if the option is not given."""
 
     def read(_: click.Context, option: click.Parameter, value: str | None) -> float | None:
-        if value is None or value.strip().lower() == "none":
+        if value is None:
             return None
         try:
             return parse(value, option.opts[0])
         except ValueError:
             raise BadInput(f"{option.opts[0]} {value!r} is not {forms}.") from None
 
-    return read
+    return {"metavar": metavar, "callback": read}
 
 
-def _read_count(_: click.Context, option: click.Parameter, value: str | None) -> int | None:
-    if value is None:
-        return None
-    try:
-        number = int(value)
-    except ValueError:
-        number = 0
-    if number < 1:
-        raise BadInput(f"{option.opts[0]} {value!r} is not a whole number of 1 or more.")
+def _or_none(parse: Callable[[str, str], float]) -> Callable[[str, str], float | None]:
+    return lambda text, name: None if text.strip().lower() == "none" else parse(text, name)
+
+
+def _count(text: str, _: str) -> int:
+    if (number := int(text)) < 1:
+        raise ValueError(text)
     return number
 
 
-COUNT: Final[dict[str, Any]] = {"metavar": "N", "callback": _read_count}
-MEMORY: Final[dict[str, Any]] = {
-    "metavar": "MEMORY",
-    "callback": _amount(parse_bytes, 'an amount of memory above zero, such as 300MiB or "2 GB"'),
-}
-TIME: Final[dict[str, Any]] = {
-    "metavar": "TIME",
-    "callback": _amount(parse_seconds, 'a time above zero, such as 0.5s, 5m or "1h 30m"'),
-}
-"""What `click.option` needs for numbers and amounts. They are None if the option is not given, and
-amounts if it is "none"."""
+COUNT: Final = _option("N", _count, "a whole number of 1 or more")
+MEMORY: Final = _option(
+    "MEMORY", _or_none(parse_bytes), 'an amount of memory above zero, such as 300MiB or "2 GB"'
+)
+TIME: Final = _option(
+    "TIME", _or_none(parse_seconds), 'a time above zero, such as 0.5s, 5m or "1h 30m"'
+)
 
 
 def check_address(address: str) -> None:

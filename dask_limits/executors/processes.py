@@ -20,17 +20,9 @@ class ProcessExecutor(concurrent.futures.Executor):
 
     Unlike the pools of the standard library it survives its processes: a call that crashes or
     breaches a limit is ended with everything it started, its future says how, and the next call
-    gets another process. Cancelling a future ends its call also when it is running.
+    gets another process. Cancelling a future also ends a call that is running.
 
-    Args:
-        max_workers: How many calls run at one time. By default, one for each CPU that this process
-            may use.
-        max_calls_per_process: After how many calls a process is replaced, for functions that leak.
-            By default never.
-
-    Raises:
-        ValueError: if either is less than 1.
-        TypeError: if either is no whole number.
+    The arguments are those of `Scheduler.with_processes`.
 
     Example:
         >>> with ProcessExecutor(1) as executor:
@@ -89,10 +81,7 @@ class ProcessExecutor(concurrent.futures.Executor):
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take no more calls, and end the processes once the calls are done.
 
-        Args:
-            wait: Return only when all calls are done and all processes are gone. Otherwise they
-                end by themselves: this returns at once.
-            cancel_futures: Cancel all calls, those that are running included.
+        `cancel_futures` cancels all calls, those that are running included.
         """
         if cancel_futures:
             for future in list(self._pending):

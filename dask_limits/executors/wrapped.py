@@ -26,15 +26,7 @@ class WrappedExecutor(concurrent.futures.Executor):
     (processes, other machines), the worker that receives a call with limits starts a task process
     for it; the call can be cancelled until it starts.
 
-    Args:
-        executor: What runs the calls.
-        owned: Whether `shutdown()` also shuts down that executor.
-
-    Example:
-        >>> from concurrent.futures import ThreadPoolExecutor
-        >>> with WrappedExecutor(ThreadPoolExecutor(1), owned=True) as executor:
-        ...     executor.submit(pow, 2, 10).result()
-        1024
+    `shutdown()` also shuts down that executor if it is `owned`.
     """
 
     def __init__(self, executor: concurrent.futures.Executor, *, owned: bool = False) -> None:

@@ -68,15 +68,24 @@ class AnythingException(PynisherException):  # type: ignore[misc]
     """An exit status: the function raised an exception, crashed, or ended its process."""
 
 
+_STATUSES: Final[tuple[tuple[Any, type[Exception]], ...]] = (
+    (CpuTimeoutException, CpuTimeoutException),
+    (TimeoutException, TimeoutException),
+    ((MemoryError, MemoryLimitException), MemorylimitException),
+    ((OSError, ProcessLimitException), SubprocessException),
+    (GuardianLostError, PynisherError),
+)
+"""The exit status of a call by the exception that it ended with; the first match counts."""
+
+
 class enforce_limits:  # noqa: N801  # the name that scripts use
     """Makes of a function one that runs under limits, and returns None when it fails.
 
-    It is for scripts that use pynisher before its version 1: `import dask_limits as pynisher` is
-    all that need be changed. In new code, [limit][dask_limits.limit] says and raises more.
+    It is for scripts that use pynisher before its version 1: change the import to
+    `import dask_limits as pynisher`. In new code, [limit][dask_limits.limit] says and raises more.
 
     Use it as a decorator, or on any function: `obj = enforce_limits(wall_time_in_s=2)(fn)`. After
-    a call, `obj` says how it ended; see
-    `EnforcedFunction`.
+    a call, `obj` says how it ended; see `EnforcedFunction`.
 
     What differs from pynisher: memory is what the function and its processes use, not address
     space, and the interpreter's share is small; everything that the function has started is
@@ -124,8 +133,9 @@ class enforce_limits:  # noqa: N801  # the name that scripts use
         capture_output: bool = False,
         context: str | BaseContext | None = None,
     ) -> None:
+        memory = None if mem_in_mb is None else parse_bytes((mem_in_mb, "MB"), "mem_in_mb")
         self.limits = Limits(
-            memory=_bytes(mem_in_mb),
+            memory=memory and min(memory, _MOST_BYTES),
             cpu_time=_seconds(cpu_time_in_s, "cpu_time_in_s"),
             wall_time=_seconds(wall_time_in_s, "wall_time_in_s"),
             num_processes=1 if num_processes == 0 else num_processes,
@@ -146,11 +156,6 @@ class EnforcedFunction(Generic[P, R]):
     """A function under limits, and how its last call ended. Made by `enforce_limits(...)(fn)`.
 
     It can be pickled where its function can; how its last call ended stays behind.
-
-    Args:
-        func: Any callable.
-        limits: What each call may use.
-        logger: Is told of calls and how they end.
 
     Attributes:
         result: What the last call returned; None if it failed.
@@ -203,7 +208,6 @@ class EnforcedFunction(Generic[P, R]):
         return self.result
 
     def _take(self, outcome: Outcome[R]) -> None:
-        """Put what came of a call into the attributes."""
         error, usage = outcome.exception, outcome.usage
         self.result = outcome.value
         self.exception = error
@@ -211,7 +215,9 @@ class EnforcedFunction(Generic[P, R]):
         self.exitcode = _exit_code(error, usage)
         if self.exit_status is SubprocessException:
             self.os_errno = error.errno if isinstance(error, OSError) else EAGAIN
-        self.resources_function = _as_rusage(usage)
+        self.resources_function = resource.struct_rusage(
+            (usage.cpu_time, 0.0, usage.peak_memory // 1024, *[0] * 13)
+        )
         self.resources_pynisher = resource.getrusage(resource.RUSAGE_SELF)
         uncaught = _traceback(error) if self.exit_status is AnythingException else ""
         if self.limits.capture_output:
@@ -247,19 +253,10 @@ def _status(error: BaseException | None) -> type[Exception] | int:
     """The exit status of a call that ended with this error."""
     if error is None:
         return 0
-    if isinstance(error, CpuTimeoutException):
-        return CpuTimeoutException  # type: ignore[no-any-return]
-    if isinstance(error, TimeoutException):
-        return TimeoutException  # type: ignore[no-any-return]
-    if isinstance(error, MemoryError | MemoryLimitException):
-        return MemorylimitException
-    if isinstance(error, OSError | ProcessLimitException):
-        return SubprocessException
     if isinstance(error, CrashError) and error.signal == SIGQUIT:
         return SignalException
-    if isinstance(error, GuardianLostError):
-        return PynisherError
-    return AnythingException
+    found = (status for kinds, status in _STATUSES if isinstance(error, kinds))
+    return next(found, AnythingException)
 
 
 def _exit_code(error: BaseException | None, usage: Usage) -> int:
@@ -268,10 +265,6 @@ def _exit_code(error: BaseException | None, usage: Usage) -> int:
     if isinstance(error, ExitError):  # the process lives on, but would have ended like this
         return error.exit_code
     return int(_status(error) is AnythingException)
-
-
-def _as_rusage(usage: Usage) -> resource.struct_rusage:
-    return resource.struct_rusage((usage.cpu_time, 0.0, usage.peak_memory // 1024, *[0] * 13))
 
 
 def _traceback(error: BaseException | None) -> str:
@@ -288,12 +281,6 @@ def _find(module: str, qualname: str) -> object:
     for name in qualname.split("."):
         found = getattr(found, name, None)
     return found
-
-
-def _bytes(mem_in_mb: float | None) -> int | None:
-    if mem_in_mb is None:
-        return None
-    return min(parse_bytes((mem_in_mb, "MB"), "mem_in_mb"), _MOST_BYTES)
 
 
 def _seconds(value: float | None, name: str) -> float | None:

@@ -64,13 +64,6 @@ class DaskExecutor(WatchedExecutor):
         TypeError: if the client is asynchronous.
         RuntimeError: if the client is closed, or a worker cannot import dask_limits.
         ClusterLostError: if the client has lost its scheduler.
-
-    Example:
-        >>> from distributed import Client
-        >>> with Client(n_workers=1, processes=False, dashboard_address=":0") as client:
-        ...     with DaskExecutor(client) as executor:
-        ...         executor.submit(abs, -3).result()
-        3
     """
 
     def __init__(
@@ -114,18 +107,11 @@ class DaskExecutor(WatchedExecutor):
         `shutdown` closes what was made for the executor; what was passed in stays open.
 
         Args:
-            where: A client, a cluster, or the address of a scheduler. None starts a cluster of
-                worker processes on this machine, each with one thread.
-            n_workers: The number of workers to start; if None, the number of CPUs.
-            security: Credentials for an address, or for the cluster that is started. With None, a
-                new cluster makes credentials of its own; with False, it has none.
+            where: A client, a cluster, or the address of a scheduler; None starts a cluster of
+                worker processes on this machine.
+            n_workers: See `start_cluster`.
+            security: Credentials for an address; for a new cluster, see `start_cluster`.
             annotations: Dask's annotations for every call.
-
-        Raises:
-            TypeError: if `where` is something else, or an asynchronous client.
-            RuntimeError: if it is a client that is closed.
-            OSError: if there is no scheduler at the address.
-            ValueError: if it is not an address.
         """
         if isinstance(where, distributed.Client):
             return cls(where, annotations=annotations)

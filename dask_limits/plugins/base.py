@@ -64,21 +64,18 @@ class Plugin(render.Renderable):
     Example:
         >>> from dask_limits import Event, Scheduler
         >>> class OnlyEven(Plugin):
-        ...     name = "only-even"
         ...     ODD = Event("odd-refused")
         ...     def pre_submit(self, fn, n):
-        ...         if n % 2:
-        ...             self.task.emit(self.ODD, n)
-        ...             return None
-        ...         return fn, (n,), {}
+        ...         if n % 2 == 0:
+        ...             return fn, (n,), {}
+        ...         self.task.emit(self.ODD, n)
         >>> scheduler = Scheduler.with_sequential()
-        >>> halve = scheduler.task(lambda n: n // 2, plugins=OnlyEven())
-        >>> _ = halve.on("odd-refused")(lambda n: print("refused", n))
-        >>> _ = halve.on_result(lambda _, half: print(half))
-        >>> _ = scheduler.on_start(lambda: [halve.submit(n) for n in (3, 4)])
+        >>> task = scheduler.task(print, plugins=OnlyEven())
+        >>> _ = task.on("odd-refused")(lambda n: print("refused", n))
+        >>> _ = scheduler.on_start(lambda: [task.submit(n) for n in (3, 4)])
         >>> _ = scheduler.run()
         refused 3
-        2
+        4
     """
 
     name: ClassVar[str] = "plugin"

@@ -42,13 +42,12 @@ class Retry(Plugin):
     The call keeps the future that `task.submit` returned. It is done when the last attempt is, and
     the events of the task and of other plugins are emitted once, at that time. The future has the
     usage of the last attempt, `attempts` (how many there were) and `earlier` (the exceptions of
-    the earlier ones). The exception of the last attempt has a note about each earlier one, and
-    an attribute `earlier` with them. Cancelling the future ends the present attempt, and there is
-    no further one.
+    the earlier ones). The exception of the last attempt has notes about these, and `earlier` too.
+    Cancelling the future ends the present attempt, and there is no further one.
 
-    A [Limiter][dask_limits.Limiter] counts a call once, however many attempts it has, and counts
-    it as running between attempts. When the run is ending, nothing is submitted again: a running
-    attempt is then the last one, and a call that waits for its next attempt is cancelled.
+    A [Limiter][dask_limits.Limiter] counts a call once, and as running between attempts. When the
+    run is ending, nothing is submitted again: a running attempt is the last one, and a call that
+    waits for its next attempt is cancelled.
 
     With several of these on a task, each counts its own retries. The first one attached that
     would retry does.

@@ -123,8 +123,7 @@ class TaskEvents(HasEvents, Generic[P, R]):
     on_cancelled: SubscriberTo[[Future[R]]] = SubscriberTo(CANCELLED)
 
     RERUN: Event[[Future[Any], WorkerLostError, int]] = Event("on-rerun")
-    """The worker that ran a call was lost, and the call runs again. Called with its future, how
-    the worker was lost, and the number of the next attempt: 2 for the first rerun."""
+    """A call runs again, as at FUTURE_RERUN of a scheduler. Called with the same arguments."""
     on_rerun: SubscriberTo[[Future[R], WorkerLostError, int]] = SubscriberTo(RERUN)
 
     def __init__(self, name: str) -> None:

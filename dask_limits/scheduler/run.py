@@ -321,10 +321,7 @@ class Run:
     def _end_because(
         self, code: ExitState.Code, message: str, error: BaseException, action: Action
     ) -> bool:
-        """End the run as `stop()` does. Only the first reason counts, and the first to raise.
-
-        Returns whether the error is in the exit state, or will be raised.
-        """
+        """End the run as `stop()` does, if nothing else does. Return whether the error is kept."""
         ends = self._exit is None
         if ends:
             self._exit = ExitState(code, error)

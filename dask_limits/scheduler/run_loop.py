@@ -33,16 +33,11 @@ its handler, that of Ctrl-C too, runs when the wait ends."""
 class Timer:
     """A call that is to be made later."""
 
-    def __init__(self, loop: RunLoop, call: Callable[[], object]) -> None:
+    def __init__(self, loop: RunLoop) -> None:
         self._loop = loop
-        self.call = call
 
     def cancel(self) -> bool:
-        """Cancel the call. This can be called from any thread.
-
-        Returns:
-            False if the call was made or cancelled before.
-        """
+        """Cancel the call, from any thread. Return False if it was made or cancelled before."""
         return self._loop.cancel(self)
 
 
@@ -57,7 +52,8 @@ class RunLoop:
         self._closed = False
         self._timers: list[tuple[float, int, Timer]] = []  # a heap; cancelled ones stay in it
         self._numbers = itertools.count()  # timers of the same moment are called in their order
-        self._pending: set[Timer] = set()
+        # pop() is atomic: the call of a timer is either made or cancelled.
+        self._pending: dict[Timer, Callable[[], object]] = {}
 
     def put(self, thing: object) -> None:
         """Add something to do. This can be called from any thread."""
@@ -70,11 +66,7 @@ class RunLoop:
         return not self._todo.empty()
 
     def ask(self, fn: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-        """Call a function in the thread of the loop, and wait for it. From any thread.
-
-        Raises:
-            SchedulerNotRunningError: if the loop has ended.
-        """
+        """Call a function in the thread of the loop, and wait for it. From any thread."""
         if threading.get_ident() == self._thread:
             return fn(*args, **kwargs)
         answer = concurrent.futures.Future[R]()
@@ -96,17 +88,18 @@ class RunLoop:
 
     def call_later(self, delay_s: float, call: Callable[[], object]) -> Timer:
         """Call something after so many seconds, in the thread of the loop."""
-        timer = Timer(self, call)
-        self._pending.add(timer)
+        timer = Timer(self)
+        self._pending[timer] = call
         heapq.heappush(self._timers, (time.monotonic() + delay_s, next(self._numbers), timer))
         self.put(None)  # wakes the loop, if a coroutine calls this while the loop waits longer
         return timer
 
     def cancel(self, timer: Timer) -> bool:
         """Cancel a timer; False if it is too late."""
-        if taken := self._take(timer):
-            self.put(None)  # wakes the loop: this may have been all that it waited for
-        return taken
+        if self._pending.pop(timer, None) is None:
+            return False
+        self.put(None)  # wakes the loop: this may have been all that it waited for
+        return True
 
     def cancel_timers(self) -> None:
         """Cancel all timers."""
@@ -122,15 +115,8 @@ class RunLoop:
         now = time.monotonic()  # once: a timer that sets itself again must not delay the rest
         while self._timers and self._timers[0][0] <= now:
             timer = heapq.heappop(self._timers)[2]
-            if self._take(timer):
-                yield timer.call
-
-    def _take(self, timer: Timer) -> bool:
-        try:
-            self._pending.remove(timer)  # atomic: a timer is either called or cancelled
-        except KeyError:
-            return False
-        return True
+            if (call := self._pending.pop(timer, None)) is not None:
+                yield call
 
     def wait_s(self, deadline: float | None) -> float | None:
         """The seconds until the next timer or the deadline, whichever comes first."""

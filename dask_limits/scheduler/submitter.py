@@ -70,8 +70,7 @@ class Submitter(SchedulerEvents):
     ) -> None:
         """End the run. It can be called from any thread, and does nothing if there is no run.
 
-        It ignores any further arguments, so it can be a callback itself:
-        `task.on_exception(scheduler.stop)`.
+        It ignores other arguments, so it can be a callback: `task.on_exception(scheduler.stop)`.
 
         Args:
             stop_msg: The message that callbacks of STOP are called with.
@@ -95,11 +94,7 @@ class Submitter(SchedulerEvents):
         return MappingProxyType({} if self._run is None else self._run.queue)
 
     def in_run(self, fn: Callable[Concatenate[Run, P], R], *args: P.args, **kwargs: P.kwargs) -> R:
-        """Call a function with the run, in the run's thread. For tasks.
-
-        Raises:
-            SchedulerNotRunningError: if there is no run, or it is ending.
-        """
+        """Call a function with the run, in the run's thread. For tasks."""
         if (run := self._run) is None:
             raise SchedulerNotRunningError(
                 "The scheduler is not running, so nothing can be submitted to it. Submit in a"

@@ -2,11 +2,10 @@ from __future__ import annotations
 
 import concurrent.futures
 import secrets
-import string
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any, Final, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from dask_limits.display import render
 from dask_limits.events import Event
@@ -21,14 +20,11 @@ from dask_limits.scheduler.submitter import Submitter
 P = ParamSpec("P")
 R = TypeVar("R")
 
-_REF_LETTERS: Final = string.ascii_letters + string.digits
-
 
 class Task(TaskEvents[P, R], render.Renderable):
     """A function to submit to a scheduler, with its own events and plugins.
 
-    Usually made by `scheduler.task(function)`. The time that `submit` takes does not depend on
-    the number of calls that wait.
+    Usually made by `scheduler.task(function)`.
 
     Args:
         function: The function that each call runs.
@@ -74,13 +70,12 @@ class Task(TaskEvents[P, R], render.Renderable):
         super().__init__(self.name)
         self.function = function
         self.scheduler = scheduler
-        ref = "".join(secrets.choice(_REF_LETTERS) for _ in range(8))
-        self.unique_ref = f"Task-{self.name}-{ref}"
+        self.unique_ref = f"Task-{self.name}-{secrets.token_urlsafe(6)}"
         self.plugins: list[Plugin] = []
         self.n_submitted = 0
         self._futures: dict[Future[R], None] = {}  # as a set that keeps its order
         self._held: OrderedDict[DeferredFuture[R], Run] = OrderedDict()
-        self._retriers: list[Plugin] = []  # those that may want another attempt
+        self._may_retry = False  # whether a plugin may want another attempt of a call
         for plugin in _as_plugins(plugins):
             self.attach_plugin(plugin)
         scheduler.tasks[self.unique_ref] = self
@@ -98,16 +93,12 @@ class Task(TaskEvents[P, R], render.Renderable):
                 " attach plugin.copy() instead."
             )
         self.add_event(*plugin.events())
-        # A plugin need not derive from Plugin.
-        decides = getattr(type(plugin), "next_attempt", Plugin.next_attempt)
-        retries = decides is not Plugin.next_attempt
-        if retries:
+        if type(plugin).next_attempt is not Plugin.next_attempt:
             self.add_event(RETRY)
+            self._may_retry = True
         plugin.attach_task(self)
         plugin.task = self
         self.plugins.append(plugin)
-        if retries:
-            self._retriers.append(plugin)
 
     # -- calls -----------------------------------------------------------------------------
 
@@ -151,7 +142,7 @@ class Task(TaskEvents[P, R], render.Renderable):
         if self._held or not self._has_place():
             future = held = DeferredFuture[R]()
             self._held[held] = run
-        elif self._retriers:
+        elif self._may_retry:
             future = deferred = DeferredFuture[R]()
             self._attempt(run, deferred, call)
         else:
@@ -196,7 +187,7 @@ class Task(TaskEvents[P, R], render.Renderable):
         def then(attempt: concurrent.futures.Future[R]) -> None:
             run.loop.put(partial(self._attempt_ended, run, future, attempt))
 
-        future.start(run.executor, call, then if self._retriers else future.end_as)
+        future.start(run.executor, call, then if self._may_retry else future.end_as)
 
     def _attempt_ended(
         self, run: Run, future: DeferredFuture[R], attempt: concurrent.futures.Future[R]
@@ -216,7 +207,7 @@ class Task(TaskEvents[P, R], render.Renderable):
 
     def _again(self, run: Run, future: DeferredFuture[R], error: BaseException) -> bool:
         """Schedule the next attempt if a plugin wants one."""
-        for plugin in self._retriers:
+        for plugin in self.plugins:
             if (again := plugin.next_attempt(future, error, run.queue[future])) is not None:
                 call, delay_s = again
                 # Even without a delay: callbacks come first, and may cancel it or end the run.
@@ -242,7 +233,7 @@ def _as_plugins(plugins: Plugin | Iterable[Plugin]) -> Iterable[Plugin]:
             raise TypeError(
                 f"plugins={plugin.__name__} is a class: pass an instance, {plugin.__name__}(...)"
             )
-        if not (hasattr(plugin, "pre_submit") and hasattr(plugin, "attach_task")):
+        if not isinstance(plugin, Plugin):
             raise TypeError(
                 f"plugins={plugins!r} must be a plugin, such as PynisherPlugin(...), or a list of"
                 f" plugins: {plugin!r} is a {type(plugin).__name__}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import takewhile
+import re
 from typing import Final
 
 from dask_limits import exceptions
@@ -16,8 +16,8 @@ BREACHES: Final[dict[str, type[exceptions.Breach]]] = {
     "memory": exceptions.MemoryBreach,
     "num_processes": exceptions.ProcessBreach,
 }
-_STACK_LINES: Final = 6
-"""Lines of a stack in a message; the error has all of it as an attribute."""
+_FRAMES: Final = re.compile(r"(?:\n  .+){1,6}")
+"""The lines of a stack that a message shows; the error has all of it as an attribute."""
 
 
 def breach(
@@ -71,11 +71,5 @@ def _figures(limit: str, usage: Usage, limits: Limits) -> tuple[str, str]:
 
 def where(stacks: str) -> str:
     """The innermost lines of the stack of the thread that ran the function, for a message."""
-    lines = stacks.splitlines()
-    threads = [n for n, line in enumerate(lines) if "most recent call first" in line]
-    current = [n for n in threads if lines[n].startswith("Current thread")]
-    if not threads:
-        return ""
-    first = (current or threads)[0] + 1
-    frames = list(takewhile(lambda line: line.startswith("  "), lines[first:]))
-    return ", in:\n" + "\n".join(frames[:_STACK_LINES]) if frames else ""
+    found = _FRAMES.search(stacks, max(stacks.find("Current thread"), 0))
+    return f", in:{found[0]}" if found else ""

@@ -96,10 +96,7 @@ def run_call(
     kwargs: dict[str, Any],
     cancel: CancelToken | None = None,
 ) -> Outcome[R]:
-    """Run a call: in a task process if it has limits, otherwise directly.
-
-    `cancel` can end a call that has limits, from any thread.
-    """
+    """Run a call: in a task process if it has limits, where `cancel` can end it; or directly."""
     if not call.limits:
         return run_in_place(call.fn, args, kwargs)
     from dask_limits.limits.owner.guardian import default_guardian

@@ -105,7 +105,7 @@ class Limits:
         put(self, "wall_time", None if wall_time is None else parse_seconds(wall_time, "wall_time"))
         put(self, "num_processes", _count(num_processes, "num_processes", "no limit"))
         put(self, "cores", _count(cores, "cores", "one core"))
-        put(self, "grace_period", _seconds_or_none(grace_period))
+        put(self, "grace_period", _seconds_or_zero(grace_period))
         put(self, "capture_output", _bytes_to_keep(capture_output))
         put(self, "isolation", _one_of(get_args(Isolation), isolation, "isolation"))
         put(self, "context", _start_method(context))
@@ -169,7 +169,7 @@ def _count(value: int | None, name: str, none: str) -> int | None:
     return None if value is None else whole_number(value, name, none=none)
 
 
-def _seconds_or_none(value: Amount | None) -> float:
+def _seconds_or_zero(value: Amount | None) -> float:
     return 0.0 if value is None or value == 0 else parse_seconds(value, "grace_period")
 
 

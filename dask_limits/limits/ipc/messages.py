@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from dask_limits.limits.outcome import ChildProcess, Usage
@@ -35,7 +34,6 @@ WAKE: Final = 13  # look for new calls in the owner cells
 SPAWNED: Final = 14  # the number is the row, the body the pid, the file the socket
 REFUSED: Final = 15  # the body says why
 
-
 ACCOUNT: Final = struct.Struct("=ddddQ")
 """Of a call that has ended: wall seconds, wall seconds of its longest step without progress, CPU
 seconds, CPU seconds of all children that its process has ever waited for, and peak bytes."""
@@ -55,8 +53,7 @@ class Orders(NamedTuple):
     captures: bool  # whether its output goes to files that come with the request
 
 
-@dataclass(frozen=True)
-class Verdict:
+class Verdict(NamedTuple):
     """How a call's process ended, as the guardian saw it.
 
     Its cause is the limit that was breached ("memory", "cpu_time", "wall_time", "num_processes");

@@ -99,12 +99,7 @@ class Packed:
 
 
 def take(head: memoryview, fds: list[int]) -> Packed:
-    """Receive what was packed, and leave it pickled. The files may be closed after this.
-
-    Raises:
-        OSError: if the file was lost because this process has too many open.
-        ValueError: if the file is not sealed, or does not match the head.
-    """
+    """Receive what was packed, and leave it pickled. The files may be closed after this."""
     if head[0] == _BARE:
         return Packed(bytes(head[1:]))
     if not fds:

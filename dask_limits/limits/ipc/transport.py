@@ -21,8 +21,7 @@ _MARK: Final = 0x4C494D54
 this mark are ignored."""
 MAX_BODY: Final = 128 * 1024
 """Bytes. The buffer of a socket has 208 KiB (net.core.wmem_default), and a message must fit in."""
-_MAX_FDS: Final = 4
-_ANCILLARY: Final = socket.CMSG_SPACE(_MAX_FDS * struct.calcsize("=i"))
+_ANCILLARY: Final = socket.CMSG_SPACE(4 * struct.calcsize("=i"))  # has room for four files
 
 
 class Message(NamedTuple):
@@ -59,11 +58,7 @@ def send(
     fds: Sequence[int] = (),
     flags: int = 0,
 ) -> None:
-    """Send one message, whose body has `MAX_BODY` bytes at most.
-
-    Raises:
-        OSError: if the other end is closed.
-    """
+    """Send one message with a body of at most `MAX_BODY` bytes."""
     record = b"".join((_HEADER.pack(_MARK, kind, number), *parts))
     if fds:
         socket.send_fds(sock, [record], list(fds), flags)

@@ -19,6 +19,7 @@ from dask_limits.limits.packed_outcome import PackedOutcome
 from dask_limits.limits.tracebacks import users_stacks
 from dask_limits.units import format_bytes
 
+_SIGNAL_NAMES: Final = {number.value: number.name for number in signal.Signals}
 _NOTHING_RAN: Final = Usage(wall_time=0.0, cpu_time=0.0)
 _ENDS: Final[dict[str, tuple[type[exceptions.CallError], str]]] = {
     "cancelled": (exceptions.CallCancelledError, "was cancelled"),
@@ -108,10 +109,7 @@ class Outcomes:
         return self.failed(error, usage, stacks)
 
     def _crash_error(self, number: int, verdict: Verdict, stacks: str) -> exceptions.CrashError:
-        try:
-            name = signal.Signals(number).name
-        except ValueError:
-            name = f"signal {number}"
+        name = _SIGNAL_NAMES.get(number, f"signal {number}")
         kind, text = exceptions.CrashError, f"crashed with {name}"
         if number == signal.SIGKILL and verdict.system_memory:
             kind = exceptions.SystemMemoryError

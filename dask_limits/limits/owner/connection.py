@@ -31,8 +31,6 @@ class Connection:
     Started by `subprocess` and not by `multiprocessing`, which forbids daemonic processes, as
     Dask's workers are, to have children. Only inherited sockets connect the two: there is no
     port and no file name by which others could reach it.
-
-    A task process is ended after `max_calls` calls; None is no limit.
     """
 
     def __init__(self, max_calls: int | None = None) -> None:
@@ -44,11 +42,9 @@ class Connection:
         self._lost = False
         self._control, theirs = transport.pair()
         self._receiver = transport.Receiver(self._control)
-        owner_cells_fd = files.above_standard(
-            os.memfd_create("dask-limits-owner-cells", os.MFD_CLOEXEC)
-        )
-        self._owner_cells = Cells(owner_cells.ROWS, owner_cells_fd)
-        fds = [theirs.fileno(), owner_cells_fd]
+        cells_fd = files.above_standard(os.memfd_create("dask-limits-owner-cells", os.MFD_CLOEXEC))
+        self._owner_cells = Cells(owner_cells.ROWS, cells_fd)
+        fds = [theirs.fileno(), cells_fd]
         path = Setting.here().for_another_process().path
         try:
             self._process = subprocess.Popen(
@@ -62,7 +58,7 @@ class Connection:
             raise
         finally:
             theirs.close()
-            os.close(owner_cells_fd)
+            os.close(cells_fd)
         self.pid = self._process.pid  # of the reaper, which is the parent of the guardian
 
     @property

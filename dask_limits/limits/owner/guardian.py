@@ -40,11 +40,6 @@ class Guardian:
 
     A task process is ended after `max_calls_per_process` calls, or when a call leaves it unfit for
     another.
-
-    Example:
-        >>> with Guardian() as guardian:
-        ...     guardian.run(abs, (-3,), {}, Limits(wall_time=5)).result()
-        3
     """
 
     def __init__(self, max_calls_per_process: int | None = None) -> None:

@@ -21,6 +21,10 @@ from dask_limits.limits.outcome import Outcome, Usage
 from dask_limits.limits.tracebacks import users_traceback
 
 _CHECK_INTERVAL_MS: Final = 10
+_INTERRUPT: Final[dict[str, Any]] = {
+    "interrupt_type": guards.InterruptType.exception,
+    "check_interval": _CHECK_INTERVAL_MS,
+}
 _REPEAT_S: Final = 1.0
 """A call that handles its interrupt and goes on is interrupted again after this, twice."""
 
@@ -30,7 +34,6 @@ def run(
 ) -> Outcome[Any]:
     """Run a call in this thread, and interrupt it when it goes over a limit."""
     outcome: Outcome[Any] | None = None
-    interrupt: guards.GuardException | None = None
     wall_time, cpu_time = time.perf_counter(), time.thread_time()
     clock, last_step = _wall_guard(limits), 0.0
     try:
@@ -39,35 +42,23 @@ def run(
             outcome = run_in_place(fn, args, kwargs)
             last_step = clock.elapsed if clock else 0.0
     except guards.GuardException as error:  # it was raised after the function ended, in our code
-        interrupt = error
         last_step = getattr(error, "elapsed", 0.0)
-    if outcome is None:
-        wall_time, cpu_time = time.perf_counter() - wall_time, time.thread_time() - cpu_time
-        outcome = Outcome(exception=interrupt, usage=Usage(wall_time, cpu_time))
+        usage = Usage(time.perf_counter() - wall_time, time.thread_time() - cpu_time)
+        outcome = outcome or Outcome(exception=error, usage=usage)
     return _judged(name_of(fn), limits, outcome, last_step)
 
 
 def _wall_guard(limits: Limits) -> guards.TimeGuard | None:
     if limits.wall_time is None:
         return None
-    return guards.time_guard(
-        limits.wall_time,
-        grace_period=_REPEAT_S,
-        interrupt_type=guards.InterruptType.exception,
-        check_interval=_CHECK_INTERVAL_MS,
-    )
+    return guards.time_guard(limits.wall_time, grace_period=_REPEAT_S, **_INTERRUPT)
 
 
 def _memory_guard(limits: Limits) -> AbstractContextManager[object]:
     if limits.memory is None:
         return nullcontext()
-    return guards.mem_guard(
-        limits.memory / 1024,
-        absolute=False,
-        secondary_grace_period=_REPEAT_S,
-        interrupt_type=guards.InterruptType.exception,
-        check_interval=_CHECK_INTERVAL_MS,
-    )
+    kib = limits.memory / 1024
+    return guards.mem_guard(kib, absolute=False, secondary_grace_period=_REPEAT_S, **_INTERRUPT)
 
 
 def _judged(name: str, limits: Limits, outcome: Outcome[Any], last_step: float) -> Outcome[Any]:

@@ -14,8 +14,10 @@ from dask_limits.check.machine import Machine
 
 def show(machines: Sequence[Machine], console: Console) -> None:
     """Print the results, and a last line that says whether all limits hold."""
+    good, bad = ("ok", "failed") if console.options.ascii_only else ("✓", "✗")
+    marks = {True: Text(good, style="green"), False: Text(bad, style="red")}
     for machine in machines:
-        console.print(_machine(machine, *_marks(console)))
+        console.print(_machine(machine, marks))
     failed = [f for machine in machines for f in machine.findings if not f.holds]
     if failed:
         names = ", ".join(dict.fromkeys(finding.name for finding in failed))
@@ -26,13 +28,7 @@ def show(machines: Sequence[Machine], console: Console) -> None:
         console.print(Text("All limits hold.", style="bold green"))
 
 
-def _marks(console: Console) -> tuple[Text, Text]:
-    """The marks of success and failure."""
-    good, bad = ("ok", "failed") if console.options.ascii_only else ("✓", "✗")
-    return Text(good, style="green"), Text(bad, style="red")
-
-
-def _machine(machine: Machine, good: Text, bad: Text) -> RenderableType:
+def _machine(machine: Machine, marks: dict[bool, Text]) -> RenderableType:
     facts = Table.grid(padding=(0, 2))
     for name, value in machine.facts.items():
         facts.add_row(Text(name, style="dim"), escape(value))
@@ -40,10 +36,6 @@ def _machine(machine: Machine, good: Text, bad: Text) -> RenderableType:
     for column in ("", "trial", "expected", "measured"):
         findings.add_column(column, overflow="fold")
     for finding in machine.findings:
-        findings.add_row(
-            good if finding.holds else bad,
-            escape(finding.name),
-            escape(finding.promise),
-            escape(finding.measured),
-        )
+        texts = finding.name, finding.promise, finding.measured
+        findings.add_row(marks[finding.holds], *map(escape, texts))
     return Group(Text(f"\n{machine.where}", style="bold"), facts, Text(""), findings, Text(""))

@@ -62,16 +62,15 @@ def _wall_time() -> _Result:
     overshoots = []
     for _ in range(_TRIES):
         start = time.perf_counter()
-        _expect(exceptions.WallTimeBreach, limit(time.sleep, wall_time=seconds).run(_FAR_S))
+        _ended(exceptions.WallTimeBreach, limit(time.sleep, wall_time=seconds).run, _FAR_S)
         overshoots.append(time.perf_counter() - start - seconds)
     return _late(overshoots)
 
 
 def _cpu_time() -> _Result:
     seconds = 0.2
-    outcomes = [limit(_spin, cpu_time=seconds).run() for _ in range(_TRIES)]
-    for outcome in outcomes:
-        _expect(exceptions.CpuTimeBreach, outcome)
+    call = limit(_spin, cpu_time=seconds)
+    outcomes = [_ended(exceptions.CpuTimeBreach, call.run) for _ in range(_TRIES)]
     return _late([outcome.usage.cpu_time - seconds for outcome in outcomes])
 
 
@@ -84,9 +83,8 @@ def _late(overshoots: list[float]) -> _Result:
 
 def _memory() -> _Result:
     allowed, rate = 300_000_000, 1_000_000_000
-    outcomes = [limit(_grow, memory=allowed).run(rate) for _ in range(_TRIES)]
-    for outcome in outcomes:
-        _expect(exceptions.MemoryBreach, outcome)
+    call = limit(_grow, memory=allowed)
+    outcomes = [_ended(exceptions.MemoryBreach, call.run, rate) for _ in range(_TRIES)]
     overshoots = [outcome.usage.peak_memory - allowed for outcome in outcomes]
     median, worst = statistics.median(overshoots), max(overshoots)
     promise = f"ends a call that grows by 1 GB/s within {_TOLERANCE_S * rate / 1e6:.0f} MB"
@@ -95,15 +93,14 @@ def _memory() -> _Result:
 
 
 def _num_processes() -> _Result:
-    outcome = limit(_start_another, num_processes=1).run()
-    _expect(exceptions.ProcessBreach, outcome)
+    outcome = _ended(exceptions.ProcessBreach, limit(_start_another, num_processes=1).run)
     measured = f"after {outcome.usage.wall_time * 1000:.0f} ms"
     return "ends a call with one process too many", measured, True, None
 
 
 def _tree() -> _Result:
-    outcome = limit(_detach, wall_time=0.3, capture_output=True).run()
-    _expect(exceptions.WallTimeBreach, outcome)
+    call = limit(_detach, wall_time=0.3, capture_output=True)
+    outcome = _ended(exceptions.WallTimeBreach, call.run)
     pid = int(outcome.usage.stdout or 0)
     gone = not Path(f"/proc/{pid}").exists()
     measured = "ended" if gone else f"process {pid} still runs"
@@ -130,21 +127,25 @@ def _subreaper() -> _Result:
 
 def _isolation(level: Literal["warm", "fresh", "thread"], calls: int) -> _Result:
     call = limit(abs, wall_time=_FAR_S, isolation=level)
-    _expect(type(None), call.run(-1))
+    call(-1)  # the first call takes longer
     times = []
     for _ in range(calls):
         start = time.perf_counter()
         call(-1)
         times.append(time.perf_counter() - start)
-    _expect(exceptions.WallTimeBreach, limit(_sleep_in_steps, wall_time=0.1, isolation=level).run())
+    slow = limit(_sleep_in_steps, wall_time=0.1, isolation=level)
+    _ended(exceptions.WallTimeBreach, slow.run)
     median = statistics.median(times)
     return "works", f"{median * 1000:.3g} ms a call", True, median
 
 
-def _expect(kind: type, outcome: Outcome[Any]) -> None:
-    if not isinstance(outcome.exception, kind):
+def _ended(by: type[Exception], run: Callable[..., Outcome[Any]], *args: Any) -> Outcome[Any]:
+    """Run a call that should be ended by a breach of its limits."""
+    outcome = run(*args)
+    if not isinstance(outcome.exception, by):
         what = outcome.exception or f"the return value {outcome.value!r}"
-        raise AssertionError(f"the call should end with {kind.__name__}, but ended with: {what}")
+        raise AssertionError(f"the call should end with {by.__name__}, but ended with: {what}")
+    return outcome
 
 
 _TRIALS: Final[dict[str, Callable[[], _Result]]] = {

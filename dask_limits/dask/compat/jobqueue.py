@@ -11,14 +11,15 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
+from functools import partial
 from typing import Any, Final
 
 from dask_limits.dask.compat.shared_patch import shared
 from dask_limits.dask.compat.undocumented_name import names
 
-_NOT_STARTED: Final = "Starting a cluster of dask-jobqueue fails with ImportError."
+_required = partial(names, without="Starting a cluster of dask-jobqueue fails with ImportError.")
 _REQUIRED: Final = (
-    names(
+    _required(
         "dask_jobqueue.core:Job 0.7.0",
         "dask_jobqueue.core:Job._call 0.1.0",
         "dask_jobqueue.core:Job.submit_command 0.1.0",
@@ -27,28 +28,23 @@ _REQUIRED: Final = (
         "distributed.deploy.spec:SpecCluster._correct_state 2021.1",
         "distributed.deploy.spec:SpecCluster.new_spec 2021.1",
         what_for="to submit and cancel jobs so that none outlives the driver",
-        without=_NOT_STARTED,
     )
-    | names(
+    | _required(
         "dask_jobqueue.core:Job.config_name 0.1.0",
         what_for="to read its section of jobqueue.yaml",
-        without=_NOT_STARTED,
     )
-    | names(
+    | _required(
         "dask_jobqueue.core:Job._command_template 0.1.0",
         "dask_jobqueue.core:Job._job_script_prologue 0.8.0",
         what_for="to let workers finish what they run when their job is signalled",
-        without=_NOT_STARTED,
     )
-    | names(
+    | _required(
         "distributed.deploy.cluster:Cluster._update_worker_status 2021.1",
         what_for="to replace jobs only when the batch system says that they have ended",
-        without=_NOT_STARTED,
     )
-    | names(
+    | _required(
         "distributed.deploy.spec:SpecCluster._close 2021.1",
         what_for="to close the files of the credentials",
-        without=_NOT_STARTED,
     )
 )
 NAMES: Final = (

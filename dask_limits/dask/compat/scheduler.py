@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
@@ -68,23 +69,16 @@ def replace_placement(
 ) -> Callable[[], None] | None:
     """Replace the methods that choose the workers of tasks, on this one scheduler.
 
-    Returns:
-        What undoes it; None if the installed Dask lacks one of them, and nothing was replaced.
+    Returns what undoes it; None if Dask lacks one of the methods, and nothing was replaced.
     """
     if not all(name.is_there for name in _PLACEMENT.values()):
         return None
-    patches = [
-        _Patch(scheduler, "is_rootish", is_rootish),
-        _Patch(scheduler, "decide_worker_non_rootish", decide_worker),
-    ]
+    patches = contextlib.ExitStack()
+    patches.callback(_Patch(scheduler, "is_rootish", is_rootish).undo)
+    patches.callback(_Patch(scheduler, "decide_worker_non_rootish", decide_worker).undo)
     if (stealing := scheduler.extensions.get("stealing")) is not None:
-        patches.append(_Patch(stealing, "steal_time_ratio", steal_time_ratio))
-
-    def undo() -> None:
-        for patch in reversed(patches):
-            patch.undo()
-
-    return undo
+        patches.callback(_Patch(stealing, "steal_time_ratio", steal_time_ratio).undo)
+    return patches.close
 
 
 class _Patch:
@@ -107,14 +101,13 @@ class _Patch:
     def undo(self) -> None:
         """Take it away, as soon as nothing lies on top of it; until then it changes nothing."""
         self._function = self._below
-        while isinstance(top := getattr(self._owner, self._name), _Patch) and top._is_undone():
+        while isinstance(top := getattr(self._owner, self._name), _Patch):
+            if top._function is not top._below:
+                return
             if top._is_lowest:
                 delattr(self._owner, self._name)
             else:
                 setattr(self._owner, self._name, top._below)
-
-    def _is_undone(self) -> bool:
-        return self._function is self._below
 
 
 def change_status(

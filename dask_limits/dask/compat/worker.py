@@ -12,24 +12,21 @@ from dask_limits.dask.compat.undocumented_name import names
 if TYPE_CHECKING:
     import distributed
 
-_NOT_REGISTERED: Final = "Registering LimitsWorkerPlugin fails with ImportError."
+_required = partial(names, without="Registering LimitsWorkerPlugin fails with ImportError.")
 _REQUIRED: Final = (
-    names(
+    _required(
         "distributed.worker:Worker.memory_manager 2022.3.0",
         "distributed.worker_memory:WorkerMemoryManager.memory_limit 2022.3.0",
         what_for="to know how much memory the calls of a worker may reserve together",
-        without=_NOT_REGISTERED,
     )
-    | names(
+    | _required(
         "distributed.core:Server.stream_handlers 2021.1",
         what_for="to send messages of our own between the scheduler and its workers",
-        without=_NOT_REGISTERED,
     )
-    | names(
+    | _required(
         "dask._task_spec:Task.is_coro 2024.9.0",
         "dask._task_spec:Task._is_coro 2024.9.0",
         what_for="to run limited coroutine functions in a task process",
-        without=_NOT_REGISTERED,
     )
 )
 NAMES: Final = (

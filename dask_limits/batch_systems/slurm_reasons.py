@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Final
 
@@ -95,13 +96,14 @@ def explain(reason: str, job: _Fields, partitions: Sequence[_Fields]) -> str:
         return ""
     if reason == "PartitionNodeLimit":
         return _about_nodes(job, partitions[0])
+    known = defaultdict(lambda: "(unknown)", job)
     if reason in _TEXTS:
-        return _TEXTS[reason].format_map(_Known(job))
+        return _TEXTS[reason].format_map(known)
     if (limit := _OF_EACH_JOB.fullmatch(reason)) is None:
         return ""
-    owner, shown = f"QOS {_Known(job)['QOS']}", "qos"
+    owner, shown = f"QOS {known['QOS']}", "qos"
     if limit["owner"] == "Assoc":
-        owner, shown = f"account {_Known(job)['Account']}", "assoc user=$USER"
+        owner, shown = f"account {known['Account']}", "assoc user=$USER"
     more_or_less, changes = ("more", _LESS) if limit["most"] else ("less", _MORE)
     what = (limit["most"] or limit["least"]).replace("Memory", "Mem")
     return (
@@ -147,10 +149,3 @@ def _number(fields: _Fields, name: str) -> float:
     """The first number of "2" or "2-4". NaN, which no number is below or above, for "UNLIMITED"."""
     found = re.match(r"\d+", fields.get(name, ""))
     return int(found[0]) if found else math.nan
-
-
-class _Known(dict[str, str]):
-    """Fields of a job for a text; a field that SLURM does not have is "(unknown)"."""
-
-    def __missing__(self, key: str) -> str:
-        return "(unknown)"

@@ -45,25 +45,24 @@ def parse_workers(n_workers: int | None, adaptive: object) -> tuple[int, Adaptiv
 
 
 def _parse_adaptive(adaptive: object, n_workers: int | None) -> Adaptive:
-    options = _as_options(adaptive, n_workers)
-    unknown = set(options) - {"minimum", "maximum", "keep_idle", "target_duration"}
-    if unknown or "maximum" not in options:
+    options = {
+        "minimum": 0,
+        "keep_idle": Adaptive.keep_idle_s,
+        "target_duration": Adaptive.target_duration_s,
+        **_as_options(adaptive, n_workers),
+    }
+    if options.keys() != {"minimum", "maximum", "keep_idle", "target_duration"}:
         raise ValueError(
             f"adaptive={adaptive!r} must have 'maximum', and may have 'minimum', 'keep_idle' and"
             " 'target_duration'"
         )
     maximum = whole_number(options["maximum"], "maximum")
-    minimum = whole_number(options.get("minimum", 0), "minimum", least=0)
+    minimum = whole_number(options["minimum"], "minimum", least=0)
     if minimum > maximum:
         raise ValueError(f"minimum={minimum} must be at most maximum={maximum}")
-    return Adaptive(
-        minimum,
-        maximum,
-        parse_seconds(options.get("keep_idle", Adaptive.keep_idle_s), "keep_idle"),
-        parse_seconds(
-            options.get("target_duration", Adaptive.target_duration_s), "target_duration"
-        ),
-    )
+    keep_idle_s = parse_seconds(options["keep_idle"], "keep_idle")
+    target_duration_s = parse_seconds(options["target_duration"], "target_duration")
+    return Adaptive(minimum, maximum, keep_idle_s, target_duration_s)
 
 
 def _as_options(adaptive: object, n_workers: int | None) -> Mapping[str, Any]:

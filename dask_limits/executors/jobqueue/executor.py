@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import shlex
 from collections.abc import Callable
 from typing import Any, Self
 
@@ -41,7 +40,7 @@ class JobQueueExecutor(DaskExecutor):
         with contextlib.ExitStack() as exit_stack:
             directory = SharedDirectory(spec.shared, spec.options.get("log_directory"))
             exit_stack.callback(directory.remove)
-            submitter = JobSubmitter(spec.system, shlex.split(spec.cancel_command))
+            submitter = JobSubmitter(spec.system, spec.cancel_command)
             exit_stack.callback(submitter.close)
             cluster = make_cluster(spec, submitter, directory)
             exit_stack.callback(cluster.close)

@@ -104,14 +104,14 @@ class JobSubmitter:
 
     Args:
         system: The batch system, as `dask_jobqueue` calls it.
-        cancel_command: The words of the command that cancels a job, to which the id is appended.
+        cancel_command: The command that cancels a job, to which the id is appended.
 
     Raises:
         OSError: if no shell can be started.
     """
 
-    def __init__(self, system: str, cancel_command: Sequence[str]) -> None:
-        self._cancel_command = list(cancel_command)
+    def __init__(self, system: str, cancel_command: str) -> None:
+        self._cancel_command = shlex.split(cancel_command)
         self._job_id = _JOB_ID.get(system, _FIRST_NUMBER)
         self._slots = asyncio.Semaphore(_AT_ONCE)
         self._submitting: set[asyncio.subprocess.Process] = set()
@@ -120,7 +120,7 @@ class JobSubmitter:
         _writers.add(self._writer)
         try:
             self._shell = subprocess.Popen(
-                ["/bin/sh", "-c", _CANCELLER, "dask-limits-canceller", *cancel_command],
+                ["/bin/sh", "-c", _CANCELLER, "dask-limits-canceller", *self._cancel_command],
                 stdin=reader,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,

@@ -65,6 +65,7 @@ class GuardianProcess:
         self._free_rows = list(range(owner_cells.ROWS - 1, 0, -1))
         self._spare: tuple[TaskProcess, socket.socket] | None = None
         self._idle_ticks = 0
+        self._orphans_until = 0.0  # how long to wait for what calls have detached; 0 for none
         self._reaper = os.getppid()
         # SIGCHLD must end the poll: its handler writes to this socket.
         self._woken, self._wake = socket.socketpair()
@@ -93,6 +94,8 @@ class GuardianProcess:
             self._woken.recv(4096)
         for ended in collect_ended():
             self._bury(*ended)
+        if self._orphans_until:
+            self._end_orphans()
         if self._control.fileno() in ready and not self._take_message():
             return False
         self._look(time.monotonic())
@@ -325,17 +328,18 @@ class GuardianProcess:
         self._deliver(process)
 
     def _end_orphans(self) -> None:
-        """End what calls have started: detached processes become our children when these end."""
-        for _ in range(1000):
-            orphans = [p for p in proctree.children_of(os.getpid()) if p not in self._by_pid]
-            if not orphans:
-                return
-            for pid in orphans:
-                proctree.kill_tree(pid)
-                try:
-                    os.waitpid(pid, os.WNOHANG)
-                except ChildProcessError:
-                    pass
+        """End what calls have started: detached processes become our children when these end.
+
+        With much memory they take long to end. No verdict is sent before, or the next call could
+        begin while that memory is in use; but one in an uninterruptible sleep is not waited for.
+        """
+        orphans = [p for p in proctree.children_of(os.getpid()) if p not in self._by_pid]
+        for pid in orphans:
+            proctree.kill_tree(pid)
+        if not orphans:
+            self._orphans_until = 0.0
+        elif not self._orphans_until:
+            self._orphans_until = time.monotonic() + _KILL_WAIT_S
 
     def _judge(
         self,
@@ -359,7 +363,7 @@ class GuardianProcess:
 
     def _deliver(self, process: TaskProcess) -> None:
         """Send the verdict, if any, once the socket has room for it; then shut the socket down."""
-        if process.hung_up or process.verdict is None:
+        if process.hung_up or process.verdict is None or time.monotonic() < self._orphans_until:
             return
         try:
             transport.send(process.sock, *process.verdict, flags=socket.MSG_DONTWAIT)

@@ -17,7 +17,7 @@ import pytest
 from clusters import SETTINGS, pids_of_stubborn, stubborn
 from distributed import Client, LocalCluster, Worker, WorkerPlugin
 from distributed.worker_state_machine import FreeKeysEvent
-from processes import all_gone, until
+from processes import alive, all_gone, until
 
 from dask_limits import LimitsWorkerPlugin, annotate, limit
 from dask_limits.executors.dask.executor import DaskExecutor
@@ -183,4 +183,4 @@ def test_the_next_task_runs_when_one_has_been_cancelled(client: Client, tmp_path
             second = client.submit(abs, -number, pure=False)
         first.cancel()
         assert second.result(timeout=10) == number
-        all_gone(pids)
+        assert not any(map(alive, pids))

@@ -21,13 +21,14 @@ from dask_limits.limits import CancelToken, LimitedCall, Limits
 from dask_limits.limits.owner.guardian import Guardian
 
 
-def start_call(guardian, marker: Path):
+def start_call(guardian, marker: Path, held_bytes=0):
     """Run, in a thread, a call that has started a detached grandchild; return when it has."""
 
     def linger(path):
         if os.fork() == 0:
             os.setsid()
             if os.fork() == 0:
+                _held = b"x" * held_bytes
                 Path(path).write_text(str(os.getpid()))
                 time.sleep(600)
             os._exit(0)
@@ -89,6 +90,17 @@ def test_when_a_task_process_is_killed_its_call_is_told_so_and_its_children_go(g
     assert isinstance(outcomes[0].exception, exceptions.CrashError)
     assert gone([grandchild])
     assert guardian.run(abs, (-1,), {}).result() == 1
+
+
+def test_a_call_is_answered_when_what_it_detached_is_gone_however_long_that_takes(
+    guardian, tmp_path
+):
+    for n in range(3):
+        thread, _ = start_call(guardian, tmp_path / str(n), held_bytes=2**29)
+        grandchild = psutil.Process(int((tmp_path / str(n)).read_text()))
+        os.kill(next(iter(guardian._connection._leases)).pid, signal.SIGKILL)
+        thread.join()
+        assert gone([grandchild])
 
 
 def test_when_an_idle_task_process_is_killed_the_next_call_just_works(guardian):

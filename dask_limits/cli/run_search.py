@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from signal import SIGINT, SIGTERM
+from types import FrameType
+from typing import Any, Self
 
 import click
 from rich.console import Console
@@ -17,7 +21,6 @@ from dask_limits.cli.options import BadInput
 from dask_limits.cli.output import INTERRUPTED, discard_output
 from dask_limits.exceptions import LimitRefusedError, WorkersNotStartedError
 from dask_limits.search.files import Results
-from dask_limits.search.interrupts import Interrupts
 from dask_limits.search.random_search import RandomSearch, Trial
 from dask_limits.search.report import OutputError, Report
 
@@ -34,7 +37,7 @@ def run_search(
     `prepare` makes the search and the scheduler that it runs on. Ctrl-C may interrupt it too.
     """
     code = INTERRUPTED
-    with Interrupts() as interrupts:
+    with _Interrupts() as interrupts:
         try:
             search, scheduler = prepare()
             try:
@@ -63,7 +66,7 @@ def _run(
     scheduler: Scheduler,
     limits: PynisherPlugin,
     results: Results,
-    interrupts: Interrupts,
+    interrupts: _Interrupts,
     report: Report,
 ) -> int:
     def trial_ended(trial: Trial) -> None:
@@ -99,3 +102,44 @@ def _run(
         report.say("no model was fitted" + (": interrupted" if interrupts.received else ""))
     report.say(f"all trials: {results.trials_csv}")
     return INTERRUPTED if interrupts.received else 0 if saved else 1
+
+
+class _Interrupts:
+    """A context manager in which Ctrl-C and SIGTERM stop a scheduler between two callbacks.
+
+    So nothing is left half written, as KeyboardInterrupt could leave it. KeyboardInterrupt is
+    raised if no scheduler is running, and at the second signal.
+    """
+
+    def __init__(self) -> None:
+        self.received = False  # a signal
+        self.raised = False  # KeyboardInterrupt
+        self._scheduler: Scheduler | None = None
+        self._handlers_before: dict[int, Any] = {}
+
+    def stop(self, scheduler: Scheduler) -> None:
+        """Stop this scheduler from now on."""
+        self._scheduler = scheduler
+        if self.received:  # an import may have swallowed the KeyboardInterrupt
+            raise KeyboardInterrupt
+
+        @scheduler.on_start
+        def catch_up() -> None:
+            if self.received:
+                scheduler.stop()
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        again, self.received = self.received, True
+        if again or self._scheduler is None or not self._scheduler.running():
+            self.raised = True
+            raise KeyboardInterrupt
+        self._scheduler.stop()
+
+    def __enter__(self) -> Self:
+        for number in (SIGINT, SIGTERM):
+            self._handlers_before[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._handlers_before.items():
+            signal.signal(number, handler)

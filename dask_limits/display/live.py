@@ -16,9 +16,7 @@ REDRAW_EVERY_S: Final = 0.125
 def live(thing: RenderableType) -> Iterator[Callable[[], None]]:
     """Show something on the terminal while it changes.
 
-    Yields:
-        A function that redraws it if it is time. Call it often, from the thread that makes the
-        changes.
+    What this yields redraws it if it is time. Call it often, in the thread that makes the changes.
     """
     from rich.live import Live
 

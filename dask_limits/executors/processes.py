@@ -52,31 +52,25 @@ class ProcessExecutor(concurrent.futures.Executor):
         call = fn if isinstance(fn, LimitedCall) else LimitedCall(fn)
         token = CancelToken()
         future = Future[R](on_cancel=token.cancel)
+
+        def run() -> None:
+            if token.cancelled:
+                return
+            future.mark_started()
+            try:
+                outcome = self._guardian.run(call.fn, args, kwargs, call.limits, cancel=token)
+            except BaseException as error:  # no future may stay open, whatever is wrong here
+                outcome = Outcome(exception=error, usage=Usage(wall_time=0.0, cpu_time=0.0))
+            future.settle(outcome)
+
         self._pending.add(future)
         future.add_done_callback(self._pending.discard)
         try:
-            self._threads.submit(self._run, future, token, call, args, kwargs)
+            self._threads.submit(run)
         except RuntimeError:
             self._pending.discard(future)
             raise
         return future
-
-    def _run(
-        self,
-        future: Future[R],
-        token: CancelToken,
-        call: LimitedCall[..., R],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-    ) -> None:
-        if token.cancelled:
-            return
-        future.mark_started()
-        try:
-            outcome = self._guardian.run(call.fn, args, kwargs, call.limits, cancel=token)
-        except BaseException as error:  # no future may stay open, whatever is wrong here
-            outcome = Outcome(exception=error, usage=Usage(wall_time=0.0, cpu_time=0.0))
-        future.settle(outcome)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take no more calls, and end the processes once the calls are done.

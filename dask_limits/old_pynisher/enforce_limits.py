@@ -30,18 +30,6 @@ from dask_limits.exceptions import (
 from dask_limits.limits import LimitedCall, Limits, Outcome, Usage, name_of
 from dask_limits.units import parse_bytes, parse_seconds
 
-__all__ = [
-    "AnythingException",
-    "CpuTimeoutException",
-    "EnforcedFunction",
-    "MemorylimitException",
-    "PynisherError",
-    "SignalException",
-    "SubprocessException",
-    "TimeoutException",
-    "enforce_limits",
-]
-
 P = ParamSpec("P")
 R = TypeVar("R")
 

@@ -38,16 +38,13 @@ def seed(random: Random) -> int:
 
 @dataclass(frozen=True)
 class Steps:
-    """The steps of a pipeline after its preprocessing, and their parameter space.
+    """The steps of a pipeline after its preprocessing, and how to draw their parameters.
 
-    Attributes:
-        classes: The name of each step's class, by the step's name. Only processes that run trials
-            import scikit-learn, so the program starts quickly.
-        space: How to draw each parameter, by its name in the pipeline.
+    Only processes that run trials import scikit-learn, so the program starts quickly.
     """
 
-    classes: Mapping[str, str]
-    space: Mapping[str, Draw]
+    classes: Mapping[str, str]  # the name of each step's class, by the step's name
+    space: Mapping[str, Draw]  # by the parameter's name in the pipeline
 
 
 def _model(name: str, **space: Draw) -> Steps:
@@ -147,17 +144,11 @@ _COLUMNS: Final[Mapping[str, Draw]] = {
 
 @dataclass(frozen=True)
 class Configuration:
-    """One point of the search space.
+    """One point of the search space."""
 
-    Attributes:
-        family: A key of `FAMILIES`.
-        classification: Whether it predicts classes; otherwise it predicts numbers.
-        parameters: The parameters of the family's pipeline: values that JSON can represent.
-    """
-
-    family: str
-    classification: bool
-    parameters: Mapping[str, Any]
+    family: str  # a key of FAMILIES
+    classification: bool  # otherwise regression
+    parameters: Mapping[str, Any]  # of the family's pipeline: values that JSON can represent
 
 
 def draw(number: int, *, seed: int, classification: bool) -> Configuration:

@@ -41,31 +41,21 @@ _MOST_FITS: Final = 5
 
 @dataclass
 class Trial:
-    """A configuration and its result.
-
-    Attributes:
-        status: One of `STATUSES`, or "running".
-        score: Mean over the folds, higher is better; None unless the status is "ok".
-        score_std: Standard deviation over the folds.
-        usage: What it used; None if unknown.
-        error: The first line of the exception that ended it; empty if the status is "ok".
-    """
+    """A configuration and its result."""
 
     number: int
     configuration: Configuration
-    status: str = "running"
-    score: float | None = None
+    status: str = "running"  # or one of STATUSES
+    score: float | None = None  # mean over the folds, higher is better
     score_std: float | None = None
     usage: Usage | None = None
-    error: str = ""
+    error: str = ""  # the first line of the exception that ended it
 
 
 def run_trial(dataset: Dataset, configuration: Configuration) -> tuple[float, float]:
     """Score a configuration by cross-validation. Runs on a worker, under the limits.
 
-    Returns:
-        Mean and standard deviation over the folds of the balanced accuracy (classification) or
-        of R² (regression).
+    Returns the mean and the standard deviation, over the folds, of balanced accuracy or R².
     """
     from sklearn.model_selection import KFold, StratifiedKFold, cross_val_score
     from threadpoolctl import threadpool_limits
@@ -136,10 +126,8 @@ class RandomSearch:
     def run(self, scheduler: Scheduler, limits: PynisherPlugin) -> None:
         """Run all trials, then fit the best pipeline.
 
-        Raises:
-            Exception: what `on_trial` or `on_note` raised. Exceptions of trials are not raised.
-            LimitRefusedError: if no worker can run a trial with these limits.
-            WorkersNotStartedError: if no worker has started.
+        This raises what `on_trial` or `on_note` raised, LimitRefusedError if no worker can run a
+        trial with these limits, and WorkersNotStartedError if no worker has started.
         """
         self._plan_trials(scheduler, limits)
         if self.fit_best:

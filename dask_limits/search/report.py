@@ -19,7 +19,6 @@ from dask_limits.search.random_search import STATUSES, RandomSearch, Trial
 if TYPE_CHECKING:
     from dask_limits import JobState, Scheduler, WorkerInfo
 
-_MIB: Final = 2**20
 _ESCAPED: Final = {n: f"\\x{n:02x}" for n in (*range(32), *range(127, 160)) if chr(n) not in "\n\t"}
 """Control characters, which could start terminal commands, and what is shown instead."""
 _COLOURS: Final = {"ok": "green", "raised": "red", "crashed": "red", "cancelled": "dim"}
@@ -134,9 +133,8 @@ class Report:
         state = f"running: {names}" if running else ""
         if search.fitting:
             state = "fitting the best to all rows"
-        done = (
-            f"{len(trials) - len(running)} of {search.n_trials} trials in {self._elapsed:.0f} s: "
-        )
+        n_ended = len(trials) - len(running)
+        done = f"{n_ended} of {search.n_trials} trials in {self._elapsed:.0f} s: "
         return Group(
             _leaderboard(search, most=5),
             *self._cluster(),
@@ -159,17 +157,13 @@ class Report:
 
 def _in_words(jobs: Iterable[JobState]) -> str:
     """Such as "2 jobs PENDING (Resources), 1 job RUNNING (Dask is starting)"."""
-    counts = Counter(
-        (
-            job.state or "submitted",
-            job.reason or ("Dask is starting" if job.state == "RUNNING" else ""),
-        )
+    starting = {"RUNNING": " (Dask is starting)"}
+    states = Counter(
+        (job.state or "submitted")
+        + (f" ({job.reason})" if job.reason else starting.get(job.state, ""))
         for job in jobs
     )
-    return ", ".join(
-        f"{n} job{'s' * (n > 1)} {state}" + (f" ({reason})" if reason else "")
-        for (state, reason), n in counts.items()
-    )
+    return ", ".join(f"{n} job{'s' * (n > 1)} {state}" for state, n in states.items())
 
 
 def _of_job(worker: WorkerInfo) -> str:
@@ -213,7 +207,7 @@ def _seconds(trial: Trial) -> str:
 
 
 def _mib(trial: Trial) -> str:
-    return f"{trial.usage.peak_memory / _MIB:.0f}" if trial.usage else "-"
+    return f"{trial.usage.peak_memory / 2**20:.0f}" if trial.usage else "-"
 
 
 def _in_short(trial: Trial) -> str:

@@ -18,12 +18,7 @@ _SHOWN: Final = 3  # workers that are named in an error, however many there are
 
 
 class SchedulerConnection:
-    """The connection that a client has when this is made. Dask makes another one to reconnect.
-
-    Args:
-        client: A client that is connected.
-        calls: The calls that are not done.
-    """
+    """The connection that a client has when this is made. Dask makes another one to reconnect."""
 
     def __init__(self, client: distributed.Client, calls: Mapping[str, Submission]) -> None:
         self._client = client

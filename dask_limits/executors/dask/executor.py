@@ -59,11 +59,6 @@ class DaskExecutor(WatchedExecutor):
         annotations: Dask's annotations for every call: `workers`, `resources`, `retries`, ... They
             take precedence over those in effect where a call is submitted, as arguments of
             `client.submit` do.
-
-    Raises:
-        TypeError: if the client is asynchronous.
-        RuntimeError: if the client is closed, or a worker cannot import dask_limits.
-        ClusterLostError: if the client has lost its scheduler.
     """
 
     def __init__(

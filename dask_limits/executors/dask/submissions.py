@@ -21,27 +21,16 @@ _GRAPH_BYTES: Final = 8 * 2**20
 
 @dataclass(eq=False)
 class Submission:
-    """A call on its way through Dask.
+    """A call on its way through Dask. Calls go out together if their `annotations` are equal."""
 
-    Attributes:
-        key: Its name in Dask.
-        packed: The function and its arguments.
-        dependencies: Futures of Dask's that were among the arguments.
-        executor: The annotation of that name: which executor of a worker runs it.
-        limits: The annotation of that name.
-        annotations: The others. Calls can only go out together if these are equal.
-        future: The user's.
-        task: Dask's future, once the call has been sent.
-    """
-
-    key: str
+    key: str  # its name in Dask
     packed: PackedCall
-    dependencies: list[distributed.Future]
-    executor: str
+    dependencies: list[distributed.Future]  # those that were among the arguments
+    executor: str  # this and the limits are annotations too
     limits: dict[str, Any]
     annotations: dict[str, Any]
-    future: Future[Any] = field(init=False)
-    task: distributed.Future | None = None
+    future: Future[Any] = field(init=False)  # the user's
+    task: distributed.Future | None = None  # once the call has been sent
 
     def fail(self, error: BaseException) -> None:
         """Fail the call because of what happened to it on its way."""

@@ -62,7 +62,7 @@ class Outcomes:
             return self.ended("deaf")
         usage, longest_step = lease.account(message.body)
         head = message.body[messages.ACCOUNT.size :]
-        end = PackedOutcome[Any](self.name, self.limits, usage)
+        end: PackedOutcome[Any] = PackedOutcome(self.name, self.limits, usage)
         end = end.with_answer(message.kind, head, message.fds)
         breached = _breached(self.limits, usage, longest_step)
         if not breached:
@@ -84,7 +84,7 @@ class Outcomes:
         self, error: exceptions.CallError, usage: Usage | None = None, stacks: str = ""
     ) -> PackedOutcome[Any]:
         """The outcome with this error; without usage if nothing is known of it."""
-        end = PackedOutcome[Any](self.name, self.limits, usage or _NOTHING_RAN)
+        end: PackedOutcome[Any] = PackedOutcome(self.name, self.limits, usage or _NOTHING_RAN)
         end = end.failed(error, stacks=stacks, cause=error.__cause__)
         error.usage = usage
         return end

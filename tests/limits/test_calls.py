@@ -10,6 +10,7 @@ import time
 import traceback
 
 import pytest
+from processes import until
 
 from dask_limits import exceptions
 from dask_limits.limits import CancelToken, LimitedCall, Limits, Outcome, limit
@@ -253,6 +254,24 @@ def test_a_call_that_is_cancelled_while_it_runs_ends_at_once():
         thread.join()
         assert isinstance(outcomes[0].exception, exceptions.CallCancelledError)
         assert guardian.run(time.sleep, (0,), {}).ok
+
+
+def test_the_error_of_a_call_that_is_cancelled_while_it_runs_has_its_stacks(tmp_path):
+    def nap():
+        (tmp_path / "runs").touch()
+        time.sleep(600)
+
+    token, outcomes = CancelToken(), []
+    with Guardian() as guardian:
+        thread = threading.Thread(
+            target=lambda: outcomes.append(guardian.run(nap, (), {}, cancel=token))
+        )
+        thread.start()
+        until((tmp_path / "runs").exists)
+        token.cancel()
+        thread.join()
+    assert isinstance(outcomes[0].exception, exceptions.CallCancelledError)
+    assert " in nap" in outcomes[0].exception.stacks
 
 
 def test_a_call_that_is_cancelled_before_it_starts_never_runs(tmp_path):

@@ -9,9 +9,7 @@ class Cells:
 
     Each cell has one writer and is written in one store, so a reader sees the old value or the new
     one. Cells become visible in the order of the stores, as far as the processor keeps it: x86
-    does, and ARM does with the interpreter's own barriers.
-
-    The cells start at the beginning of the file. The caller may close it.
+    does, and ARM does with the interpreter's own barriers. The caller may close the file.
     """
 
     CELLS = 16

@@ -156,11 +156,8 @@ class PynisherPlugin(Plugin):
     def supports(cls, kind: str) -> bool:
         """Whether this system can enforce a kind of limit.
 
-        Args:
-            kind: "wall_time", "cpu_time", "memory" or "num_processes".
-
         Raises:
-            ValueError: for any other kind.
+            ValueError: for a kind other than "wall_time", "cpu_time", "memory", "num_processes".
         """
         if kind not in _KINDS:
             raise ValueError(f"kind={kind!r} must be one of {', '.join(map(repr, _KINDS))}")
@@ -180,7 +177,6 @@ class PynisherPlugin(Plugin):
 
 
 def _one_of(**spellings: Amount | None) -> Amount | None:
-    """Return the value of an argument that has two names."""
     given = [value for value in spellings.values() if value is not None]
     if len(given) > 1:
         raise TypeError(

@@ -131,7 +131,6 @@ class Retry(Plugin):
         self._n_retries.pop(future, None)
 
     def _raised(self, limits: Limits) -> Limits:
-        """Return the limits, each raised by its factor."""
         raised: dict[str, Any] = {}
         for name, factor in self._factors().items():
             limit: float | None = getattr(limits, name)

@@ -13,9 +13,6 @@ class Requeue(Iterator[T]):
     It takes items from the iterable only when they are needed, so the iterable may be infinite.
     When it is exhausted, adding an item makes it go on.
 
-    Args:
-        items: The items to iterate over.
-
     Example:
         >>> items = Requeue(range(3))
         >>> first = next(items)

@@ -237,7 +237,6 @@ class Run:
             self._emit(SchedulerEvents.FINISHED)
 
     def _changed(self, event: ClusterEvent) -> None:
-        """Emit an event that the executor has reported."""
         self.cluster.update(event)
         match event:
             case WorkerAdded(worker):
@@ -307,7 +306,6 @@ class Run:
             self._failed(error, of_callback=True)
 
     def _failed(self, error: BaseException, *, of_callback: bool) -> None:
-        """Apply `on_exception` to an error."""
         action = self._options.action_for(error)
         what = "callback" if of_callback else "call"
         kept = action != "continue" and self._end_because(

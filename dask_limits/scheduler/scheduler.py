@@ -60,12 +60,7 @@ class Scheduler(Constructors, render.Renderable):
     def task(
         self, function: Callable[P, R] | None = None, *, plugins: Plugin | Iterable[Plugin] = ()
     ) -> Task[P, R] | Callable[[Callable[P, R]], Task[P, R]]:
-        """Make a task of a function. This is also a decorator, with or without `plugins`.
-
-        Args:
-            function: The function that each call runs.
-            plugins: A plugin, or several.
-        """
+        """Make a task of a function, with one plugin or several. This is also a decorator."""
         if function is None:
             return lambda function: Task(function, self, plugins=plugins)
         return Task(function, self, plugins=plugins)
@@ -94,8 +89,7 @@ class Scheduler(Constructors, render.Renderable):
                 False, they are cancelled. Calls that a plugin holds are cancelled in any case.
             on_exception: What to do when a call or a callback raises: "raise" the exception,
                 "end" the run without raising it, or "continue"; or a mapping of exception types
-                to these. The first type that matches counts; if none does, the exception is
-                raised.
+                to these, of which the first match counts. Without a match, it is raised.
             on_cancelled: What to do when a call was cancelled, except by the end of the run.
             display: Whether to show the scheduler live on the terminal.
 

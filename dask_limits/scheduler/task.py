@@ -169,7 +169,6 @@ class Task(TaskEvents[P, R], render.Renderable):
         return all(plugin.has_place() for plugin in self.plugins)
 
     def _forget(self, future: Future[Any]) -> None:
-        """Remove a call that has ended."""
         self._futures.pop(future, None)
         if isinstance(future, DeferredFuture):
             self._held.pop(future, None)

@@ -17,6 +17,7 @@ This relies on the GIL.
 from __future__ import annotations
 
 import ctypes
+import math
 import os
 import sys
 import threading
@@ -31,19 +32,17 @@ from dask_limits.guards.async_exception import (
     starts_uninterrupted,
 )
 from dask_limits.guards.errors import GuardException
-from dask_limits.guards.escalation import Steps
+from dask_limits.guards.escalation import steps
 
 _pthread_kill: Final = ctypes.PyDLL(None).pthread_kill  # keeps the GIL
 _pthread_kill.argtypes = (ctypes.c_ulong, ctypes.c_int)
 _pthread_kill.restype = ctypes.c_int
 
 _UNSEEN_S: Final = 1.0
-"""How long an exception that has not arrived delays those of other guards.
-
-C code may have swallowed it. With a smaller value, one guard's exception may replace another's in a
-thread that is slow to run Python again; a larger value delays the other's after one that was
-swallowed.
-"""
+"""How long an exception that has not arrived delays those of other guards; C code may have
+swallowed it. With less, one may replace another in a thread that is slow to run Python again."""
+_SLOT_TAKEN_S: Final = 0.01
+"""When to try again if a thread has another guard's exception pending."""
 _OLD: Final = sys.version_info < (3, 12)
 _starting: Final[Collection[object]] = getattr(threading, "_limbo", ()) if _OLD else ()
 """Threads that are being started. In Python 3.11 such a thread has the number of the thread that
@@ -84,19 +83,17 @@ class Entry(ABC):
         "what": "The name of the guarded code, for messages.",
     }
 
-    def __init__(
-        self, guard: Any, what: str, thread: threading.Thread, steps: Steps, due: float
-    ) -> None:
-        assert thread.ident is not None
+    def __init__(self, guard: Any, what: str, due: float) -> None:
         self.guard = guard
         self.what = what
-        self.thread = thread
-        self.ident = thread.ident
-        self.address = ctypes.c_ulong(thread.ident)
+        self.thread = threading.current_thread()
+        in_main_thread = self.thread is threading.main_thread()
+        self.steps = steps(guard.interrupt_type, guard.send_kill, in_main_thread)
+        self.ident = threading.get_ident()
+        self.address = ctypes.c_ulong(self.ident)
         self.signal = ctypes.c_int(0)
         self.left = False
         self.outer: Entry | None = None
-        self.steps = steps
         self.level = 0
         self.next_at = self.due = due
         self.interrupt: Interrupt | None = None
@@ -106,27 +103,33 @@ class Entry(ABC):
     def look(self, now: float) -> GuardException | None:
         """Set `due`, and return the exception if an interrupt is due."""
 
-    @abstractmethod
     def escalate(self, now: float) -> None:
         """Go on to the next interrupt, after one was sent."""
+        self.level += 1
+        more = self.level < len(self.steps)
+        self.next_at = now + self.guard.pause_s if more else math.inf
+        self.due = min(self.next_at, now + self.guard.poll_s)
 
     @property
     def step(self) -> str:
         """Which interrupt is next, for messages."""
         return f"interrupt {self.level + 1} of {len(self.steps)}"
 
-    def send(self, error: GuardException, now: float) -> bool:
-        """Send the next interrupt, unless the thread has left. False if it must be tried again."""
+    def send(self, error: GuardException, now: float) -> None:
+        """Send the next interrupt, unless the thread has left; or set `due` to try again soon."""
         signal = self.steps[self.level]
         if signal is None:
-            return self._send_exception(error, now)
-        self.signalled = True
-        # First write, then read; close() does the reverse. So if `left` is not set here yet,
-        # close() has still to empty what was written.
-        self.signal.value = signal
-        if not self.left:
-            _pthread_kill(self.ident, self.signal)
-        return True
+            if not self._send_exception(error, now):
+                self.due = now + _SLOT_TAKEN_S
+                return
+        else:
+            self.signalled = True
+            # First write, then read; close() does the reverse. So if `left` is not set here yet,
+            # close() has still to empty what was written.
+            self.signal.value = signal
+            if not self.left:
+                _pthread_kill(self.ident, self.signal)
+        self.escalate(now)
 
     def _send_exception(self, error: GuardException, now: float) -> bool:
         for other in list(inside):  # a thread can have one pending exception only

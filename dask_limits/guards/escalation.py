@@ -6,9 +6,6 @@ import enum
 from signal import SIGINT, SIGKILL, SIGTERM
 from typing import Final
 
-Steps = tuple[int | None, ...]
-"""The interrupts of a guard, in order: None is an exception, a number a signal."""
-
 MIN_PAUSE_S: Final = 1.0
 """Shortest time between two interrupts of a guard: reacting to the first one takes time."""
 
@@ -28,8 +25,10 @@ class InterruptType(enum.Enum):
     exception_then_signal = "exception_then_signal"
 
 
-def steps(interrupt_type: InterruptType, send_kill: bool, main_thread: bool) -> Steps:
-    """The interrupts for a thread that is inside a guard.
+def steps(
+    interrupt_type: InterruptType, send_kill: bool, main_thread: bool
+) -> tuple[int | None, ...]:
+    """The interrupts for a thread that is inside a guard: None is an exception, a number a signal.
 
     SIGINT and SIGTERM interrupt only the main thread; SIGKILL ends the process from any thread.
 

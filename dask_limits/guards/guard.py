@@ -7,7 +7,6 @@ import functools
 import inspect
 import math
 import sys
-import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from numbers import Real
@@ -16,7 +15,7 @@ from typing import Any, ParamSpec, Self, TypeVar
 
 from dask_limits.guards.async_exception import starts_uninterrupted
 from dask_limits.guards.entry import Entry, here, inside
-from dask_limits.guards.escalation import InterruptType, Steps, steps
+from dask_limits.guards.escalation import InterruptType
 from dask_limits.guards.watcher import watcher
 
 P = ParamSpec("P")
@@ -29,6 +28,9 @@ class Guard(ABC):
     It has no state but its settings: it can be entered several times, inside itself, and by several
     threads at once, and it can be pickled.
     """
+
+    pause_s: float  # between two interrupts
+    poll_s: float  # between two looks, once it has interrupted
 
     def __init__(
         self, interrupt_type: InterruptType, send_kill: bool, check_interval: float
@@ -48,14 +50,11 @@ class Guard(ABC):
         self.copy_of: Guard | None = None
 
     @abstractmethod
-    def _entry(self, what: str, thread: threading.Thread, steps: Steps) -> Entry:
-        """The entry of this thread, which is about to enter."""
+    def _entry(self, what: str) -> Entry:
+        """The entry of the calling thread, which is about to enter. Its code is named `what`."""
 
     def __enter__(self) -> Self:
-        thread = threading.current_thread()
-        in_main_thread = thread is threading.main_thread()
-        order = steps(self.interrupt_type, self.send_kill, in_main_thread)
-        entry = self._entry(self._function or _place(sys._getframe(1)), thread, order)
+        entry = self._entry(self._function or _place(sys._getframe(1)))
         outer = here.innermost
         while outer is not None and outer.left:  # out of order, see _find_entry()
             outer = outer.outer
@@ -104,6 +103,10 @@ class Guard(ABC):
 
     def _is_entered_by(self, entry: Entry) -> bool:
         return entry.guard is self or entry.guard.copy_of is self
+
+    def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
+        """The function, inside a guard of its own at each call."""
+        return self._decorate(function)[1]
 
     def _decorate(self, function: Callable[P, R]) -> tuple[Guard, Callable[P, R]]:
         """The function inside a guard of its own, and that guard."""

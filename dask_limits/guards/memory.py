@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import os
-import threading
-from collections.abc import Callable
 from io import FileIO
 from time import monotonic
-from typing import Final, ParamSpec, TypeVar
+from typing import Final
 
 from dask_limits.guards.entry import Entry
 from dask_limits.guards.errors import MemoryLimitExceeded
-from dask_limits.guards.escalation import MIN_PAUSE_S, InterruptType, Steps
+from dask_limits.guards.escalation import MIN_PAUSE_S, InterruptType
 from dask_limits.guards.guard import Guard, number
-
-P = ParamSpec("P")
-R = TypeVar("R")
 
 _PAGE_KIB: Final = os.sysconf("SC_PAGE_SIZE") / 1024
 
@@ -74,18 +69,15 @@ class MemGuard(Guard):
         self.max_memory_kib = number(max_memory, "max_memory", "KiB")
         self.absolute = bool(absolute)
         self.grace_period_s = number(grace_period, "grace_period", "seconds", least=0)
-        self.secondary_grace_period_s = number(
+        self.secondary_grace_period_s = self.pause_s = number(
             secondary_grace_period, "secondary_grace_period", "seconds", least=MIN_PAUSE_S
         )
+        self.poll_s = self.check_interval_s
 
     def __repr__(self) -> str:
         return f"mem_guard(max_memory={self.max_memory_kib:g}, absolute={self.absolute})"
 
-    def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
-        """The function, inside a guard at each call."""
-        return self._decorate(function)[1]
-
-    def _entry(self, what: str, thread: threading.Thread, steps: Steps) -> Entry:
+    def _entry(self, what: str) -> Entry:
         try:
             memory = resident_kib()
         except FileNotFoundError:
@@ -93,7 +85,7 @@ class MemGuard(Guard):
                 "mem_guard cannot measure the memory of this process: it reads /proc/self/statm,"
                 " which only Linux has."
             ) from None
-        entry = _MemoryEntry(self, what, thread, steps, due=monotonic())
+        entry = _MemoryEntry(self, what, due=monotonic())
         entry.before_kib = 0.0 if self.absolute else memory
         entry.above = False
         return entry
@@ -112,7 +104,7 @@ class _MemoryEntry(Entry):
 
     def look(self, now: float) -> MemoryLimitExceeded | None:
         guard: MemGuard = self.guard
-        self.due = now + guard.check_interval_s
+        self.due = now + guard.poll_s
         try:
             memory = resident_kib() - self.before_kib
         except OSError:  # too many open files, for instance
@@ -124,24 +116,17 @@ class _MemoryEntry(Entry):
             self.above = True
             self.level = 0
             self.next_at = now + guard.grace_period_s
-        if self.level == len(self.steps):
-            return None
         if now < self.next_at:
             self.due = min(self.due, self.next_at)
             return None
-        since = (
-            "" if guard.absolute else f" more than the {self.before_kib:.0f} KiB it had on entry"
-        )
+        before = self.before_kib
+        since = "" if guard.absolute else f" more than the {before:.0f} KiB it had on entry"
         return MemoryLimitExceeded(
             f"{self.what} went over its memory limit of {guard.max_memory_kib:g} KiB: the process"
             f" has {memory:.0f} KiB{since} ({self.step}).",
             max_memory=guard.max_memory_kib,
             memory=memory,
         )
-
-    def escalate(self, now: float) -> None:
-        self.level += 1
-        self.next_at = now + self.guard.secondary_grace_period_s
 
 
 def resident_kib() -> float:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import math
-import threading
 from collections.abc import Callable
 from time import monotonic
 from typing import Concatenate, ParamSpec, Protocol, Self, TypeVar, cast, overload
 
 from dask_limits.guards.entry import Entry, here, inside
 from dask_limits.guards.errors import ExecutionTimeout
-from dask_limits.guards.escalation import MIN_PAUSE_S, InterruptType, Steps
+from dask_limits.guards.escalation import MIN_PAUSE_S, InterruptType
 from dask_limits.guards.guard import Guard, number
 
 P = ParamSpec("P")
@@ -118,6 +116,8 @@ class TimeGuard(Guard):
         super().__init__(interrupt_type, send_kill, check_interval)
         self.timeout_s = number(timeout, "timeout", "seconds")
         self.grace_period_s = number(grace_period, "grace_period", "seconds", least=0)
+        self.pause_s = max(self.grace_period_s, MIN_PAUSE_S)
+        self.poll_s = max(self.timeout_s, self.check_interval_s)
 
     def __repr__(self) -> str:
         return f"time_guard(timeout={self.timeout_s:g})"
@@ -154,9 +154,9 @@ class TimeGuard(Guard):
         entry = self._innermost()
         return 0.0 if entry is None else monotonic() - cast(_TimeEntry, entry).began
 
-    def _entry(self, what: str, thread: threading.Thread, steps: Steps) -> Entry:
+    def _entry(self, what: str) -> Entry:
         began = monotonic()
-        entry = _TimeEntry(self, what, thread, steps, due=began + self.timeout_s)
+        entry = _TimeEntry(self, what, due=began + self.timeout_s)
         entry.began = entry.seen = began
         return entry
 
@@ -179,7 +179,9 @@ class _TimeEntry(Entry):
             self.level = 0
             self.next_at = self.due = began + timeout_s
         if now < self.next_at:
-            self._look_again(now)
+            # Progress does not wake the watcher. Before the first interrupt it can only delay that;
+            # afterwards it may make the next one due earlier.
+            self.due = min(self.next_at, now + self.guard.poll_s) if self.level else self.next_at
             return None
         return ExecutionTimeout(
             f"{self.what} went over its timeout of {timeout_s:g} s: it started, or last"
@@ -187,17 +189,3 @@ class _TimeEntry(Entry):
             timeout=timeout_s,
             elapsed=now - began,
         )
-
-    def escalate(self, now: float) -> None:
-        self.level += 1
-        if self.level < len(self.steps):
-            self.next_at = now + max(self.guard.grace_period_s, MIN_PAUSE_S)
-        else:
-            self.next_at = math.inf  # unless there is progress
-        self._look_again(now)
-
-    def _look_again(self, now: float) -> None:
-        # Progress does not wake the watcher. Before the first interrupt it can only delay that;
-        # afterwards it may make the next one due earlier.
-        poll_s = max(self.guard.timeout_s, self.guard.check_interval_s)
-        self.due = min(self.next_at, now + poll_s) if self.level else self.next_at

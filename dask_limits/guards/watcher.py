@@ -15,8 +15,6 @@ from dask_limits.guards.entry import inside
 _LINGER_S: Final = 0.1
 """How long the thread stays when it is idle: starting one takes as long as 20 short blocks."""
 _LONGEST_SLEEP_S: Final = 3600.0
-_SLOT_TAKEN_S: Final = 0.01
-"""When to try again if a thread has another guard's exception pending."""
 
 
 class Watcher:
@@ -24,18 +22,13 @@ class Watcher:
 
     Threads that enter and leave take no lock, which an interrupt could leave locked. They ring a
     bell if the watcher would sleep for too long.
-
-    Attributes:
-        running: Whether its thread runs; it may be about to end.
-        wakes_at: Until when it sleeps, in seconds of time.monotonic(); infinite while it is awake,
-            so that a thread that enters meanwhile rings.
     """
 
     def __init__(self) -> None:
-        self.wakes_at = math.inf
+        self.wakes_at = math.inf  # while it is awake, so that a thread that enters rings
         self._bell: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._emptied = False
-        self.running = False
+        self.running = False  # its thread may be about to end
 
     def attend(self, due: float) -> None:
         """Watch an entry, which is in `inside` already."""
@@ -90,7 +83,11 @@ class Watcher:
                 if self._emptied:  # probably a loop of short blocks: spare them the bell
                     due = min(due, now + _LINGER_S)
             self._emptied = False
-            self._sleep_until(due)
+            self.wakes_at = due
+            try:
+                self._bell.get(timeout=min(max(due - time.monotonic(), 0), _LONGEST_SLEEP_S))
+            except queue.Empty:
+                pass
 
     def _see_to_all(self) -> float | None:
         """Interrupt all that are due. Returns when the next one will be; None if there is none."""
@@ -98,34 +95,19 @@ class Watcher:
         for entry in list(inside):
             now = time.monotonic()
             if entry.due <= now:
-                if _has_ended(entry.thread):
+                # When the interpreter begins to shut down, the main thread counts as ended, but
+                # still runs the functions that are registered with atexit.
+                thread = entry.thread
+                if not thread.is_alive() and thread is not threading.main_thread():
                     # It left a generator suspended in the block. A new thread may have its number.
                     entry.left = True
                     inside.pop(entry, None)
                     continue
                 error = entry.look(now)
-                if error is None:
-                    pass
-                elif entry.send(error, now):
-                    entry.escalate(now)
-                else:
-                    entry.due = now + _SLOT_TAKEN_S
+                if error is not None:
+                    entry.send(error, now)
             next_due = min(next_due, entry.due)
         return next_due if inside else None
-
-    def _sleep_until(self, due: float) -> None:
-        self.wakes_at = due
-        seconds = due - time.monotonic()
-        try:
-            self._bell.get(timeout=min(max(seconds, 0), _LONGEST_SLEEP_S))
-        except queue.Empty:
-            pass
-
-
-def _has_ended(thread: threading.Thread) -> bool:
-    # When the interpreter begins to shut down, the main thread counts as ended, but still runs the
-    # functions that are registered with atexit.
-    return not thread.is_alive() and thread is not threading.main_thread()
 
 
 watcher: Final = Watcher()

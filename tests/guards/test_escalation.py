@@ -158,7 +158,7 @@ def test_progress_after_an_interrupt_starts_from_the_beginning():
 
 
 def test_progress_after_the_last_interrupt_starts_from_the_beginning():
-    entry = time_guard(10)._entry("it", threading.current_thread(), (None,) * 3)
+    entry = time_guard(10)._entry("it")
     now = entry.began + 10
     for _ in range(3):
         assert entry.look(now) is not None
@@ -172,7 +172,7 @@ def test_progress_after_the_last_interrupt_starts_from_the_beginning():
 
 
 def test_progress_between_interrupts_is_looked_for_in_time():
-    entry = time_guard(2, grace_period=15)._entry("it", threading.current_thread(), (None,) * 3)
+    entry = time_guard(2, grace_period=15)._entry("it")
     assert entry.due == entry.began + 2
     fired = entry.began + 2
     assert entry.look(fired) is not None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import mmap
 import pickle
-import threading
 import time
 
 import pytest
@@ -89,7 +88,7 @@ def test_what_the_grace_period_allows_is_not_interrupted():
 
 def test_each_fall_below_the_limit_starts_the_grace_period_anew():
     guard = mem_guard(10, grace_period=0.5, **WITH_EXCEPTIONS)
-    entry = guard._entry("it", threading.current_thread(), (None,) * 3)
+    entry = guard._entry("it")
 
     def look(now: float, kib: float) -> MemoryLimitExceeded | None:
         with pytest.MonkeyPatch.context() as patch:
@@ -112,7 +111,7 @@ def test_each_fall_below_the_limit_starts_the_grace_period_anew():
 
 
 def test_after_the_last_interrupt_there_is_none():
-    entry = mem_guard(1, **WITH_EXCEPTIONS)._entry("it", threading.current_thread(), (None,) * 3)
+    entry = mem_guard(1, **WITH_EXCEPTIONS)._entry("it")
     for now in (0.0, 5.0, 10.0):
         assert entry.look(now) is not None
         entry.escalate(now)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 import traceback
 from collections.abc import Callable
@@ -12,7 +11,6 @@ from typing import Any, Final
 
 from dask_limits import guards
 from dask_limits.guards.entry import Entry
-from dask_limits.guards.escalation import Steps
 from dask_limits.guards.guard import Guard
 from dask_limits.limits.breaches import breach
 from dask_limits.limits.in_place import name_of, run_in_place
@@ -90,28 +88,23 @@ class _CpuGuard(Guard):
     def __init__(self, seconds: float) -> None:
         super().__init__(guards.InterruptType.exception, False, _CHECK_INTERVAL_MS)
         self.seconds = seconds
+        self.pause_s = self.poll_s = _REPEAT_S
 
-    def _entry(self, what: str, thread: threading.Thread, steps: Steps) -> Entry:
-        return _CpuEntry(self, what, thread, steps, self.seconds)
+    def _entry(self, what: str) -> Entry:
+        return _CpuEntry(self, what, self.seconds)
 
 
 class _CpuEntry(Entry):
     __slots__ = ("_clock", "_until")
 
-    def __init__(
-        self, guard: Guard, what: str, thread: threading.Thread, steps: Steps, seconds: float
-    ) -> None:
-        super().__init__(guard, what, thread, steps, due=time.monotonic() + seconds)
+    def __init__(self, guard: Guard, what: str, seconds: float) -> None:
+        super().__init__(guard, what, due=time.monotonic() + seconds)
         self._clock = time.pthread_getcpuclockid(self.ident)
         self._until = time.clock_gettime(self._clock) + seconds
 
     def look(self, now: float) -> guards.GuardException | None:
         left = self._until - time.clock_gettime(self._clock)
-        if left <= 0 and self.level < len(self.steps) and now >= self.next_at:
+        if left <= 0 and now >= self.next_at:
             return guards.GuardException("The call went over its cpu_time limit.")
         self.due = now + max(left, _CHECK_INTERVAL_MS / 1000)
         return None
-
-    def escalate(self, now: float) -> None:
-        self.level += 1
-        self.due = self.next_at = now + _REPEAT_S

@@ -38,12 +38,7 @@ except from a fresh process, which must free its memory first."""
 
 
 class Watch:
-    """Watches one call, whose limits are in a row of the owner cells.
-
-    Attributes:
-        warned_of: The limit on time for which it was warned; empty if it was not.
-        next_look: When to look again, in seconds of `time.monotonic()`.
-    """
+    """Watches one call, whose limits are in a row of the owner cells."""
 
     def __init__(self, cells: Cells, row: int, noted: Cells, pid: int, number: int) -> None:
         self.number = number
@@ -58,18 +53,13 @@ class Watch:
         self._memory_limit = cells.get(row, owner_cells.MEMORY) or math.inf
         self._process_limit = cells.get(row, owner_cells.NUM_PROCESSES) or math.inf
         self._grace_period = cells.get_float(row, owner_cells.GRACE_PERIOD)
-        self.warned_of, self._warned_at = "", math.inf
+        self.warned_of, self._warned_at = "", math.inf  # for which limit on time
+        self.next_look = 0.0  # seconds of time.monotonic()
         self._done_at = math.inf
         self._oom_kills = proctree.oom_kills()
         self._below: list[proctree.Process] = []
-        self._next_scan = 0.0
-        self._next_exact = 0.0
-        self._waited = 0.0
-        self._vanished = 0.0
-        self._cpu_time = 0.0
-        self._memory = 0
-        self._processes = 1
-        self.next_look = 0.0
+        self._next_scan = self._next_exact = 0.0
+        self._waited = self._vanished = self._cpu_time = 0.0
         self._child: ChildProcess | None = None
         self._peak_memory = 0
         self._peak_processes = 1
@@ -122,18 +112,18 @@ class Watch:
             return "memory"
         if processes > self._process_limit:
             return "num_processes"
-        self.next_look = min(now + self._rest(root, now), self.wall_deadline)
+        self.next_look = min(now + self._rest(root, now, memory, processes), self.wall_deadline)
         return ""
 
-    def _rest(self, root: proctree.Process, now: float) -> float:
+    def _rest(self, root: proctree.Process, now: float, memory: int, processes: int) -> float:
         """Seconds until it can be over a limit at the earliest, or a share of its age if less."""
         if root.ignores_children or self.warned_of:  # then look often
             return TICK_S
         tasks = min(root.threads + sum(p.threads for p in self._below), _PROCESSORS)
         rest = min(
-            (self._memory_limit - self._memory) / (_GROWTH_B_PER_S * tasks),
+            (self._memory_limit - memory) / (_GROWTH_B_PER_S * tasks),
             (self._cpu_limit - self._cpu_time) / _PROCESSORS,
-            (self._process_limit - self._processes) / _FORKS_PER_S,
+            (self._process_limit - processes) / _FORKS_PER_S,
             (now - self._started) * _REST_SHARE,
             _LONGEST_REST_S,
         )
@@ -180,9 +170,8 @@ class Watch:
 
     def _overhead(self) -> int:
         """How many processes below the task process were not started by the call."""
-        if not self._is_fresh:
-            return 0
-        return min(self._task_cells.get(0, task_cells.OVERHEAD), _MAX_OVERHEAD)
+        overhead = self._task_cells.get(0, task_cells.OVERHEAD) if self._is_fresh else 0
+        return min(overhead, _MAX_OVERHEAD)
 
     def _find_children(self, root: proctree.Process) -> None:
         """Look for new descendants; less often if there are many threads to look through."""
@@ -195,11 +184,9 @@ class Watch:
             if root.threads > 1:
                 after = time.monotonic()
                 self._next_scan = after + (after - before) / _COSTLY_SHARE
-        self._keep_account_of_vanished(root, known)
+        self._count_vanished(root, known)
 
-    def _keep_account_of_vanished(
-        self, root: proctree.Process, known: list[proctree.Process]
-    ) -> None:
+    def _count_vanished(self, root: proctree.Process, known: list[proctree.Process]) -> None:
         """Count the CPU time of children that nobody waited for, as when SIGCHLD is ignored.
 
         The kernel adds what a child has used to the parent that waits for it, or to none.
@@ -241,7 +228,7 @@ class Watch:
 
     def _note(self, cpu_time: float, memory: int, processes: int) -> None:
         """Keep the highest figures, and write them for the owner."""
-        self._cpu_time, self._memory, self._processes = cpu_time, memory, processes
+        self._cpu_time = cpu_time
         self._peak_memory = max(self._peak_memory, memory)
         self._peak_processes = max(self._peak_processes, processes)
         self._owner_cells.put(self._row, owner_cells.PEAK_MEMORY, self._peak_memory)
@@ -262,11 +249,7 @@ class Watch:
         self._child = found or self._child
 
     def verdict(
-        self,
-        cause: str,
-        status: int | None,
-        used: resource.struct_rusage | None,
-        stacks: str,
+        self, cause: str, status: int | None, used: resource.struct_rusage | None, stacks: str
     ) -> Verdict:
         """The verdict for the owner on the end of this call.
 

@@ -42,7 +42,7 @@ def main(control_fd: int, owner_cells_fd: int) -> NoReturn:
             prctl.set_name("limits-guardian")
             cells = Cells(ROWS, owner_cells_fd)
             GuardianProcess(transport.adopt(control_fd), cells).run()
-        _end_children(give_up_at=time.monotonic() + 10)
+        _end_children()
     except BaseException:
         traceback.print_exc()
     finally:
@@ -63,12 +63,11 @@ def _wait_for_either(guardian: int, owner: int) -> None:
         signal.sigtimedwait({signal.SIGCHLD}, 1.0)
 
 
-def _end_children(give_up_at: float) -> None:
-    """End everything below this process, and wait for that."""
-    while children := proctree.children_of(os.getpid()):
+def _end_children() -> None:
+    """End everything below this process, and wait for that, up to ten seconds."""
+    give_up_at = time.monotonic() + 10
+    while (children := proctree.children_of(os.getpid())) and time.monotonic() < give_up_at:
         for pid in children:
             proctree.kill_tree(pid)
         collect_ended()
-        if time.monotonic() > give_up_at:
-            return
         time.sleep(0.001)

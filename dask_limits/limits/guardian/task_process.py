@@ -1,41 +1,198 @@
+"""Watches one task process, and ends it.
+
+Nothing here may block: a call that cannot be ended must not delay the end of another. So a task
+process is ended in steps, one in each pass of the guardian's loop:
+
+    condemned   it writes its Python stacks, for a few milliseconds at most
+    killed      SIGKILL was sent to its tree; wait until it has ended
+    buried      the verdict was sent to the owner
+"""
+
 from __future__ import annotations
 
 import math
 import os
+import pickle
+import resource
+import signal
 import socket
+import time
+from typing import Final
 
 from dask_limits.limits.guardian.monitor import Watch
-from dask_limits.limits.ipc import task_cells
+from dask_limits.limits.ipc import messages, owner_cells, task_cells, transport
+from dask_limits.limits.ipc.cells import Cells
+from dask_limits.limits.ipc.task_cells import TaskCells
+from dask_limits.limits.linux import proctree
+from dask_limits.limits.task.grace import SIGNALS
+
+_STACKS_WAIT_S: Final = 0.06
+"""How long to wait for stacks. They take a millisecond, but on a busy machine a process may have to
+wait for a processor. One that goes on using memory has a processor, and writes them first."""
+_BLOCKED_STACKS_WAIT_S: Final = 0.02
+"""The same for a process that blocks their signal, as one does while vfork(2) starts a program."""
+KILL_WAIT_S: Final = 1.0
+"""A process that has not ended this long after SIGKILL is in an uninterruptible sleep."""
+_DEATHS_BY_WARNING: Final = {-number for number in (*SIGNALS.values(), task_cells.STACKS_SIGNAL)}
 
 
 class TaskProcess:
-    """The guardian's record of one task process.
+    """The guardian's record of one task process, which has a row of the owner cells."""
 
-    Attributes:
-        row: Its row of the owner cells.
-        sock: A copy of its end of the socket, to send a verdict even when the process has ended.
-        watch: What is known of the call that runs.
-        cause: Why it is being ended; empty if it is not.
-    """
-
-    def __init__(self, row: int, pid: int, sock: socket.socket, task_cells_fd: int) -> None:
+    def __init__(
+        self, row: int, pid: int, cells: Cells, sock: socket.socket, task_cells_fd: int
+    ) -> None:
         self.row = row
         self.pid = pid
-        self.sock = sock
-        self.task_cells_fd = task_cells_fd
-        self.task_cells = task_cells.read(task_cells_fd)
-        self.watch: Watch | None = None
-        self.cause = ""
-        self.stacks_until = math.inf
-        self.stacks_size = 0
-        self.killed_at = math.inf
+        self.cause = ""  # why it is being ended; empty if it is not
         self.dead = False
-        self.released = False
-        self.verdict: tuple[int, int, bytes] | None = None
-        self.hung_up = False
+        self.released = False  # whether the owner needs it no more
+        self._owner_cells = cells
+        self._task_cells = TaskCells(task_cells_fd)
+        self._sock = sock  # a copy of its end: to send a verdict even when the process has ended
+        self._watch: Watch | None = None
+        self._stacks_until = math.inf
+        self._stacks_size = 0
+        self._killed_at = math.inf
+        self._exit_code: int | None = None
+        self._used: resource.struct_rusage | None = None
+        self._verdict: tuple[int, int, bytes] | None = None
+        self._hung_up = False
 
     def close(self) -> None:
         """Close its files."""
-        self.sock.close()
-        self.task_cells.close()
-        os.close(self.task_cells_fd)
+        self._sock.close()
+        self._task_cells.close()
+
+    @property
+    def next_look(self) -> float:
+        """When to look at it again, in seconds of `time.monotonic()`."""
+        if self.cause and not self.dead:
+            return 0.0
+        return math.inf if self._watch is None else self._watch.next_look
+
+    @property
+    def _call(self) -> int:
+        """The number of the call that runs; 0 is none."""
+        return self._owner_cells.get(self.row, owner_cells.CALL)
+
+    def look(self, now: float, silent_until: float) -> bool:
+        """Look at its call, or take the next step in ending it; answer not before `silent_until`.
+        False if the next look can wait.
+        """
+        number = self._call
+        if self.dead and self._verdict is None and number:
+            # Until the owner knows, it may start another call there, which has not begun and can
+            # run elsewhere.
+            self._verdict = messages.UNBEGUN, number, b""
+        elif self.cause and not self.dead:
+            self._go_on_ending(now)
+        if self.cause or self.dead:
+            if now >= silent_until:
+                self._deliver()
+            return not self.dead or (self._verdict is not None and not self._hung_up)
+        if number == 0:
+            self._watch = None
+            return False
+        before, watch = self._watch, self._watch_call(number)
+        if now < watch.next_look:
+            return False
+        breached = watch.look(now)
+        if breached:
+            watch.note_child(breached)
+            if watch.warn_of(breached):
+                self._warn(watch, SIGNALS[breached])
+            else:
+                self.end_if_running(number, breached)
+        return bool(breached) or watch is not before
+
+    def _watch_call(self, number: int) -> Watch:
+        if self._watch is None or self._watch.number != number:
+            self._watch = Watch(self._owner_cells, self.row, self._task_cells, self.pid, number)
+        return self._watch
+
+    def _warn(self, watch: Watch, number: int) -> None:
+        """Warn a call of its end by a signal, and have its stacks written."""
+        self._task_cells.put(0, task_cells.WARNED, watch.number)
+        if self._task_cells.get(0, task_cells.DONE) == watch.number:
+            return  # see GraceWarning
+        self._task_cells.forget_stacks()
+        # Of two pending signals, the handler of faulthandler, in C, runs first.
+        runner = watch.runner
+        proctree.send_signal(runner, task_cells.STACKS_SIGNAL)
+        proctree.send_signal(runner, number)
+
+    def end_if_running(self, number: int, cause: str) -> None:
+        """Begin to end it, unless the call in question has ended already.
+
+        The call may end at any moment and another one start in the same process. So we first
+        write that the process is condemned, then read what it runs. The owner first clears what
+        it runs, then reads whether the process is condemned; if so it runs nothing more in it.
+        """
+        if self.cause or self.dead:
+            return
+        self._owner_cells.put(self.row, owner_cells.CONDEMNED, number)
+        if self._call != number:
+            return  # and the owner releases the process
+        runner = self._watch_call(number).runner
+        self.cause = cause
+        blocked = proctree.blocks_signal(runner, task_cells.STACKS_SIGNAL)
+        patience = _BLOCKED_STACKS_WAIT_S if blocked else _STACKS_WAIT_S
+        self._stacks_until = time.monotonic() + patience
+        self._task_cells.forget_stacks()
+        proctree.send_signal(runner, signal.SIGCONT)  # a stopped process writes nothing
+        proctree.send_signal(runner, task_cells.STACKS_SIGNAL)
+
+    def _go_on_ending(self, now: float) -> None:
+        if self._killed_at == math.inf:
+            size = self._task_cells.stacks_length()
+            if (size and size == self._stacks_size) or now > self._stacks_until:
+                if self._watch is not None:
+                    self._watch.note_child(self.cause)
+                self.kill(self.cause)
+            self._stacks_size = size
+        elif now > self._killed_at + KILL_WAIT_S and self._verdict is None:
+            self._judge()
+
+    def kill(self, cause: str) -> None:
+        """End it and everything below it."""
+        self.cause = cause
+        self._killed_at = time.monotonic()
+        proctree.kill_tree(self.pid)
+
+    def bury(self, status: int, used: resource.struct_rusage) -> None:
+        """It has ended, as wait4(2) tells: judge the call that it ran, if any."""
+        self.dead = True
+        self._exit_code = os.waitstatus_to_exitcode(status)
+        self._used = used
+        self._sock.shutdown(socket.SHUT_RD)  # an owner that still sends must not wait for ever
+        number = self._call
+        begun = bool(self.cause) or self._task_cells.get(0, task_cells.CALL) == number
+        if self._verdict is None and number and begun:
+            self._watch_call(number)
+            self._judge()
+
+    def _judge(self) -> None:
+        watch = self._watch
+        if watch is None:
+            return
+        cause = self.cause or "died"
+        if not self.cause and self._task_cells.get(0, task_cells.DEAF):
+            cause = "deaf"
+        elif not self.cause and watch.warned_of and self._exit_code in _DEATHS_BY_WARNING:
+            cause = watch.warned_of  # the call has restored what these signals do by default
+        verdict = watch.verdict(cause, self._exit_code, self._used, self._task_cells.stacks())
+        self._verdict = messages.VERDICT, watch.number, pickle.dumps(verdict)
+
+    def _deliver(self) -> None:
+        """Send the verdict, if any, once the socket has room for it; then shut the socket down."""
+        if self._hung_up or self._verdict is None:
+            return
+        try:
+            transport.send(self._sock, *self._verdict, flags=socket.MSG_DONTWAIT)
+            self._sock.shutdown(socket.SHUT_RDWR)
+        except BlockingIOError:
+            return
+        except OSError:
+            pass  # the owner has abandoned this call
+        self._hung_up = True

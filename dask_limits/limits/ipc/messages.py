@@ -34,11 +34,11 @@ WAKE: Final = 13  # look for new calls in the owner cells
 SPAWNED: Final = 14  # the number is the row, the body the pid, the file the socket
 REFUSED: Final = 15  # the body says why
 
-ACCOUNT: Final = struct.Struct("=ddddQ")
+ACCOUNT: Final = struct.Struct("=dddQd")
 """Of a call that has ended: wall seconds, wall seconds of its longest step without progress, CPU
-seconds, CPU seconds of all children that its process has ever waited for, and peak bytes."""
+seconds, peak bytes, and CPU seconds of all children that its process has ever waited for."""
 FRESH_ACCOUNT: Final = struct.Struct("=dddQ")
-"""From a fresh process to its task process: the first three fields of ACCOUNT, and the last."""
+"""From a fresh process to its task process: ACCOUNT without the last field."""
 ORDERS: Final = struct.Struct("=dddB?")
 START_METHODS: Final = ("", "fork", "forkserver", "spawn")
 

@@ -17,7 +17,7 @@ import struct
 from collections.abc import Callable, Sequence
 from typing import Any, Final, Self, SupportsIndex, TypeAlias
 
-from dask_limits.limits.linux.memory import map_privately
+from dask_limits.limits.linux import files
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
 NewPickler: TypeAlias = Callable[..., Any]
@@ -106,7 +106,7 @@ def take(head: memoryview, fds: list[int]) -> Packed:
         raise OSError(errno.EMFILE, "this process has too many open files to receive another")
     if fcntl.fcntl(fds[0], fcntl.F_GET_SEALS) & _SEALS != _SEALS:
         raise ValueError("the sender can still change the shared memory")
-    view = map_privately(fds[0])
+    view = files.map_privately(fds[0])
     (length,) = _LENGTH.unpack_from(head, 1)
     buffers = []
     for at, size, readonly in _BUFFER.iter_unpack(head[1 + _LENGTH.size :]):

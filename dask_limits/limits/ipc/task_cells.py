@@ -6,8 +6,10 @@ So the task process itself notes when a call begins and when it is done.
 
 from __future__ import annotations
 
+import faulthandler
 import fcntl
 import os
+import signal
 from typing import Final
 
 from dask_limits.limits.ipc.cells import Cells
@@ -27,6 +29,8 @@ _STACKS_AT: Final = 4096
 """Python stacks are in the same file, after the cells, as far as there is room. All processes that
 have the file share its position, so each writes after the last."""
 _STACKS_SIZE: Final = 64 * 1024
+STACKS_SIGNAL: Final = signal.SIGRTMAX - 2
+"""Makes a process write its Python stacks; one that others are unlikely to use."""
 
 
 def make() -> int:
@@ -35,26 +39,40 @@ def make() -> int:
     os.ftruncate(fd, _STACKS_AT + _STACKS_SIZE)
     # A call that cuts short each file that it finds open would end the guardian by SIGBUS.
     fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
-    forget_stacks(fd)
+    os.lseek(fd, _STACKS_AT, os.SEEK_SET)
     return fd
 
 
-def read(fd: int) -> Cells:
-    """The cells in a file."""
-    return Cells(1, fd)
+class TaskCells(Cells):
+    """The cells and the stacks of one task process.
 
+    Attributes:
+        fd: The file that they are in.
+    """
 
-def forget_stacks(fd: int) -> None:
-    """Start over with the stacks."""
-    os.lseek(fd, _STACKS_AT, os.SEEK_SET)
+    def __init__(self, fd: int) -> None:
+        super().__init__(1, fd)
+        self.fd = fd
 
+    def close(self) -> None:
+        """Unmap the memory, and close the file."""
+        super().close()
+        os.close(self.fd)
 
-def stacks_length(fd: int) -> int:
-    """The number of bytes of stacks that were written."""
-    return max(os.lseek(fd, 0, os.SEEK_CUR) - _STACKS_AT, 0)
+    def collect_stacks(self) -> None:
+        """Have this process write the stack of each thread there when it crashes or is asked."""
+        faulthandler.enable(self.fd)
+        faulthandler.register(STACKS_SIGNAL, self.fd, all_threads=True)
 
+    def forget_stacks(self) -> None:
+        """Start over with the stacks."""
+        os.lseek(self.fd, _STACKS_AT, os.SEEK_SET)
 
-def stacks(fd: int) -> str:
-    """The stacks that were written, as text."""
-    size = min(stacks_length(fd), _STACKS_SIZE)
-    return os.pread(fd, size, _STACKS_AT).decode(errors="replace")
+    def stacks_length(self) -> int:
+        """The number of bytes of stacks that were written."""
+        return max(os.lseek(self.fd, 0, os.SEEK_CUR) - _STACKS_AT, 0)
+
+    def stacks(self) -> str:
+        """The stacks that were written, as text."""
+        size = min(self.stacks_length(), _STACKS_SIZE)
+        return os.pread(self.fd, size, _STACKS_AT).decode(errors="replace")

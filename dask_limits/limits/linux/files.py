@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import ctypes
 import fcntl
+import mmap
 import os
+import pickle
 import resource
+import weakref
+from ctypes import c_int, c_long, c_size_t, c_void_p
 from typing import Final
 
 _HIGH_FD: Final = 512
+_libc: Final = ctypes.CDLL(None, use_errno=True)
+_libc.mmap.argtypes = (c_void_p, c_size_t, c_int, c_int, c_int, c_long)
+_libc.mmap.restype = c_void_p
+_libc.munmap.argtypes = (c_void_p, c_size_t)
+_MMAP_FAILED: Final = c_void_p(-1).value
 
 
 def close(fds: list[int]) -> None:
@@ -29,3 +39,24 @@ def out_of_the_way(fd: int) -> int:
     """A second, high number of the same file, which calls that close or write to low ones miss."""
     lowest = min(_HIGH_FD, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2)
     return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, lowest)
+
+
+def map_privately(fd: int) -> memoryview:
+    """The contents of a file as memory; what is written there is not written to the file.
+
+    Unlike `mmap.mmap`, this does not keep the file open: a process that holds many results would
+    run out of numbers for open files.
+
+    Raises:
+        OSError: when there is no room for it.
+    """
+    size = os.fstat(fd).st_size
+    protection = mmap.PROT_READ | mmap.PROT_WRITE
+    address = _libc.mmap(None, size, protection, mmap.MAP_PRIVATE, fd, 0)
+    if address == _MMAP_FAILED:
+        error = ctypes.get_errno()
+        raise OSError(error, os.strerror(error))
+    block = (ctypes.c_ubyte * size).from_address(address)
+    unmap = weakref.finalize(block, _libc.munmap, address, size)
+    unmap.atexit = False  # it may be in use until the very end
+    return pickle.PickleBuffer(block).raw()  # each part of it keeps the block

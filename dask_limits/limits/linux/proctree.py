@@ -23,29 +23,21 @@ _HAS_CHILDREN_FILES: Final = os.path.exists(f"/proc/self/task/{os.getpid()}/chil
 
 
 class Process(NamedTuple):
-    """One reading of `/proc/PID/stat`.
-
-    Attributes:
-        cpu_time: Seconds, its own; in steps of 10 ms.
-        waited_cpu_time: Seconds, of the children that it has waited for, and of theirs.
-        resident: Bytes of resident memory, shared pages included.
-        ignores_children: Whether it ignores SIGCHLD: then nobody waits for its children.
-    """
+    """One reading of `/proc/PID/stat`."""
 
     pid: int
     parent: int
     state: str
-    cpu_time: float
-    waited_cpu_time: float
+    cpu_time: float  # seconds, its own; in steps of 10 ms
+    waited_cpu_time: float  # seconds, of the children that it has waited for, and of theirs
     threads: int
-    resident: int
-    ignores_children: bool
+    resident: int  # bytes, shared pages included
+    ignores_children: bool  # whether it ignores SIGCHLD: then nobody waits for its children
 
     @property
     def has_ended(self) -> bool:
-        """Whether it is a zombie. A process whose main thread has ended is shown as one too, but
-        has other threads.
-        """
+        """Whether it is a zombie."""
+        # A process is shown as one too when its main thread has ended, and others go on.
         return self.state == "Z" and self.threads <= 1
 
 
@@ -141,15 +133,13 @@ def _all_processes() -> Iterator[Process]:
 
 def descendants_of(root: Process) -> list[Process]:
     """All processes below a process, zombies included."""
-    found: dict[int, Process] = {root.pid: root}
+    found: dict[int, Process] = {}
     todo = [root]
-    while todo:
-        parent = todo.pop()
+    for parent in todo:
         for pid in children_of(parent.pid, parent.threads):
             if pid not in found and (child := read_process(pid)) is not None:
                 found[pid] = child
                 todo.append(child)
-    del found[root.pid]
     return list(found.values())
 
 

@@ -12,7 +12,7 @@ from dask_limits.limits.ipc.cells import Cells
 from dask_limits.limits.ipc.payload import Payload, pack
 from dask_limits.limits.limits import Limits
 from dask_limits.limits.linux import proctree
-from dask_limits.limits.linux.output import Capture
+from dask_limits.limits.linux.standard_output import Capture
 from dask_limits.limits.outcome import Usage
 from dask_limits.limits.task.process_state import Setting
 
@@ -115,7 +115,7 @@ class Lease:
 
     def account(self, body: memoryview) -> tuple[Usage, float]:
         """The usage of the call by its answer, and the seconds of its longest step."""
-        wall_time, step, cpu_time, children, peak = messages.ACCOUNT.unpack_from(body)
+        wall_time, step, cpu_time, peak, children = messages.ACCOUNT.unpack_from(body)
         self._children_cpu_time, self._peak_memory = children, peak
         processes = 1
         cells, row = self._owner_cells, self.row

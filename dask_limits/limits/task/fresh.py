@@ -30,7 +30,8 @@ from dask_limits.limits.ipc import messages, pickling, task_cells, transport
 from dask_limits.limits.ipc.cells import Cells
 from dask_limits.limits.ipc.messages import Orders
 from dask_limits.limits.ipc.payload import Payload
-from dask_limits.limits.linux import files, output, proctree, stacks
+from dask_limits.limits.ipc.task_cells import TaskCells
+from dask_limits.limits.linux import files, proctree, standard_output
 from dask_limits.limits.task.run_function import Ended, Runner
 
 _MARGIN_S: Final = 1
@@ -47,7 +48,7 @@ def run(number: int, orders: Orders, head: memoryview, fds: list[int], runner: R
     on_sigterm = signal.getsignal(signal.SIGTERM)  # pynisher sets its own, and leaves it there
     ours, theirs = transport.pair()
     with ours, theirs:
-        transport.send(ours, messages.REQUEST, number, fds=(runner.task_cells_fd, *fds))
+        transport.send(ours, messages.REQUEST, number, fds=(cells.fd, *fds))
         files.close(fds)
         answers = _Answers(ours)
         sender = _Sender(theirs, number)
@@ -66,10 +67,10 @@ def run(number: int, orders: Orders, head: memoryview, fds: list[int], runner: R
             step = now - cells.get_float(0, task_cells.CLOCK)
             return Ended(messages.BREACHED, pickling.pack(limit), wall_time, step, 0.0, 0)
         finally:
-            runner.children_cpu_time = proctree.children_cpu_time()
             cells.put(0, task_cells.RUNNER, 0)
             signal.signal(signal.SIGTERM, on_sigterm)
             context.close()
+            runner.children_cpu_time = proctree.children_cpu_time()
 
 
 class _Answers:
@@ -86,17 +87,14 @@ class _Answers:
         """Wait for an answer."""
         if self._ended is None and self._poll.poll(seconds * 1000):
             try:
-                self._take()
+                message = self._receiver.receive()
             except BlockingIOError:
-                pass  # it was no message
+                message = None  # what came was no message
+            if message is not None:
+                head = bytes(message.body[messages.FRESH_ACCOUNT.size :])
+                figures = messages.FRESH_ACCOUNT.unpack_from(message.body)
+                self._ended = Ended(message.kind, Payload(head, *message.fds), *figures)
         return self._ended is not None
-
-    def _take(self) -> None:
-        message = self._receiver.receive()
-        if message is not None:
-            head = bytes(message.body[messages.FRESH_ACCOUNT.size :])
-            figures = messages.FRESH_ACCOUNT.unpack_from(message.body)
-            self._ended = Ended(message.kind, Payload(head, *message.fds), *figures)
 
     def recv(self) -> tuple[Ended, None, None]:
         """The answer: a result, without an error or a traceback."""
@@ -113,23 +111,18 @@ class _Sender:
     def __init__(self, sock: socket.socket, number: int) -> None:
         self.sock = sock
         self.number = number
-        self.task_cells: Cells | None = None
+        self.task_cells: TaskCells | None = None
 
-    def settle_in(self) -> tuple[Cells, int, list[int]]:
-        """Move our files to numbers that the call is unlikely to touch.
-
-        Returns:
-            The task cells, the file that they are in, and the file that came with the call.
-        """
+    def settle_in(self) -> tuple[TaskCells, list[int]]:
+        """Move our files out of the way. Returns the task cells, and the call's own file."""
         received = transport.Receiver(self.sock).receive()
         assert received is not None
-        task_cells_fd = files.out_of_the_way(received.fds[0])
+        self.task_cells = TaskCells(files.out_of_the_way(received.fds[0]))
         os.close(received.fds.pop(0))
         sock = transport.adopt(files.out_of_the_way(self.sock.fileno()))
         self.sock.close()
         self.sock = sock
-        self.task_cells = task_cells.read(task_cells_fd)
-        return self.task_cells, task_cells_fd, received.fds
+        return self.task_cells, received.fds
 
     def send(self, response: tuple[Ended | None, BaseException | None, str | None]) -> NoReturn:
         """Send the answer, and end without waiting for what the call has left in this process."""
@@ -137,12 +130,10 @@ class _Sender:
         if ended is None:
             sys.stderr.write(str(text))
             os._exit(1)
-        end = ended.end
-        account = messages.FRESH_ACCOUNT.pack(
-            ended.wall_time, ended.longest_step, ended.cpu_time, ended.peak_memory
-        )
+        kind, end, *figures = ended
+        account = messages.FRESH_ACCOUNT.pack(*figures)
         try:
-            transport.send(self.sock, ended.kind, self.number, account, end.head, fds=end.fds)
+            transport.send(self.sock, kind, self.number, account, end.head, fds=end.fds)
         except OSError as error:
             if error.errno in (errno.EBADF, errno.ENOTSOCK, errno.ENOTCONN) and self.task_cells:
                 self.task_cells.put(0, task_cells.DEAF, 1)
@@ -183,8 +174,8 @@ class _Pynisher(pynisher.Pynisher):  # type: ignore[misc]
 
     def __init__(self, number: int, orders: Orders, cells: Cells, context: _Context) -> None:
         self._number = number
-        self._seconds = math.ceil(orders.wall_time + orders.grace_period) + _MARGIN_S
-        self._limited = orders.wall_time > 0
+        seconds = orders.wall_time + orders.grace_period
+        self._seconds = math.ceil(seconds) + _MARGIN_S if orders.wall_time else math.inf
         self._task_cells = cells
         self._since = time.monotonic()
         cpu_time = math.ceil(orders.cpu_time + orders.grace_period) + _MARGIN_S
@@ -195,7 +186,7 @@ class _Pynisher(pynisher.Pynisher):  # type: ignore[misc]
     @property
     def wall_time(self) -> float | None:
         """The current limit, in seconds since pynisher began."""
-        if not self._limited or self._task_cells.get(0, task_cells.CALL) != self._number:
+        if self._task_cells.get(0, task_cells.CALL) != self._number:
             return None
         return self._task_cells.get_float(0, task_cells.CLOCK) - self._since + self._seconds
 
@@ -216,18 +207,15 @@ def _end_like(process: Any) -> NoReturn:
     os._exit(status)
 
 
-# -- in the new process --------------------------------------------------------------------
-
-
 def _run_in_new_process(sender: _Sender, head: bytes, orders: Orders, task_process: int) -> Ended:
-    """What pynisher runs: the function of a call."""
+    """What pynisher runs in the new process: the function of a call."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # pynisher's would use its pipe
-    output.buffer_by_lines()
-    cells, task_cells_fd, fds = sender.settle_in()
-    stacks.write_to(task_cells_fd)
+    standard_output.buffer_by_lines()
+    cells, fds = sender.settle_in()
+    cells.collect_stacks()
     _say_who_runs(cells, task_process)
     orders = orders._replace(captures=True)  # nothing else flushes what it prints
-    runner = Runner(cells, task_cells_fd, proctree.own_peak_memory)
+    runner = Runner(cells, proctree.own_peak_memory)
     ended = runner.run(sender.number, orders, memoryview(head), fds)
     for child in proctree.children_of(os.getpid()):
         proctree.kill_tree(child)  # pynisher would wait for them, for seconds

@@ -12,7 +12,7 @@ from typing import Final
 from dask_limits.exceptions import Breach
 from dask_limits.limits.breaches import BREACHES
 from dask_limits.limits.ipc import task_cells
-from dask_limits.limits.ipc.cells import Cells
+from dask_limits.limits.ipc.task_cells import TaskCells
 from dask_limits.limits.tracebacks import users_stacks
 from dask_limits.units import format_seconds
 
@@ -30,9 +30,8 @@ class GraceWarning:
     that one may still come, and keep the handlers that ignore it.
     """
 
-    def __init__(self, cells: Cells, task_cells_fd: int, number: int, grace_period: float) -> None:
+    def __init__(self, cells: TaskCells, number: int, grace_period: float) -> None:
         self._task_cells = cells
-        self._task_cells_fd = task_cells_fd
         self._number = number
         self._grace_period = grace_period
         self._inside = False
@@ -78,5 +77,5 @@ class GraceWarning:
         limit = next(limit for limit, its in SIGNALS.items() if its == number)
         return BREACHES[limit](
             f"over the {limit} limit; this call is ended in {format_seconds(self._grace_period)}",
-            stacks=users_stacks(task_cells.stacks(self._task_cells_fd)),
+            stacks=users_stacks(self._task_cells.stacks()),
         )

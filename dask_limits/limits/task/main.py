@@ -11,12 +11,11 @@ import traceback
 from typing import Final, NoReturn
 
 from dask_limits.limits.ipc import messages, payload, task_cells, transport
-from dask_limits.limits.ipc.cells import Cells
-from dask_limits.limits.ipc.payload import Payload
-from dask_limits.limits.linux import files, output, prctl, proctree, stacks
+from dask_limits.limits.ipc.task_cells import TaskCells
+from dask_limits.limits.linux import files, prctl, proctree, standard_output
 from dask_limits.limits.task import fresh
 from dask_limits.limits.task.process_state import Setting, leaves_something, traits
-from dask_limits.limits.task.run_function import NOTHING, Runner
+from dask_limits.limits.task.run_function import NOTHING, Ended, Runner
 
 _IDLE_GROWTH: Final = 256 * 2**20
 """Bytes by which an idle process may have grown since its first call; or its size then, if that is
@@ -30,10 +29,9 @@ def run(sock_fd: int, task_cells_fd: int, open_files: tuple[int, int]) -> NoRetu
     `open_files` are the owner's limits on open files, soft and hard.
     """
     try:
-        sock_fd, task_cells_fd = _settle_in(sock_fd, task_cells_fd, open_files)
-        cells = task_cells.read(task_cells_fd)
+        sock, cells = _settle_in(sock_fd, task_cells_fd, open_files)
         try:
-            TaskProcess(transport.adopt(sock_fd), cells, task_cells_fd).serve()
+            TaskProcess(sock, cells).serve()
         except OSError as error:
             if error.errno in (errno.EBADF, errno.ENOTSOCK, errno.ENOTCONN):
                 cells.put(0, task_cells.DEAF, 1)
@@ -45,8 +43,10 @@ def run(sock_fd: int, task_cells_fd: int, open_files: tuple[int, int]) -> NoRetu
         os._exit(0)
 
 
-def _settle_in(sock_fd: int, task_cells_fd: int, open_files: tuple[int, int]) -> tuple[int, int]:
-    """Undo what a fork of the guardian inherits. Returns the two files, at their new places."""
+def _settle_in(
+    sock_fd: int, task_cells_fd: int, open_files: tuple[int, int]
+) -> tuple[socket.socket, TaskCells]:
+    """Undo what a fork of the guardian inherits, and move the two files out of the way."""
     prctl.die_with_parent(signal.SIGKILL)
     prctl.become_subreaper()
     prctl.set_name("limits-task")
@@ -61,15 +61,16 @@ def _settle_in(sock_fd: int, task_cells_fd: int, open_files: tuple[int, int]) ->
     os.closerange(3, first)
     os.closerange(first + 1, second)
     os.closerange(second + 1, _ALL_FILES)
-    stacks.write_to(task_cells_fd)
-    output.buffer_by_lines()
-    return sock_fd, task_cells_fd
+    cells = TaskCells(task_cells_fd)
+    cells.collect_stacks()
+    standard_output.buffer_by_lines()
+    return transport.adopt(sock_fd), cells
 
 
 class TaskProcess:
     """Receives calls, runs them, and sends answers."""
 
-    def __init__(self, sock: socket.socket, cells: Cells, task_cells_fd: int) -> None:
+    def __init__(self, sock: socket.socket, cells: TaskCells) -> None:
         self._sock = sock
         self._receiver = transport.Receiver(sock)
         self._task_cells = cells
@@ -78,7 +79,7 @@ class TaskProcess:
         self._peak_memory = proctree.own_peak_memory()
         self._first_idle_memory = 0
         self._statm_fd = os.open("/proc/self/statm", os.O_RDONLY)
-        self._runner = Runner(cells, task_cells_fd, self._peak)
+        self._runner = Runner(cells, self._peak)
 
     def serve(self) -> None:
         """Run calls until the other end is closed, or a call leaves this process unfit."""
@@ -89,7 +90,8 @@ class TaskProcess:
                 self._setting.restore()
                 continue
             number = message.number
-            account, kind, end = self._run(message)
+            kind, end, *figures = self._run(message)
+            account = messages.ACCOUNT.pack(*figures, self._runner.children_cpu_time)
             transport.send(self._sock, kind, number, account, end.head, fds=end.fds)
             end.close()
             self._task_cells.put(0, task_cells.ANSWERED, number)
@@ -97,28 +99,18 @@ class TaskProcess:
             # A large answer must not count for the next call.
             self._peak_memory = proctree.own_peak_memory()
 
-    def _run(self, request: transport.Message) -> tuple[bytes, int, Payload]:
-        """Run one call, and pack its account and its end."""
+    def _run(self, request: transport.Message) -> Ended:
         number, fds = request.number, request.fds
         orders = messages.Orders(*messages.ORDERS.unpack_from(request.body))
         head = request.body[messages.ORDERS.size :]
         captured = NOTHING
         if orders.captures:
-            captured = output.redirected(fds[-2:])
+            captured = standard_output.redirected(fds[-2:])
             del fds[-2:]
         with captured:
             if orders.start_method:
-                ended = fresh.run(number, orders, head, fds, self._runner)
-            else:
-                ended = self._runner.run(number, orders, head, fds)
-        account = messages.ACCOUNT.pack(
-            ended.wall_time,
-            ended.longest_step,
-            ended.cpu_time,
-            self._runner.children_cpu_time,
-            ended.peak_memory,
-        )
-        return account, ended.kind, ended.end
+                return fresh.run(number, orders, head, fds, self._runner)
+            return self._runner.run(number, orders, head, fds)
 
     def _peak(self) -> int:
         """Peak bytes of this process in this call, as far as the kernel tells."""

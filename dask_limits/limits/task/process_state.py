@@ -13,15 +13,10 @@ import sys
 from dataclasses import dataclass
 from typing import Any, Final
 
-_RLIMITS: Final = (
-    resource.RLIMIT_AS,
-    resource.RLIMIT_CPU,
-    resource.RLIMIT_DATA,
-    resource.RLIMIT_FSIZE,
-    resource.RLIMIT_NOFILE,
-    resource.RLIMIT_NPROC,
-    resource.RLIMIT_STACK,
-)
+_RLIMITS: Final = [
+    getattr(resource, f"RLIMIT_{name}")
+    for name in ("AS", "CPU", "DATA", "FSIZE", "NOFILE", "NPROC", "STACK")
+]
 _SIGNALS: Final = sorted(signal.valid_signals())
 
 
@@ -84,30 +79,20 @@ def traits() -> tuple[object, ...]:
         os.getpriority(os.PRIO_PROCESS, 0),
         sys.getrecursionlimit(),
         socket.getdefaulttimeout(),
-        id(sys.stdin),
-        id(sys.stdout),
-        id(sys.stderr),
-        _standard_files(),
+        *map(id, (sys.stdin, sys.stdout, sys.stderr)),
+        *map(_identity, range(3)),
         sys.gettrace(),
         sys.getprofile(),
         gc.isenabled(),
     )
 
 
-def _standard_files() -> list[tuple[int, ...]]:
-    """The identities (inode and device) of files 0 to 2, of those that are open."""
+def _identity(fd: int) -> tuple[int, ...] | None:
+    """Inode and device of an open file; None if it is closed."""
     try:
-        return [os.fstat(0)[1:3], os.fstat(1)[1:3], os.fstat(2)[1:3]]
+        return os.fstat(fd)[1:3]
     except OSError:
-        return [os.fstat(fd)[1:3] for fd in range(3) if _is_open(fd)]
-
-
-def _is_open(fd: int) -> bool:
-    try:
-        os.fstat(fd)
-    except OSError:
-        return False
-    return True
+        return None
 
 
 def leaves_something() -> bool:

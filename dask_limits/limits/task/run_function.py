@@ -10,10 +10,10 @@ from typing import Final, NamedTuple
 
 from dask_limits.limits import in_place
 from dask_limits.limits.ipc import messages, payload, pickling, task_cells
-from dask_limits.limits.ipc.cells import Cells
 from dask_limits.limits.ipc.messages import Orders
 from dask_limits.limits.ipc.payload import Payload
-from dask_limits.limits.linux import files, output, proctree
+from dask_limits.limits.ipc.task_cells import TaskCells
+from dask_limits.limits.linux import files, proctree, standard_output
 from dask_limits.limits.progress import restart_by
 from dask_limits.limits.task.grace import GraceWarning
 
@@ -21,47 +21,32 @@ NOTHING: Final[contextlib.AbstractContextManager[None]] = contextlib.nullcontext
 
 
 class Ended(NamedTuple):
-    """How a call ended, and what its process used.
+    """How a call ended, and the figures of `messages.FRESH_ACCOUNT`."""
 
-    Attributes:
-        kind: The kind of answer, one of those in `messages`.
-        end: Its payload.
-        wall_time: Seconds.
-        longest_step: Seconds, of its longest time without progress.
-        cpu_time: Seconds, of its process and the children that this has waited for.
-        peak_memory: Bytes.
-    """
-
-    kind: int
+    kind: int  # one of those in `messages`
     end: Payload
     wall_time: float
     longest_step: float
-    cpu_time: float
+    cpu_time: float  # with that of the children that its process has waited for
     peak_memory: int
 
 
 class Runner:
-    """Runs functions in this process, one at a time.
+    """Runs functions in this process, one at a time, and notes that in the task cells."""
 
-    Attributes:
-        task_cells: Where the guardian sees what runs.
-        task_cells_fd: The file that they are in.
-        children_cpu_time: CPU seconds of all children that this process has waited for.
-    """
-
-    def __init__(self, cells: Cells, task_cells_fd: int, peak: Callable[[], int]) -> None:
+    def __init__(self, cells: TaskCells, peak: Callable[[], int]) -> None:
         self.task_cells = cells
-        self.task_cells_fd = task_cells_fd
         self._peak = peak
         self._pid = os.getpid()
         self._longest_step = 0.0
+        # Of all those that this process has waited for.
         self.children_cpu_time = proctree.children_cpu_time()
         restart_by(self._restart_clock)
 
     def run(self, number: int, orders: Orders, head: memoryview, fds: list[int]) -> Ended:
         """Run the function of one call; `head` and the file in `fds`, which is closed, hold it."""
         cells, grace = self.task_cells, orders.grace_period
-        warning = GraceWarning(cells, self.task_cells_fd, number, grace) if grace else None
+        warning = GraceWarning(cells, number, grace) if grace else None
         cpu_before = time.process_time() + self.children_cpu_time
         start = time.monotonic()
         self._longest_step = 0.0
@@ -72,7 +57,7 @@ class Runner:
         if os.getpid() != self._pid:
             os._exit(0)  # the call has forked, and this is its child, which has returned too
         if orders.captures:
-            output.flush()  # this may take a while, in which the call still runs
+            standard_output.flush()  # this may take a while, in which the call still runs
         wall_time = self._end_step() - start
         cells.put(0, task_cells.DONE, number)
         if warning is not None:

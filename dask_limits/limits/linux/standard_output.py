@@ -20,10 +20,7 @@ _libc = ctypes.CDLL(None)
 
 
 class Capture:
-    """Reads what one call prints while it runs, and keeps the start and the end.
-
-    Args:
-        keep: Bytes to keep of each stream.
+    """Reads what one call prints while it runs, and keeps `keep` bytes of each stream.
 
     Raises:
         OSError: if this process has too many open files.
@@ -31,26 +28,20 @@ class Capture:
 
     def __init__(self, keep: int) -> None:
         self._streams: dict[int, _Kept] = {}
-        self._write_ends: list[int] = []
+        self.fds: list[int] = []  # for standard output and standard error of the call
         try:
             for _ in range(2):
                 read, write = os.pipe()
                 self._streams[read] = _Kept(keep)
-                self._write_ends.append(write)
+                self.fds.append(write)
                 os.set_blocking(read, False)
         except OSError:
             self.close()
             raise
 
-    @property
-    def fds(self) -> Sequence[int]:
-        """The files for standard output and standard error of the call."""
-        return self._write_ends
-
     def sent(self) -> None:
         """Close the ends that were sent to the call."""
-        while self._write_ends:
-            os.close(self._write_ends.pop())
+        files.close(self.fds)
 
     def take_until_readable(self, sock: socket.socket) -> None:
         """Read what is printed until the socket is readable."""
@@ -108,29 +99,20 @@ class _Kept:
             del self._tail[: -self._tail_size]
 
     def text(self) -> str:
-        head, tail = bytes(self._head), bytes(self._tail[-self._tail_size :])
-        left_out = self._total - len(head) - len(tail)
-        if not left_out:
-            return (head + tail).decode(errors="replace")
-        gap = f"\n[... {left_out} bytes left out ...]\n"
-        return head.decode(errors="replace") + gap + tail.decode(errors="replace")
+        tail = self._tail[-self._tail_size :]
+        left_out = self._total - len(self._head) - len(tail)
+        gap = b"\n[... %d bytes left out ...]\n" % left_out if left_out else b""
+        return (self._head + gap + tail).decode(errors="replace")
 
 
 @contextlib.contextmanager
 def redirected(fds: Sequence[int]) -> Iterator[None]:
-    """Print into these files, from Python, C and child processes. For task processes.
+    """Print into these two files, from Python, C and child processes. For task processes.
 
-    Flush the buffers before the end of the block.
-
-    Args:
-        fds: The files for standard output and standard error. They are closed. If empty, nothing
-            is redirected.
+    The files are closed. Flush the buffers before the end of the block.
     """
-    if not fds:
-        yield
-        return
     flush()
-    saved = [_duplicate(fd) for fd in (1, 2)]
+    saved = [files.out_of_the_way(fd) for fd in (1, 2)]
     streams = sys.stdout, sys.stderr
     for number, fd in enumerate(fds, 1):
         os.dup2(fd, number)
@@ -143,19 +125,8 @@ def redirected(fds: Sequence[int]) -> Iterator[None]:
     finally:
         sys.stdout, sys.stderr = streams
         for number, file in enumerate(saved, 1):
-            if file is None:
-                os.close(number)
-            else:
-                os.dup2(file, number)
-                os.close(file)
-
-
-def _duplicate(fd: int) -> int | None:
-    """A second number of the same file; None if it is not open."""
-    try:
-        return files.out_of_the_way(fd)
-    except OSError:
-        return None
+            os.dup2(file, number)
+            os.close(file)
 
 
 def flush() -> None:

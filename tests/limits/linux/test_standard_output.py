@@ -18,7 +18,7 @@ from kinds import KINDS
 
 from dask_limits import exceptions
 from dask_limits.limits import CancelToken, LimitedCall, Limits, run_call
-from dask_limits.limits.linux.output import _Kept
+from dask_limits.limits.linux.standard_output import _Kept
 from dask_limits.limits.owner.guardian import Guardian
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # a call shall not import pytest

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import secrets
+import string
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -70,7 +71,8 @@ class Task(TaskEvents[P, R], render.Renderable):
         super().__init__(self.name)
         self.function = function
         self.scheduler = scheduler
-        self.unique_ref = f"Task-{self.name}-{secrets.token_urlsafe(6)}"
+        ref = "".join(secrets.choice(string.ascii_letters + string.digits) for _ in range(8))
+        self.unique_ref = f"Task-{self.name}-{ref}"
         self.plugins: list[Plugin] = []
         self.n_submitted = 0
         self._futures: dict[Future[R], None] = {}  # as a set that keeps its order

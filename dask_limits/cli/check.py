@@ -6,7 +6,7 @@ import sys
 import click
 
 from dask_limits.cli.options import BadInput, check_address
-from dask_limits.cli.output import output
+from dask_limits.cli.output import discard_output
 
 
 @click.command("check")
@@ -39,7 +39,7 @@ def check_command(scheduler_address: str | None, as_json: bool) -> None:
     except OSError as error:
         raise BadInput(f"The check cannot start: {str(error).rstrip('.')}.") from None
     holds = bool(machines) and all(machine.holds for machine in machines)
-    with output():
+    try:
         if as_json:
             found = {"holds": holds, "machines": [machine.as_dict() for machine in machines]}
             click.echo(json.dumps(found, indent=2))
@@ -48,4 +48,11 @@ def check_command(scheduler_address: str | None, as_json: bool) -> None:
             with console.capture() as capture:  # rich ends the program when the pipe is closed
                 show(machines, console)
             click.echo(capture.get(), nl=False)
+    except BrokenPipeError:  # of `| head`, for instance
+        discard_output()
+    except OSError as error:
+        discard_output()
+        raise click.ClickException(
+            f"The result cannot be shown: standard output fails with {error.strerror!r}."
+        ) from None
     sys.exit(0 if holds else 1)

@@ -1,6 +1,6 @@
 """Where calls run: one file or folder per backend. `submit` of each returns our `Future`."""
 
-from dask_limits.executors.factories import ExecutorFactory, as_executor, factory_of
+from dask_limits.executors.factories import ExecutorFactory, factory_of
 from dask_limits.executors.future import Call, Future
 from dask_limits.executors.sequential import SequentialExecutor
 from dask_limits.executors.wrapped import WrappedExecutor
@@ -11,6 +11,5 @@ __all__ = [
     "Future",
     "SequentialExecutor",
     "WrappedExecutor",
-    "as_executor",
     "factory_of",
 ]

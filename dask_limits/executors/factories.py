@@ -50,23 +50,17 @@ class ExecutorFactory:
     refusal: Callable[[Limits, str], LimitRefusedError | None] = lambda limits, name: None
 
 
-def as_executor(anything: object) -> Executor:
-    """Return one of our executors over what a user holds, which stays open after its shutdown.
+def factory_of(anything: object) -> ExecutorFactory:
+    """Return the factory of executors over what a user holds, which stays open.
 
     Raises:
         TypeError: for what is not accepted. The message lists what is.
 
     Example:
-        >>> from concurrent.futures import ThreadPoolExecutor
         >>> with ThreadPoolExecutor(1) as pool:
-        ...     as_executor(pool).submit(abs, -3).result()
+        ...     factory_of(pool).make().submit(abs, -3).result()
         3
     """
-    return factory_of(anything).make()
-
-
-def factory_of(anything: object) -> ExecutorFactory:
-    """Return the factory of executors over what a user holds. See `as_executor`."""
     if isinstance(anything, ExecutorFactory):
         return anything
     if isinstance(anything, type):

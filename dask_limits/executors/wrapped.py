@@ -71,7 +71,11 @@ class WrappedExecutor(concurrent.futures.Executor):
     def _submit_elsewhere(
         self, call: LimitedCall[..., R], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Future[R]:
-        inner = self.executor.submit(_run_packed_call, _pack_call(call, args, kwargs))
+        try:
+            pickled = pickling.dumps((call, args, kwargs))
+        except Exception as why:
+            raise pickling.unpicklable_arguments(call.fn, args, kwargs, call.limits, why) from why
+        inner = self.executor.submit(_run_pickled, pickled)
         future = _WrappedFuture[R](inner)
 
         def settle(inner: concurrent.futures.Future[PackedOutcome[R]]) -> None:
@@ -125,14 +129,6 @@ def _pass_failure(inner: concurrent.futures.Future[Any], future: Future[Any]) ->
     return True
 
 
-def _pack_call(call: LimitedCall[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
-    """Pickle a call; functions of `__main__`, lambdas and closures too."""
-    try:
-        return pickling.dumps((call, args, kwargs))
-    except Exception as error:
-        raise pickling.unpicklable_arguments(call.fn, args, kwargs, call.limits, error) from error
-
-
-def _run_packed_call(packed: bytes) -> PackedOutcome[Any]:
-    """Run a pickled call in the worker that receives it."""
-    return run_call_packed(*pickle.loads(packed))
+def _run_pickled(call: bytes) -> PackedOutcome[Any]:
+    """Run a call in the worker that receives it."""
+    return run_call_packed(*pickle.loads(call))

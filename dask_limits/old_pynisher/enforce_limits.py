@@ -190,12 +190,6 @@ class EnforcedFunction(Generic[P, R]):
         began = time.monotonic()
         outcome = _run(call, args, kwargs)
         self.wall_clock_time = time.monotonic() - began
-        self._take(outcome)
-        end = f"exit status {self.exit_status}, exit code {self.exitcode}, {self.exception!r}"
-        self.logger.debug("%s() ended after %.3f s: %s", call.name, self.wall_clock_time, end)
-        return self.result
-
-    def _take(self, outcome: Outcome[R]) -> None:
         error, usage = outcome.exception, outcome.usage
         self.result = outcome.value
         self.exception = error
@@ -213,6 +207,9 @@ class EnforcedFunction(Generic[P, R]):
             self.stderr = (usage.stderr or "") + uncaught
         elif uncaught and sys.stderr is not None:
             sys.stderr.write(uncaught)
+        end = f"exit status {self.exit_status}, exit code {self.exitcode}, {self.exception!r}"
+        self.logger.debug("%s() ended after %.3f s: %s", call.name, self.wall_clock_time, end)
+        return self.result
 
     def __get__(self, instance: object | None, owner: type) -> Any:
         """As functions do: a method of an instance gets the instance first."""

@@ -98,7 +98,10 @@ def _checked_target(target: str | None, path: Path, columns: list[str], repeated
     if target is None:
         raise DataError(f"Name the column of {path} to predict with --target; {there}")
     if target not in columns:
-        raise DataError(f"{path} has no column {target!r}{_nearest(target, columns)}; {there}")
+        lower = {name.lower(): name for name in columns}
+        near = difflib.get_close_matches(target.lower(), lower, n=1)
+        hint = f" (did you mean {lower[near[0]]!r}?)" if near else ""
+        raise DataError(f"{path} has no column {target!r}{hint}; {there}")
     if target in repeated:
         raise DataError(f"{path} has more than one column {target!r}: rename all but one.")
     return target
@@ -154,11 +157,6 @@ def _repeated_names(path: Path) -> list[str]:
     header = pd.read_csv(path, header=None, nrows=1, **options)
     counts = Counter(str(name) for name in header.iloc[0])
     return [name for name, count in counts.items() if name and count > 1]
-
-
-def _nearest(name: str, names: list[str]) -> str:
-    near = difflib.get_close_matches(name.lower(), [n.lower() for n in names], n=1)
-    return next((f" (did you mean {n!r}?)" for n in names if [n.lower()] == near), "")
 
 
 def _listed(names: list[str], most: int = 20) -> str:

@@ -11,7 +11,7 @@ import pytest
 from processes import until, wait_for
 
 from dask_limits import ExitState, PynisherPlugin, Scheduler
-from dask_limits.executors.factories import as_executor
+from dask_limits.executors import factory_of
 
 pytestmark = pytest.mark.dask
 
@@ -93,7 +93,7 @@ def test_retries_of_get_executor_hold(client, tmp_path):
     def tasks_by_retries(dask_scheduler):
         return [task.retries for task in dask_scheduler.tasks.values()]
 
-    with as_executor(client.get_executor(retries=3)) as executor:
+    with factory_of(client.get_executor(retries=3)).make() as executor:
         future = executor.submit(wait_for, tmp_path / "gate")
         until(lambda: client.run_on_scheduler(tasks_by_retries) == [3])
         (tmp_path / "gate").touch()

@@ -115,11 +115,6 @@ class DaskExecutor(WatchedExecutor):
             return start_uninterrupted(
                 lambda: cls(*start_cluster(n_workers, security), annotations=annotations)
             )
-        if not isinstance(where, Cluster | str):
-            raise TypeError(
-                f"{where!r} is a {type(where).__name__}. Use a Dask Client, a Dask Cluster, the"
-                " address of a scheduler (tcp://...), or None for a new cluster on this machine."
-            )
         if isinstance(where, str):
             probe_scheduler(where, security if isinstance(security, distributed.Security) else None)
         client = distributed.Client(where, security=security, set_as_default=False)

@@ -613,11 +613,6 @@ def test_a_closed_client_is_named(client: Client) -> None:
         DaskExecutor(closed)
 
 
-def test_anything_else_is_a_type_error() -> None:
-    with pytest.raises(TypeError, match="Dask Client, a Dask Cluster"):
-        DaskExecutor.connect(3)  # type: ignore[arg-type]
-
-
 def test_an_asynchronous_client_is_a_type_error(client: Client) -> None:
     async def try_it() -> None:
         async with Client(client.scheduler.address, asynchronous=True) as own:

@@ -16,10 +16,9 @@ collect_ignore_glob = ["*/conftest.py"]  # pytest would look for doctests in the
 _GUARDIAN_OF_ITS_OWN = {"capfd", "capfdbinary", "monkeypatch"}
 """Fixtures that change what a guardian takes over from its owner when it starts."""
 _SHARING = {
-    Path(__file__).parent / name
-    for name in ("old_pynisher", "limits", "limits/owner", "limits/task")
+    Path(__file__).parent / name for name in ("limits", "old_pynisher", "plugins", "scheduler")
 }
-"""Folders whose tests share the default guardian."""
+"""Folders whose tests share the default guardian: to start it takes most of some tests' CPU time."""
 
 
 def pytest_configure() -> None:
@@ -64,7 +63,7 @@ def nothing_is_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
     """Fail a test after which a process, a thread of ours or an open file is left that it made."""
     leftovers = Leftovers()
     changes_it = not _GUARDIAN_OF_ITS_OWN.isdisjoint(request.fixturenames)
-    own_guardian = changes_it or request.path.parent not in _SHARING
+    own_guardian = changes_it or _SHARING.isdisjoint(request.path.parents)
     if own_guardian:
         close_default_guardian()
     yield

@@ -53,7 +53,7 @@ class Placement:
     Example:
         >>> from dask_limits.placement.resources import Request
         >>> placement = Placement()
-        >>> placement.add("w", WorkerResources(memory=100, cores=4))
+        >>> worker = placement.add("w", WorkerResources(memory=100, cores=4))
         >>> for number, memory in enumerate([60, 60, 30]):
         ...     placement.enqueue(WaitingCall(f"call-{number}", Request(memory), order=number))
         >>> [start.key for start in placement.place(now=0)]
@@ -86,16 +86,6 @@ class Placement:
         worker = self._at.get(key)
         return None if worker is None else worker.name
 
-    def is_prefetched(self, key: Hashable) -> bool:
-        """Whether a call waits at its worker for its turn."""
-        worker = self._at.get(key)
-        return worker is not None and key not in worker.running
-
-    def started_at(self, key: Hashable) -> float | None:
-        """When a call could start on its worker; None if it still waits there for its turn."""
-        worker = self._at.get(key)
-        return None if worker is None else worker.started.get(key)
-
     def calls_at(self, name: str) -> list[Hashable]:
         """The calls that were sent to a worker and have not ended."""
         worker = self._workers.get(name)
@@ -117,9 +107,11 @@ class Placement:
 
     # -- what happens ------------------------------------------------------------------------
 
-    def add(self, name: str, resources: WorkerResources) -> None:
+    def add(self, name: str, resources: WorkerResources) -> Worker:
         """A worker has joined, or has other resources than before."""
-        self._workers.setdefault(name, Worker(name, resources)).resources = resources
+        worker = self._workers.setdefault(name, Worker(name, resources))
+        worker.resources = resources
+        return worker
 
     def remove(self, name: str) -> None:
         """A worker has left, and with it all calls that were there."""
@@ -127,7 +119,7 @@ class Placement:
             self.set_open(name, False)
             for key in self.calls_at(name):
                 del self._at[key]
-            del self._workers[name]
+            self._workers.pop(name).running.clear()
 
     def set_open(self, name: str, is_open: bool) -> None:
         """Set whether a worker takes calls; it keeps those that it has."""

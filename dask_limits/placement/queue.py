@@ -48,13 +48,6 @@ class Queue:
     The queue is divided into blocks, each of which knows the least of each resource that its calls
     ask for. A block in which nothing can fit is skipped at once, so thousands of calls with
     different limits cost no more than equal ones.
-
-    Example:
-        >>> queue = Queue()
-        >>> queue.add(WaitingCall("large", Request(memory=100), order=1))
-        >>> queue.add(WaitingCall("small", Request(memory=10), order=2))
-        >>> queue.first([FreeResources(memory=50, cores=1)]).key
-        'small'
     """
 
     def __init__(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 
@@ -34,18 +34,6 @@ class WorkerResources:
     def time_left(self, now: float) -> float:
         """Seconds that a call can have if it starts now."""
         return self.ends_at - self.margin - now
-
-    def by_clock(self, now: float) -> WorkerResources:
-        """The same, for a clock that shows `now` when the clock of `ends_at` shows 0."""
-        return replace(self, ends_at=self.ends_at + now)
-
-    def can_hold(self, request: Request) -> bool:
-        """Whether a call with this request could ever run on such a worker."""
-        return (
-            request.cores <= self.cores
-            and request.memory <= self.memory
-            and request.seconds <= self.longest
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,19 +74,17 @@ class Refusal(NamedTuple):
 
 
 def refusal(request: Request, workers: Iterable[WorkerResources]) -> Refusal | None:
-    """Why none of these workers could run a call, even if it ran nothing else; None if one could.
-
-    Example:
-        >>> refusal(Request(memory=100), [WorkerResources(memory=10), WorkerResources(memory=50)])
-        Refusal(limit='memory', asked=100, most=50)
-    """
+    """Why none of these workers could run a call if it ran nothing else; None if one could."""
+    memory, cores, seconds = request.memory, request.cores, request.seconds
     workers = list(workers)
-    if not workers or any(worker.can_hold(request) for worker in workers):
+    if not workers or any(
+        cores <= one.cores and memory <= one.memory and seconds <= one.longest for one in workers
+    ):
         return None
-    with_cores = [worker for worker in workers if worker.cores >= request.cores]
+    with_cores = [worker for worker in workers if worker.cores >= cores]
     if not with_cores:
-        return Refusal("cores", request.cores, max(worker.cores for worker in workers))
-    with_memory = [worker for worker in with_cores if worker.memory >= request.memory]
+        return Refusal("cores", cores, max(worker.cores for worker in workers))
+    with_memory = [worker for worker in with_cores if worker.memory >= memory]
     if not with_memory:
-        return Refusal("memory", request.memory, max(worker.memory for worker in with_cores))
-    return Refusal("wall_time", request.seconds, max(worker.longest for worker in with_memory))
+        return Refusal("memory", memory, max(worker.memory for worker in with_cores))
+    return Refusal("wall_time", seconds, max(worker.longest for worker in with_memory))

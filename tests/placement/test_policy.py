@@ -272,7 +272,7 @@ def test_a_call_starts_only_where_its_time_is_left() -> None:
 
 def test_a_quick_call_is_prefetched_and_asked_back_if_another_worker_is_free() -> None:
     placement = Placement(is_quick=lambda key: True)
-    placement.add("a", WorkerResources(cores=1))
+    worker = placement.add("a", WorkerResources(cores=1))
     for number in range(3):
         placement.enqueue(WaitingCall(number, Request(), number))
     assert [(s.key, s.prefetched) for s in placement.place(0)] == [(0, False), (1, True)]
@@ -282,7 +282,7 @@ def test_a_quick_call_is_prefetched_and_asked_back_if_another_worker_is_free() -
     placement.finish(2)
     assert [start.key for start in placement.recall(now=2)] == [1]
     placement.finish(0, now=2)
-    assert placement.started_at(1) == 2  # its turn has come there
+    assert worker.started[1] == 2  # its turn has come there
 
 
 @pytest.mark.parametrize(

@@ -5,21 +5,54 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Container, Coroutine, Hashable
+from dataclasses import dataclass
 from typing import Any, Final
 
 import cloudpickle
 import distributed
 from distributed import Status
 
+from dask_limits.batch_systems.current_job import BatchJob
+from dask_limits.dask.compat.scheduler import events
 from dask_limits.dask.scheduler.tasks import Where
-from dask_limits.dask.scheduler.workers import TrackedWorker
 from dask_limits.dask.topic import TOPIC
 from dask_limits.placement.policy import Placement
 from dask_limits.placement.resources import WorkerResources
+from dask_limits.placement.workers import Worker
 
 _QUICK_S: Final = 0.25
 """Calls that take less, on average, are prefetched by busy workers: the way there takes some 10 ms,
 in which the worker would be idle."""
+
+
+@dataclass(eq=False)
+class TrackedWorker:
+    """A worker that has reported what it has.
+
+    Attributes:
+        state: What Dask's scheduler knows of it: a `WorkerState`.
+        placed: What it has, and the calls that are placed there.
+        leaves_because: Why it is being drained; empty if it is not.
+        time_is_up: Whether calls still ran there when its job was about to end.
+        idle_since: Since when it is idle because it has too little time left for what waits.
+    """
+
+    state: Any
+    placed: Worker
+    job: BatchJob
+    leaves_because: str = ""
+    time_is_up: bool = False
+    idle_since: float | None = None
+
+    @property
+    def name(self) -> str:
+        """Its name in Dask, which may be a number there."""
+        return str(self.state.name)
+
+    @property
+    def address(self) -> str:
+        """Where it listens."""
+        return str(self.state.address)
 
 
 class Cluster:
@@ -140,3 +173,14 @@ class Cluster:
     def _is_quick(self, key: Hashable) -> bool:
         ts = self.scheduler.tasks.get(key)
         return ts is not None and 0 <= ts.prefix.duration_average < _QUICK_S
+
+
+def removal_of(scheduler: distributed.Scheduler, address: str) -> dict[str, Any]:
+    """The event that Dask logged when it last removed a worker; empty if there is none.
+
+    Its "expected" says whether Dask knew that the worker would leave.
+    """
+    for _, event in reversed(events(scheduler, "all")):
+        if event.get("action") == "remove-worker" and event.get("worker") == address:
+            return dict(event)
+    return {}

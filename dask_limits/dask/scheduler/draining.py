@@ -14,8 +14,7 @@ from typing import Final
 from distributed import Status
 
 from dask_limits.dask.compat.scheduler import change_status
-from dask_limits.dask.scheduler.cluster import Cluster
-from dask_limits.dask.scheduler.workers import TrackedWorker
+from dask_limits.dask.scheduler.cluster import Cluster, TrackedWorker
 
 _LOOK_EVERY_S: Final = 0.1
 _IDLE_S: Final = 5.0
@@ -24,15 +23,16 @@ _IDLE_S: Final = 5.0
 
 def drain_in_time(cluster: Cluster, worker: TrackedWorker) -> None:
     """Drain a worker when its batch job is about to end, if it runs in one."""
-    seconds = worker.resources.time_left(time.monotonic())
+    stop_timer(cluster, worker.address)  # it may have been here before
+    seconds = worker.placed.resources.time_left(time.monotonic())
     if seconds < math.inf:
         why = "its job is about to end"
-        cluster.later(timer_of(worker.address), seconds, lambda: drain(cluster, worker, why))
+        cluster.later(f"end-{worker.address}", seconds, lambda: drain(cluster, worker, why))
 
 
-def timer_of(address: str) -> str:
-    """The name of the timer that drains the worker with this address."""
-    return f"end-{address}"
+def stop_timer(cluster: Cluster, address: str) -> None:
+    """Undo `drain_in_time`."""
+    cluster.cancel_timer(f"end-{address}")
 
 
 def drain_idle(cluster: Cluster, now: float) -> None:
@@ -57,9 +57,8 @@ def drain(cluster: Cluster, worker: TrackedWorker, why: str) -> None:
     worker.leaves_because = why
     cluster.placement.set_open(worker.address, False)
     cluster.log(worker, "worker-draining", reason=why)
-    for key in cluster.placement.calls_at(worker.address):
-        if cluster.placement.is_prefetched(key):
-            cluster.ask_back(key, worker.address)
+    if worker.placed.prefetched is not None:
+        cluster.ask_back(worker.placed.prefetched.key, worker.address)
     cluster.place_soon()
     cluster.run(_let_leave(cluster, worker))
 
@@ -82,23 +81,18 @@ async def _let_leave(cluster: Cluster, worker: TrackedWorker) -> None:
     change = {"op": "worker-status-change", "status": Status.closing_gracefully.name}
     scheduler.worker_send(address, change | {"stimulus_id": stimulus_id})
     told_at = time.time()
-    last_moment = worker.resources.ends_at - worker.resources.margin / 2
+    last_moment = worker.placed.resources.ends_at - worker.placed.resources.margin / 2
     while time.monotonic() < last_moment:
         # With each heartbeat the worker says which of Dask's own tasks run there.
         heard = state.last_seen > told_at
         is_idle = not (state.executing.keys() & set(state.processing))
-        if heard and is_idle and not _runs_calls(cluster, worker):
+        if heard and is_idle and not worker.placed.running:
             break
         await asyncio.sleep(_LOOK_EVERY_S)
     else:
-        worker.time_is_up = _runs_calls(cluster, worker)
+        worker.time_is_up = bool(worker.placed.running)
     while scheduler.workers.get(address) is state:
         await scheduler.retire_workers(
             workers=[address], close_workers=True, stimulus_id=stimulus_id
         )
         await asyncio.sleep(_LOOK_EVERY_S)
-
-
-def _runs_calls(cluster: Cluster, worker: TrackedWorker) -> bool:
-    calls = cluster.placement.calls_at(worker.address)
-    return not all(map(cluster.placement.is_prefetched, calls))

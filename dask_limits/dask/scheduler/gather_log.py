@@ -7,8 +7,8 @@ clients are told so by an event, and for a result that a client fetches while it
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Hashable
-from typing import Final
+from collections.abc import Hashable, Mapping
+from typing import Any, Final
 
 from dask_limits.dask.scheduler.cluster import Cluster
 from dask_limits.dask.scheduler.tasks import is_ours
@@ -29,7 +29,6 @@ class GatherLog(logging.Filter):
         super().__init__()
         self._cluster = cluster
         self._known: dict[Hashable, None] = {}  # in order
-        self._waited_for: Collection[Hashable] = ()
 
     def leave_out(self, key: Hashable) -> None:
         """Clients know why the result of this call is not there."""
@@ -41,22 +40,22 @@ class GatherLog(logging.Filter):
         """Take calls that clients know of out of a record. Returns whether anything is left."""
         if record.msg != _MESSAGE or not isinstance(record.args, dict):
             return True
-        states = {key: state for key, state in record.args.items() if key not in self._known}
-        undecided = [key for key in states if self._may_be_lost(key)]
-        if undecided:
+        states = self._unknown(record.args)
+        if undecided := [key for key in states if self._may_be_lost(key)]:
             later = {key: states.pop(key) for key in undecided}
             self._cluster.later(object(), _NOTICE_S, lambda: self._log(later))
         record.args = states
         return bool(states)
 
+    def _unknown(self, states: Mapping[Any, object]) -> dict[Any, object]:
+        return {key: state for key, state in states.items() if key not in self._known}
+
     def _may_be_lost(self, key: Hashable) -> bool:
         """Whether a call has a result that may turn out to be lost with its worker."""
         ts = self._cluster.scheduler.tasks.get(key)
-        is_there = ts is not None and ts.state == "memory" and is_ours(ts)
-        return is_there and key not in self._waited_for
+        return ts is not None and ts.state == "memory" and is_ours(ts)
 
-    def _log(self, states: dict[Hashable, object]) -> None:
+    def _log(self, states: dict[Any, object]) -> None:
         """Log what is not known to be lost by now."""
-        self._waited_for = states.keys()
-        LOGGER.error(_MESSAGE, states)
-        self._waited_for = ()
+        if left := self._unknown(states):
+            LOGGER.error("%s", _MESSAGE % left)  # in one piece, which the filter lets through

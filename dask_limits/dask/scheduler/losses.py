@@ -17,9 +17,9 @@ from dask_limits.batch_systems import slurm
 from dask_limits.batch_systems.current_job import BatchJob
 from dask_limits.dask.compat.graphs import function_name
 from dask_limits.dask.compat.scheduler import allowed_failures
-from dask_limits.dask.scheduler.cluster import Cluster
+from dask_limits.dask.scheduler.cluster import Cluster, TrackedWorker
+from dask_limits.dask.scheduler.gather_log import GatherLog
 from dask_limits.dask.scheduler.tasks import is_ours
-from dask_limits.dask.scheduler.workers import TrackedWorker
 from dask_limits.exceptions import WorkerLostError
 
 logger = logging.getLogger(__name__)
@@ -50,21 +50,14 @@ class Loss:
 class Losses:
     """Keeps account of what is lost with workers, and has it run again or fail.
 
-    Args:
-        cluster: Where.
-        place: Called with a task that may be placed again.
-        leave_out_of_log: Called with each call of which clients are told.
+    Tasks that may be placed again go to `place`. The calls of which clients are told stay out of
+    the log.
     """
 
-    def __init__(
-        self,
-        cluster: Cluster,
-        place: Callable[[Any], object],
-        leave_out_of_log: Callable[[Hashable], object],
-    ) -> None:
+    def __init__(self, cluster: Cluster, log: GatherLog, place: Callable[[Any], object]) -> None:
         self._cluster = cluster
+        self._log = log
         self._place = place
-        self._leave_out_of_log = leave_out_of_log
         self._forgiven = allowed_failures(cluster.scheduler)
         self._losses: dict[Hashable, list[Loss]] = {}  # that count
         self._started: set[Hashable] = set()
@@ -80,9 +73,9 @@ class Losses:
     def call_left(self, key: Hashable, address: str) -> None:
         """A call has left its worker, in whichever way."""
         if address not in self._cluster.scheduler.workers:
-            placed_at = self._cluster.placement.started_at(key)
-            state = self._cluster.workers[address].state
-            last_seen = state.last_seen - time.time() + time.monotonic()
+            worker = self._cluster.workers[address]
+            placed_at = worker.placed.started.get(key)
+            last_seen = worker.state.last_seen - time.time() + time.monotonic()
             may_run = placed_at is not None and last_seen < placed_at + _UNREPORTED_S
             ran = may_run or key in self._started
             self._lost.setdefault(address, []).append((key, ran, placed_at is not None))
@@ -118,7 +111,7 @@ class Losses:
             # that.
             self.held.add(key)
             self._cluster.placement.dequeue(key)
-            self._leave_out_of_log(key)
+            self._log.leave_out(key)
         self._cluster.run(self._tell(worker, was_expected, loss, rerun))
 
     async def _tell(

@@ -4,6 +4,7 @@ import logging
 import math
 import time
 from collections.abc import Hashable, Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 import distributed
@@ -13,13 +14,12 @@ from dask_limits.dask.compat import scheduler as compat
 from dask_limits.dask.compat.worker import listen
 from dask_limits.dask.reservations import request_of
 from dask_limits.dask.scheduler import patches
-from dask_limits.dask.scheduler.cluster import Cluster
-from dask_limits.dask.scheduler.draining import drain_idle, drain_in_time, timer_of
+from dask_limits.dask.scheduler.cluster import Cluster, TrackedWorker, removal_of
+from dask_limits.dask.scheduler.draining import drain_idle, drain_in_time, stop_timer
 from dask_limits.dask.scheduler.gather_log import LOGGER, GatherLog
 from dask_limits.dask.scheduler.losses import Losses
 from dask_limits.dask.scheduler.refusals import Refusals
-from dask_limits.dask.scheduler.tasks import is_ours, limits_of, order_of, where_of
-from dask_limits.dask.scheduler.workers import TrackedWorker, removal_of
+from dask_limits.dask.scheduler.tasks import is_ours, order_of, where_of
 from dask_limits.placement.policy import Start
 from dask_limits.placement.queue import WaitingCall
 from dask_limits.placement.resources import WorkerResources
@@ -49,7 +49,7 @@ class LimitsSchedulerPlugin(distributed.SchedulerPlugin):  # type: ignore[misc]
         self._granted: dict[Hashable, str] = {}
         self._refusals = Refusals(self.cluster)
         self._gather_log = GatherLog(self.cluster)
-        self._losses = Losses(self.cluster, self._decide, self._gather_log.leave_out)
+        self._losses = Losses(self.cluster, self._gather_log, self._decide)
         scheduler.handlers.update(dask_limits_join=self._join, dask_limits_leave=self._leave)
         started, seceded = self._call_started, self._call_seceded
         listen(scheduler, {"dask-limits-started": started, "dask-limits-seceded": seceded})
@@ -85,13 +85,12 @@ class LimitsSchedulerPlugin(distributed.SchedulerPlugin):  # type: ignore[misc]
         if state is None or self._undo is None:
             return False
         reported = WorkerResources(**resources)
-        here = reported.by_clock(time.monotonic())
-        tracked = self.cluster.workers[worker] = TrackedWorker(state, here, BatchJob(**job))
-        self.cluster.cancel_timer(timer_of(worker))  # it may have been here before
+        here = replace(reported, ends_at=time.monotonic() + reported.ends_at)
+        tracked = TrackedWorker(state, self._placement.add(worker, here), BatchJob(**job))
+        self.cluster.workers[worker] = tracked
         drain_in_time(self.cluster, tracked)
         if tracked.job.job:
             self._refusals.new_worker_came(here)
-        self._placement.add(worker, here)
         about = {"memory": here.memory, "cores": here.cores, "ends_in": reported.ends_at}
         self.cluster.log(tracked, "worker-added", **about)
         for ts in state.processing:  # Dask has sent them there before this plugin came
@@ -103,7 +102,7 @@ class LimitsSchedulerPlugin(distributed.SchedulerPlugin):  # type: ignore[misc]
 
     def _remove(self, worker: str) -> TrackedWorker | None:
         self._placement.remove(worker)
-        self.cluster.cancel_timer(timer_of(worker))
+        stop_timer(self.cluster, worker)
         return self.cluster.workers.pop(worker, None)
 
     def _leave(self, worker: str) -> None:
@@ -123,8 +122,9 @@ class LimitsSchedulerPlugin(distributed.SchedulerPlugin):  # type: ignore[misc]
         if (tracked := self._remove(worker)) is None:
             return
         removal = removal_of(scheduler, worker)
-        if not removal.get("expected") and tracked.resources.ends_at == math.inf:
-            self._refusals.may_come_back(tracked.resources)
+        resources = tracked.placed.resources
+        if not removal.get("expected") and resources.ends_at == math.inf:
+            self._refusals.may_come_back(resources)
         self.cluster.place_soon()
         self._losses.worker_left(tracked, removal)
 
@@ -150,7 +150,7 @@ class LimitsSchedulerPlugin(distributed.SchedulerPlugin):  # type: ignore[misc]
             and ts.key not in self._losses.held
             and not self._refusals.refuse_if_too_large(ts)
         ):
-            request = request_of(limits_of(ts))
+            request = request_of(ts.annotations["limits"])
             call = WaitingCall(ts.key, request, order_of(ts, request), where_of(ts))
             self._placement.enqueue(call)
         self.cluster.place_soon()

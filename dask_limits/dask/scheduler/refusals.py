@@ -10,7 +10,7 @@ from typing import Any, Final
 from dask_limits.dask.compat.graphs import function_name
 from dask_limits.dask.reservations import annotation_error
 from dask_limits.dask.scheduler.cluster import Cluster
-from dask_limits.dask.scheduler.tasks import limits_of, where_of
+from dask_limits.dask.scheduler.tasks import where_of
 from dask_limits.placement.resources import WorkerResources
 
 _BACK_S: Final = 30.0
@@ -28,7 +28,9 @@ class Refusals:
 
     def refuse_if_too_large(self, ts: Any) -> bool:
         """Refuse a task if it asks for more than any worker has. Returns whether it does."""
-        error = annotation_error(function_name(ts.key), limits_of(ts), self._workers_for(ts))
+        error = annotation_error(
+            function_name(ts.key), ts.annotations["limits"], self._workers_for(ts)
+        )
         if error is None:
             return False
         self._refused[ts.key] = error
@@ -77,11 +79,11 @@ class Refusals:
         if len(tracked) < n_workers or (n_workers == 0 and new_worker is None):
             return []  # others have yet to come, or to report what they have
         if allowed := self._cluster.allowed(where_of(ts)):
-            return [worker.resources for address, worker in tracked.items() if address in allowed]
+            return [one.placed.resources for at, one in tracked.items() if at in allowed]
         now = time.monotonic()
         self._lost = [(until, resources) for until, resources in self._lost if until > now]
         return [
-            *(worker.resources for worker in tracked.values()),
+            *(worker.placed.resources for worker in tracked.values()),
             *([] if new_worker is None else [new_worker]),
             *(resources for _, resources in self._lost),
         ]

@@ -14,12 +14,6 @@ def is_ours(ts: Any) -> bool:
     return bool(ts.annotations) and "limits" in ts.annotations and not ts.actor
 
 
-def limits_of(ts: Any) -> dict[str, Any]:
-    """The limits in the annotations of a task of ours."""
-    limits: dict[str, Any] = ts.annotations["limits"]
-    return limits
-
-
 def order_of(ts: Any, request: Request) -> tuple[float, ...]:
     """Dask's order, except that of tasks submitted at about the same time the largest goes first.
 

@@ -4,12 +4,11 @@ import asyncio
 import concurrent.futures
 import contextlib
 import functools
-import math
 import time
 from collections.abc import Callable, Hashable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import dask
 import distributed
@@ -31,17 +30,12 @@ from dask_limits.limits import CancelToken, Limits
 from dask_limits.limits.owner.guardian import Guardian
 from dask_limits.placement.resources import WorkerResources
 
-if TYPE_CHECKING:
-    from distributed.worker_state_machine import TaskState
-
 _REPORT_AFTER_S: Final = 0.1
 """How long a call runs before the scheduler is told that it has started. Until then the scheduler
 assumes so; telling it at once would double the messages of calls that take a few ms."""
 _CAREFUL_S: Final = 0.05
 """How long a call that may bring its worker down waits after its start was reported. Dask sends
 messages every 2 ms."""
-_NOT_STARTED: Final = {"released", "waiting", "ready", "constrained"}
-_RUNS: Final = {"executing", "long-running"}
 
 
 class LimitsExecutor(concurrent.futures.Executor):
@@ -63,22 +57,17 @@ class LimitsExecutor(concurrent.futures.Executor):
         # Dask submits no more tasks at a time than the worker has threads. Here they only wait.
         self._threads = ThreadPoolExecutor(worker.state.nthreads, thread_name_prefix="limits")
         self._executions: dict[Hashable, _Execution] = {}
-        self._set_size(math.inf, worker.state.nthreads)
-        self._ends_at = math.inf
-        self._job = ""
+        self.set_resources(WorkerResources(cores=worker.state.nthreads), "")
         self.is_placed = False
         self.usage_log = UsageLog(worker)
-
-    def _set_size(self, memory: float, cores: int) -> None:
-        self._size = WorkerResources(memory, cores)
-        self._admission = AdmissionControl(memory, cores)
 
     def set_resources(self, resources: WorkerResources, job: str) -> None:
         """Set what all calls together may reserve, before the first one comes.
 
         `ends_at` is seconds from now. The batch job's id is empty if there is none.
         """
-        self._set_size(resources.memory, resources.cores)
+        self._size = WorkerResources(resources.memory, resources.cores)
+        self._admission = AdmissionControl(resources.memory, resources.cores)
         self._job = job
         # Half of the scheduler's margin: only calls that were delayed here are sent back.
         self._ends_at = time.monotonic() + resources.ends_at - resources.margin / 2
@@ -97,17 +86,19 @@ class LimitsExecutor(concurrent.futures.Executor):
         reservation = self._admission.reserve(request, task.priority)
         execution = _Execution(node.key, CancelToken(), reservation)
         self._executions[node.key] = execution
-        if task.state != "executing":
-            # It was cancelled between Dask's decision to run it and this call. Dask has told us so
-            # already, and does not do so again.
+        # If the scheduler places calls, it has refused those already that this worker cannot hold.
+        refused = annotation_error(function_name(node.key), limits, [self._size])
+        # If it is not executing, it was cancelled between Dask's decision to run it and this call.
+        # Dask has told us so already, and does not do so again.
+        if refused is not None or task.state != "executing":
             execution.cancel(self._admission)
         if self.is_placed:
             self._loop.call_later(_REPORT_AFTER_S, self._report_start, execution)
 
         def run_limited(data: dict[Any, Any]) -> Any:
             try:
-                if execution.refused is not None:
-                    raise execution.refused
+                if refused is not None:
+                    raise refused
                 if not reservation.is_granted:
                     raise distributed.Reschedule
                 if self.is_placed and time.monotonic() + request.seconds > self._ends_at:
@@ -128,10 +119,6 @@ class LimitsExecutor(concurrent.futures.Executor):
                 del self._executions[node.key]
                 self._admission.release(reservation)
 
-        # If the scheduler places calls, it has refused these already.
-        if error := annotation_error(function_name(node.key), limits, [self._size]):
-            execution.refused = error
-            execution.cancel(self._admission)
         if limits.get("isolation") == "thread":
             # Where Dask runs its own: in a thread that knows its worker and may secede.
             run = compat.thread_task(self._worker, run_limited, data, node.key, delay)
@@ -195,22 +182,22 @@ class LimitsExecutor(concurrent.futures.Executor):
         if execution := self._executions.get(key):
             if not execution.reservation.is_granted:
                 self._admission.release(execution.reservation)
-        elif task.state in _NOT_STARTED:
+        elif task.state in ("released", "waiting", "ready", "constrained"):
             stimulus_id = f"dask-limits-give-back-{time.time()}"
             if compat.free_key(self._worker, key, stimulus_id):
                 self._send({"op": "reschedule", "key": key, "stimulus_id": stimulus_id})
 
-    def runs_elsewhere(self, task: TaskState) -> None:
+    def runs_elsewhere(self, task: Any) -> None:
         """A call without limits, which the scheduler places too, starts in a thread of Dask's."""
         if self.is_placed:
             after = 0 if "limits-careful" in task.annotations else _REPORT_AFTER_S
             self._loop.call_later(after, self._report_thread, task, task.run_id)
 
-    def _report_thread(self, task: TaskState, run_id: int) -> None:
-        if task.state in _RUNS and task.run_id == run_id:
+    def _report_thread(self, task: Any, run_id: int) -> None:
+        if task.state in ("executing", "long-running") and task.run_id == run_id:
             self._send({"op": "dask-limits-started", "key": task.key})
 
-    def seceded(self, task: TaskState) -> None:
+    def seceded(self, task: Any) -> None:
         """A task in a thread has left Dask's pool, and needs its cores no more."""
         if execution := self._executions.get(task.key):
             self._admission.release_cores(execution.reservation)
@@ -245,7 +232,6 @@ class _Execution:
     key: Hashable
     token: CancelToken
     reservation: Reservation
-    refused: Exception | None = None
 
     def cancel(self, admission: AdmissionControl) -> None:
         self.token.cancel()

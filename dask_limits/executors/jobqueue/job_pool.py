@@ -19,8 +19,8 @@ from dask_limits.batch_systems.slurm import job_states
 from dask_limits.batch_systems.slurm_reasons import why_never_starts
 from dask_limits.dask.compat.jobqueue import new_worker_spec, submit_new_jobs
 from dask_limits.dask.compat.scheduler import change_status
+from dask_limits.dask.scheduler.cluster import removal_of
 from dask_limits.dask.scheduler.plugin import plugin_of
-from dask_limits.dask.scheduler.workers import removal_of
 from dask_limits.exceptions import WorkersNotStartedError
 from dask_limits.executors.cluster import ClusterEvent, WaitingForWorkers
 from dask_limits.executors.jobqueue.demand import has_waiting, work_of, workers_for

@@ -46,7 +46,7 @@ def let_end_in(client: Client, name: str, seconds: float) -> None:
     def join_again(dask_scheduler: Any) -> None:
         plugin = plugin_of(dask_scheduler)
         (worker,) = (one for one in plugin.cluster.workers.values() if one.name == name)
-        resources = job_resources(worker.resources.memory + OWN_BYTES, 1, seconds, seconds)
+        resources = job_resources(worker.placed.resources.memory + OWN_BYTES, 1, seconds, seconds)
         plugin._join(worker.address, asdict(resources), asdict(worker.job))
 
     client.run_on_scheduler(join_again)
@@ -147,8 +147,8 @@ def test_an_idle_worker_goes_when_all_that_waits_needs_more_time_than_it_has(
     with worker(client, "old", 1000):
         plugin = plugin_of(client.cluster.scheduler)
         (old,) = plugin.cluster.workers.values()
-        half_over = replace(old.resources, ends_at=old.resources.ends_at - 500)
-        plugin.cluster.placement.add(old.address, half_over)
+        ends_at = old.placed.resources.ends_at - 500  # half of it is over
+        old.placed.resources = replace(old.placed.resources, ends_at=ends_at)
         with annotate(wall_time=800):
             future = client.submit(abs, -1)
         until(lambda: events(client, "worker-draining"))

@@ -18,7 +18,7 @@ _GUARDIAN_OF_ITS_OWN = {"capfd", "capfdbinary", "monkeypatch"}
 _SHARING = {
     Path(__file__).parent / name for name in ("limits", "old_pynisher", "plugins", "scheduler")
 }
-"""Folders whose tests share the default guardian: to start it takes most of some tests' CPU time."""
+"""Folders whose tests share the default guardian: many take less CPU time than to start one."""
 
 
 def pytest_configure() -> None:

@@ -58,9 +58,9 @@ NAMES = {
     Event: "name",
     ExitState: "CANCELLED Code EXCEPTION EXHAUSTED STOPPED TIMEOUT code exception",
     Future: """
-        add_done_callback attempts cancel cancelled done earlier end exception mark_started
-        ran_again result running set_exception set_result set_running_or_notify_cancel settle
-        attempt_of usage when_settled
+        add_done_callback attempts cancel cancelled done earlier exception mark_started ran_again
+        result running set_exception set_result set_running_or_notify_cancel settle attempt_of usage
+        when_settled
     """,
 }
 SCHEDULER = Scheduler.with_sequential()

@@ -115,9 +115,9 @@ class Future(concurrent.futures.Future[R], Generic[R]):
         if isinstance(outcome.exception, CallCancelledError):
             self.cancel()
         else:
-            self.end(outcome.value, outcome.exception)
+            self._finish(outcome.value, outcome.exception)
 
-    def end(self, value: R | None = None, exception: BaseException | None = None) -> None:
+    def _finish(self, value: R | None = None, exception: BaseException | None = None) -> None:
         """Finish with a value or an exception, unless the call was cancelled meanwhile."""
         try:
             if exception is None:
@@ -193,10 +193,10 @@ class DeferredFuture(Future[R]):
         if attempt.cancelled():
             self.cancel()
         elif (error := attempt.exception()) is None:
-            self.end(attempt.result())
+            self._finish(attempt.result())
         else:
             _tell_of_earlier(error, self.earlier)
-            self.end(exception=error)
+            self._finish(exception=error)
 
 
 def _tell_of_earlier(error: BaseException, earlier: tuple[BaseException, ...]) -> None:

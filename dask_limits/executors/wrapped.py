@@ -123,7 +123,7 @@ def _pass_failure(inner: concurrent.futures.Future[Any], future: Future[Any]) ->
     if inner.cancelled():
         future.cancel()
     elif (error := inner.exception()) is not None:
-        future.end(exception=error)
+        future._finish(exception=error)
     else:
         return False
     return True

@@ -39,7 +39,7 @@ class Submission:
             error = BrokenExecutor(f"{name}() was lost by Dask: {error}")
         elif isinstance(error, CallError) and not error.call:
             error.call = name  # the scheduler does not know it
-        self.future.end(exception=error)
+        self.future._finish(exception=error)
 
 
 def together(submissions: Iterable[Submission]) -> Iterator[list[Submission]]:

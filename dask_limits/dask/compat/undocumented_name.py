@@ -61,7 +61,7 @@ class Name:
 
 
 def names(*paths_since: str, what_for: str, without: str) -> dict[str, Name]:
-    """The names that are used for one thing, by path. Each is given as its path and `since`."""
+    """The names that are used for one thing, by path. Each argument has a path and its `since`."""
     return {
         path: Name(path.partition(".")[0].replace("_", "-"), path, what_for, since, without)
         for path, since in map(str.split, paths_since)
@@ -79,7 +79,7 @@ def _version_of(package: str) -> str:
 
 @cache
 def _find(path: str) -> tuple[bool | None, Any]:
-    """As `Name.is_there` and `Name.find`."""
+    """What `Name.is_there` and `Name.find` return."""
     module, _, qualified = path.partition(":")
     try:
         found: Any = importlib.import_module(module)

@@ -52,7 +52,7 @@ ALSO_OURS = {
 }
 """Names in the tables that objects of ours have too, or documented ones of other classes."""
 DOCUMENTED_OF_CLIENTS = {"get_events", "subscribe_topic"}
-TOO_GENERAL = {"client": {"id", "loop", "status"}}
+TOO_GENERAL = {"client": {"id", "loop", "status"}, "worker": {"loop"}}
 """Names in the tables that many objects have, by what a variable is called that has such an object
 of Dask."""
 
@@ -182,7 +182,7 @@ def test_a_file_uses_documented_names_only(path: Path) -> None:
         "scheduler.is_rootish = lambda ts: False",
         "scheduler.get_events('all')",
         "scheduler.plugins.clear()",
-        "self._client.loop.add_callback(print)",
+        "self._worker.loop.add_callback(print)",
         "client.status == 'running'",
         "getattr(client, 'scheduler_comm')",
         "sys.modules.get('dask.dataframe.dask_expr._collection')",

@@ -30,8 +30,8 @@ def breach(
 ) -> exceptions.Breach:
     """The error of a call of the function `name` that went over the limit `limit`.
 
-    `stacks` are as faulthandler writes them. `child` is the child process with the largest share of
-    what was used, if it is one.
+    `stacks` are as faulthandler writes them. `child` is the process with the largest share of what
+    was used, if that is a child process.
     """
     used, allowed = _figures(limit, usage, limits)
     part = "" if child is None else _share(limit, child)

@@ -16,7 +16,7 @@ from dask_limits.limits.linux.standard_output import Capture
 from dask_limits.limits.outcome import Usage
 from dask_limits.limits.task.process_state import Setting
 
-_numbers = itertools.count(1)
+_numbers = itertools.count(1)  # of the calls of this process
 
 
 class Lease:
@@ -33,8 +33,8 @@ class Lease:
         self._receiver = transport.Receiver(sock)
         self._seen_setting: Setting | None = None
         self._capture: Capture | None = None
-        self._children_cpu_time = 0.0  # of all children that it has waited for, as last reported
-        self._peak_memory = 0  # in the last call
+        self._children_cpu_time = 0.0  # seconds, of all children that it has ever waited for
+        self._peak_memory = 0  # bytes, in the last call
         self.number = 0  # of the current or the last call
         self.calls = 0  # that it has run
         self.reusable = True

@@ -3,13 +3,11 @@
 from dask_limits.executors.factories import ExecutorFactory, factory_of
 from dask_limits.executors.future import Call, Future
 from dask_limits.executors.sequential import SequentialExecutor
-from dask_limits.executors.wrapped import WrappedExecutor
 
 __all__ = [
     "Call",
     "ExecutorFactory",
     "Future",
     "SequentialExecutor",
-    "WrappedExecutor",
     "factory_of",
 ]

@@ -67,7 +67,7 @@ _STATUSES: Final[tuple[tuple[Any, type[Exception]], ...]] = (
 
 
 class enforce_limits:  # noqa: N801  # the name that scripts use
-    """Makes of a function one that runs under limits, and returns None when it fails.
+    """Wraps a function to run under limits, and to return None when it fails.
 
     It is for scripts that use pynisher before its version 1: change the import to
     `import dask_limits as pynisher`. In new code, [limit][dask_limits.limit] says and raises more.
@@ -88,11 +88,11 @@ class enforce_limits:  # noqa: N801  # the name that scripts use
         grace_period_in_s: Seconds between the end of the time and the end of the function. The
             function gets a SIGXCPU (CPU time) or a SIGALRM (wall time) first, which raises an
             exception in it, and is killed if it has not ended by then.
-        logger: Is told of limits, calls and how they end, on the level DEBUG.
-        capture_output: Whether to take what is printed into `stdout` and `stderr`.
+        logger: Logs limits, calls and how they end, on the level DEBUG.
+        capture_output: Whether to capture what is printed, as `stdout` and `stderr`.
         context: A context of `multiprocessing`, or the name of one: each call gets a new process,
-            started in this way (from one of ours, so all of them are safe beside threads). None
-            takes one that is running already, which costs less.
+            started in this way (from one of ours, so all of them are safe beside threads). With
+            None, calls run in a process that is there already, which costs less.
 
     Raises:
         ValueError: for a limit of zero, a negative one, NaN or infinity.

@@ -24,7 +24,8 @@ from overdoing import wait_on
 from processes import wait_for
 
 from dask_limits import PynisherPlugin, Scheduler, SequentialExecutor, exceptions, limit
-from dask_limits.executors import Future, WrappedExecutor
+from dask_limits.executors import Future
+from dask_limits.executors.wrapped import WrappedExecutor
 from dask_limits.plugins import Retry
 
 

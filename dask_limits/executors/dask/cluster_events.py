@@ -60,11 +60,7 @@ class ClusterEvents:
         self._early: list[tuple[float, object]] | None = []  # until the present workers are known
 
     def start(self, client: distributed.Client) -> None:
-        """Tell of the present workers, and from then on of everything that happens.
-
-        Raises:
-            OSError: if the connection to the scheduler is lost.
-        """
+        """Tell of the present workers, and from then on of everything that happens."""
         with _listeners_lock:
             listeners = _listeners.setdefault(client, [])
             listeners.append(self._heard)
@@ -72,7 +68,7 @@ class ClusterEvents:
                 client.subscribe_topic(TOPIC, lambda event: _hand_on(listeners, event))
         try:
             now, there = client.run_on_scheduler(_subscribe, id_of(client))
-        except OSError:
+        except OSError:  # the connection is lost
             raise
         except Exception:
             # The scheduler may not unpickle, or cannot import this. Then it lacks our plugin too.

@@ -86,13 +86,6 @@ class Placement:
         worker = self._at.get(key)
         return None if worker is None else worker.name
 
-    def calls_at(self, name: str) -> list[Hashable]:
-        """The calls that were sent to a worker and have not ended."""
-        worker = self._workers.get(name)
-        if worker is None:
-            return []
-        return [*worker.running, *([worker.prefetched.key] if worker.prefetched else [])]
-
     def is_too_late(self, name: str) -> bool:
         """Whether a worker is idle, and calls wait that would fit if it had more time left."""
         worker = self._workers[name]
@@ -117,9 +110,10 @@ class Placement:
         """A worker has left, and with it all calls that were there."""
         if name in self._workers:
             self.set_open(name, False)
-            for key in self.calls_at(name):
+            worker = self._workers.pop(name)
+            for key in worker.calls():
                 del self._at[key]
-            self._workers.pop(name).running.clear()
+            worker.running.clear()
 
     def set_open(self, name: str, is_open: bool) -> None:
         """Set whether a worker takes calls; it keeps those that it has."""

@@ -25,6 +25,10 @@ class Worker:
     asked_back_at: float = 0  # when that one was sent, or last asked back
     turn: int = 0  # the number of the last call that it was given
 
+    def calls(self) -> list[Hashable]:
+        """The calls that were sent there and have not ended."""
+        return [*self.running, *([self.prefetched.key] if self.prefetched else [])]
+
     def reserve(self, call: WaitingCall, now: float) -> None:
         """Start a call."""
         self.running[call.key] = call.request

@@ -164,7 +164,7 @@ class Cluster:
     def _cost(self, key: Hashable, worker: str) -> float:
         """Seconds until a call could start on a worker, as far as Dask's own tasks matter."""
         ts, state = self.scheduler.tasks[key], self.scheduler.workers[worker]
-        others = len(state.processing) - len(self.placement.calls_at(worker))
+        others = len(state.processing) - len(self.workers[worker].placed.calls())
         cost = 0.5 * max(others, 0) / state.nthreads
         if ts.dependencies:
             cost += self.scheduler.get_comm_cost(ts, state)

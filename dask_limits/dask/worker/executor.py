@@ -159,9 +159,8 @@ class LimitsExecutor(concurrent.futures.Executor):
         seconds = (limits.wall_time or 0) + limits.grace_period
         for tries in range(1, 1 + dask.config.get("distributed.scheduler.allowed-failures")):
             outcome = run()
-            if not isinstance(outcome.exception, GuardianLostError):
-                return outcome
-            if time.monotonic() + seconds > self._ends_at:
+            was_lost = isinstance(outcome.exception, GuardianLostError)
+            if not was_lost or time.monotonic() + seconds > self._ends_at:
                 return outcome
             about = {"worker": str(self._worker.name), "address": self._worker.address}
             cause = "its guardian was killed, and the call with it"

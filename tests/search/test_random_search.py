@@ -51,6 +51,7 @@ def executor(nothing_is_left_behind: None) -> Iterator[ProcessExecutor]:
 def scheduler(executor: ProcessExecutor, tmp_path: Path, _quick_families: None) -> Scheduler:
     """Its two processes have imported all that trials need."""
     drawn = [draw(n, seed=0, classification=bool(n % 2)) for n in range(12)]
+    drawn = list({(one.family, one.classification): one for one in drawn}.values())
     folder = tmp_path / "ready"
     folder.mkdir()
     for future in [executor.submit(get_ready, folder / name, drawn) for name in "ab"]:

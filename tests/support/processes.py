@@ -15,11 +15,18 @@ def until(
     timeout_s: float = 60,
     instead: Callable[[], object] = lambda: "it never came true",
 ) -> None:
-    """Wait for a condition; if it does not come true, fail and say what is there instead."""
+    """Wait for a condition; if it does not come true, fail and say what is there instead.
+
+    A condition that takes long, such as one that asks SLURM, is looked at less often: others need
+    the CPU.
+    """
     give_up = time.monotonic() + timeout_s
-    while not condition():
+    while True:
+        began = time.monotonic()
+        if condition():
+            return
         assert time.monotonic() < give_up, instead()
-        time.sleep(0.005)
+        time.sleep(min(max(0.005, 3 * (time.monotonic() - began)), 0.2))
 
 
 def alive(pid: int) -> bool:

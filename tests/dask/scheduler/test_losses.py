@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import dask
-import psutil
 import pytest
 from clusters import SETTINGS
 from distributed import Client, LocalCluster
+from noting import hold_the_gil_to_the_end, kill_own_worker, run_until
 from processes import until
 
 from dask_limits import LimitsWorkerPlugin, annotate, limit
@@ -43,31 +41,6 @@ def events(client: Client, op: str) -> list[dict[str, Any]]:
 def worker_pid(client: Client) -> int:
     (pid,) = client.run(os.getpid).values()
     return int(pid)
-
-
-def run_until(go: Path, runs: Path) -> str:
-    """A call that notes each of its runs, and returns when a file is there."""
-    with runs.open("a") as lines:
-        lines.write("ran\n")
-    until(go.exists, timeout_s=50)
-    return "done"
-
-
-def kill_own_worker(runs: Path, _: bytes = b"") -> None:
-    """A call that kills the worker above it, before that can have said that it has begun."""
-    with runs.open("a") as lines:
-        lines.write("ran\n")
-    _guardian, _reaper, worker = psutil.Process().parents()[:3]
-    worker.kill()
-    time.sleep(50)
-
-
-def hold_the_gil_to_the_end(runs: Path) -> None:
-    """A call in a thread that lets its worker say nothing until that is killed, a second later."""
-    with runs.open("a") as lines:
-        lines.write("ran\n")
-    ctypes.PyDLL(None).alarm(1)
-    ctypes.PyDLL(None).usleep(50_000_000)
 
 
 def test_what_ran_runs_again_and_is_counted_and_what_waited_is_not(

@@ -11,6 +11,7 @@ import dask
 import pytest
 from clusters import SETTINGS, dask_worker
 from distributed import Client, Future, LocalCluster, worker_client
+from noting import meet, note, wait_for
 from processes import until
 
 from dask_limits import LimitsWorkerPlugin, annotate, limit
@@ -39,23 +40,9 @@ def client(cluster: LocalCluster) -> Iterator[Client]:
         yield client
 
 
-def note(file: Path, what: str, seconds: float = 0.02) -> None:
-    """A call that notes when it begins and ends, in one line."""
-    begin = time.monotonic()
-    time.sleep(seconds)
-    with file.open("a") as lines:
-        lines.write(f"{what} {begin} {time.monotonic()}\n")
-
-
 def noted(file: Path) -> list[tuple[str, float, float]]:
     lines = [line.split() for line in file.read_text().splitlines()]
     return [(what, float(begin), float(end)) for what, begin, end in lines]
-
-
-def wait_for(go: Path, begun: Path | None = None) -> None:
-    if begun is not None:
-        begun.touch()
-    until(go.exists, timeout_s=50)
 
 
 def on_workers(cluster: LocalCluster, futures: dict[str, Future]) -> dict[str, str]:
@@ -80,13 +67,6 @@ def most_at_once(file: Path) -> float:
         total += change
         most = max(most, total)
     return most
-
-
-def meet(folder: Path, name: str, number: int) -> None:
-    """A call that returns when so many of them run at one time."""
-    folder.mkdir(exist_ok=True)
-    (folder / name).touch()
-    until(lambda: len(list(folder.iterdir())) == number)
 
 
 def test_memory_limits_of_what_runs_on_a_worker_never_sum_up_to_more_than_it_has(

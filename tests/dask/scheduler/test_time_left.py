@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from clusters import SETTINGS, dask_worker
 from distributed import Client, LocalCluster
+from noting import count_run, note_run
 from processes import until
 
 from dask_limits import LimitsWorkerPlugin, annotate
@@ -54,22 +55,6 @@ def let_end_in(client: Client, name: str, seconds: float) -> None:
 
 def events(client: Client, op: str) -> list[dict[str, Any]]:
     return [event for _, event in client.get_events(TOPIC) if event["op"] == op]
-
-
-def count_run(runs: Path, seconds: float = 0) -> int:
-    """A call that notes each of its runs; only the first of them takes so long."""
-    with runs.open("a") as lines:
-        lines.write("ran\n")
-    if (n_runs := len(runs.read_text().split())) == 1:
-        time.sleep(seconds)
-    return n_runs
-
-
-def note_run(runs: Path) -> None:
-    """A call that notes that it has run."""
-    time.sleep(0.1)
-    with runs.open("a") as lines:
-        lines.write("ran\n")
 
 
 def test_a_call_begins_only_where_its_time_is_left(client: Client) -> None:

@@ -27,7 +27,8 @@ from dask_limits.exceptions import (
     RemoteTraceback,
     TimeoutException,
 )
-from dask_limits.limits import LimitedCall, Limits, Outcome, Usage, name_of
+from dask_limits.limits import LimitedCall, Limits, Usage, name_of
+from dask_limits.limits.owner.guardian import default_guardian
 from dask_limits.units import parse_bytes, parse_seconds
 
 P = ParamSpec("P")
@@ -188,7 +189,8 @@ class EnforcedFunction(Generic[P, R]):
         call = LimitedCall(self.func, self.limits)
         self.logger.debug("Calling %s() with %r, %r", call.name, args, kwargs)
         began = time.monotonic()
-        outcome = _run(call, args, kwargs)
+        # Without limits too: a crash must not be the caller's.
+        outcome = default_guardian().run(call.fn, args, kwargs, call.limits)
         self.wall_clock_time = time.monotonic() - began
         error, usage = outcome.exception, outcome.usage
         self.result = outcome.value
@@ -223,15 +225,6 @@ class EnforcedFunction(Generic[P, R]):
 
     def __repr__(self) -> str:
         return f"EnforcedFunction({name_of(self.func)}, {self.limits})"
-
-
-def _run(call: LimitedCall[..., R], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Outcome[R]:
-    if call.limits:
-        return call.run(*args, **kwargs)
-    # Without limits too a crash must not be the caller's.
-    from dask_limits.limits.owner.guardian import default_guardian
-
-    return default_guardian().run(call.fn, args, kwargs)
 
 
 def _status(error: BaseException | None) -> type[Exception] | int:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import signal
 import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from multiprocessing import forkserver
@@ -91,23 +89,6 @@ def _work(arguments: tuple[str, ...], environment: dict[str, str]) -> None:
     from distributed.cli.dask_worker import main
 
     main([*arguments, "--no-nanny"])
-
-
-def stubborn(pids_file: Path) -> None:
-    """A call that ignores signals, has a grandchild that has detached itself, and takes long."""
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
-    reader, writer = os.pipe()
-    if os.fork() == 0:
-        os.setsid()
-        if os.fork() == 0:
-            os.write(writer, str(os.getpid()).encode())
-            time.sleep(60)
-        os._exit(0)
-    os.wait()
-    grandchild = os.read(reader, 100).decode()
-    pids_file.write_text(f"{os.getpid()} {grandchild}\n")
-    time.sleep(60)
 
 
 def pids_of_stubborn(pids_file: Path) -> set[int]:

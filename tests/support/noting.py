@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import os
+import signal
 import time
 from pathlib import Path
 
@@ -70,3 +72,20 @@ def meet(folder: Path, name: str, number: int) -> None:
     folder.mkdir(exist_ok=True)
     (folder / name).touch()
     until(lambda: len(list(folder.iterdir())) == number)
+
+
+def stubborn(pids_file: Path) -> None:
+    """A call that ignores signals, has a grandchild that has detached itself, and takes long."""
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    reader, writer = os.pipe()
+    if os.fork() == 0:
+        os.setsid()
+        if os.fork() == 0:
+            os.write(writer, str(os.getpid()).encode())
+            time.sleep(60)
+        os._exit(0)
+    os.wait()
+    grandchild = os.read(reader, 100).decode()
+    pids_file.write_text(f"{os.getpid()} {grandchild}\n")
+    time.sleep(60)

@@ -14,9 +14,10 @@ from typing import Any
 
 import dask
 import pytest
-from clusters import SETTINGS, pids_of_stubborn, stubborn
+from clusters import SETTINGS, pids_of_stubborn
 from distributed import Client, LocalCluster, Worker, WorkerPlugin
 from distributed.worker_state_machine import FreeKeysEvent
+from noting import stubborn
 from processes import alive, all_gone, until
 
 from dask_limits import LimitsWorkerPlugin, annotate, limit
@@ -87,7 +88,7 @@ CLIENT = """
 import sys
 from pathlib import Path
 sys.path[:] = {path!r}
-from clusters import stubborn
+from noting import stubborn
 from dask_limits import annotate
 from distributed import Client
 with Client({address!r}) as client, annotate(wall_time=60):

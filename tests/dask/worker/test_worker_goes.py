@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from clusters import SETTINGS, dask_program, pids_of_stubborn, stubborn
+from clusters import SETTINGS, dask_program, pids_of_stubborn
 from distributed import Client, LocalCluster, Nanny, Status, Worker
+from noting import stubborn
 from processes import alive, all_gone, below, until
 
 from dask_limits import LimitsWorkerPlugin, annotate

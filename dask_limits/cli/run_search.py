@@ -20,6 +20,7 @@ from dask_limits import PynisherPlugin, Scheduler
 from dask_limits.cli.options import BadInput
 from dask_limits.cli.output import INTERRUPTED, discard_output
 from dask_limits.exceptions import LimitRefusedError, WorkersNotStartedError
+from dask_limits.search.data import DataError
 from dask_limits.search.files import Results
 from dask_limits.search.random_search import RandomSearch, Trial
 from dask_limits.search.report import OutputError, Report
@@ -48,6 +49,8 @@ def run_search(
             if show_workers:
                 report.watch(scheduler)
             code = _run(search, scheduler, limits, results, interrupts, report)
+        except DataError as error:
+            raise BadInput(str(error)) from None
         except OutputError as error:
             discard_output()
             raise click.ClickException(str(error)) from None

@@ -14,7 +14,6 @@ from dask_limits.cli.options import COUNT, MEMORY, TIME, BadInput, check_address
 
 if TYPE_CHECKING:
     from dask_limits import PynisherPlugin, Scheduler
-    from dask_limits.search.data import Dataset
 
 _OVERHEAD: Final = 512 * 2**20
 """Bytes that a SLURM job gets in addition to the memory of its trial. 256 MiB are reserved for
@@ -123,6 +122,7 @@ def search_command(
 
     from dask_limits import PynisherPlugin, Scheduler
     from dask_limits.cli.run_search import run_search
+    from dask_limits.search.data import bundled, load_csv
     from dask_limits.search.random_search import RandomSearch
 
     limits = PynisherPlugin(
@@ -133,7 +133,8 @@ def search_command(
         asked.setdefault("worker_memory", trial_memory + _OVERHEAD)
 
     def prepare() -> tuple[RandomSearch, Scheduler]:
-        search = RandomSearch(_load(data, target), trials, n_parallel, seed=seed, timeout=timeout)
+        dataset = bundled() if data is None else load_csv(data, target)
+        search = RandomSearch(dataset, trials, n_parallel, seed=seed, timeout=timeout)
         if executor == "slurm":
             return search, _on_slurm(n_parallel, limits, asked)
         if executor == "processes":
@@ -182,15 +183,6 @@ def _check_combination(
                 "--executor slurm needs SLURM's command sbatch, which is not on this machine. Log"
                 " in to a machine that submits jobs, or start a SLURM here with `make slurm-up`."
             )
-
-
-def _load(data: Path | None, target: str | None) -> Dataset:
-    from dask_limits.search.data import DataError, bundled, load_csv
-
-    try:
-        return bundled() if data is None else load_csv(data, target)
-    except DataError as error:
-        raise BadInput(str(error)) from None
 
 
 def _n_workers_here(trial_memory: int | None) -> int:

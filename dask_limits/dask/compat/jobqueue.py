@@ -25,7 +25,6 @@ _REQUIRED: Final = (
         "dask_jobqueue.core:Job.submit_command 0.1.0",
         "dask_jobqueue.core:Job.cancel_command 0.1.0",
         "dask_jobqueue.core:JobQueueCluster.job_cls 0.7.0",
-        "distributed.deploy.spec:SpecCluster._correct_state 2021.1",
         "distributed.deploy.spec:SpecCluster.new_spec 2021.1",
         what_for="to submit and cancel jobs so that none outlives the driver",
     )
@@ -37,10 +36,6 @@ _REQUIRED: Final = (
         "dask_jobqueue.core:Job._command_template 0.1.0",
         "dask_jobqueue.core:Job._job_script_prologue 0.8.0",
         what_for="to let workers finish what they run when their job is signalled",
-    )
-    | _required(
-        "distributed.deploy.cluster:Cluster._update_worker_status 2021.1",
-        what_for="to replace jobs only when the batch system says that they have ended",
     )
     | _required(
         "distributed.deploy.spec:SpecCluster._close 2021.1",
@@ -117,13 +112,3 @@ def no_handlers_here() -> Iterator[None]:
     is_over = True
     if signal.signal is set_elsewhere:  # else somebody has put something on top of it
         signal.signal = original
-
-
-async def submit_new_jobs(cluster: Any) -> None:
-    """Start the workers that are in the specification of a cluster and have not been started."""
-    await cluster._correct_state()
-
-
-def new_worker_spec(cluster: Any) -> Any:
-    """The specification of one more worker of a cluster."""
-    return cluster.new_spec

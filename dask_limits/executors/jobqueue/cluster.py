@@ -8,7 +8,6 @@ from typing import Any
 
 import distributed
 from distributed import Status
-from distributed.deploy import Cluster
 
 from dask_limits.executors.jobqueue.job_submission import JobSubmitter
 from dask_limits.executors.jobqueue.shared_directory import SharedDirectory
@@ -16,10 +15,7 @@ from dask_limits.executors.jobqueue.spec import JobSpec
 
 
 def make_cluster(spec: JobSpec, submitter: JobSubmitter, directory: SharedDirectory) -> Any:
-    """Start a cluster that has no jobs yet.
-
-    Its jobs have an attribute of ours, `submit_error`: an exception, or None.
-    """
+    """Start a cluster that has no jobs yet, and submits none by itself."""
     options = dict(spec.options) | {
         "n_workers": 0,
         "security": spec.security,
@@ -34,8 +30,6 @@ def _job_class(spec: JobSpec, submitter: JobSubmitter, directory: SharedDirector
     base: Any = spec.job_class
 
     class PoolJob(base):  # type: ignore[misc]
-        submit_error: Exception | None = None
-
         _command_template: str
 
         def __init__(self, *args: Any, **options: Any) -> None:
@@ -64,14 +58,6 @@ def _job_class(spec: JobSpec, submitter: JobSubmitter, directory: SharedDirector
                 yield str(path)
             finally:
                 path.unlink(missing_ok=True)
-
-        async def start(self) -> None:
-            try:
-                await super().start()
-            except (OSError, RuntimeError, ValueError) as error:
-                # Dask starts jobs in the background, where nobody would see the error.
-                self.submit_error = error
-                self.status = Status.running
 
         async def _call(self, command: list[str], *, shell: bool = False, **_: Any) -> str:
             if shell:  # LSF: "bsub< script 2> /dev/null"; we want its error messages
@@ -105,10 +91,11 @@ def _cluster_class(base: Any) -> Any:
                 return distributed.SpecCluster.scale(self, 0)
             return super().scale(n, *args, **options)
 
-        def _update_worker_status(self, op: str, msg: Any) -> None:
-            # Dask would cancel the job of a worker that is away for 15 s, and submit another one
-            # of the same name. The job pool asks the batch system first.
-            Cluster._update_worker_status(self, op, msg)
+        def new_job(self, name: str) -> Any:
+            # Dask's cluster does not keep it: when a worker is away for 15 s, Dask would cancel its
+            # job and submit another one of its name. The job pool asks the batch system first.
+            address = self.scheduler.contact_address or self.scheduler.address
+            return self.new_spec["cls"](address, name=name, **self.new_spec["options"])
 
         async def _close(self) -> None:
             await super()._close()

@@ -17,7 +17,6 @@ from distributed import Status
 from dask_limits.batch_systems.job_state import JobState
 from dask_limits.batch_systems.slurm import job_states
 from dask_limits.batch_systems.slurm_reasons import why_never_starts
-from dask_limits.dask.compat.jobqueue import new_worker_spec, submit_new_jobs
 from dask_limits.dask.compat.scheduler import change_status
 from dask_limits.dask.scheduler.cluster import removal_of
 from dask_limits.dask.scheduler.plugin import plugin_of
@@ -204,8 +203,7 @@ class JobPool(distributed.SchedulerPlugin):  # type: ignore[misc]
     async def _remove(self, jobs: Sequence[PooledJob]) -> None:
         """Remove jobs, and cancel those that have not ended; workers may still run in them."""
         for job in jobs:
-            for by_name in (self._jobs, self._cluster.worker_spec, self._cluster.workers):
-                by_name.pop(job.name, None)
+            self._jobs.pop(job.name, None)
             # A job that SLURM only does not list is cancelled, to be sure.
             if job.id and job.state and job.state.ended and job.state.state != _FORGOTTEN:
                 self._submitter.gone(job.id)
@@ -243,7 +241,11 @@ class JobPool(distributed.SchedulerPlugin):  # type: ignore[misc]
         jobs = [job for job in self._jobs.values() if not job.leaves]
         surplus = self._surplus.choose(jobs, wanted, now)
         if len(jobs) < wanted and now >= self._failures.retry_at:
-            await self._submit(wanted - len(jobs))
+            names = [f"{self._spec.system}-{next(self._numbers)}" for _ in range(len(jobs), wanted)]
+            new = [PooledJob(name, dask_job=self._cluster.new_job(name)) for name in names]
+            self._jobs |= {job.name: job for job in new}
+            await asyncio.gather(*map(self._submit, new))
+            self._update_soon()
         elif surplus:
             await self._retire([worker for job in surplus for worker in job.workers])
             await self._remove(surplus)
@@ -256,20 +258,14 @@ class JobPool(distributed.SchedulerPlugin):  # type: ignore[misc]
         worker = plugin_of(scheduler).cluster.new_worker or spec.worker
         return workers_for(work_of(scheduler), worker, spec.adaptive.target_duration_s)
 
-    async def _submit(self, n: int) -> None:
-        jobs = [PooledJob(f"{self._spec.system}-{next(self._numbers)}") for _ in range(n)]
-        for job in jobs:
-            self._cluster.worker_spec[job.name] = new_worker_spec(self._cluster)
-        # Submits what is in worker_spec and not submitted yet. The end of the run must not stop it
-        # half-way.
-        await asyncio.shield(submit_new_jobs(self._cluster))
-        for job in jobs:
-            job.dask_job = self._cluster.workers[job.name]
-            job.id, job.submit_error = job.dask_job.job_id or "", job.dask_job.submit_error
-            if self._spec.system == "slurm" and job.id:
-                job.state = JobState(job.id, state="PENDING")
-            self._jobs[job.name] = job
-        self._update_soon()
+    async def _submit(self, job: PooledJob) -> None:
+        try:
+            await job.dask_job.start()
+        except Exception as error:
+            job.submit_error = error
+        job.id = job.dask_job.job_id or ""
+        if self._spec.system == "slurm" and job.id:
+            job.state = JobState(job.id, state="PENDING")
 
     async def _retire(self, workers: list[Any]) -> None:
         """Move the results of idle workers to others, and close them."""

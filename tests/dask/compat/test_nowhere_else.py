@@ -219,7 +219,7 @@ def test_what_our_classes_override_of_others_is_in_the_tables() -> None:
         for name in names_set_by(node)
         if any(Name("", f"{base}.{name}", "", "", "").is_there for base in BASES)
     }
-    assert {"_call", "job_file", "_update_worker_status"} <= overridden
+    assert {"_call", "job_file"} <= overridden
     assert overridden - DOCUMENTED_OVERRIDES <= IN_TABLES | {"status"}
 
 

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import cloudpickle
 import pytest
 from overdoing import wait_on
 from processes import wait_for
@@ -73,6 +74,10 @@ def jobqueue() -> Any:
         **BatchSystem("pbs", Path(folder.name)).commands,
     )
     return InFolder.start(spec)
+
+
+# Importing this module takes time, in each of many task processes.
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 
 @dataclass(frozen=True)

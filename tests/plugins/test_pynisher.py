@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import sys
 import time
 
+import cloudpickle
 import pytest
 from scheduled import plugin_events
 
@@ -13,6 +15,9 @@ from dask_limits import (
     exceptions,
 )
 from dask_limits.limits import limit
+
+# Importing this module takes time, in each of many task processes.
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 KB = 1024
 

@@ -7,11 +7,13 @@ import os
 import pickle
 import signal
 import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
 from pathlib import Path
 
+import cloudpickle
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -29,6 +31,9 @@ from dask_limits import (
 )
 from dask_limits.plugins import Retry
 from dask_limits.plugins.retry import LostWorker
+
+# Importing this module takes time, in each of many task processes.
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 
 class FlakyError(Exception):

@@ -14,9 +14,11 @@ import distributed
 import psutil
 import pytest
 from fake_batch_systems import BatchSystem
+from processes import until
 
 from dask_limits import PynisherPlugin, Scheduler
 from dask_limits.exceptions import WorkersNotStartedError
+from dask_limits.executors.jobqueue import JobQueueExecutor, JobSpec
 
 # Options for each batch system, and what its job script must contain.
 ASKED = {
@@ -78,6 +80,16 @@ def test_a_run_completes_on_each_batch_system_and_leaves_no_job(name, tmp_path, 
         assert words in script
     assert not system.runs()
     assert not shared.exists()
+
+
+def test_a_shutdown_that_does_not_wait_ends_the_jobs_all_the_same(tmp_path, shared):
+    (folder := tmp_path / "jobs").mkdir()
+    system = BatchSystem("pbs", folder)
+    given = {"cores": 1, "memory": "512 MiB", "interface": "lo", "shared_temp_directory": shared}
+    executor = JobQueueExecutor.start(JobSpec("pbs", **given, **system.commands))
+    until(system.groups)
+    executor.shutdown(wait=False)
+    until(lambda: not system.runs() and not shared.exists())
 
 
 # -- who can read, and who can connect -----------------------------------------------------

@@ -10,6 +10,7 @@ import dask.array as da
 import pytest
 from clusters import SETTINGS
 from distributed import Client, LocalCluster
+from noting import allocate
 from processes import until
 
 from dask_limits import LimitsWorkerPlugin, Usage, annotate, limit, usages
@@ -25,10 +26,6 @@ def client() -> Iterator[Client]:
     ):
         client.register_plugin(LimitsWorkerPlugin())
         yield client
-
-
-def allocate(size: int) -> int:
-    return len(bytearray(b"x") * size)
 
 
 def test_a_task_that_is_done_has_a_usage(client: Client) -> None:

@@ -74,6 +74,10 @@ def meet(folder: Path, name: str, number: int) -> None:
     until(lambda: len(list(folder.iterdir())) == number)
 
 
+def allocate(size: int) -> int:
+    return len(bytearray(b"x") * size)
+
+
 def stubborn(pids_file: Path) -> None:
     """A call that ignores signals, has a grandchild that has detached itself, and takes long."""
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):

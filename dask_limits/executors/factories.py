@@ -9,10 +9,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from dask_limits.dask.compat.client import executor_parts
 from dask_limits.exceptions import LimitRefusedError
 from dask_limits.executors.sequential import SequentialExecutor
-from dask_limits.executors.wrapped import WrappedExecutor
 from dask_limits.limits import Limits
 from dask_limits.units import whole_number
 
@@ -68,13 +66,16 @@ def factory_of(anything: object) -> ExecutorFactory:
     name = type(anything).__name__
     if _is_dask(anything, "Client", "Cluster"):
         return ExecutorFactory(name, partial(connect_dask, anything), given=anything)
-    if _is_dask(anything, "ClientExecutor") and (parts := executor_parts(anything)):
-        client, options = parts
-        annotations = _annotations(options)
-        make = partial(connect_dask, client, annotations=annotations)
-        return ExecutorFactory(name, make, annotations, given=anything)
+    if _is_dask(anything, "ClientExecutor"):
+        from dask_limits.dask.compat.client import executor_parts
+
+        if parts := executor_parts(anything):
+            client, options = parts
+            annotations = _annotations(options)
+            make = partial(connect_dask, client, annotations=annotations)
+            return ExecutorFactory(name, make, annotations, given=anything)
     if isinstance(anything, Executor):
-        executor = anything if _is_ours(anything) else WrappedExecutor(anything)
+        executor = anything if _is_ours(anything) else _wrapped(anything)
         return ExecutorFactory(name, lambda: executor, owned=False, given=anything)
     raise TypeError(f"{anything!r} is a {name}. {_ACCEPTED}.")
 
@@ -96,7 +97,7 @@ def threads(max_workers: int | None) -> ExecutorFactory:
     n = _workers("max_workers", max_workers)
     return ExecutorFactory(
         "ThreadPoolExecutor",
-        lambda: WrappedExecutor(ThreadPoolExecutor(n, "dask-limits"), owned=True),
+        lambda: _wrapped(ThreadPoolExecutor(n, "dask-limits"), owned=True),
         {"max_workers": n},
         ends_calls=False,
     )
@@ -113,7 +114,7 @@ def loky(max_workers: int | None) -> ExecutorFactory:
         ) from error
     return ExecutorFactory(
         "loky.ProcessPoolExecutor",
-        lambda: WrappedExecutor(ProcessPoolExecutor(n), owned=True),
+        lambda: _wrapped(ProcessPoolExecutor(n), owned=True),
         {"max_workers": n},
     )
 
@@ -150,6 +151,12 @@ def jobqueue(system: str, options: Mapping[str, Any]) -> ExecutorFactory:
     spec = JobSpec(system, **options)
     make = partial(JobQueueExecutor.start, spec)
     return ExecutorFactory(spec.cluster_class.__name__, make, spec.shown, refusal=spec.refusal)
+
+
+def _wrapped(executor: Executor, *, owned: bool = False) -> Executor:
+    from dask_limits.executors.wrapped import WrappedExecutor  # 10 ms, as it can run limited calls
+
+    return WrappedExecutor(executor, owned=owned)
 
 
 def _is_ours(executor: Executor) -> bool:

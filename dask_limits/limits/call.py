@@ -7,7 +7,6 @@ from dask_limits.limits.cancel import CancelToken
 from dask_limits.limits.in_place import name_of, run_in_place
 from dask_limits.limits.limits import Limits, LimitsArguments
 from dask_limits.limits.outcome import Outcome
-from dask_limits.limits.packed_outcome import PackedOutcome
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -77,17 +76,6 @@ def limit(fn: Callable[P, R], **limits: Unpack[LimitsArguments]) -> LimitedCall[
         'WallTimeBreach'
     """
     return LimitedCall(fn, Limits(**limits))
-
-
-def run_call_packed(
-    call: LimitedCall[..., R], args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> PackedOutcome[R]:
-    """Run a call as `run_call` does, and leave its value or exception pickled."""
-    if not call.limits:
-        return PackedOutcome.of(run_in_place(call.fn, args, kwargs), call.name, call.limits)
-    from dask_limits.limits.owner.guardian import default_guardian
-
-    return default_guardian().run_packed(call.fn, args, kwargs, call.limits)
 
 
 def run_call(

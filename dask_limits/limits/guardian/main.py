@@ -15,7 +15,7 @@ import traceback
 from typing import Final
 
 from dask_limits.limits.guardian.monitor import TICK_S
-from dask_limits.limits.guardian.task_process import KILL_WAIT_S, TaskProcess
+from dask_limits.limits.guardian.task_process import TaskProcess
 from dask_limits.limits.ipc import messages, owner_cells, task_cells, transport
 from dask_limits.limits.ipc.cells import Cells
 from dask_limits.limits.linux import proctree
@@ -45,7 +45,7 @@ class GuardianProcess:
         self._free_rows = list(range(owner_cells.ROWS - 1, 0, -1))
         self._spare: tuple[TaskProcess, socket.socket] | None = None
         self._idle_ticks = 0
-        self._orphans_until = 0.0  # how long to wait for what calls have detached; 0 for none
+        self._orphans: set[int] = set()  # what calls have detached, and is still there
         self._reaper = os.getppid()
         # SIGCHLD must end the poll: its handler writes to this socket.
         self._woken, self._wake = socket.socketpair()
@@ -72,9 +72,10 @@ class GuardianProcess:
         ready = {fd for fd, _ in self._poll.poll(self._patience_ms())}
         if self._woken.fileno() in ready:
             self._woken.recv(4096)
-        for ended in collect_ended():
-            self._bury(*ended)
-        if self._orphans_until:
+        ended = collect_ended()
+        for child in ended:
+            self._bury(*child)
+        if ended or self._orphans:
             self._end_orphans()
         if self._control.fileno() in ready and not self._take_message():
             return False
@@ -173,7 +174,7 @@ class GuardianProcess:
         busy = False
         for process in list(self._by_row.values()):
             try:
-                busy |= process.look(now, self._orphans_until)
+                busy |= process.look(now)
             except Exception:  # an error with one process must not end all others
                 traceback.print_exc()
                 process.kill(process.cause or "died")
@@ -184,11 +185,10 @@ class GuardianProcess:
             self._idle_ticks += 1
 
     def _bury(self, pid: int, status: int, used: resource.struct_rusage) -> None:
-        """A child has ended: end what it left behind, and tell the owner if it ran a call."""
+        """A child has ended: if it is a task process, judge the call that it ran, if any."""
         process = self._by_pid.pop(pid, None)
         if process is None:
             return  # an orphan of a call
-        self._end_orphans()
         if self._spare is not None and self._spare[0] is process:
             self._spare[1].close()
             self._spare = None
@@ -200,16 +200,15 @@ class GuardianProcess:
     def _end_orphans(self) -> None:
         """End what calls have started: detached processes become our children when these end.
 
-        With much memory they take long to end. No verdict is sent before, or the next call could
-        begin while that memory is in use; but one in an uninterruptible sleep is not waited for.
+        Nothing tells whose they were. One that we see first now has come from a task process that
+        has ended just now, or from another orphan: calls that have no answer yet wait for it.
         """
-        orphans = [p for p in proctree.children_of(os.getpid()) if p not in self._by_pid]
+        orphans = {p for p in proctree.children_of(os.getpid()) if p not in self._by_pid}
         for pid in orphans:
             proctree.kill_tree(pid)
-        if not orphans:
-            self._orphans_until = 0.0
-        elif not self._orphans_until:
-            self._orphans_until = time.monotonic() + KILL_WAIT_S
+        for process in self._by_row.values():
+            process.note_orphans(orphans, orphans - self._orphans)
+        self._orphans = orphans
 
 
 def collect_ended() -> list[tuple[int, int, resource.struct_rusage]]:

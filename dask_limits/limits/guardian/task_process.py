@@ -5,7 +5,7 @@ process is ended in steps, one in each pass of the guardian's loop:
 
     condemned   it writes its Python stacks, for a few milliseconds at most
     killed      SIGKILL was sent to its tree; wait until it has ended
-    buried      the verdict was sent to the owner
+    buried      it has ended, and what it left behind is about to; then the owner gets the verdict
 """
 
 from __future__ import annotations
@@ -54,6 +54,8 @@ class TaskProcess:
         self._stacks_until = math.inf
         self._stacks_size = 0
         self._killed_at = math.inf
+        self._died_at = math.inf
+        self._orphans: set[int] = set()  # what its call may have detached, and is still there
         self._exit_code: int | None = None
         self._used: resource.struct_rusage | None = None
         self._verdict: tuple[int, int, bytes] | None = None
@@ -76,10 +78,8 @@ class TaskProcess:
         """The number of the call that runs; 0 is none."""
         return self._owner_cells.get(self.row, owner_cells.CALL)
 
-    def look(self, now: float, silent_until: float) -> bool:
-        """Look at its call, or take the next step in ending it; answer not before `silent_until`.
-        False if the next look can wait.
-        """
+    def look(self, now: float) -> bool:
+        """Look at its call, or take the next step in ending it. False if the next look can wait."""
         number = self._call
         if self.dead and self._verdict is None and number:
             # Until the owner knows, it may start another call there, which has not begun and can
@@ -88,7 +88,9 @@ class TaskProcess:
         elif self.cause and not self.dead:
             self._go_on_ending(now)
         if self.cause or self.dead:
-            if now >= silent_until:
+            # Processes with much memory take long to end, and it is in use until then. But one in
+            # an uninterruptible sleep is not waited for.
+            if not self._orphans or now > self._died_at + KILL_WAIT_S:
                 self._deliver()
             return not self.dead or (self._verdict is not None and not self._hung_up)
         if number == 0:
@@ -163,6 +165,7 @@ class TaskProcess:
     def bury(self, status: int, used: resource.struct_rusage) -> None:
         """It has ended, as wait4(2) tells: judge the call that it ran, if any."""
         self.dead = True
+        self._died_at = time.monotonic()
         self._exit_code = os.waitstatus_to_exitcode(status)
         self._used = used
         self._sock.shutdown(socket.SHUT_RD)  # an owner that still sends must not wait for ever
@@ -171,6 +174,11 @@ class TaskProcess:
         if self._verdict is None and number and begun:
             self._watch_call(number)
             self._judge()
+
+    def note_orphans(self, orphans: set[int], new: set[int]) -> None:
+        """Answer only when those that are new now have ended, if its call has ended."""
+        if self.dead:
+            self._orphans = (self._orphans | new) & orphans
 
     def _judge(self) -> None:
         watch = self._watch

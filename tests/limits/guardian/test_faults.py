@@ -8,6 +8,7 @@ import sys
 import textwrap
 import threading
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -42,6 +43,24 @@ def start_call(guardian, marker: Path, held_bytes=0):
     thread.start()
     until(lambda: marker.exists() and marker.read_text())
     return thread, outcomes
+
+
+@contextmanager
+def unkillable(pid):
+    """The kernel tells the parent of a traced process of its end only when the tracer goes."""
+    code = (
+        "import ctypes, sys; ptrace = ctypes.CDLL(None).ptrace;"
+        f"print(ptrace(0x4206, {pid}, None, None), flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as tracer:
+        if tracer.stdout.readline() != "0\n":
+            pytest.skip("no process may trace another here")
+        try:
+            yield
+        finally:
+            tracer.communicate("")
 
 
 def processes_of(guardian):
@@ -101,6 +120,32 @@ def test_a_call_is_answered_when_what_it_detached_is_gone_however_long_that_take
         os.kill(next(iter(guardian._connection._leases)).pid, signal.SIGKILL)
         thread.join()
         assert gone([grandchild])
+
+
+def test_a_detached_process_that_does_not_end_delays_the_answer_of_its_own_call_only(
+    guardian, tmp_path
+):
+    def start(number, **options):
+        thread, _ = start_call(guardian, tmp_path / number, **options)
+        detached = psutil.Process(int((tmp_path / number).read_text()))
+        (new,) = {lease.pid for lease in guardian._connection._leases} - seen
+        seen.add(new)
+        return thread, psutil.Process(new), detached
+
+    seen = set()
+    first, first_process, stuck = start("1")
+    second, second_process, _ = start("2")
+    with unkillable(stuck.pid):
+        first_process.kill()
+        until(lambda: not first_process.is_running())  # else both may be found at one time
+        second_process.kill()
+        second.join()
+        assert first.is_alive()
+        first.join()
+        third, third_process, detached = start("3", held_bytes=2**29)
+        third_process.kill()
+        third.join()
+        assert gone([detached])
 
 
 def test_when_an_idle_task_process_is_killed_the_next_call_just_works(guardian):
@@ -347,21 +392,11 @@ def test_a_process_that_cannot_be_killed_holds_up_nobody(limits):
         )
         guardian.run(abs, (1,), {})
         task_process = next(iter(guardian._connection._leases)).pid
-        # The kernel tells its parent of the end of a traced process when the tracer goes.
-        code = (
-            "import ctypes, sys; ptrace = ctypes.CDLL(None).ptrace;"
-            f"print(ptrace(0x4206, {task_process}, None, None), flush=True); sys.stdin.read()"
-        )
-        with subprocess.Popen(
-            [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        ) as tracer:
-            if tracer.stdout.readline() != "0\n":
-                pytest.skip("no process may trace another here")
+        with unkillable(task_process):
             thread.start()
             thread.join(30)
             assert not thread.is_alive()
             assert guardian.run(abs, (-1,), {}).result() == 1
-            tracer.communicate("")
     error = outcomes[0].exception
     assert isinstance(error, exceptions.WallTimeBreach)
     assert "does not end because it is in an uninterruptible sleep" in str(error)

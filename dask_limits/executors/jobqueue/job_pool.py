@@ -79,6 +79,7 @@ class JobPool(distributed.SchedulerPlugin):  # type: ignore[misc]
         self._ask_soon_until = 0.0
         self._news = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._submissions: asyncio.Future[list[None]] | None = None
 
     async def begin(self) -> None:
         """Submit the first jobs, and start to look after them."""
@@ -95,6 +96,8 @@ class JobPool(distributed.SchedulerPlugin):  # type: ignore[misc]
         self._task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self._task
+        if self._submissions is not None:
+            await self._submissions  # to stop one half-way would leave its process behind
         ids = [job.id for job in self._jobs.values() if job.id]
         await self._remove(list(self._jobs.values()))
         if self._spec.system == "slurm":
@@ -244,7 +247,8 @@ class JobPool(distributed.SchedulerPlugin):  # type: ignore[misc]
             names = [f"{self._spec.system}-{next(self._numbers)}" for _ in range(len(jobs), wanted)]
             new = [PooledJob(name, dask_job=self._cluster.new_job(name)) for name in names]
             self._jobs |= {job.name: job for job in new}
-            await asyncio.gather(*map(self._submit, new))
+            self._submissions = asyncio.gather(*map(self._submit, new))
+            await asyncio.shield(self._submissions)  # `end` waits for them
             self._update_soon()
         elif surplus:
             await self._retire([worker for job in surplus for worker in job.workers])

@@ -21,6 +21,7 @@ from typing import Any
 
 import cloudpickle
 import pytest
+from leftovers import close_default_guardian
 from overdoing import wait_on
 from processes import wait_for
 
@@ -417,6 +418,7 @@ def test_after_its_shutdown_it_takes_nothing_and_has_left_nothing(kind):
             if not {"resource_tracker", "forkserver"} & set(" ".join(child.cmdline()).split("."))
         }
 
+    close_default_guardian()  # else it may start a task process meanwhile
     before = relatives()
     executor = kind.make()
     futures = [executor.submit(time.sleep, 0.05) for _ in range(2)]

@@ -68,15 +68,14 @@ def test_tasks_wait_when_the_workers_have_more_than_they_have_threads(cluster, t
         until(lambda: not waits(cluster))
 
 
-def test_a_task_is_expected_to_run_as_long_as_others_of_its_name(cluster):
+def test_a_task_is_expected_to_run_as_long_as_others_of_its_name(cluster, tmp_path):
     with distributed.Client(cluster, set_as_default=False) as client:
         cluster.scale(1)
-        client.wait_for_workers(1)
-        client.submit(abs, -1, key="abs-1").result()
-        cluster.scale(0)
-        until(lambda: not client.scheduler_info()["workers"])
+        (tmp_path / "open").touch()
+        client.submit(wait_for, tmp_path / "open", key="wait_for-1").result()
         with dask.annotate(limits={"wall_time": 3600}):
-            future = client.submit(abs, -2, key="abs-2")
+            future = client.submit(wait_for, tmp_path / "shut", key="wait_for-2")
         until(lambda: len(work(cluster)) == 1)
         assert work(cluster)[0].seconds < 60
-        future.release()
+        (tmp_path / "shut").touch()
+        future.result()

@@ -223,6 +223,7 @@ def test_a_csv_with_gaps_and_brackets_is_learnt_from(tmp_path: Path, target: str
     assert predicted.dtype.kind == ("O" if target == "kind" else "f")
 
 
+@pytest.mark.dask
 def test_a_cluster_that_is_there_already_is_used_and_left_open(tmp_path: Path) -> None:
     with (
         distributed.LocalCluster(n_workers=1, threads_per_worker=2, dashboard_address=":0") as c,

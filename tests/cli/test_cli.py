@@ -391,8 +391,8 @@ def test_an_interrupt_while_it_starts_ends_it_as_well(tmp_path: Path, after_s: f
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
-    # Python ends with 1 if it is interrupted before it runs anything.
-    until(lambda: "lib-dynload" in Path(f"/proc/{process.pid}/maps").read_text())
+    # Python ends with 1 if it is interrupted before it runs anything. We import psutil.
+    until(lambda: "psutil" in Path(f"/proc/{process.pid}/maps").read_text())
     time.sleep(after_s)
     started = below(process.pid)
     os.killpg(process.pid, signal.SIGINT)

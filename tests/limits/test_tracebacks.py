@@ -36,7 +36,7 @@ def test_a_traceback_begins_with_the_function(isolated):
 def test_the_stacks_of_a_breach_begin_with_the_function(isolated):
     error = isolated(wait_on, wall_time=1.5).run().exception
     frames = re.findall(r'  File "([^"]*)"', error.stacks)
-    assert frames
+    assert frames, repr(error.stacks)
     assert all(name.endswith("overdoing.py") for name in frames), error.stacks
 
 

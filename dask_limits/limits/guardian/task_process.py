@@ -22,7 +22,7 @@ from typing import Final
 from dask_limits.limits.guardian.monitor import Watch
 from dask_limits.limits.ipc import messages, owner_cells, task_cells, transport
 from dask_limits.limits.ipc.cells import Cells
-from dask_limits.limits.ipc.task_cells import TaskCells
+from dask_limits.limits.ipc.task_cells import TaskCells, is_whole
 from dask_limits.limits.linux import proctree
 from dask_limits.limits.task.grace import SIGNALS
 
@@ -52,7 +52,7 @@ class TaskProcess:
         self._sock = sock  # a copy of its end: to send a verdict even when the process has ended
         self._watch: Watch | None = None
         self._stacks_until = math.inf
-        self._stacks_size = 0
+        self._stacks = ""  # as far as they were written at the last look
         self._killed_at = math.inf
         self._died_at = math.inf
         self._orphans: set[int] = set()  # what its call may have detached, and is still there
@@ -147,12 +147,12 @@ class TaskProcess:
 
     def _go_on_ending(self, now: float) -> None:
         if self._killed_at == math.inf:
-            size = self._task_cells.stacks_length()
-            if (size and size == self._stacks_size) or now > self._stacks_until:
+            stacks = self._task_cells.stacks()
+            if (stacks == self._stacks and is_whole(stacks)) or now > self._stacks_until:
                 if self._watch is not None:
                     self._watch.note_child(self.cause)
                 self.kill(self.cause)
-            self._stacks_size = size
+            self._stacks = stacks
         elif now > self._killed_at + KILL_WAIT_S and self._verdict is None:
             self._judge()
 

@@ -68,11 +68,12 @@ class TaskCells(Cells):
         """Start over with the stacks."""
         os.lseek(self.fd, _STACKS_AT, os.SEEK_SET)
 
-    def stacks_length(self) -> int:
-        """The number of bytes of stacks that were written."""
-        return max(os.lseek(self.fd, 0, os.SEEK_CUR) - _STACKS_AT, 0)
-
     def stacks(self) -> str:
         """The stacks that were written, as text."""
-        size = min(self.stacks_length(), _STACKS_SIZE)
-        return os.pread(self.fd, size, _STACKS_AT).decode(errors="replace")
+        size = max(os.lseek(self.fd, 0, os.SEEK_CUR) - _STACKS_AT, 0)
+        return os.pread(self.fd, min(size, _STACKS_SIZE), _STACKS_AT).decode(errors="replace")
+
+
+def is_whole(stacks: str) -> bool:
+    """Whether stacks end with a frame: they begin with a line that says which thread follows."""
+    return stacks.endswith("\n") and stacks.splitlines()[-1].startswith("  ")

@@ -118,9 +118,10 @@ class JobPool(distributed.SchedulerPlugin):  # type: ignore[misc]
 
     def remove_worker(self, scheduler: distributed.Scheduler, worker: str, **_: Any) -> None:
         """A worker has gone."""
-        job = self._job_of(self._names.pop(worker, ""))
-        if job is not None and removal_of(scheduler, worker).get("expected"):
-            job.leaves = True
+        if (job := self._job_of(self._names.pop(worker, ""))) is not None:
+            # No update may have seen it: one that submits jobs waits until the last is submitted.
+            job.came, job.away_since = True, time.monotonic()
+            job.leaves |= bool(removal_of(scheduler, worker).get("expected"))
         self._update_soon()
 
     def _update_soon(self) -> None:

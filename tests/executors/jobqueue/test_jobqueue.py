@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import signal
 import stat
 import sys
 import time
@@ -14,11 +15,11 @@ import distributed
 import psutil
 import pytest
 from fake_batch_systems import BatchSystem
-from processes import until
+from processes import until, wait_for
 
 from dask_limits import PynisherPlugin, Scheduler
 from dask_limits.exceptions import WorkersNotStartedError
-from dask_limits.executors.jobqueue import JobQueueExecutor, JobSpec
+from dask_limits.executors.jobqueue import JobQueueExecutor, JobSpec, pooled_job
 
 # Options for each batch system, and what its job script must contain.
 ASKED = {
@@ -195,6 +196,34 @@ def test_calls_fail_after_jobs_in_a_row_have_failed_and_later_ones_are_not_taken
     assert first is not second  # a copy each: notes may be added to it
     assert str(first) == str(second)
     assert first.script == second.script != ""
+
+
+def test_a_job_whose_worker_comes_and_goes_while_others_are_submitted_is_replaced(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(pooled_job, "_AWAY_S", 0.5)
+    submit = tmp_path / "submit"
+    waits = f"case $1 in */pbs-1.sh) until [ -e {tmp_path}/gone ]; do sleep 0.1; done;; esac"
+    scheduler, system = made("pbs", tmp_path, n_workers=2, submit_command=f"sh {submit}")
+    submit.write_text(f'{waits}\nexec {system.submit_command} "$@"\n')
+    workers = []
+
+    @scheduler.on_start
+    def begin():
+        for _ in range(6):
+            scheduler.submit(wait_for, tmp_path / "replaced")
+
+    @scheduler.on_worker_added
+    def lose_the_first(worker):
+        workers.append(worker.name)
+        if len(workers) == 1:
+            os.killpg(min(system.groups()), signal.SIGKILL)
+        elif len(workers) == 3:
+            (tmp_path / "replaced").touch()
+
+    scheduler.on_worker_removed(lambda *_: (tmp_path / "gone").touch())
+    assert scheduler.run(timeout=50, wait=False, on_cancelled="continue").code == "exhausted"
+    assert workers == ["pbs-0", "pbs-1", "pbs-2"]
 
 
 def test_lsf_s_words_are_told_too(tmp_path):

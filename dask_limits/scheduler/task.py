@@ -78,7 +78,10 @@ class Task(TaskEvents[P, R], render.Renderable):
         self._futures: dict[Future[R], None] = {}  # as a set that keeps its order
         self._held: OrderedDict[DeferredFuture[R], Run] = OrderedDict()
         self._may_retry = False  # whether a plugin may want another attempt of a call
-        for plugin in _as_plugins(plugins):
+        several = list(plugins) if isinstance(plugins, Iterable) else [plugins]
+        for plugin in several:  # before any of them is attached
+            _check_plugin(plugin)
+        for plugin in several:
             self.attach_plugin(plugin)
         scheduler.tasks[self.unique_ref] = self
 
@@ -86,8 +89,10 @@ class Task(TaskEvents[P, R], render.Renderable):
         """Attach a plugin. It sees calls after the plugins that are attached already.
 
         Raises:
+            TypeError: if its class is not derived from `Plugin`.
             ValueError: if it is attached to a task already.
         """
+        _check_plugin(plugin)
         other = getattr(plugin, "task", None)
         if other is not None:
             raise ValueError(
@@ -227,16 +232,11 @@ class Task(TaskEvents[P, R], render.Renderable):
         return f"Task({self.name}, {len(self._futures)} not done)"
 
 
-def _as_plugins(plugins: Plugin | Iterable[Plugin]) -> Iterable[Plugin]:
-    several = list(plugins) if isinstance(plugins, Iterable) else [plugins]
-    for plugin in several:
-        if isinstance(plugin, type):
-            raise TypeError(
-                f"plugins={plugin.__name__} is a class: pass an instance, {plugin.__name__}(...)"
-            )
-        if not isinstance(plugin, Plugin):
-            raise TypeError(
-                f"plugins={plugins!r} must be a plugin, such as PynisherPlugin(...), or a list of"
-                f" plugins: {plugin!r} is a {type(plugin).__name__}"
-            )
-    return several
+def _check_plugin(plugin: object) -> None:
+    if isinstance(plugin, type):
+        raise TypeError(f"{plugin.__name__} is a class: pass an instance, {plugin.__name__}(...)")
+    if not isinstance(plugin, Plugin):
+        raise TypeError(
+            f"{plugin!r} must be a plugin, such as PynisherPlugin(...), and is a"
+            f" {type(plugin).__name__}. Derive plugins of your own from dask_limits.Plugin."
+        )

@@ -77,3 +77,18 @@ def test_a_plugin_whose_place_cannot_be_told_fails_as_a_callback_does(scheduler)
 def test_a_plugin_class_in_place_of_a_plugin_is_refused(scheduler):
     with pytest.raises(TypeError, match=r"Limiter is a class: pass an instance, Limiter\(...\)"):
         scheduler.task(abs, plugins=Limiter)
+    with pytest.raises(TypeError, match=r"Limiter is a class: pass an instance, Limiter\(...\)"):
+        scheduler.task(abs).attach_plugin(Limiter)
+
+
+def test_what_only_looks_like_a_plugin_is_refused_before_any_is_attached(scheduler):
+    class Similar:
+        pre_submit, attach_task, events = Plugin.pre_submit, Plugin.attach_task, Plugin.events
+
+    limiter = Limiter(max_calls=1)
+    derive = r"is a Similar\. Derive plugins of your own from dask_limits\.Plugin"
+    with pytest.raises(TypeError, match=derive):
+        scheduler.task(abs, plugins=[limiter, Similar()])
+    task = scheduler.task(abs, plugins=limiter)
+    with pytest.raises(TypeError, match=derive):
+        task.attach_plugin(Similar())

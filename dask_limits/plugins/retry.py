@@ -5,13 +5,13 @@ import sys
 from collections.abc import Iterable
 from concurrent.futures import BrokenExecutor
 from numbers import Real
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, Self
 
 from dask_limits.events import Event
 from dask_limits.exceptions import Breach, CrashError, GuardianLostError, WorkerLostError
 from dask_limits.executors import Call, Future
 from dask_limits.limits import LimitedCall, Limits
-from dask_limits.plugins.base import RETRY, Plugin, PluginTask
+from dask_limits.plugins.base import RETRY, Plugin
 from dask_limits.units import Amount, format_seconds, parse_seconds, whole_number
 
 _LARGEST: Final = 2.0**62
@@ -107,10 +107,6 @@ class Retry(Plugin):
         self.wall_time_factor = _factor("wall_time_factor", wall_time_factor)
         self.cpu_time_factor = _factor("cpu_time_factor", cpu_time_factor)
         self.delay = 0.0 if delay == 0 and delay is not False else parse_seconds(delay, "delay")
-
-    def attach_task(self, task: PluginTask) -> None:
-        """Called when it is attached to a task."""
-        super().attach_task(task)
         self._n_retries: dict[Future[Any], int] = {}  # of calls that are not done
 
     def next_attempt(
@@ -129,6 +125,12 @@ class Retry(Plugin):
     def post_done(self, future: Future[Any]) -> None:
         """Forget the retries of a call that has ended."""
         self._n_retries.pop(future, None)
+
+    def copy(self) -> Self:
+        """Return a plugin like this one, attached to no task."""
+        same = super().copy()
+        vars(same)["_n_retries"] = {}
+        return same
 
     def _raised(self, limits: Limits) -> Limits:
         raised: dict[str, Any] = {}

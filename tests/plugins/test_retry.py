@@ -622,6 +622,32 @@ def test_two_copies_on_one_task_each_count_their_own(scheduler):
     assert futures[0].attempts == 5
 
 
+def test_a_plugin_of_ones_own_may_ask_a_retry(scheduler):
+    class Twice(Plugin):
+        def __init__(self):
+            self.retry = flaky_retry(1)
+
+        def next_attempt(self, future, exception, call):
+            return self.retry.next_attempt(future, exception, call)
+
+    task = scheduler.task(Flaky(9), plugins=Twice())
+    futures = submitted(task)
+    scheduler.run(on_exception="continue")
+    assert futures[0].attempts == 2
+    assert isinstance(futures[0].exception(), FlakyError)
+
+
+def test_a_retry_of_ones_own_may_attach_itself(scheduler):
+    class Loud(Retry):
+        def attach_task(self, task):
+            self.task = task
+
+    task = scheduler.task(Flaky(9), plugins=Loud(max_retries=1, on=FlakyError))
+    futures = submitted(task)
+    scheduler.run(on_exception="continue")
+    assert futures[0].attempts == 2
+
+
 def test_a_plugin_of_ones_own_may_submit_something_else(scheduler):
     class Smaller(Plugin):
         def next_attempt(self, future, exception, call):

@@ -62,11 +62,11 @@ def _share(limit: str, child: ChildProcess) -> str:
 def _figures(limit: str, usage: Usage, limits: Limits) -> tuple[str, str]:
     """The usage and the limit, as text."""
     if limit == "memory":
-        return f"had {format_bytes(usage.peak_memory)}", format_bytes(limits.memory or 0)
+        return f"it had {format_bytes(usage.peak_memory)}", format_bytes(limits.memory or 0)
     if limit == "num_processes":
-        return f"had {usage.num_processes}", f"{limits.num_processes}"
+        return f"it had {usage.num_processes} processes", f"{limits.num_processes}"
     used, allowed = getattr(usage, limit), getattr(limits, limit)
-    return f"took {format_seconds(used)}", format_seconds(allowed or 0.0)
+    return f"it took {format_seconds(used)}", format_seconds(allowed or 0.0)
 
 
 def where(stacks: str) -> str:

@@ -23,8 +23,8 @@ R = TypeVar("R")
 
 _PICKLING: Final = {
     "arguments": "{call}(): function or arguments cannot be unpickled in the task process: {why}",
-    "result": "{call}(): the result cannot be pickled: {why}",
-    "exception": "{call}() raised {what} (which cannot be pickled and unpickled: {why})",
+    "result": "The result of {call}() cannot be pickled: {why}",
+    "exception": "{call}() raised {what}. This exception cannot be pickled and unpickled: {why}",
 }
 
 
@@ -108,7 +108,7 @@ class PackedOutcome(Generic[R]):
     def _raised(self, error: object, traceback: str) -> BaseException:
         """The exception that the call raised."""
         if not isinstance(error, BaseException):  # its __reduce__ made something else of it
-            raise TypeError(f"it was unpickled as a {type(error).__name__}")
+            raise TypeError(f"it was unpickled as an object of type {type(error).__name__}")
         if isinstance(error, Breach) and not error.call:  # a warning that was not handled
             limit = "wall_time" if isinstance(error, WallTimeBreach) else "cpu_time"
             error = breach(self.name, self.limits, limit, self.usage, error.stacks)

@@ -113,5 +113,5 @@ def _culprit(fn: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
         try:
             dumps(value)
         except Exception:
-            return f"{words}, a {type(value).__name__},"
+            return f"{words} ({type(value).__name__})"
     return "one of its arguments"

@@ -119,7 +119,7 @@ class Outcomes:
                 "Set a memory limit, or run fewer calls at a time"
             )
         elif number == signal.SIGKILL:
-            text = f"was killed from outside by {name}"
+            text = f"was killed by {name}, which dask_limits did not send"
         error = kind(f"{self.name}() {text}{where(stacks)}")
         error.signal = number
         return error

@@ -53,7 +53,7 @@ def test_of_too_many_processes_the_commonest_are_named(isolated):
     error = isolated(sleepers, num_processes=6).run(9).exception
     assert error.child.command == "/bin/sleep 600"
     assert re.search(
-        rf"had \d+, {error.child.used} of them child processes such as {error.child.pid}"
+        rf"had \d+ processes, {error.child.used} of them child processes such as {error.child.pid}"
         r" \(/bin/sleep 600\)",
         str(error),
     )
@@ -66,7 +66,9 @@ def sleeper() -> None:
 @pytest.mark.parametrize("isolated", [SPAWN], ids=str)
 def test_a_process_that_is_there_to_run_the_call_is_not_named(isolated):
     error = isolated(sleeper, num_processes=1).run().exception
-    assert f"had 2, one of them child process {error.child.pid} (/bin/sleep 600)" in str(error)
+    assert f"had 2 processes, one of them child process {error.child.pid} (/bin/sleep 600)" in str(
+        error
+    )
 
 
 @on_processes

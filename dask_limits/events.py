@@ -151,7 +151,7 @@ class Subscriber(Generic[P]):
             _check_callable(when, f"when= of a callback of {self.event.name!r}")
 
         def subscribe(function: Callable[P, T]) -> Callable[P, T]:
-            _check_callable(function, f"a callback of {self.event.name!r}")
+            _check_callable(function, f"A callback of {self.event.name!r}")
             self._callbacks.append(Callback(function, when, max_calls, repeat, every, hidden))
             return function
 
@@ -300,6 +300,6 @@ class HasEvents:
 
 def _check_callable(function: object, what: str) -> None:
     if not callable(function):
-        raise TypeError(f"{what} must be callable: {function!r} is a {type(function).__name__}")
+        raise TypeError(f"{what} must be callable, not {function!r} ({type(function).__name__})")
     if inspect.iscoroutinefunction(function):
         raise TypeError(f"{what} must be a plain function: {function!r} is an `async def`")

@@ -45,8 +45,8 @@ class _Quantity:
                 raise TypeError("is not a (number, unit) pair")
             number, unit = value
         if isinstance(number, bool) or not isinstance(number, Real):
-            what = "is" if number is value else "begins with"
-            raise TypeError(f"{what} a {type(number).__name__}")
+            what = "is" if number is value else "has a number"
+            raise TypeError(f"{what} of type {type(number).__name__}")
         factor = 1.0 if unit is None else _factor(unit, self.in_tuples)
         try:
             return float(number) * factor
@@ -154,7 +154,7 @@ def whole_number(value: object, name: str, *, least: int = 1, none: str = "") ->
     """
     wanted = f"must be a whole number, {least} or more" + (f", or None for {none}" if none else "")
     if isinstance(value, bool) or not isinstance(value, Integral):
-        raise TypeError(f"{name}={value!r} is a {type(value).__name__}, but {wanted}")
+        raise TypeError(f"{name}={value!r} is of type {type(value).__name__}, but {wanted}")
     if value < least:
         raise ValueError(f"{name}={value!r} {wanted}")
     return int(value)

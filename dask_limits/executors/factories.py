@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from distributed import Security
 
 _ACCEPTED: Final = (
-    "Accepted are: any concurrent.futures.Executor (ProcessPoolExecutor, ThreadPoolExecutor, loky"
-    ", ...), a Dask Client, a Dask Cluster (LocalCluster, SLURMCluster, ...), and what"
-    " client.get_executor() returns"
+    "Use any concurrent.futures.Executor (ProcessPoolExecutor, ThreadPoolExecutor, loky, ...), a"
+    " Dask Client, a Dask Cluster (LocalCluster, SLURMCluster, ...), or what client.get_executor()"
+    " returns. For the address of a Dask scheduler, use Scheduler.with_dask(address)"
 )
 
 
@@ -62,7 +62,7 @@ def factory_of(anything: object) -> ExecutorFactory:
     if isinstance(anything, ExecutorFactory):
         return anything
     if isinstance(anything, type):
-        raise TypeError(f"{anything!r} is a class: pass an instance of it. {_ACCEPTED}.")
+        raise TypeError(f"{anything!r} is a class, not an instance. {_ACCEPTED}.")
     name = type(anything).__name__
     if _is_dask(anything, "Client", "Cluster"):
         return ExecutorFactory(name, partial(connect_dask, anything), given=anything)
@@ -77,7 +77,7 @@ def factory_of(anything: object) -> ExecutorFactory:
     if isinstance(anything, Executor):
         executor = anything if _is_ours(anything) else _wrapped(anything)
         return ExecutorFactory(name, lambda: executor, owned=False, given=anything)
-    raise TypeError(f"{anything!r} is a {name}. {_ACCEPTED}.")
+    raise TypeError(f"{anything!r} is of type {name}. {_ACCEPTED}.")
 
 
 def processes(max_workers: int | None, max_calls_per_process: int | None) -> ExecutorFactory:
@@ -197,8 +197,8 @@ def _check_security(where: object, security: object) -> None:
     is_dasks = _is_dask(security, "Security")
     if not (is_dasks or isinstance(security, bool)):
         raise TypeError(
-            f"security={security!r} is a {type(security).__name__}. Use a distributed.Security,"
-            " or False for a cluster without credentials."
+            f"security={security!r} is of type {type(security).__name__}. Use a"
+            " distributed.Security, or False for a cluster without credentials."
         )
     if where is not None and not (is_dasks and isinstance(where, str)):
         raise ValueError(
@@ -212,4 +212,4 @@ def _workers(name: str, value: int | None) -> int:
     """Check a number of workers. None is one for each CPU that this process may use."""
     if value is None:
         return len(os.sched_getaffinity(0))
-    return whole_number(value, name, none="one for each CPU")
+    return whole_number(value, name, none="one per CPU")

@@ -126,7 +126,7 @@ class Guard(ABC):
 def number(value: object, name: str, unit: str, least: float | None = None) -> float:
     """A valid number for a guard's setting: above 0, or `least` or more."""
     if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(f"{name}={value!r} is a {type(value).__name__}. Use a number of {unit}.")
+        raise TypeError(f"{name}={value!r} ({type(value).__name__}) is not a number of {unit}.")
     try:
         amount = float(value)
     except OverflowError:  # a whole number can be larger than any float

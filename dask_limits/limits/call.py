@@ -26,7 +26,7 @@ class LimitedCall(Generic[P, R]):
 
     def __init__(self, fn: Callable[P, R], limits: Limits | None = None) -> None:
         if not callable(fn):
-            raise TypeError(f"{fn!r} is a {type(fn).__name__}, which cannot be called")
+            raise TypeError(f"{fn!r} cannot be called: it is of type {type(fn).__name__}")
         self.fn = fn
         self.limits = limits or Limits()
 

@@ -71,8 +71,8 @@ class Limiter(Plugin):
         for other in self.not_while_running:
             if not isinstance(other, PluginTask):
                 raise TypeError(
-                    f"not_while_running={other!r} is a {type(other).__name__}."
-                    " Use a Task, or several."
+                    f"not_while_running={other!r} is of type {type(other).__name__}."
+                    " Use a Task, or a list of tasks."
                 )
 
     @property

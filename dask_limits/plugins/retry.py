@@ -175,7 +175,7 @@ def _kinds(value: Any) -> tuple[type[BaseException], ...]:
 
 def _factor(name: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(f"{name}={value!r} is a {type(value).__name__}. Use a number, 1 or more.")
+        raise TypeError(f"{name}={value!r} ({type(value).__name__}) must be a number, 1 or more.")
     if not 1 <= value <= sys.float_info.max:  # type: ignore[operator]  # Real compares with int
         raise ValueError(
             f"{name}={value!r} must be finite, and 1 or more: a retry raises limits (1 keeps them)"

@@ -260,8 +260,8 @@ class Constructors(Submitter):
         """
         if not isinstance(limits, Limits):
             raise TypeError(
-                f"limits={limits!r} is a {type(limits).__name__}. Use Limits(...), or the `limits`"
-                " of a PynisherPlugin."
+                f"limits={limits!r} is of type {type(limits).__name__}. Use Limits(...), or the"
+                " `limits` of a PynisherPlugin."
             )
         if (error := self._factory.refusal(limits, name)) is not None:
             raise error

@@ -64,8 +64,7 @@ class Task(TaskEvents[P, R], render.Renderable):
     ) -> None:
         if not callable(function):
             raise TypeError(
-                f"A task needs a function: {function!r} is a {type(function).__name__}, and cannot"
-                " be called"
+                f"A task needs a function, but {function!r} is of type {type(function).__name__}"
             )
         self.name = name_of(function)
         super().__init__(self.name)
@@ -237,6 +236,6 @@ def _check_plugin(plugin: object) -> None:
         raise TypeError(f"{plugin.__name__} is a class: pass an instance, {plugin.__name__}(...)")
     if not isinstance(plugin, Plugin):
         raise TypeError(
-            f"{plugin!r} must be a plugin, such as PynisherPlugin(...), and is a"
+            f"{plugin!r} must be a plugin, such as PynisherPlugin(...), but is of type"
             f" {type(plugin).__name__}. Derive plugins of your own from dask_limits.Plugin."
         )

@@ -142,7 +142,7 @@ def test_resident_memory_is_what_the_kernel_says():
     ("wrong", "error", "says"),
     [
         ({"max_memory": 0}, ValueError, "max_memory=0 must be more than 0 and finite, in KiB"),
-        ({"max_memory": "50 MiB"}, TypeError, "Use a number of KiB"),
+        ({"max_memory": "50 MiB"}, TypeError, "is not a number of KiB"),
         ({"max_memory": print}, TypeError, r"write @mem_guard\(max_memory="),
         ({"secondary_grace_period": 0.9}, ValueError, "must be 1 or more and finite"),
         ({"grace_period": -0.1}, ValueError, "grace_period=-0.1"),

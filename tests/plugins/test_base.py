@@ -86,7 +86,7 @@ def test_what_only_looks_like_a_plugin_is_refused_before_any_is_attached(schedul
         pre_submit, attach_task, events = Plugin.pre_submit, Plugin.attach_task, Plugin.events
 
     limiter = Limiter(max_calls=1)
-    derive = r"is a Similar\. Derive plugins of your own from dask_limits\.Plugin"
+    derive = r"is of type Similar\. Derive plugins of your own from dask_limits\.Plugin"
     with pytest.raises(TypeError, match=derive):
         scheduler.task(abs, plugins=[limiter, Similar()])
     task = scheduler.task(abs, plugins=limiter)

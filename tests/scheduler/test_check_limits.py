@@ -37,5 +37,5 @@ def test_a_scheduler_that_does_not_know_its_workers_accepts_all_limits():
 
 
 def test_what_is_no_limits_is_refused_in_a_sentence():
-    with pytest.raises(TypeError, match=r"is a PynisherPlugin\. Use Limits\("):
+    with pytest.raises(TypeError, match=r"is of type PynisherPlugin\. Use Limits\("):
         Scheduler.with_processes(1).check_limits(PynisherPlugin())

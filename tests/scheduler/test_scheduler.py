@@ -157,7 +157,7 @@ def test_a_process_pool_of_the_standard_library_takes_lambdas():
 
 def test_anything_else_is_refused_with_a_list_of_what_is_accepted():
     for bad in (3, None, "tcp://127.0.0.1:1", ThreadPoolExecutor):
-        with pytest.raises(TypeError, match=r"Accepted are.*Dask Client.*Cluster"):
+        with pytest.raises(TypeError, match=r"Use any .*Dask Client.*Cluster"):
             Scheduler(bad)
 
 
@@ -174,7 +174,7 @@ def test_with_dask_checks_its_arguments_before_it_starts_anything():
         Scheduler.with_dask(n_workers=0)
     with pytest.raises(ValueError, match="one or the other"):
         Scheduler.with_dask("tcp://127.0.0.1:1", n_workers=2)
-    with pytest.raises(TypeError, match="Accepted are"):
+    with pytest.raises(TypeError, match="Use any concurrent"):
         Scheduler.with_dask(3)
 
 

@@ -39,7 +39,7 @@ def parse_workers(n_workers: int | None, adaptive: object) -> tuple[int, Adaptiv
     first = max(scaling.minimum, 1) if n_workers is None or adaptive is True else n_workers
     if first > scaling.maximum:
         raise ValueError(
-            f"n_workers={n_workers} is more than the maximum in adaptive=, {scaling.maximum}"
+            f"n_workers={n_workers} is more than {scaling.maximum}, the maximum in adaptive="
         )
     return first, scaling
 
@@ -71,7 +71,7 @@ def _as_options(adaptive: object, n_workers: int | None) -> Mapping[str, Any]:
         case True if n_workers is None:
             raise ValueError(
                 "adaptive=True needs n_workers=, the maximum number of workers. Or use"
-                " adaptive=20, adaptive=(2, 20)"
+                " adaptive=20 or adaptive=(2, 20)."
             )
         case True:
             return {"maximum": n_workers}
@@ -82,7 +82,7 @@ def _as_options(adaptive: object, n_workers: int | None) -> Mapping[str, Any]:
         case Mapping():
             return adaptive
     raise TypeError(
-        f"adaptive={adaptive!r} is a {type(adaptive).__name__}. Use the maximum number of workers"
-        " (20), the minimum and the maximum ((2, 20)), or a dict of minimum, maximum, keep_idle,"
-        " target_duration"
+        f"adaptive={adaptive!r} is of type {type(adaptive).__name__}. Use the maximum number of"
+        " workers (20), the minimum and the maximum ((2, 20)), or a dict of minimum, maximum,"
+        " keep_idle, target_duration."
     )

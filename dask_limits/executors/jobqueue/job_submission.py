@@ -95,7 +95,7 @@ def check_commands(system: str, *commands: str) -> None:
         raise WorkersNotStartedError(
             f"Cannot find {' and '.join(missing)}, to submit and cancel {name} jobs. Run this on a"
             " machine from which jobs are submitted, such as a login node, with these commands on"
-            " the PATH; or specify `submit_command` and `cancel_command`"
+            " the PATH; or specify `submit_command` and `cancel_command`."
         )
 
 

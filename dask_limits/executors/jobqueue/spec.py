@@ -77,7 +77,7 @@ class JobSpec:
     ) -> None:
         if system not in _CLUSTERS:
             raise ValueError(
-                f"{system!r} is not a supported batch system. Use one of: {', '.join(_CLUSTERS)}"
+                f"{system!r} is not a supported batch system. Use one of: {', '.join(_CLUSTERS)}."
             )
         self.system = system
         self.cluster_class: Any = getattr(dask_jobqueue, _CLUSTERS[system])
@@ -130,24 +130,24 @@ class JobSpec:
             if name in _IN_SCHEDULER_OPTIONS:
                 raise ValueError(
                     f"{name!r} is an option of the Dask scheduler. Use"
-                    f" scheduler_options={{{name!r}: ...}}"
+                    f" scheduler_options={{{name!r}: ...}}."
                 )
             if name not in known:
                 close = difflib.get_close_matches(name, known, 1)
                 raise ValueError(
                     f"{name!r} is not an option for {self.system}."
                     + (f" Did you mean {close[0]!r}?" if close else "")
-                    + f" The options are: {', '.join(sorted(known - _IN_SCHEDULER_OPTIONS))}"
+                    + f" The options are: {', '.join(sorted(known - _IN_SCHEDULER_OPTIONS))}."
                 )
         if dask.config.get(f"jobqueue.{self._section}", None) is None:
             raise ValueError(
                 f"config_name={self._section!r} is not a section of dask_jobqueue's configuration"
-                f" (jobqueue.yaml). The default is {self.system!r}"
+                f" (jobqueue.yaml). The default is {self.system!r}."
             )
         for name in (*_LISTS, *_LISTS.values()):
             for value in (self.options.get(name), self._configured(name)):
                 if isinstance(value, str):
-                    raise TypeError(f"{name}={value!r} is a str, but must be a list: [{value!r}]")
+                    raise TypeError(f"{name}={value!r} must be a list. Use [{value!r}].")
 
     def _configured(self, name: str) -> Any:
         return dask.config.get(f"jobqueue.{self._section}.{name.replace('_', '-')}", None)
@@ -173,7 +173,7 @@ class JobSpec:
             if self.options[name] is None:
                 raise ValueError(
                     f"Specify `{name}`: {what}. Use with_{self.system}(..., {name}={example}), or"
-                    f" set jobqueue.{self.system}.{name} in dask_jobqueue's configuration"
+                    f" set jobqueue.{self.system}.{name} in dask_jobqueue's configuration."
                 )
         if self.options.get("processes") is None:
             # One worker packs calls best, as limited calls run in processes of their own anyway.
@@ -264,15 +264,15 @@ def _checked_security(security: object, protocol: str | None) -> Any:
     if protocol is not None and not protocol.startswith("tls") and security is not False:
         raise ValueError(
             f"protocol={protocol!r} cannot use credentials. Leave it out, or specify"
-            " security=False: then anybody who can reach the scheduler can run code as you"
+            " security=False: then anybody who can reach the scheduler can run code as you."
         )
     if security is None or security is True:
         return True
     if security is False or isinstance(security, distributed.Security):
         return security or None
     raise TypeError(
-        f"security={security!r} is a {type(security).__name__}. Use a distributed.Security, None"
-        " for temporary credentials, or False for connections that anybody can make and read"
+        f"security={security!r} is of type {type(security).__name__}. Use a distributed.Security,"
+        " None for temporary credentials, or False for connections that anybody can make and read."
     )
 
 
@@ -293,6 +293,6 @@ def _checked_directory(directory: str | os.PathLike[str]) -> str:
     if any(character.isspace() for character in path):
         raise ValueError(
             f"shared_temp_directory={path!r} contains a space. dask_jobqueue's job scripts do not"
-            " support this: use another directory"
+            " support this. Use another directory."
         )
     return path

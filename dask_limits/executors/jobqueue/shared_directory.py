@@ -56,8 +56,8 @@ class SharedDirectory:
         except OSError as error:
             raise OSError(
                 error.errno,
-                f"{error.strerror}. Credentials and logs of the jobs are kept there. Specify"
-                " another directory that the nodes see with `shared_temp_directory`",
+                f"{error.strerror}. Specify another directory that the nodes see, for credentials"
+                " and logs of the jobs, with `shared_temp_directory`. This one cannot be used",
                 str(error.filename),
             ) from None
         self._lock = _new_lock(self.path / _LOCK)

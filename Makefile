@@ -31,7 +31,7 @@ coverage: .venv/test  ## Run the whole test suite, and show what no test reaches
 	-$(BIN)/coverage combine --quiet  # processes that were killed have left files cut short
 	$(BIN)/coverage report
 
-lint: .venv/test  ## What ruff and mypy have to say
+lint: .venv/test  ## Run ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -49,7 +49,7 @@ bench: .venv/test  ## Measure, beside other libraries
 slurm-up:  ## Start a real SLURM of two nodes on this machine, to try out `--executor slurm`
 	ci/slurm/start --link
 
-slurm-down:  ## ... and end it, with all its jobs
+slurm-down:  ## End that SLURM, with all its jobs
 	ci/slurm/stop
 
 clean:  ## Remove what the other commands have made

@@ -5,7 +5,7 @@ The tree (names in *italics* of pynisher are pynisher's own classes)::
     Exception
     ├── RuntimeError
     │   ├── SchedulerNotRunningError        submit() while the scheduler does not run
-    │   └── WorkersNotStartedError          no worker of a cluster comes
+    │   └── WorkersNotStartedError          no worker of a cluster has started
     ├── LookupError
     │   └── EventNotKnownError              no event of that name
     └── PynisherException                   (pynisher) a call neither returned nor raised
@@ -21,10 +21,10 @@ The tree (names in *italics* of pynisher are pynisher's own classes)::
             │   ├── MemoryBreach            is a MemoryLimitException
             │   └── ProcessBreach           is a ProcessLimitException
             ├── CrashError                  the call's process was ended by a signal
-            │   └── SystemMemoryError       ... by the kernel, for want of memory
+            │   └── SystemMemoryError       ... by the kernel: no memory was left
             ├── ExitError                   the call ended its process: sys.exit, os._exit
             ├── GuardianLostError           the process that watched the call was killed
-            ├── LimitRefusedError           no worker, present or to be had, can grant a limit
+            ├── LimitRefusedError           no worker, present or future, can grant a limit
             ├── WorkerLostError             the workers that ran the call were lost
             ├── ClusterLostError            the cluster was lost; also a BrokenExecutor
             ├── CallCancelledError          the call was cancelled while it ran
@@ -213,7 +213,7 @@ class GuardianLostError(CallError):
 
 
 class LimitRefusedError(CallError):
-    """No worker, present or to be had, can grant one of a call's limits.
+    """No worker, present or future, can grant one of a call's limits.
 
     Attributes:
         limit: Which: "memory" (bytes), "cores" or "wall_time" (seconds).
@@ -227,7 +227,7 @@ class LimitRefusedError(CallError):
 
 
 class WorkerLostError(CallError):
-    """The worker that ran a call was lost, as often as that is forgiven.
+    """A call has lost more workers than Dask's `allowed-failures`.
 
     Attributes:
         worker: The name of the last one, or its address.

@@ -144,12 +144,16 @@ class Run:
         """End now, whatever is running: after Ctrl-C, or when the coroutine was cancelled."""
         if self._closed:
             return
-        if not self._finishing:
-            self._finishing = True
-            self._emit(SchedulerEvents.STOP, *(self._stop or (f"{error!r} was raised", error)))
-            self._emit(SchedulerEvents.FINISHING)
-        self._cancel(list(self.queue))
-        self._close(wait=False)
+        try:
+            if not self._finishing:
+                self._finishing = True
+                self._emit(SchedulerEvents.STOP, *(self._stop or (f"{error!r} was raised", error)))
+                self._emit(SchedulerEvents.FINISHING)
+            self._cancel(list(self.queue))
+        finally:  # a callback may call sys.exit(), or a second Ctrl-C may interrupt it
+            for future in self.queue:
+                future.cancel()
+            self._close(wait=False)
 
     # -- one step after another ------------------------------------------------------------
 

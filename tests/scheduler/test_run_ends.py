@@ -278,6 +278,22 @@ def test_a_system_exit_in_a_callback_ends_all_at_once(threads):
     assert not threads.running()
 
 
+@pytest.mark.parametrize("event", ["on_stop", "on_finishing", "on_future_cancelled"])
+def test_a_callback_that_exits_while_all_is_ended_leaves_no_call(event):
+    scheduler = Scheduler.with_processes(1)
+    on_start(scheduler, abs, 1)
+    futures = []
+    scheduler.on_start(lambda: futures.extend(scheduler.submit(time.sleep, 60) for _ in range(2)))
+    scheduler.on_future_result(lambda *_: signal.raise_signal(signal.SIGINT))
+    getattr(scheduler, event)(lambda *_: sys.exit(3))
+    with pytest.raises(SystemExit):
+        scheduler.run()
+    assert all(future.cancelled() for future in futures)
+    assert scheduler.event_counts["on_finished"] == 1
+    with pytest.raises(RuntimeError, match="shutdown"):
+        scheduler.executor.submit(abs, 1)
+
+
 CTRL_C = """
 import os, sys, time
 from dask_limits import Scheduler

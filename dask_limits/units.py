@@ -31,7 +31,8 @@ class _Quantity:
         try:
             amount = self._of_text(value) if isinstance(value, str) else self._of_number(value)
             if not 0 < amount < math.inf:
-                raise ValueError("must be more than zero and finite (None means no limit)")
+                hint = " (None means no limit)" if amount == 0 else ""
+                raise ValueError(f"must be more than zero and finite{hint}")
         except (TypeError, ValueError) as error:
             raise type(error)(f"{name}={value!r} {error}. Use {self.forms}.") from None
         return amount

@@ -3,6 +3,7 @@ from __future__ import annotations
 import concurrent.futures
 import threading
 from collections.abc import Callable, Generator
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 from dask_limits.exceptions import CallCancelledError
@@ -72,12 +73,20 @@ class Future(concurrent.futures.Future[R], Generic[R]):
 
     def set_result(self, result: R) -> None:
         """Finish with this result. For executors."""
-        super().set_result(result)
-        self._say_settled()
+        self._settle(partial(super().set_result, result))
 
     def set_exception(self, exception: BaseException | None) -> None:
         """Finish with this exception. For executors."""
-        super().set_exception(exception)
+        self._settle(partial(super().set_exception, exception))
+
+    def _settle(self, finish: Callable[[], object]) -> None:
+        try:
+            finish()
+        except concurrent.futures.InvalidStateError:
+            raise  # it was finished before
+        except BaseException:  # of a done-callback: others are logged
+            self._say_settled()
+            raise
         self._say_settled()
 
     def when_settled(self, tell: Callable[[Future[R]], object]) -> None:

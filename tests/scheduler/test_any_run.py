@@ -9,6 +9,7 @@ from concurrent.futures import CancelledError
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from processes import wait_for
 from scheduled import fail
 
 from dask_limits import ExitState, PynisherPlugin, Scheduler
@@ -110,6 +111,24 @@ def test_a_done_callback_that_submits_when_the_run_is_ending_is_told_so():
 
     assert scheduler.run().code == Code.STOPPED
     assert len(told) == 1
+
+
+@pytest.mark.parametrize("make", [Scheduler.with_processes, Scheduler.with_threads])
+@pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt, GeneratorExit])
+def test_a_done_callback_that_exits_leaves_no_call_open(make, error, tmp_path):
+    scheduler = make(1)
+
+    def leave(_):
+        raise error
+
+    @scheduler.on_start
+    def begin():
+        for _ in range(2):
+            scheduler.submit(wait_for, tmp_path / "gate").add_done_callback(leave)
+        (tmp_path / "gate").touch()
+
+    assert scheduler.run(timeout=60).code == Code.EXHAUSTED
+    assert scheduler.event_counts["on_future_result"] == 2
 
 
 def test_two_threads_may_cancel_a_call_whose_done_callback_submits():

@@ -69,6 +69,8 @@ class AdmissionControl:
     def _grant(self) -> None:
         overtaken: list[Reservation] = []
         for reservation in self._waiting.copy():
+            if any(one.n_overtaken >= _PATIENCE for one in overtaken):
+                return
             request = reservation.request
             if request.memory <= self._free_memory and request.cores <= self._free_cores:
                 self._free_memory -= request.memory
@@ -80,8 +82,6 @@ class AdmissionControl:
                     one.n_overtaken += 1
             else:
                 overtaken.append(reservation)
-            if reservation.n_overtaken >= _PATIENCE:
-                return
 
 
 _numbers = itertools.count()

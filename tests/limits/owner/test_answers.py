@@ -42,7 +42,9 @@ OVER = [
 ]
 
 
-@pytest.mark.parametrize(("function", "argument", "limits", "breach"), OVER, ids=str)
+@pytest.mark.parametrize(
+    ("function", "argument", "limits", "breach"), OVER, ids=["wall_time", "cpu_time", "memory"]
+)
 def test_a_call_that_was_over_its_limit_at_its_end_is_a_breach(
     stopped, function, argument, limits, breach
 ):

@@ -9,7 +9,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from dask_limits.exceptions import CallPicklingError
 from dask_limits.executors.future import Future
-from dask_limits.limits import CancelToken, LimitedCall, Limits, Outcome, run_call, run_in_place
+from dask_limits.limits import CancelToken, LimitedCall, Outcome, run_call, run_in_place
 from dask_limits.limits.ipc import pickling
 from dask_limits.limits.owner.guardian import default_guardian
 from dask_limits.limits.packed_outcome import PackedOutcome
@@ -133,5 +133,6 @@ def _run_pickled(call: bytes) -> PackedOutcome[Any]:
     """Run a call in the worker that receives it, and leave its value or exception pickled."""
     limited, args, kwargs = pickle.loads(call)
     if not limited.limits:
-        return PackedOutcome.of(run_in_place(limited.fn, args, kwargs), limited.name, Limits())
+        outcome = run_in_place(limited.fn, args, kwargs)
+        return PackedOutcome.of(outcome, limited.name, limited.limits)
     return default_guardian().run_packed(limited.fn, args, kwargs, limited.limits)

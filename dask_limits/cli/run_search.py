@@ -54,8 +54,9 @@ def run_search(
         except OutputError as error:
             discard_output()
             raise click.ClickException(str(error)) from None
-        except KeyboardInterrupt:
-            pass
+        except BaseException:  # a library may have raised another error instead of Ctrl-C's
+            if not interrupts.raised:
+                raise
         if interrupts.raised:
             # What it interrupted, such as the start of a Dask cluster, may never end by itself.
             # All processes below this one end when they notice that it is gone.

@@ -11,6 +11,7 @@ import click
 import psutil
 
 from dask_limits.cli.options import COUNT, MEMORY, TIME, BadInput, check_address
+from dask_limits.cli.output import ended_by_ctrl_c
 
 if TYPE_CHECKING:
     from dask_limits import PynisherPlugin, Scheduler
@@ -120,10 +121,11 @@ def search_command(
     asked = {name: value for name, value in of_slurm.items() if value is not None}
     _check_combination(data, target, executor, scheduler_address, workers, asked)
 
-    from dask_limits import PynisherPlugin, Scheduler
-    from dask_limits.cli.run_search import run_search
-    from dask_limits.search.data import bundled, load_csv
-    from dask_limits.search.random_search import RandomSearch
+    with ended_by_ctrl_c():
+        from dask_limits import PynisherPlugin, Scheduler
+        from dask_limits.cli.run_search import run_search
+        from dask_limits.search.data import bundled, load_csv
+        from dask_limits.search.random_search import RandomSearch
 
     limits = PynisherPlugin(
         memory_limit=trial_memory, walltime_limit=trial_wall_time, cputime_limit=trial_cpu_time

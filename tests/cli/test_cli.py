@@ -383,6 +383,29 @@ def test_an_interrupt_ends_it_at_once_with_what_it_has(
     all_gone(started)
 
 
+def test_an_interrupt_that_an_import_turns_into_another_error_is_an_interrupt(
+    tmp_path: Path,
+) -> None:
+    """As of SciPy's modules in C++."""
+    package = tmp_path / "path/sklearn"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text(
+        "import os, signal, time\n"
+        "try:\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "    time.sleep(60)\n"
+        "except KeyboardInterrupt:\n"
+        "    raise ImportError('initialization failed') from None\n"
+    )
+    ended = subprocess.run(
+        [*COMMAND, "--executor", "processes", "--out", tmp_path],
+        env=os.environ | {"PYTHONPATH": str(package.parent)},
+        capture_output=True,
+        text=True,
+    )
+    assert (ended.returncode, ended.stderr) == (130, "")
+
+
 @pytest.mark.parametrize("after_s", [0, 0.5, 1.3, 2.1])
 def test_an_interrupt_while_it_starts_ends_it_as_well(tmp_path: Path, after_s: float) -> None:
     process = subprocess.Popen(

@@ -2,8 +2,12 @@
 
 A small pickle is sent on the socket. A larger one is written to a file in memory
 (memfd_create(2)), and only its descriptor is sent; the receiver maps the file. Large buffers, such
-as the data of a NumPy array, are written to the file directly and used in place: pickle protocol 5
+as the data of a NumPy array, are written to files directly and used in place: pickle protocol 5
 (PEP 574) keeps them out of the pickle. So they are copied once in all.
+
+Memory of a file is in use as long as any part of it is mapped. So a large buffer has a file of its
+own, and goes when it is released, whatever else came with it. Smaller ones share files: open files
+and mappings (vm.max_map_count) are scarce.
 """
 
 from __future__ import annotations
@@ -20,6 +24,7 @@ from typing import Any, Final, Self, SupportsIndex, TypeAlias
 from dask_limits.limits.linux import files
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
+Readable: TypeAlias = Buffer | pickle.PickleBuffer
 NewPickler: TypeAlias = Callable[..., Any]
 """Makes a pickler, as `pickle.Pickler` does."""
 
@@ -30,23 +35,26 @@ _OUT_OF_BAND: Final = 32 * 1024
 _SEALS: Final = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 """A sealed file cannot change. Otherwise a sender could truncate it, and SIGBUS would end the
 receiver when it reads (fcntl(2), File Sealing)."""
-_BARE: Final = 0  # the first byte of a head: the pickle follows
-_IN_FILE: Final = 1  # ... or the positions of the parts in the file
-_LENGTH: Final = struct.Struct("=Q")
-_BUFFER: Final = struct.Struct("=QQ?")  # where it begins, its length, whether it is read-only
-_MAX_BUFFERS: Final = 2048
-"""As many as can be listed in one message. Further ones are copied into the pickle."""
+_HEAD: Final = struct.Struct("=?Q")
+"""The start of a head: whether what follows is in the first file instead, and the number of
+buffers. What follows is the pickle, and a `_BUFFER` for each. The other files hold the buffers."""
+_BUFFER: Final = struct.Struct("=BQQ?")  # its file, where it begins, its length, if it is read-only
+_LARGE: Final = 128 * 1024
+"""Least bytes of a buffer that has a file of its own: 10 us, a third of the time to copy it."""
+_MOST_FILES: Final = 16
+"""Of many buffers, only those have a file of their own that are this part of all; others share
+files of that size."""
 
 
 class Payload:
-    """A pickled object, ready to be sent: the pickle, or where its parts are in a file."""
+    """A pickled object, ready to be sent: its head, and the files with what is not in the head."""
 
     def __init__(self, head: bytes, *fds: int) -> None:
         self.head = head
         self.fds = fds
 
     def close(self) -> None:
-        """Close the file. The receiver has its own descriptor."""
+        """Close the files. The receiver has its own descriptors."""
         for fd in self.fds:
             os.close(fd)
         self.fds = ()
@@ -66,7 +74,7 @@ def pack(thing: object, new_pickler: NewPickler) -> Payload:
 
 
 def unpack(head: memoryview, fds: list[int]) -> Any:
-    """Unpickle what was packed. Large buffers stay in the file; writing to them copies pages."""
+    """Unpickle what was packed. Large buffers stay in files; writing to them copies pages."""
     return take(head, fds).load()
 
 
@@ -100,83 +108,114 @@ class Packed:
 
 def take(head: memoryview, fds: list[int]) -> Packed:
     """Receive what was packed, and leave it pickled. The files may be closed after this."""
-    if head[0] == _BARE:
-        return Packed(bytes(head[1:]))
-    if not fds:
-        raise OSError(errno.EMFILE, "this process has too many open files to receive another")
-    if fcntl.fcntl(fds[0], fcntl.F_GET_SEALS) & _SEALS != _SEALS:
-        raise ValueError("the sender can still change the shared memory")
-    view = files.map_privately(fds[0])
-    (length,) = _LENGTH.unpack_from(head, 1)
+    in_file, number = _HEAD.unpack_from(head)
+    content = _mapped(fds, 0) if in_file else memoryview(bytes(head[_HEAD.size :]))
+    end = len(content) - number * _BUFFER.size
+    if end < 0:
+        raise ValueError(f"{len(content)} bytes are too few to list {number} buffers")
+    mapped: dict[int, memoryview] = {}  # each as long as a part of it is used
     buffers = []
-    for at, size, readonly in _BUFFER.iter_unpack(head[1 + _LENGTH.size :]):
-        part = view[at : at + size]
+    for file, at, size, readonly in _BUFFER.iter_unpack(content[end:]):
+        if file not in mapped:
+            mapped[file] = _mapped(fds, in_file + file)
+        part = mapped[file][at : at + size]
         if len(part) < size:
             raise ValueError(f"the shared memory has less than {at + size} bytes")
         buffers.append(part.toreadonly() if readonly else part)
-    return Packed(view[:length].toreadonly(), buffers)
+    return Packed(content[:end].toreadonly(), buffers)
+
+
+def _mapped(fds: list[int], file: int) -> memoryview:
+    """The contents of a file that has come with a head."""
+    if file >= len(fds):
+        raise OSError(errno.EMFILE, "this process has too many open files to receive another")
+    if fcntl.fcntl(fds[file], fcntl.F_GET_SEALS) & _SEALS != _SEALS:
+        raise ValueError("the sender can still change the shared memory")
+    return files.map_privately(fds[file])
 
 
 class _Sink:
     """What a pickler writes to: bytes in memory, and a file once they are many."""
 
     def __init__(self) -> None:
-        self._parts: list[bytes] = []
+        self._parts: list[Readable] = []
         self._size = 0
-        self._fd: int | None = None
+        self._file: int | None = None
         self._buffers: list[memoryview] = []
+        self._buffer_files: list[int] = []
 
-    def write(self, data: bytes) -> None:
-        self._size += len(data)
-        if self._fd is not None:
-            _write(self._fd, data)
-        else:
-            self._parts.append(data)
-            if self._size > _INLINE:
-                self._open()
+    def write(self, data: Readable) -> None:
+        """Write a part of the pickle, which may be a large object as it is."""
+        if self._file is not None:
+            _write(self._file, data)
+            return
+        self._parts.append(data)
+        self._size += memoryview(data).nbytes
+        if self._size > _INLINE:
+            self._file = _new_file()
+            for part in self._parts:
+                _write(self._file, part)
+            self._parts.clear()
 
     def keep_buffer(self, buffer: pickle.PickleBuffer) -> bool:
-        """Whether a buffer goes into the pickle; otherwise it is kept for the file."""
+        """Whether a buffer goes into the pickle; otherwise it is kept for a file."""
         try:
             raw = buffer.raw()
         except BufferError:  # not contiguous
             return True
-        if raw.nbytes < _OUT_OF_BAND or len(self._buffers) == _MAX_BUFFERS:
+        if raw.nbytes < _OUT_OF_BAND:
             return True
         self._buffers.append(raw)
         return False
 
     def payload(self) -> Payload:
-        if self._buffers and self._fd is None:
-            self._open()
-        if self._fd is None:
-            return Payload(b"".join((bytes((_BARE,)), *self._parts)))
-        head, fd = [bytes((_IN_FILE,)), _LENGTH.pack(self._size)], self._fd
-        for raw in self._buffers:
-            at = -(-os.lseek(fd, 0, os.SEEK_CUR) // mmap.PAGESIZE) * mmap.PAGESIZE
-            os.lseek(fd, at, os.SEEK_SET)
-            _write(fd, raw)
-            head.append(_BUFFER.pack(at, raw.nbytes, raw.readonly))
-        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
-        self._fd = None  # it is the payload's now
-        return Payload(b"".join(head), fd)
+        """What was written. It owns the files."""
+        self.write(self._write_buffers())
+        head = b"".join((_HEAD.pack(self._file is not None, len(self._buffers)), *self._parts))
+        fds = [*self._buffer_files] if self._file is None else [self._file, *self._buffer_files]
+        for fd in fds:
+            fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
+        self._file, self._buffer_files = None, []
+        return Payload(head, *fds)
 
-    def _open(self) -> None:
-        self._fd = os.memfd_create("dask-limits-payload", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-        for part in self._parts:
-            _write(self._fd, part)
-        self._parts.clear()
+    def _write_buffers(self) -> bytes:
+        """Write the buffers to files; return the table that says where each is."""
+        share = max(_LARGE, sum(raw.nbytes for raw in self._buffers) // _MOST_FILES)
+        table = bytearray()
+        shared, end = 0, share  # the file that smaller ones share, and how far it is filled
+        for raw in self._buffers:
+            if raw.nbytes >= share:
+                file, at = self._add_file(), 0
+            else:
+                if end >= share:
+                    shared, end = self._add_file(), 0
+                file, at = shared, end
+                end += -(-raw.nbytes // mmap.PAGESIZE) * mmap.PAGESIZE
+            os.lseek(self._buffer_files[file], at, os.SEEK_SET)
+            _write(self._buffer_files[file], raw)
+            table += _BUFFER.pack(file, at, raw.nbytes, raw.readonly)
+        return bytes(table)
+
+    def _add_file(self) -> int:
+        """Make another file for buffers; return its place in the list."""
+        self._buffer_files.append(_new_file())
+        return len(self._buffer_files) - 1
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._fd is not None:
-            os.close(self._fd)
+        files.close(self._buffer_files)
+        if self._file is not None:
+            os.close(self._file)
 
 
-def _write(fd: int, data: bytes | memoryview) -> None:
+def _new_file() -> int:
+    return os.memfd_create("dask-limits-payload", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+
+
+def _write(fd: int, data: Readable) -> None:
     """Write all data; one write(2) takes 2 GiB at most."""
-    view = memoryview(data)
+    view = memoryview(data).cast("B")
     while view:
         view = view[os.write(fd, view) :]

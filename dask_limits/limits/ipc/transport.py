@@ -8,8 +8,10 @@ the owner can tell the two apart.
 from __future__ import annotations
 
 import array
+import errno
 import socket
 import struct
+import time
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
@@ -21,7 +23,10 @@ _MARK: Final = 0x4C494D54
 this mark are ignored."""
 MAX_BODY: Final = 128 * 1024
 """Bytes. The buffer of a socket has 208 KiB (net.core.wmem_default), and a message must fit in."""
-_ANCILLARY: Final = socket.CMSG_SPACE(4 * struct.calcsize("=i"))  # has room for four files
+_MOST_FILES: Final = 32  # in a message: those of a payload, and two for output
+_ANCILLARY: Final = socket.CMSG_SPACE(_MOST_FILES * struct.calcsize("=i"))
+_RETRY_S: Final = 0.001
+"""A user's files that are on their way, on all sockets, are limited too; they soon arrive."""
 
 
 class Message(NamedTuple):
@@ -58,12 +63,19 @@ def send(
     fds: Sequence[int] = (),
     flags: int = 0,
 ) -> None:
-    """Send one message with a body of at most `MAX_BODY` bytes."""
+    """Send one message with a body of at most `MAX_BODY` bytes, and at most `_MOST_FILES` files."""
     record = b"".join((_HEADER.pack(_MARK, kind, number), *parts))
-    if fds:
-        socket.send_fds(sock, [record], list(fds), flags)
-    else:
+    if not fds:
         sock.send(record, flags)
+        return
+    while True:
+        try:
+            socket.send_fds(sock, [record], list(fds), flags)
+            return
+        except OSError as error:
+            if error.errno != errno.ETOOMANYREFS:
+                raise
+        time.sleep(_RETRY_S)
 
 
 class Receiver:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import fcntl
 import mmap
 import os
@@ -45,7 +46,8 @@ def map_privately(fd: int) -> memoryview:
     """The contents of a file as memory; what is written there is not written to the file.
 
     Unlike `mmap.mmap`, this does not keep the file open: a process that holds many results would
-    run out of numbers for open files.
+    run out of numbers for open files. If it runs out of mappings (vm.max_map_count), this is a
+    copy of the file.
 
     Raises:
         OSError: when there is no room for it.
@@ -54,9 +56,21 @@ def map_privately(fd: int) -> memoryview:
     protection = mmap.PROT_READ | mmap.PROT_WRITE
     address = _libc.mmap(None, size, protection, mmap.MAP_PRIVATE, fd, 0)
     if address == _MMAP_FAILED:
-        error = ctypes.get_errno()
+        if (error := ctypes.get_errno()) == errno.ENOMEM:
+            return _copy(fd, size)
         raise OSError(error, os.strerror(error))
     block = (ctypes.c_ubyte * size).from_address(address)
     unmap = weakref.finalize(block, _libc.munmap, address, size)
     unmap.atexit = False  # it may be in use until the very end
     return pickle.PickleBuffer(block).raw()  # each part of it keeps the block
+
+
+def _copy(fd: int, size: int) -> memoryview:
+    try:
+        copy = memoryview(bytearray(size))
+    except MemoryError:
+        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)) from None
+    at = 0
+    while at < size:  # one preadv(2) reads 2 GiB at most
+        at += os.preadv(fd, [copy[at:]], at)
+    return copy

@@ -185,3 +185,14 @@ def test_a_breach_that_is_seen_late_comes_as_one(executor: DaskExecutor) -> None
         assert error.call == "grow_and_return"
         assert error.usage.peak_memory > error.limits.memory == 100 * MIB
         assert future.usage == error.usage
+
+
+def test_any_number_of_arrays_comes_back(executor: DaskExecutor) -> None:
+    call = limit(_arrays, wall_time=60)
+    for number, size in ((2_100, 65_536), (100_000, 100)):
+        arrays = executor.submit(call, number, size).result(timeout=100)
+        assert [array[-1] for array in arrays] == [n % 251 for n in range(number)]
+
+
+def _arrays(number: int, size: int) -> list[Any]:
+    return [np.full(size, n % 251, np.uint8) for n in range(number)]

@@ -1,6 +1,7 @@
 import mmap
 import os
 import pickle
+import subprocess
 import sys
 from pathlib import Path
 
@@ -69,7 +70,7 @@ def test_a_failing_pickler_leaves_no_file_open():
 def test_memory_that_its_sender_could_still_change_is_refused():
     fd = os.memfd_create("unsealed", os.MFD_ALLOW_SEALING)
     os.write(fd, bytes(mmap.PAGESIZE))
-    head = bytes((payload._IN_FILE,)) + payload._LENGTH.pack(10)
+    head = payload._HEAD.pack(True, 0)
     with pytest.raises(ValueError, match="can still change"):
         payload.unpack(memoryview(head), [fd])
     os.close(fd)
@@ -77,9 +78,12 @@ def test_memory_that_its_sender_could_still_change_is_refused():
 
 def test_a_head_that_promises_more_than_there_is_is_refused():
     with payload.pack(np.zeros(100_000), pickle.Pickler) as packed:
-        head = packed.head[:-17] + payload._BUFFER.pack(mmap.PAGESIZE, 2**40, False)
+        size = payload._BUFFER.size
+        head = packed.head[:-size] + payload._BUFFER.pack(0, mmap.PAGESIZE, 2**40, False)
         with pytest.raises(ValueError, match="has less than"):
             payload.unpack(memoryview(head), list(packed.fds))
+        with pytest.raises(ValueError, match="too few to list 1000 buffers"):
+            payload.unpack(memoryview(payload._HEAD.pack(False, 1000)), [])
 
 
 def test_a_file_that_got_lost_on_the_way_is_told_as_such():
@@ -88,23 +92,75 @@ def test_a_file_that_got_lost_on_the_way_is_told_as_such():
         payload.unpack(memoryview(packed.head), [])
 
 
-def test_what_is_held_keeps_no_file_open_and_its_memory_only_as_long():
-    def mapped():
-        return Path("/proc/self/maps").read_text().count("dask-limits-payload")
+def mapped():
+    """The sizes of the files of payloads that are mapped, in bytes, by their inodes."""
+    sizes = {}
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        if "dask-limits-payload" in line:
+            addresses, _, _, _, inode, *_ = line.split()
+            start, end = (int(address, 16) for address in addresses.split("-"))
+            sizes[inode] = sizes.get(inode, 0) + end - start
+    return sizes
 
+
+def test_an_array_that_is_kept_keeps_nothing_of_what_came_with_it():
+    got = through([np.ones(1_000_000, np.uint8) for _ in range(5)] + [np.ones(40_000, np.uint8)])
+    assert len(mapped()) == 6
+    kept = got[3]
+    del got
+    assert sum(mapped().values()) < 1_010_000
+    assert kept.sum() == 1_000_000
+    del kept
+    assert not mapped()
+
+
+@pytest.mark.parametrize(
+    ("number", "size"), [(2_100, 65_536), (3_000, 40_000), (100_000, 100), (3, 2_000_000)]
+)
+def test_any_number_of_arrays_takes_few_files_and_mappings(number, size):
+    sent = [np.full(size, n % 251, np.uint8) for n in range(number)]
+    with payload.pack(sent, pickle.Pickler) as packed:
+        assert len(packed.fds) <= 18
+        assert len(packed.head) < 100_000
+        got = payload.unpack(memoryview(packed.head), list(packed.fds))
+    assert len(mapped()) <= 18
+    assert all(map(np.array_equal, sent, got))
+    assert all(array.flags.writeable for array in got)
+    del got
+
+
+def test_a_process_that_has_no_mapping_left_gets_a_copy():
+    script = """if True:
+        import mmap, pickle
+        from dask_limits.limits.ipc import payload
+        sent = pickle.PickleBuffer(bytearray(range(256)) * 1000)
+        with payload.pack(sent, pickle.Pickler) as packed:
+            taken, fds = [], list(packed.fds)
+            try:
+                while True: taken.append(mmap.mmap(-1, 4096))
+            except OSError:
+                pass
+            got = payload.unpack(memoryview(packed.head), fds)
+            taken.clear()
+        assert got == sent.raw()
+    """
+    subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def test_what_is_held_keeps_no_file_open_and_its_memory_only_as_long():
     files = psutil.Process().num_fds()
     held = []
     for n in range(50):
         with payload.pack(np.full(20_000, n), pickle.Pickler) as packed:
             held.append(payload.take(memoryview(packed.head), list(packed.fds)))
     assert psutil.Process().num_fds() == files
-    assert mapped() == 50
+    assert len(mapped()) == 50
     arrays = [packed.load() for packed in held]
     del held
     assert [array[-1] for array in arrays] == list(range(50))
     arrays[0][:] = 7
     del arrays
-    assert mapped() == 0
+    assert not mapped()
 
 
 @pytest.mark.parametrize("protocol", [4, 5])

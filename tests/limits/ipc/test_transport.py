@@ -1,4 +1,6 @@
 import os
+import subprocess
+import sys
 
 import pytest
 from hypothesis import given, settings
@@ -48,6 +50,32 @@ def test_files_arrive_with_their_message_and_are_not_inherited(sockets):
     os.write(message.fds[1], b"x")
     assert os.read(message.fds[0], 10) == b"x"
     message.close()
+
+
+def test_files_wait_until_the_kernel_has_room_for_files_on_their_way():
+    script = """if True:
+        import os, resource, threading, time
+        from dask_limits.limits.ipc import transport
+        if os.geteuid() == 0: os.setresuid(65534, 65534, 65534)  # for root there is room
+        ours, theirs = transport.pair()
+        resource.setrlimit(resource.RLIMIT_NOFILE, (20, 20))
+        sent = []
+        def send():
+            with ours:
+                for n in range(20):
+                    transport.send(ours, 1, n, fds=[0] * 5)
+                    sent.append(n)
+        thread = threading.Thread(target=send)
+        thread.start()
+        while len(sent) < 4: time.sleep(0.01)  # with the next it has too many on their way
+        receiver = transport.Receiver(theirs)
+        for _ in range(20):
+            message = receiver.receive()
+            assert message is not None, "the sender has failed"
+            message.close()
+        thread.join()
+    """
+    subprocess.run([sys.executable, "-c", script], check=True)
 
 
 def test_noise_is_passed_over_and_files_in_it_are_closed(sockets):

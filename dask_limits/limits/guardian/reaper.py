@@ -27,6 +27,9 @@ def main(control_fd: int, owner_cells_fd: int) -> NoReturn:
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # they are for the owner; we end with it
+    signal.signal(
+        signal.SIGCHLD, signal.SIG_DFL
+    )  # an owner may ignore it, and execve(2) keeps that
     del sys.argv[1:]  # not for the functions that will run here
     owner = os.getppid()
     prctl.become_subreaper()

@@ -127,6 +127,32 @@ def test_functions_of_a_script_work_in_every_kind_of_pool(method, tmp_path):
     subprocess.run([sys.executable, str(script)], check=True)
 
 
+@on_processes
+def test_an_owner_that_ignores_the_ends_of_children_can_run_calls(isolated):
+    script = f"""if True:
+        import os, signal, subprocess, sys, time
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+        from dask_limits.limits import limit
+        from dask_limits.limits.owner.guardian import default_guardian
+        options = {isolated.options}
+        assert limit(abs, wall_time=30, **options)(-1) == 1
+        assert limit(subprocess.call, wall_time=30, **options)(["false"]) == 1
+        late = limit(time.sleep, wall_time=0.1, grace_period=0.1, **options).run(60).exception
+        assert "sleep() went over" in str(late), late
+        large = limit(bytearray, memory="100 MiB", **options).run(200 * 2**20).exception
+        assert "bytearray() went over" in str(large), large
+        assert limit(sys.exit, wall_time=30, **options).run(3).exception.exit_code == 3
+        assert "SIGKILL" in str(limit(os.kill, wall_time=30, **options).run(0, 9).exception)
+        reaper = default_guardian()._connection.pid
+        default_guardian().close()
+        assert not os.path.exists(f"/proc/{{reaper}}")
+    """
+    ended = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=100
+    )
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
+
+
 def test_an_owner_that_runs_out_of_files_gets_an_error_that_says_so():
     script = """if True:
         import os, resource

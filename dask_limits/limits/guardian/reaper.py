@@ -18,18 +18,16 @@ from dask_limits.limits.guardian.main import GuardianProcess, collect_ended
 from dask_limits.limits.ipc import transport
 from dask_limits.limits.ipc.cells import Cells
 from dask_limits.limits.ipc.owner_cells import ROWS
-from dask_limits.limits.linux import prctl, proctree
+from dask_limits.limits.linux import prctl, proctree, signals
 
 
 def main(control_fd: int, owner_cells_fd: int) -> NoReturn:
     """Become a reaper, and start the guardian, which gets these files."""
     _open_standard_files()
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)  # they are for the owner; we end with it
-    signal.signal(
-        signal.SIGCHLD, signal.SIG_DFL
-    )  # an owner may ignore it, and execve(2) keeps that
+    signals.ignore_all()  # we end with the owner
+    # An owner may ignore it, and execve(2) keeps that.
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     del sys.argv[1:]  # not for the functions that will run here
     owner = os.getppid()
     prctl.become_subreaper()

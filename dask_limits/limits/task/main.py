@@ -12,7 +12,7 @@ from typing import Final, NoReturn
 
 from dask_limits.limits.ipc import messages, payload, task_cells, transport
 from dask_limits.limits.ipc.task_cells import TaskCells
-from dask_limits.limits.linux import files, prctl, proctree, standard_output
+from dask_limits.limits.linux import files, prctl, proctree, signals, standard_output
 from dask_limits.limits.task import fresh
 from dask_limits.limits.task.process_state import Setting, leaves_something, traits
 from dask_limits.limits.task.run_function import NOTHING, Ended, Runner
@@ -52,6 +52,7 @@ def _settle_in(
     prctl.set_name("limits-task")
     os.setsid()  # its process group has no other members
     signal.set_wakeup_fd(-1)
+    signals.stop_ignoring()
     for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD):
         signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)

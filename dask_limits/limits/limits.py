@@ -40,8 +40,9 @@ class Limits:
     """What one call may use, with every process it starts. None, the default, is no limit.
 
     Args:
-        memory: Resident memory, shared pages counted once. Bytes, `(2, "GB")` with pynisher's
-            1024-based units, or a string as Dask reads it, `"2 GiB"`.
+        memory: Resident memory beyond what its process had before the call, shared pages counted
+            once. Bytes, `(2, "GB")` with pynisher's 1024-based units, or a string as Dask reads
+            it, `"2 GiB"`.
         cpu_time: CPU time of all its processes together, those that have exited included.
             Seconds (fractions count), `(5, "m")`, or `"1h 30m"`.
         wall_time: Time from its start, or its last [progress()][dask_limits.progress], to its

@@ -13,9 +13,10 @@ class Usage:
     Attributes:
         wall_time: Seconds from start to end.
         cpu_time: Seconds of CPU time, of all its processes together.
-        peak_memory: Most bytes of resident memory seen at one time; 0 if the call ran in its
-            caller's own process. Pages that several processes of a call share are counted once
-            if that decides on a breach, and for each process otherwise.
+        peak_memory: Most bytes of resident memory at one time, beyond what its process had before
+            the call; 0 if the call ran in its caller's own process. Pages that several processes
+            of a call share are counted once if that decides on a breach, and for each process
+            otherwise.
         num_processes: Most processes seen at one time, its own included.
         exit_code: How its process ended, as in `subprocess` (-9 is SIGKILL); None if the process
             lives on.

@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import sys
 import threading
 import time
 
@@ -111,6 +112,21 @@ def test_memory_of_one_call_does_not_count_against_the_next(isolated, greedy):
     assert after.usage.peak_memory < 100 * 2**20
 
 
+@on_each("peak_memory")
+def test_what_an_earlier_call_has_left_is_no_memory_of_the_next(isolated):
+    def leave():
+        sys.modules["kept"] = bytearray(30 * 2**20)
+
+    def use():
+        return len(bytearray(60 * 2**20))
+
+    for _ in range(2):
+        assert isolated(leave, memory="100 MiB").run().ok
+        outcome = isolated(use, memory="65 MiB").run()
+        assert outcome.ok
+        assert abs(outcome.usage.peak_memory - 60 * 2**20) < 2 * 2**20
+
+
 @on_each()
 def test_a_large_argument_does_not_count_against_the_next_call(isolated):
     assert isolated(len, wall_time=30)(bytes(200_000_000)) == 200_000_000
@@ -200,6 +216,35 @@ def test_a_spike_between_two_looks_is_a_breach_all_the_same(isolated):
 
     error = isolated(spike, memory="200 MiB").run().exception
     assert isinstance(error, exceptions.MemoryBreach)
+
+
+@on_each("peak_memory")
+def test_a_spike_is_a_breach_after_a_call_with_a_higher_one(isolated):
+    def spike(size):
+        bytearray(size)
+
+    for _ in range(5):
+        assert isolated(spike, memory="500 MiB").run(300_000_000).ok
+        error = isolated(spike, memory="100 MiB").run(150_000_000).exception
+        assert isinstance(error, exceptions.MemoryBreach)
+        assert 100 * 2**20 < error.usage.peak_memory < 151e6
+
+
+@on_each("children")
+def test_cpu_time_of_children_of_an_earlier_call_is_not_the_next_ones(isolated):
+    def burn_in_child():
+        pid = os.fork()
+        if pid == 0:
+            until = time.process_time() + 0.3
+            while time.process_time() < until:
+                pass
+            os._exit(0)
+        os.waitpid(pid, 0)
+
+    assert isolated(burn_in_child, cpu_time=5).run().usage.cpu_time >= 0.3
+    after = isolated(time.sleep, cpu_time=0.2).run(0.05)
+    assert after.ok
+    assert after.usage.cpu_time < 0.1
 
 
 @on_each("children")

@@ -47,7 +47,6 @@ class Watch:
         self._task_cells = noted
         self._pid = pid
         self._handed_over = cells.get_float(row, owner_cells.START)
-        self._cpu_before = cells.get_float(row, owner_cells.CPU_BEFORE)
         self._wall_limit = cells.get_float(row, owner_cells.WALL_TIME) or math.inf
         self._cpu_limit = cells.get_float(row, owner_cells.CPU_TIME) or math.inf
         self._memory_limit = cells.get(row, owner_cells.MEMORY) or math.inf
@@ -164,6 +163,11 @@ class Watch:
         return pid if any(p.pid == pid for p in self._below) else self._pid
 
     @property
+    def _cpu_before(self) -> float:
+        """CPU seconds of the process that runs the call, before it has begun."""
+        return self._task_cells.get_float(0, task_cells.CPU_BEFORE)
+
+    @property
     def _is_fresh(self) -> bool:
         """Whether the call runs in a fresh process."""
         return self._task_cells.get(0, task_cells.RUNNER) != 0
@@ -199,29 +203,33 @@ class Watch:
         self._waited = waited
 
     def _tree_cpu_time(self, root: proctree.Process) -> float:
-        """CPU seconds of the call; for a fresh process without its start and the task process."""
+        """CPU seconds of the call; with a fresh process, without those of the task process."""
         total = proctree.cpu_time_below(root, self._below) + self._vanished
         if self._is_fresh:
-            total -= self._task_cells.get_float(0, task_cells.CPU_BEFORE)
+            total -= self._task_cells.get_float(0, task_cells.OVERHEAD_CPU)
         else:
-            total += proctree.cpu_seconds(self._pid) - self._cpu_before
-        return max(total, self._cpu_time)
+            total += proctree.cpu_seconds(self._pid)
+        return max(total - self._cpu_before, self._cpu_time)
 
     def _tree_memory(self, root: proctree.Process, now: float) -> int:
-        """Resident bytes of the tree; with shared pages counted once where that decides.
+        """Bytes that the tree has beyond those that its process had before the call, which are none
+        of it; with shared pages counted once where that decides.
 
         With a fresh process, the task process does not count: it only waits.
         """
         counted = self._below if self._overhead() else [root, *self._below]
-        total = sum(p.resident for p in counted)
+        before = self._task_cells.get(0, task_cells.MEMORY_BEFORE)
+        if self._is_fresh:
+            before += self._task_cells.get(0, task_cells.OVERHEAD_MEMORY)
+        total = max(sum(p.resident for p in counted) - before, 0)
         if len(counted) < 2 or total <= self._memory_limit:
             return total
-        most = max(p.resident for p in counted)
+        most = max(p.resident for p in counted) - before
         if most > self._memory_limit:
             return most  # shared or not: all its pages are the call's
         if now < self._next_exact:
             return self._peak_memory
-        exact = max(most, sum(proctree.proportional_memory(p.pid) for p in counted))
+        exact = max(most, sum(proctree.proportional_memory(p.pid) for p in counted) - before)
         after = time.monotonic()
         self._next_exact = after + (after - now) / _COSTLY_SHARE
         return exact
@@ -240,9 +248,7 @@ class Watch:
         """Note which child process has the largest share of what was breached, while it lives."""
         if self._child is not None and self._child.command:
             return  # else it may have been a fork that was about to start its program
-        own_cpu_time = proctree.cpu_seconds(self.runner)
-        if not self._is_fresh:
-            own_cpu_time -= self._cpu_before
+        own_cpu_time = proctree.cpu_seconds(self.runner) - self._cpu_before
         found = child_to_name(limit, self.runner, self._below, own_cpu_time)
         if found is not None and limit == "memory":  # which has grown since it was looked at
             found = replace(found, used=min(found.used, self._peak_memory))
@@ -256,10 +262,10 @@ class Watch:
         `used` is what the process has used in its life, by wait4(2); None if it still lives.
         """
         cpu_time, peak_memory = self._cpu_time, self._peak_memory
-        if used is not None:
-            if not self._is_fresh:
-                cpu_time = max(cpu_time, used.ru_utime + used.ru_stime - self._cpu_before)
-            peak_memory = peak_memory or used.ru_maxrss * 1024
+        if used is not None and self._has_begun and not self._is_fresh:
+            cpu_time = max(cpu_time, used.ru_utime + used.ru_stime - self._cpu_before)
+            before = self._task_cells.get(0, task_cells.MEMORY_BEFORE)
+            peak_memory = peak_memory or max(used.ru_maxrss * 1024 - before, 0)
         wall_time = time.monotonic() - self._started
         return Verdict(
             cause=cause,

@@ -34,9 +34,10 @@ WAKE: Final = 13  # look for new calls in the owner cells
 SPAWNED: Final = 14  # the number is the row, the body the pid, the file the socket
 REFUSED: Final = 15  # the body says why
 
-ACCOUNT: Final = struct.Struct("=dddQd")
+ACCOUNT: Final = struct.Struct("=dddQQ")
 """Of a call that has ended: wall seconds, wall seconds of its longest step without progress, CPU
-seconds, peak bytes, and CPU seconds of all children that its process has ever waited for."""
+seconds, peak bytes beyond what its process had before it, and bytes that the process had before its
+first call."""
 FRESH_ACCOUNT: Final = struct.Struct("=dddQ")
 """From a fresh process to its task process: ACCOUNT without the last field."""
 ORDERS: Final = struct.Struct("=dddB?")

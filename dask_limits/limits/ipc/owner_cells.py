@@ -24,14 +24,13 @@ WALL_TIME: Final = 2  # limits; 0 is none
 CPU_TIME: Final = 3
 MEMORY: Final = 4
 NUM_PROCESSES: Final = 5
-CPU_BEFORE: Final = 6  # CPU seconds that the process had used before the call
-GRACE_PERIOD: Final = 7  # seconds between a warning and the end; 0 is no warning
+GRACE_PERIOD: Final = 6  # seconds between a warning and the end; 0 is no warning
 # Written by the guardian.
-CONDEMNED: Final = 8  # number of the call for which it ends this process; 0 is none
-SEEN: Final = 9  # number of the call that the next three are about
-PEAK_MEMORY: Final = 10  # bytes
-PEAK_PROCESSES: Final = 11
-CPU_USED: Final = 12  # seconds
+CONDEMNED: Final = 7  # number of the call for which it ends this process; 0 is none
+SEEN: Final = 8  # number of the call that the next three are about
+PEAK_MEMORY: Final = 9  # bytes
+PEAK_PROCESSES: Final = 10
+CPU_USED: Final = 11  # seconds
 
 
 def is_asleep(cells: Cells) -> bool:

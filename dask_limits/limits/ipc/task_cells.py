@@ -22,8 +22,11 @@ CLOCK: Final = 4  # when the call began, or last reported progress; as START
 WARNED: Final = 5  # number of the call that was warned of its end; by the guardian
 RUNNER: Final = 6  # pid of the process that runs the call, where it is a child; 0 if it is not
 OVERHEAD: Final = 7  # number of child processes that exist to run the call, and are not its own
-CPU_BEFORE: Final = 9  # CPU seconds of these before the call began
 ANSWERED: Final = 8  # number of the last call whose answer has been sent
+CPU_BEFORE: Final = 9  # CPU seconds of the process that runs the call, before it began
+MEMORY_BEFORE: Final = 10  # bytes that this process had then
+OVERHEAD_CPU: Final = 11  # CPU seconds and bytes of the processes beside it that exist to run the
+OVERHEAD_MEMORY: Final = 12  # call, before it began
 
 _STACKS_AT: Final = 4096
 """Python stacks are in the same file, after the cells, as far as there is room. All processes that

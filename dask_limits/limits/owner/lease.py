@@ -33,8 +33,8 @@ class Lease:
         self._receiver = transport.Receiver(sock)
         self._seen_setting: Setting | None = None
         self._capture: Capture | None = None
-        self._children_cpu_time = 0.0  # seconds, of all children that it has ever waited for
-        self._peak_memory = 0  # bytes, in the last call
+        self._first_memory = 0  # bytes that it had before its first call
+        self._held_at_most = 0  # bytes that calls have left there, beyond that
         self.number = 0  # of the current or the last call
         self.calls = 0  # that it has run
         self.reusable = True
@@ -48,8 +48,6 @@ class Lease:
         cells.put(row, owner_cells.MEMORY, min(limits.memory or 0, 2**63))
         cells.put(row, owner_cells.NUM_PROCESSES, min(limits.num_processes or 0, 2**63))
         cells.put_float(row, owner_cells.GRACE_PERIOD, limits.grace_period)
-        cpu_before = proctree.cpu_seconds(self.pid) + self._children_cpu_time
-        cells.put_float(row, owner_cells.CPU_BEFORE, cpu_before)
         cells.put_float(row, owner_cells.START, time.monotonic())
         cells.put(row, owner_cells.CALL, self.number)
         if owner_cells.is_asleep(cells):
@@ -115,8 +113,8 @@ class Lease:
 
     def account(self, body: memoryview) -> tuple[Usage, float]:
         """The usage of the call by its answer, and the seconds of its longest step."""
-        wall_time, step, cpu_time, peak, children = messages.ACCOUNT.unpack_from(body)
-        self._children_cpu_time, self._peak_memory = children, peak
+        wall_time, step, cpu_time, peak, self._first_memory = messages.ACCOUNT.unpack_from(body)
+        self._held_at_most += peak
         processes = 1
         cells, row = self._owner_cells, self.row
         if cells.get(row, owner_cells.SEEN) == self.number:  # the guardian has looked at this call
@@ -140,10 +138,13 @@ class Lease:
 
     def has_room_for(self, memory: int | None) -> bool:
         """Whether it holds at most half of this limit, in bytes, from earlier calls."""
-        if memory is None or 2 * self._peak_memory <= memory:
-            return True  # it holds no more than it had at most
+        if memory is None or 2 * self._held_at_most <= memory:
+            return True
         process = proctree.read_process(self.pid)
-        return process is not None and 2 * process.resident <= memory
+        if process is None:
+            return False
+        self._held_at_most = max(process.resident - self._first_memory, 0)
+        return 2 * self._held_at_most <= memory
 
     def drop(self) -> None:
         """Release the process, also while a call runs."""

@@ -32,6 +32,7 @@ from dask_limits.limits.ipc.messages import Orders
 from dask_limits.limits.ipc.payload import Payload
 from dask_limits.limits.ipc.task_cells import TaskCells
 from dask_limits.limits.linux import files, proctree, standard_output
+from dask_limits.limits.task.own_memory import OwnMemory
 from dask_limits.limits.task.run_function import Ended, Runner
 
 _MARGIN_S: Final = 1
@@ -215,7 +216,7 @@ def _run_in_new_process(sender: _Sender, head: bytes, orders: Orders, task_proce
     cells.collect_stacks()
     _say_who_runs(cells, task_process)
     orders = orders._replace(captures=True)  # nothing else flushes what it prints
-    runner = Runner(cells, proctree.own_peak_memory)
+    runner = Runner(cells, OwnMemory())
     ended = runner.run(sender.number, orders, memoryview(head), fds)
     for child in proctree.children_of(os.getpid()):
         proctree.kill_tree(child)  # pynisher would wait for them, for seconds
@@ -226,7 +227,9 @@ def _say_who_runs(cells: Cells, task_process: int) -> None:
     """Tell the guardian which descendant of the task process is the call's own process."""
     root = proctree.read_process(task_process)
     if root is not None:
-        beside = proctree.descendants_of(root)
-        cells.put(0, task_cells.OVERHEAD, len(beside))
-        cells.put_float(0, task_cells.CPU_BEFORE, proctree.cpu_time_below(root, beside))
+        found = proctree.descendants_of(root)
+        beside = [p for p in found if p.pid != os.getpid()]
+        cells.put(0, task_cells.OVERHEAD, len(found))
+        cells.put(0, task_cells.OVERHEAD_MEMORY, sum(p.resident for p in beside))
+        cells.put_float(0, task_cells.OVERHEAD_CPU, proctree.cpu_time_below(root, beside))
     cells.put(0, task_cells.RUNNER, os.getpid())

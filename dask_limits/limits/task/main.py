@@ -12,8 +12,9 @@ from typing import Final, NoReturn
 
 from dask_limits.limits.ipc import messages, payload, task_cells, transport
 from dask_limits.limits.ipc.task_cells import TaskCells
-from dask_limits.limits.linux import files, prctl, proctree, signals, standard_output
+from dask_limits.limits.linux import files, prctl, signals, standard_output
 from dask_limits.limits.task import fresh
+from dask_limits.limits.task.own_memory import OwnMemory
 from dask_limits.limits.task.process_state import Setting, leaves_something, traits
 from dask_limits.limits.task.run_function import NOTHING, Ended, Runner
 
@@ -77,10 +78,10 @@ class TaskProcess:
         self._task_cells = cells
         self._setting = Setting.here().for_another_process()
         self._traits = traits()
-        self._peak_memory = proctree.own_peak_memory()
+        self._memory = OwnMemory()
+        self._first_memory = self._memory.before  # bytes, before any call
         self._first_idle_memory = 0
-        self._statm_fd = os.open("/proc/self/statm", os.O_RDONLY)
-        self._runner = Runner(cells, self._peak)
+        self._runner = Runner(cells, self._memory)
 
     def serve(self) -> None:
         """Run calls until the other end is closed, or a call leaves this process unfit."""
@@ -92,13 +93,11 @@ class TaskProcess:
                 continue
             number = message.number
             kind, end, *figures = self._run(message)
-            account = messages.ACCOUNT.pack(*figures, self._runner.children_cpu_time)
+            account = messages.ACCOUNT.pack(*figures, self._first_memory)
             transport.send(self._sock, kind, number, account, end.head, fds=end.fds)
             end.close()
             self._task_cells.put(0, task_cells.ANSWERED, number)
-            del end
-            # A large answer must not count for the next call.
-            self._peak_memory = proctree.own_peak_memory()
+            del end  # a large answer is not the next call's
 
     def _run(self, request: transport.Message) -> Ended:
         number, fds = request.number, request.fds
@@ -112,20 +111,6 @@ class TaskProcess:
             if orders.start_method:
                 return fresh.run(number, orders, head, fds, self._runner)
             return self._runner.run(number, orders, head, fds)
-
-    def _peak(self) -> int:
-        """Peak bytes of this process in this call, as far as the kernel tells."""
-        peak = proctree.own_peak_memory()
-        if peak > self._peak_memory:
-            return peak
-        try:  # the peak was in an earlier call; in this one it was at least what there is now
-            return self._resident()
-        except OSError:  # closed by a call
-            return 0
-
-    def _resident(self) -> int:
-        """Bytes that this process has now."""
-        return int(os.pread(self._statm_fd, 100, 0).split()[1]) * resource.getpagesize()
 
     def _is_fit(self) -> bool:
         """Restore what a call has changed, and check that nothing else is left of it.
@@ -143,7 +128,9 @@ class TaskProcess:
 
     def _has_grown(self) -> bool:
         """Whether it holds much more memory than after its first call."""
-        if self._first_idle_memory == 0:
-            self._first_idle_memory = self._resident()
-        most = self._first_idle_memory + max(_IDLE_GROWTH, self._first_idle_memory)
-        return self._peak_memory > most and self._resident() > most
+        try:
+            now = self._memory.resident()
+        except OSError:  # closed by a call
+            return True
+        self._first_idle_memory = self._first_idle_memory or now
+        return now > self._first_idle_memory + max(_IDLE_GROWTH, self._first_idle_memory)

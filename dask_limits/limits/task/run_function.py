@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from dask_limits.limits import in_place
@@ -16,6 +15,7 @@ from dask_limits.limits.ipc.task_cells import TaskCells
 from dask_limits.limits.linux import files, proctree, standard_output
 from dask_limits.limits.progress import restart_by
 from dask_limits.limits.task.grace import GraceWarning
+from dask_limits.limits.task.own_memory import OwnMemory
 
 NOTHING: Final[contextlib.AbstractContextManager[None]] = contextlib.nullcontext()
 
@@ -28,15 +28,15 @@ class Ended(NamedTuple):
     wall_time: float
     longest_step: float
     cpu_time: float  # with that of the children that its process has waited for
-    peak_memory: int
+    peak_memory: int  # beyond what the process had before the call
 
 
 class Runner:
     """Runs functions in this process, one at a time, and notes that in the task cells."""
 
-    def __init__(self, cells: TaskCells, peak: Callable[[], int]) -> None:
+    def __init__(self, cells: TaskCells, memory: OwnMemory) -> None:
         self.task_cells = cells
-        self._peak = peak
+        self._memory = memory
         self._pid = os.getpid()
         self._longest_step = 0.0
         # Of all those that this process has waited for.
@@ -48,8 +48,11 @@ class Runner:
         cells, grace = self.task_cells, orders.grace_period
         warning = GraceWarning(cells, number, grace) if grace else None
         cpu_before = time.process_time() + self.children_cpu_time
+        self._memory.begin_call()
         start = time.monotonic()
         self._longest_step = 0.0
+        cells.put_float(0, task_cells.CPU_BEFORE, cpu_before)
+        cells.put(0, task_cells.MEMORY_BEFORE, self._memory.before)
         cells.put_float(0, task_cells.START, start)
         cells.put_float(0, task_cells.CLOCK, start)
         cells.put(0, task_cells.CALL, number)
@@ -64,7 +67,8 @@ class Runner:
             warning.take_back_handlers()
         self.children_cpu_time = proctree.children_cpu_time()
         cpu_time = time.process_time() + self.children_cpu_time - cpu_before
-        return Ended(kind, end, wall_time, self._longest_step, cpu_time, self._peak())
+        peak = self._memory.peak_of_call()
+        return Ended(kind, end, wall_time, self._longest_step, cpu_time, peak)
 
     def _restart_clock(self) -> None:
         self.task_cells.put_float(0, task_cells.CLOCK, self._end_step())

@@ -60,7 +60,12 @@ def _open_standard_files() -> None:
 def _wait_for_either(guardian: int, owner: int) -> None:
     """Wait for the end of the guardian, or of the owner."""
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
-    while os.getppid() == owner and os.waitpid(guardian, os.WNOHANG)[0] == 0:
+    while os.getppid() == owner:
+        pid, status = os.waitpid(guardian, os.WNOHANG | os.WUNTRACED)
+        if pid and not os.WIFSTOPPED(status):
+            return
+        if pid:  # by a call
+            os.kill(guardian, signal.SIGCONT)
         signal.sigtimedwait({signal.SIGCHLD}, 1.0)
 
 

@@ -5,7 +5,7 @@ the start of the call here, and the guardian looks every few milliseconds.
 
 Each task process has a row. The owner writes the number of a call (`CALL`) after its other cells,
 and clears it when the call is over. Row 0 belongs to no task process: its first cell tells whether
-the guardian sleeps and must be woken for a new call.
+the guardian sleeps and must be woken for a new call, its second counts the steps of the guardian.
 """
 
 from __future__ import annotations
@@ -41,3 +41,13 @@ def is_asleep(cells: Cells) -> bool:
 def set_asleep(cells: Cells, asleep: bool) -> None:
     """Set whether the guardian must be woken. For the guardian."""
     cells.put(0, 0, int(asleep))
+
+
+def steps(cells: Cells) -> int:
+    """How many steps the guardian has taken. It takes one every 100 ms at least while calls run."""
+    return cells.get(0, 1)
+
+
+def count_step(cells: Cells) -> None:
+    """Count one step more. For the guardian."""
+    cells.put(0, 1, cells.get(0, 1) + 1)

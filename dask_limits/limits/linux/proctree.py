@@ -190,6 +190,12 @@ def blocks_signal(pid: int, number: int) -> bool:
     return blocked is None or bool(int(blocked, 16) >> (number - 1) & 1)
 
 
+def is_stopped(pid: int) -> bool:
+    """Whether a process is stopped, by a signal or by another that traces it."""
+    process = read_process(pid)
+    return process is not None and process.state in ("T", "t")
+
+
 def oom_kills() -> int:
     """How many processes the kernel has killed since boot because memory had run out."""
     return int(_field("/proc/vmstat", b"oom_kill ") or 0)

@@ -8,6 +8,7 @@ import os
 import select
 import socket
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from typing import Final
 
@@ -43,18 +44,21 @@ class Capture:
         """Close the ends that were sent to the call."""
         files.close(self.fds)
 
-    def take_until_readable(self, sock: socket.socket) -> None:
-        """Read what is printed until the socket is readable."""
+    def take_until_readable(self, sock: socket.socket, patience_s: float) -> bool:
+        """Read what is printed until the socket is readable. False if it is not for so long."""
+        give_up_at = time.monotonic() + patience_s
         poll = select.poll()
         for fd in (sock.fileno(), *self._streams):
             poll.register(fd, select.POLLIN)
         while True:
-            ready = {fd for fd, _ in poll.poll()}
+            ready = {fd for fd, _ in poll.poll(patience_s * 1000)}
             for fd in ready & self._streams.keys():
                 if not self._take(fd):
                     poll.unregister(fd)
             if sock.fileno() in ready:
-                return
+                return True
+            if time.monotonic() > give_up_at:
+                return False
 
     def _take(self, fd: int) -> bool:
         """Read what is there, one pipe full at most. False at the end of the stream."""

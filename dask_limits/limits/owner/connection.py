@@ -13,6 +13,7 @@ import time
 from dask_limits.limits.ipc import messages, owner_cells, transport
 from dask_limits.limits.ipc.cells import Cells
 from dask_limits.limits.linux import files
+from dask_limits.limits.owner.heartbeat import INTERVAL_S, Heartbeat
 from dask_limits.limits.owner.lease import Lease
 from dask_limits.limits.task.process_state import Setting
 
@@ -60,6 +61,8 @@ class Connection:
             theirs.close()
             os.close(cells_fd)
         self.pid = self._process.pid  # of the reaper, which is the parent of the guardian
+        self._heartbeat = Heartbeat(self._owner_cells, self.pid)
+        transport.set_patience(self._control, INTERVAL_S)
 
     @property
     def lost(self) -> bool:
@@ -109,7 +112,7 @@ class Connection:
 
     def _take_over(self) -> Lease:
         """Receive a task process from the guardian."""
-        message = self._receiver.receive()
+        message = self._next_message()
         if message is None:
             raise ConnectionError("the guardian has ended")
         if message.kind == messages.REFUSED:
@@ -121,9 +124,16 @@ class Connection:
         (pid,) = struct.unpack("=Q", message.body)
         sock = transport.adopt(message.fds.pop())
         wake = functools.partial(self._tell, messages.WAKE, 0)
-        lease = Lease(self._owner_cells, row, pid, sock, wake)
+        lease = Lease(self._owner_cells, row, pid, sock, wake, self._heartbeat)
         self._leases.add(lease)
         return lease
+
+    def _next_message(self) -> transport.Message | None:
+        while True:
+            try:
+                return self._receiver.receive()
+            except BlockingIOError:
+                self._heartbeat.check()
 
     def finish(self, lease: Lease) -> None:
         """End a call: keep the task process for the next one, if it is fit for that."""
@@ -159,6 +169,7 @@ class Connection:
                 return
             self.closed = True
             self._control.close()
+        self._heartbeat.end()
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(_END_WAIT_S)
         with self._lock:

@@ -14,6 +14,7 @@ from dask_limits.limits.limits import Limits
 from dask_limits.limits.linux import proctree
 from dask_limits.limits.linux.standard_output import Capture
 from dask_limits.limits.outcome import Usage
+from dask_limits.limits.owner.heartbeat import INTERVAL_S, Heartbeat
 from dask_limits.limits.task.process_state import Setting
 
 _numbers = itertools.count(1)  # of the calls of this process
@@ -23,13 +24,21 @@ class Lease:
     """A task process in its owner's hands, for one call at a time."""
 
     def __init__(
-        self, cells: Cells, row: int, pid: int, sock: socket.socket, wake: Callable[[], object]
+        self,
+        cells: Cells,
+        row: int,
+        pid: int,
+        sock: socket.socket,
+        wake: Callable[[], object],
+        heartbeat: Heartbeat,
     ) -> None:
         self._owner_cells = cells
         self.row = row
         self.pid = pid
         self.sock = sock
         self._wake_guardian = wake
+        self._heartbeat = heartbeat
+        transport.set_patience(sock, INTERVAL_S)
         self._receiver = transport.Receiver(sock)
         self._seen_setting: Setting | None = None
         self._capture: Capture | None = None
@@ -95,8 +104,12 @@ class Lease:
         while True:
             try:
                 if self._capture is not None:
-                    self._capture.take_until_readable(self.sock)
+                    while not self._capture.take_until_readable(self.sock, INTERVAL_S):
+                        self._heartbeat.check()
                 message = self._receiver.receive()
+            except BlockingIOError:  # there is no answer yet
+                self._heartbeat.check()
+                continue
             except OSError:
                 return None
             if message is None:

@@ -1,5 +1,6 @@
 """Signals from calls to the processes that watch them."""
 
+import functools
 import os
 import signal
 import subprocess
@@ -11,8 +12,11 @@ import time
 import cloudpickle
 import psutil
 import pytest
+from overdoing import wait_on
 from processes import until
 
+from dask_limits import exceptions
+from dask_limits.limits import Limits
 from dask_limits.limits.owner.guardian import Guardian
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # a call shall not import pytest
@@ -115,3 +119,92 @@ def test_a_forged_end_of_a_child_harms_nothing(guardian):
     before = guardian.run(ours_above, (), {}).result()
     assert guardian.run(signal_all, ([signal.SIGCHLD], 5000), {}).result() == before
     assert guardian.run(ours_above, (), {}).result() == before
+
+
+# -- SIGSTOP, which cannot be ignored --------------------------------------------------------
+
+
+def stop_all(times, then):
+    above = ours_above()
+    for _ in range(times):
+        for pid in above:
+            os.kill(pid, signal.SIGSTOP)
+    then()
+
+
+def go_on_stopping():
+    above = ours_above()
+    while True:
+        for pid in above:
+            os.kill(pid, signal.SIGSTOP)
+
+
+def goes_on(pid):
+    return psutil.Process(pid).status() != psutil.STATUS_STOPPED
+
+
+@pytest.mark.parametrize("which", [0, -1], ids=["the guardian", "the reaper"])
+def test_the_one_is_continued_by_the_other(guardian, which):
+    assert guardian.run(abs, (-1,), {}).ok
+    pid = guardian.run(ours_above, (), {}).result()[which]
+
+    def stop():
+        for _ in range(20):
+            os.kill(pid, signal.SIGSTOP)
+            until(lambda: goes_on(pid))
+
+    assert guardian.run(stop, (), {}, Limits(wall_time=60)).ok
+
+
+@pytest.mark.parametrize("captured", [False, True], ids=["plain", "captured"])
+@pytest.mark.parametrize("way", [functools.partial(stop_all, 1), functools.partial(stop_all, 100)])
+def test_a_call_that_stops_all_at_once_is_ended_at_its_limit(guardian, way, captured):
+    limits = Limits(wall_time=0.5, capture_output=captured)
+    outcome = guardian.run(way, (wait_on,), {}, limits)
+    assert isinstance(outcome.exception, exceptions.WallTimeBreach | exceptions.GuardianLostError)
+    assert guardian.run(abs, (-1,), {}).result() == 1
+
+
+@pytest.mark.parametrize("captured", [False, True], ids=["plain", "captured"])
+def test_a_call_that_goes_on_stopping_all_is_ended(guardian, captured):
+    def stop_and_print():
+        for pid in ours_above():
+            if os.fork() == 0:
+                while True:
+                    os.kill(pid, signal.SIGSTOP)
+        while True:
+            print("x" * 1000)
+
+    for call in (go_on_stopping, stop_and_print):
+        outcome = guardian.run(call, (), {}, Limits(wall_time=0.5, capture_output=captured))
+        error = outcome.exception
+        assert isinstance(error, exceptions.WallTimeBreach | exceptions.GuardianLostError)
+        assert guardian.run(abs, (-1,), {}).result() == 1
+
+
+def test_a_guardian_that_was_stopped_can_be_closed():
+    with Guardian() as guardian:
+        reaper = psutil.Process(guardian.run(ours_above, (), {}).result()[-1])
+        for process in (reaper, *reaper.children()):
+            process.suspend()
+    assert not reaper.is_running()
+
+
+def test_an_owner_that_was_stopped_with_all_others_goes_on_with_all(tmp_path):
+    """As in a job that SLURM suspends: nothing is taken for stopped by a call."""
+    script = (
+        "import time; from pathlib import Path; from dask_limits import limit\n"
+        "def begin():\n    Path('begun').touch(); time.sleep(2); return 'done'\n"
+        "if __name__ == '__main__': print(limit(begin, wall_time=100)())"
+    )
+    command = [sys.executable, "-c", script]
+    with psutil.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as owner:
+        until((tmp_path / "begun").exists)
+        everyone = [owner, *owner.children(recursive=True)]
+        for _ in range(2):
+            for process in reversed(everyone):
+                process.suspend()
+            time.sleep(1)
+            for process in everyone:
+                process.resume()
+        assert owner.communicate()[0] == "done\n"

@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import time
 
 import pytest
 
 from dask_limits import Limits, exceptions
-from dask_limits.limits.linux.proctree import children_of
+from dask_limits.limits.owner import connection
 from dask_limits.limits.owner.guardian import Guardian
+
+BLIND = (
+    "; from dask_limits.limits.guardian import monitor;"
+    " monitor.Watch.look = lambda self, now: setattr(self, 'next_look', now + 1) or ''; main("
+)
 
 
 @pytest.fixture
-def stopped():
+def blind(monkeypatch):
     """A guardian that has a task process ready, and looks at nothing."""
+    program = connection._PROGRAM.replace("; main(", BLIND)
+    assert BLIND in program
+    monkeypatch.setattr(connection, "_PROGRAM", program)
     with Guardian() as guardian:
         guardian.run(abs, (-1,), {}, Limits(wall_time=60))
-        (pid,) = children_of(guardian._connection.pid)
-        os.kill(pid, signal.SIGSTOP)
-        try:
-            yield guardian
-        finally:
-            os.kill(pid, signal.SIGCONT)
+        yield guardian
 
 
 def burn(seconds):
@@ -46,9 +47,9 @@ OVER = [
     ("function", "argument", "limits", "breach"), OVER, ids=["wall_time", "cpu_time", "memory"]
 )
 def test_a_call_that_was_over_its_limit_at_its_end_is_a_breach(
-    stopped, function, argument, limits, breach
+    blind, function, argument, limits, breach
 ):
-    outcome = stopped.run(function, (argument,), {}, Limits(**limits))
+    outcome = blind.run(function, (argument,), {}, Limits(**limits))
     assert type(outcome.exception) is breach
     assert outcome.exception.usage == outcome.usage
 
@@ -58,11 +59,11 @@ def late_failure():
     raise LookupError("late")
 
 
-def test_what_a_call_raised_after_its_time_is_the_cause_of_the_breach(stopped):
-    error = stopped.run(late_failure, (), {}, Limits(wall_time=0.1)).exception
+def test_what_a_call_raised_after_its_time_is_the_cause_of_the_breach(blind):
+    error = blind.run(late_failure, (), {}, Limits(wall_time=0.1)).exception
     assert type(error) is exceptions.WallTimeBreach
     assert isinstance(error.__cause__, LookupError)
 
 
-def test_a_call_within_its_limits_needs_no_look_of_the_guardian(stopped):
-    assert stopped.run(abs, (-3,), {}, Limits(wall_time=60, memory="10 GiB")).value == 3
+def test_a_call_within_its_limits_needs_no_look_of_the_guardian(blind):
+    assert blind.run(abs, (-3,), {}, Limits(wall_time=60, memory="10 GiB")).value == 3

@@ -14,6 +14,7 @@ import time
 import traceback
 from typing import Final
 
+from dask_limits.limits.guardian.leftovers import Leftovers
 from dask_limits.limits.guardian.monitor import TICK_S
 from dask_limits.limits.guardian.task_process import TaskProcess
 from dask_limits.limits.ipc import messages, owner_cells, task_cells, transport
@@ -49,6 +50,7 @@ class GuardianProcess:
         self._spare: tuple[TaskProcess, socket.socket] | None = None
         self._idle_ticks = 0
         self._orphans: set[int] = set()  # what calls have detached, and is still there
+        self._leftovers = Leftovers()
         self._reaper = os.getppid()
         self._next_check = 0.0
         # SIGCHLD must end the poll: its handler writes to this socket.
@@ -159,7 +161,9 @@ class GuardianProcess:
             task_main.run(own_end.fileno(), task_cells_fd, self._open_files)
         row, cells = self._free_rows.pop(), self._owner_cells
         cells.clear(row)
-        process = self._by_pid[pid] = TaskProcess(row, pid, cells, own_end, task_cells_fd)
+        process = self._by_pid[pid] = TaskProcess(
+            row, pid, cells, own_end, task_cells_fd, self._leftovers
+        )
         return process, owner_end
 
     def _keep_spare(self) -> None:
@@ -218,8 +222,7 @@ class GuardianProcess:
         has ended just now, or from another orphan: calls that have no answer yet wait for it.
         """
         orphans = {p for p in proctree.children_of(os.getpid()) if p not in self._by_pid}
-        for pid in orphans:
-            proctree.kill_tree(pid)
+        self._leftovers.end(orphans)
         for process in self._by_row.values():
             process.note_orphans(orphans, orphans - self._orphans)
         self._orphans = orphans

@@ -14,6 +14,7 @@ import time
 import traceback
 from typing import NoReturn
 
+from dask_limits.limits.guardian.leftovers import Leftovers
 from dask_limits.limits.guardian.main import GuardianProcess, collect_ended
 from dask_limits.limits.ipc import transport
 from dask_limits.limits.ipc.cells import Cells
@@ -29,6 +30,9 @@ def main(control_fd: int, owner_cells_fd: int) -> NoReturn:
     # An owner may ignore it, and execve(2) keeps that.
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     del sys.argv[1:]  # not for the functions that will run here
+    # What a call has left is removed when it ends; nobody needs a warning about each. Python hands
+    # these options on to the resource trackers that it starts.
+    sys.warnoptions.append("ignore:resource_tracker:UserWarning")
     owner = os.getppid()
     prctl.become_subreaper()
     guardian = os.fork()
@@ -71,9 +75,8 @@ def _wait_for_either(guardian: int, owner: int) -> None:
 
 def _end_children() -> None:
     """End everything below this process, and wait for that, up to ten seconds."""
-    give_up_at = time.monotonic() + 10
+    give_up_at, leftovers = time.monotonic() + 10, Leftovers(all_end=True)
     while (children := proctree.children_of(os.getpid())) and time.monotonic() < give_up_at:
-        for pid in children:
-            proctree.kill_tree(pid)
+        leftovers.end(children)
         collect_ended()
         time.sleep(0.001)

@@ -19,6 +19,7 @@ import socket
 import time
 from typing import Final
 
+from dask_limits.limits.guardian.leftovers import Leftovers
 from dask_limits.limits.guardian.monitor import Watch
 from dask_limits.limits.ipc import messages, owner_cells, task_cells, transport
 from dask_limits.limits.ipc.cells import Cells
@@ -40,7 +41,13 @@ class TaskProcess:
     """The guardian's record of one task process, which has a row of the owner cells."""
 
     def __init__(
-        self, row: int, pid: int, cells: Cells, sock: socket.socket, task_cells_fd: int
+        self,
+        row: int,
+        pid: int,
+        cells: Cells,
+        sock: socket.socket,
+        task_cells_fd: int,
+        leftovers: Leftovers,
     ) -> None:
         self.row = row
         self.pid = pid
@@ -50,6 +57,7 @@ class TaskProcess:
         self._owner_cells = cells
         self._task_cells = TaskCells(task_cells_fd)
         self._sock = sock  # a copy of its end: to send a verdict even when the process has ended
+        self._leftovers = leftovers
         self._watch: Watch | None = None
         self._stacks_until = math.inf
         self._stacks = ""  # as far as they were written at the last look
@@ -160,12 +168,14 @@ class TaskProcess:
         """End it and everything below it."""
         self.cause = cause
         self._killed_at = time.monotonic()
-        proctree.kill_tree(self.pid)
+        trackers = proctree.kill_tree(self.pid)
+        self._leftovers.note_end(tracker.session for tracker in trackers)
 
     def bury(self, status: int, used: resource.struct_rusage) -> None:
         """It has ended, as wait4(2) tells: judge the call that it ran, if any."""
         self.dead = True
         self._died_at = time.monotonic()
+        self._leftovers.note_end([self.pid])  # which is its session too
         self._exit_code = os.waitstatus_to_exitcode(status)
         self._used = used
         self._sock.shutdown(socket.SHUT_RD)  # an owner that still sends must not wait for ever

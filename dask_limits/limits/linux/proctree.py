@@ -7,6 +7,7 @@ every process of the machine and costs 800 us.
 from __future__ import annotations
 
 import os
+import re
 import resource
 import signal
 import sys
@@ -17,6 +18,7 @@ from typing import Final, NamedTuple
 _PAGE: Final = os.sysconf("SC_PAGE_SIZE")
 _SIGCHLD: Final = 1 << signal.SIGCHLD - 1
 _COMMAND_LENGTH: Final = 120
+_TRACKER: Final = re.compile(rb"\0-c\0from [\w.]+\.resource_tracker import main; ?main\(")
 _TICK_S: Final = 1 / os.sysconf("SC_CLK_TCK")
 # Linux has it since 3.5, but a kernel can be built without (CONFIG_PROC_CHILDREN).
 _HAS_CHILDREN_FILES: Final = os.path.exists(f"/proc/self/task/{os.getpid()}/children")
@@ -27,7 +29,9 @@ class Process(NamedTuple):
 
     pid: int
     parent: int
+    session: int
     state: str
+    started: float  # seconds since boot, in steps of 10 ms
     cpu_time: float  # seconds, its own; in steps of 10 ms
     waited_cpu_time: float  # seconds, of the children that it has waited for, and of theirs
     threads: int
@@ -77,7 +81,9 @@ def read_process(pid: int) -> Process | None:
     return Process(
         pid=pid,
         parent=int(field[1]),
+        session=int(field[3]),
         state=state,
+        started=int(field[19]) * _TICK_S,
         cpu_time=(int(field[11]) + int(field[12])) * _TICK_S,
         waited_cpu_time=(int(field[13]) + int(field[14])) * _TICK_S,
         threads=threads,
@@ -148,6 +154,11 @@ def cpu_time_below(root: Process, below: list[Process]) -> float:
     return root.waited_cpu_time + sum(p.cpu_time + p.waited_cpu_time for p in below)
 
 
+def seconds_since_boot() -> float:
+    """The time now, on the clock of `Process.started`."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
 def cpu_seconds(pid: int) -> float:
     """CPU seconds of a process, without its children: exact, and 0.3 us; 0 if it has ended.
 
@@ -201,12 +212,28 @@ def oom_kills() -> int:
     return int(_field("/proc/vmstat", b"oom_kill ") or 0)
 
 
-def kill_tree(root: int) -> None:
+def may_be_resource_tracker(pid: int) -> bool:
+    """Whether it looks like a process of multiprocessing or loky that removes what others leave.
+
+    It removes semaphores, shared memory and folders when its pipe ends: when nobody holds it open.
+    """
+    command = _read(f"/proc/{pid}/cmdline", enough=1)
+    if command:
+        return _TRACKER.search(command) is not None
+    process = read_process(pid)  # it is empty also while execve(2) starts the program
+    return process is not None and process.state != "Z"
+
+
+def kill_tree(root: int) -> list[Process]:
     """End a process and everything below it, faster than it can fork.
 
     A stopped process cannot fork. So stop all processes, and look again until there is no new one;
     then kill them. One that is missed, in a fork under way, loses its parent and becomes a child of
-    the nearest subreaper.
+    the nearest subreaper. So does a resource tracker below the root, which ends by itself when the
+    others have ended.
+
+    Returns:
+        The resource trackers: they were not killed.
     """
     stopped: set[int] = set()
     new = {root}
@@ -218,8 +245,13 @@ def kill_tree(root: int) -> None:
         if process is None:
             break
         new = {p.pid for p in descendants_of(process) if not p.has_ended} - stopped
-    for pid in stopped:
+    trackers = {pid for pid in stopped if pid != root and may_be_resource_tracker(pid)}
+    for pid in stopped - trackers:
         send_signal(pid, signal.SIGKILL)
+    spared = [p for pid in trackers if (p := read_process(pid)) is not None]
+    for pid in trackers:
+        send_signal(pid, signal.SIGCONT)
+    return spared
 
 
 def send_signal(pid: int, number: int) -> None:

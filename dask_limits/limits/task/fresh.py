@@ -219,7 +219,8 @@ def _run_in_new_process(sender: _Sender, head: bytes, orders: Orders, task_proce
     runner = Runner(cells, OwnMemory())
     ended = runner.run(sender.number, orders, memoryview(head), fds)
     for child in proctree.children_of(os.getpid()):
-        proctree.kill_tree(child)  # pynisher would wait for them, for seconds
+        if not proctree.may_be_resource_tracker(child):
+            proctree.kill_tree(child)  # pynisher would wait for them, for seconds
     return ended
 
 

@@ -13,10 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import cloudpickle
-
 from dask_limits.limits import LimitedCall, Limits, run_in_place
-from dask_limits.limits.ipc import pickling
+from dask_limits.limits.ipc import by_value, pickling
 from dask_limits.limits.packed_outcome import PackedOutcome
 
 
@@ -41,23 +39,25 @@ class PackedCall:
 
 def pack_call(
     call: LimitedCall[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], leave_out: type
-) -> tuple[PackedCall, list[Any]]:
+) -> tuple[PackedCall, list[Any], list[Any]]:
     """Put a call into bytes; its limits stay behind.
 
     Objects of the type `leave_out` do not travel, wherever among the arguments they are: others
-    take their places when the call runs. Such are futures of earlier tasks. They are returned too.
+    take their places when the call runs. Such are futures of earlier tasks. They are returned too,
+    and what must live until the outcome is unpacked.
 
     Raises:
         CallPicklingError: if the function or an argument cannot be pickled.
     """
     buffer = io.BytesIO()
-    pickler = _Pickler(buffer, pickle.HIGHEST_PROTOCOL)
+    sent: list[Any] = []
+    pickler = _Pickler(buffer, pickle.HIGHEST_PROTOCOL, sent=sent)
     pickler.leave_out, pickler.left_out = leave_out, []
     try:
         pickler.dump((call.fn, args, kwargs))
     except Exception as why:
         raise pickling.unpicklable_arguments(call.fn, args, kwargs, call.limits, why) from why
-    return PackedCall(call.name, buffer.getvalue()), pickler.left_out
+    return PackedCall(call.name, buffer.getvalue()), pickler.left_out, sent
 
 
 def run_packed(call: PackedCall, put_in: Sequence[Any]) -> PackedOutcome[Any]:
@@ -65,10 +65,11 @@ def run_packed(call: PackedCall, put_in: Sequence[Any]) -> PackedOutcome[Any]:
 
     The "limits" executor knows it, and runs the call in a task process instead.
     """
+    by_value.begin_call()
     return PackedOutcome.of(run_in_place(call, (put_in,), {}), call.name, Limits())
 
 
-class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
+class _Pickler(by_value.CallPickler):
     leave_out: type
     left_out: list[Any]
 

@@ -10,7 +10,7 @@ from typing import Any, ParamSpec, TypeVar
 from dask_limits.exceptions import CallPicklingError
 from dask_limits.executors.future import Future
 from dask_limits.limits import CancelToken, LimitedCall, Outcome, run_call, run_in_place
-from dask_limits.limits.ipc import pickling
+from dask_limits.limits.ipc import by_value, pickling
 from dask_limits.limits.owner.guardian import default_guardian
 from dask_limits.limits.packed_outcome import PackedOutcome
 
@@ -71,12 +71,13 @@ class WrappedExecutor(concurrent.futures.Executor):
     def _submit_elsewhere(
         self, call: LimitedCall[..., R], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Future[R]:
+        sent: list[Any] = []
         try:
-            pickled = pickling.dumps((call, args, kwargs))
+            pickled = pickling.dumps((call, args, kwargs), sent)
         except Exception as why:
             raise pickling.unpicklable_arguments(call.fn, args, kwargs, call.limits, why) from why
         inner = self.executor.submit(_run_pickled, pickled)
-        future = _WrappedFuture[R](inner)
+        future = _WrappedFuture[R](inner, sent)
 
         def settle(inner: concurrent.futures.Future[PackedOutcome[R]]) -> None:
             if not _pass_failure(inner, future):
@@ -108,11 +109,12 @@ class WrappedExecutor(concurrent.futures.Executor):
 
 
 class _WrappedFuture(Future[R]):
-    """A future of ours that is as far as another one is."""
+    """A future of ours that is as far as another one is. `sent`: see `CallPickler`."""
 
-    def __init__(self, inner: concurrent.futures.Future[Any]) -> None:
+    def __init__(self, inner: concurrent.futures.Future[Any], sent: list[Any]) -> None:
         super().__init__(on_cancel=inner.cancel)
         self._inner = inner
+        self._sent = sent
 
     def running(self) -> bool:
         return self._inner.running() and not self.done()
@@ -131,6 +133,7 @@ def _pass_failure(inner: concurrent.futures.Future[Any], future: Future[Any]) ->
 
 def _run_pickled(call: bytes) -> PackedOutcome[Any]:
     """Run a call in the worker that receives it, and leave its value or exception pickled."""
+    by_value.begin_call()
     limited, args, kwargs = pickle.loads(call)
     if not limited.limits:
         outcome = run_in_place(limited.fn, args, kwargs)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import enum
 import functools
 import os
 import re
@@ -315,6 +316,63 @@ def test_the_result_of_a_limited_call_is_unpickled_where_it_is_read_and_nowhere_
 ):
     executor.submit(limit(NotesWhereItIsUnpickled, wall_time=30), tmp_path).result(timeout=30)
     assert [path.name for path in tmp_path.iterdir()] == [str(os.getpid())]
+
+
+class Changed:
+    """A class of the script, with what calls and results could change of it."""
+
+    number = 1
+
+    def own(self):
+        return type(self) is Changed
+
+
+class Colour(enum.Enum):
+    RED = 1
+
+
+@dataclass
+class Held:
+    colour: Colour = Colour.RED
+    of: Any = None
+
+
+class HeldError(LookupError):
+    pass
+
+
+def results_of_own_classes(fails):
+    if fails:
+        raise HeldError(Held())
+
+    class Sub(Changed):
+        pass
+
+    Changed.number += 1
+    return Changed(), Sub(), Held(of=call), cached_here
+
+
+@functools.cache
+def cached_here():
+    return Held
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_results_have_the_callers_own_classes_which_stay_as_they_are(executor, kind, level):
+    if level == "thread" or (level is None and not kind.elsewhere):
+        pytest.skip("the call runs where these classes are")
+    classes = Changed, Colour, Held, HeldError
+    before = [dict(vars(cls)) for cls in classes]
+    fn = at_level(results_of_own_classes, level, wall_time=30)
+    for _ in range(2):
+        made, sub, held, cached = executor.submit(fn, False).result(timeout=30)
+        assert (type(made), type(sub).__base__, type(held)) == (Changed, Changed, Held)
+        assert (held.colour, held.of, cached) == (Colour.RED, call, cached_here)
+        assert made.own()
+        error = executor.submit(fn, True).exception(timeout=30)
+        assert type(error) is HeldError
+        assert type(error.args[0]) is Held
+    assert [dict(vars(cls)) for cls in classes] == before
 
 
 def interrupt():

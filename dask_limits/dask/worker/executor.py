@@ -27,6 +27,7 @@ from dask_limits.dask.worker.admission import AdmissionControl, Reservation
 from dask_limits.dask.worker.error_messages import explain
 from dask_limits.exceptions import CallCancelledError, CallError, GuardianLostError
 from dask_limits.limits import CancelToken, Limits
+from dask_limits.limits.ipc import by_value
 from dask_limits.limits.owner.guardian import Guardian
 from dask_limits.placement.resources import WorkerResources
 
@@ -133,6 +134,7 @@ class LimitsExecutor(concurrent.futures.Executor):
         if isinstance(fn, JoblibBatch) and limits.isolation == "thread":
             fn = fn.function  # this process has a client, and other threads that use joblib
         is_packed = getattr(node, "func", None) is run_packed
+        by_value.begin_call()  # for a call in this thread
         start = self._guardian.run_packed if is_packed else self._guardian.run
         run = functools.partial(start, fn, args, kwargs, limits, cancel=token)
         outcome = self._run_guarded(node.key, run, limits)

@@ -135,7 +135,7 @@ class DaskExecutor(WatchedExecutor):
         if self._connection.is_lost():
             raise self._connection.lost_errors()(limited.name)
         try:
-            packed, dependencies = pack_call(limited, args, kwargs, distributed.Future)
+            packed, dependencies, sent = pack_call(limited, args, kwargs, distributed.Future)
         except CallPicklingError as error:
             refused = Future[Any]()
             refused.set_exception(error)
@@ -145,7 +145,7 @@ class DaskExecutor(WatchedExecutor):
             annotations |= limits_annotations(limited.limits.as_dict(), annotations)
         executor, limits = annotations.pop("executor", "default"), annotations.pop("limits", {})
         key = f"{limited.name}-{self._id}-{next(self._numbers)}"
-        call = Submission(key, packed, dependencies, executor, limits, annotations)
+        call = Submission(key, packed, dependencies, sent, executor, limits, annotations)
         future = call.future = Future(functools.partial(self._call_soon, self._cancel, call))
         with self._lock:
             if self._closed:

@@ -2,43 +2,28 @@ from __future__ import annotations
 
 import io
 import pickle
-import sys
 from collections.abc import Callable
 from typing import Any
-
-import cloudpickle
 
 from dask_limits.exceptions import CallPicklingError
 from dask_limits.limits.in_place import name_of
 from dask_limits.limits.ipc import messages, payload
+from dask_limits.limits.ipc.by_value import AnswerPickler, CallPickler
 from dask_limits.limits.ipc.payload import Payload
 from dask_limits.limits.limits import Limits
 from dask_limits.limits.tracebacks import say, text_of
 
 
-def new_pickler(file: Any, protocol: int, **options: Any) -> Any:
-    """A pickler that also handles functions of `__main__`, lambdas and closures."""
-    # In a process that multiprocessing has spawned, the user's script is the module `__mp_main__`,
-    # and cloudpickle would expect it to be importable elsewhere.
-    main = sys.modules.get("__mp_main__")
-    if main is not None:
-        cloudpickle.register_pickle_by_value(main)
-    return cloudpickle.Pickler(file, protocol, **options)
-
-
-def dumps(thing: object) -> bytes:
-    """Pickle an object by value, into bytes."""
+def dumps(call: object, sent: list[Any] | None = None) -> bytes:
+    """Pickle a call into bytes. `sent` must live until the answer is unpickled."""
     buffer = io.BytesIO()
-    new_pickler(buffer, pickle.HIGHEST_PROTOCOL).dump(thing)
+    CallPickler(buffer, pickle.HIGHEST_PROTOCOL, sent=sent).dump(call)
     return buffer.getvalue()
 
 
-def pack(thing: object) -> Payload:
-    """Pack an object; with `new_pickler` if the standard pickler cannot."""
-    try:
-        return payload.pack(thing, pickle.Pickler)
-    except Exception:
-        return payload.pack(thing, new_pickler)
+def pack(answer: object) -> Payload:
+    """Pack the answer to the call that this thread has begun."""
+    return payload.pack(answer, AnswerPickler)
 
 
 def pack_returned(value: object) -> tuple[int, Payload]:

@@ -12,6 +12,7 @@ from typing import Any, Final, Self, TypeVar
 from dask_limits.limits.cancel import CancelToken
 from dask_limits.limits.in_place import name_of
 from dask_limits.limits.ipc import messages, payload, pickling
+from dask_limits.limits.ipc.by_value import CallPickler
 from dask_limits.limits.ipc.payload import Payload
 from dask_limits.limits.limits import Limits
 from dask_limits.limits.outcome import Outcome
@@ -62,7 +63,8 @@ class Guardian:
         """Run one call, and raise nothing. `cancel` can end it from another thread."""
         if limits.isolation == "thread" and not (cancel and cancel.cancelled):
             return in_thread.run(fn, args, kwargs, limits)
-        return self.run_packed(fn, args, kwargs, limits, cancel=cancel).unpack()
+        sent: list[Any] = []
+        return self.run_packed(fn, args, kwargs, limits, cancel=cancel, sent=sent).unpack()
 
     def run_packed(
         self,
@@ -72,8 +74,12 @@ class Guardian:
         limits: Limits = _NO_LIMITS,
         *,
         cancel: CancelToken | None = None,
+        sent: list[Any] | None = None,
     ) -> PackedOutcome[R]:
-        """Run one call as `run` does, and leave its value or exception pickled."""
+        """Run one call as `run` does, and leave its value or exception pickled.
+
+        This may refer to what is added to `sent`, which must live until it is unpickled.
+        """
         cancel = cancel or CancelToken()
         outcomes = Outcomes(name_of(fn), limits)
         if cancel.cancelled:
@@ -82,7 +88,7 @@ class Guardian:
             outcome = in_thread.run(fn, args, kwargs, limits)
             return PackedOutcome.of(outcome, outcomes.name, limits)
         try:
-            request = payload.pack((fn, args, kwargs), pickling.new_pickler)
+            request = payload.pack((fn, args, kwargs), functools.partial(CallPickler, sent=sent))
         except Exception as error:
             if isinstance(error, OSError) and error.errno in _NO_ROOM:
                 return outcomes.refused(str(error))

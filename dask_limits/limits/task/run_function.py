@@ -8,7 +8,7 @@ import time
 from typing import Final, NamedTuple
 
 from dask_limits.limits import in_place
-from dask_limits.limits.ipc import messages, payload, pickling, task_cells
+from dask_limits.limits.ipc import by_value, messages, payload, pickling, task_cells
 from dask_limits.limits.ipc.messages import Orders
 from dask_limits.limits.ipc.payload import Payload
 from dask_limits.limits.ipc.task_cells import TaskCells
@@ -84,6 +84,7 @@ def _run(
     head: memoryview, fds: list[int], around: contextlib.AbstractContextManager[object]
 ) -> tuple[int, Payload]:
     """Run a function, it alone within a context. Returns the kind of answer, and its payload."""
+    by_value.begin_call()
     try:
         fn, args, kwargs = payload.unpack(head, fds)
     except BaseException as error:

@@ -149,7 +149,7 @@ def mapped(dask_worker: Worker) -> bool:
 def test_dask_knows_the_size_of_a_result_and_can_spill_it(
     client: Client, executor: DaskExecutor
 ) -> None:
-    call, _ = pack_call(limit(array_of), (50,), {}, leave_out=type(None))
+    call, _, _ = pack_call(limit(array_of), (50,), {}, leave_out=type(None))
     with dask.annotate(executor="limits", limits={"wall_time": 60.0}):
         task = client.submit(run_packed, call, [], pure=False)
     until(lambda: task.status == "finished")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import enum
 import functools
+import multiprocessing
 import os
 import re
 import shlex
@@ -373,6 +374,21 @@ def test_results_have_the_callers_own_classes_which_stay_as_they_are(executor, k
         assert type(error) is HeldError
         assert type(error.args[0]) is Held
     assert [dict(vars(cls)) for cls in classes] == before
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_a_proxy_of_a_manager_can_be_an_argument_and_a_result(executor, kind, level):
+    if kind.make is jobqueue:
+        pytest.skip("jobs are not children of this process, and do not have its authkey")
+
+    def put(queue):
+        queue.put("here")
+        return queue
+
+    with multiprocessing.Manager() as manager:
+        queue = manager.Queue()
+        returned = executor.submit(at_level(put, level, wall_time=30), queue).result(timeout=30)
+        assert [queue.get(timeout=30), returned.empty()] == ["here", True]
 
 
 def interrupt():

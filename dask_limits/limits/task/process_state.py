@@ -10,7 +10,7 @@ import resource
 import signal
 import socket
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 _RLIMITS: Final = [
@@ -27,6 +27,9 @@ class Setting:
     path: list[str]
     directory: str
     environment: dict[Any, Any]
+    authkey: bytes | None = field(repr=False)
+    """By which multiprocessing's proxies of managers connect; None while nothing has imported it.
+    As multiprocessing's own processes inherit it, it is passed on in memory alone."""
 
     @classmethod
     def here(cls) -> Setting:
@@ -36,12 +39,16 @@ class Setting:
         except OSError:  # it has been removed
             directory = "/"
         # os.environ compares and copies itself slowly; this is the dict of bytes in it.
-        return cls(sys.path, directory, os.environ._data)  # type: ignore[attr-defined]
+        environment = os.environ._data  # type: ignore[attr-defined]
+        process = sys.modules.get("multiprocessing.process")
+        authkey = None if process is None else bytes(process.current_process().authkey)
+        return cls(sys.path, directory, environment, authkey)
 
     def for_another_process(self) -> Setting:
         """A copy that can be unpickled in any process."""
         path = [os.fsdecode(p) for p in self.path if isinstance(p, str | bytes | os.PathLike)]
-        return Setting(list(map(str, path)), self.directory, dict(self.environment))
+        environment = dict(self.environment)
+        return Setting(list(map(str, path)), self.directory, environment, self.authkey)
 
     def restore(self) -> None:
         """Restore it in this process, where it was changed."""
@@ -56,6 +63,10 @@ class Setting:
                 os.putenv(name, value)
             now.environment.clear()
             now.environment.update(self.environment)
+        if now.authkey != self.authkey is not None:
+            from multiprocessing import process
+
+            process.current_process().authkey = self.authkey
         if now.directory != self.directory:
             try:
                 os.chdir(self.directory)

@@ -1,6 +1,7 @@
 """Owners in odd circumstances, and that calls do not change their owner."""
 
 import ctypes
+import multiprocessing
 import os
 import signal
 import socket
@@ -50,6 +51,33 @@ def test_a_call_sees_the_environment_that_its_owner_has_when_it_is_made(monkeypa
     assert run(os.environ.get, "LATE", wall_time=30).result() == "1"
     monkeypatch.delenv("LATE")
     assert run(os.environ.get, "LATE", wall_time=30).result() is None
+
+
+@on_processes
+def test_proxies_of_the_owners_managers_connect_in_a_call_by_a_key_that_nobody_can_read(
+    isolated,
+):
+    def use(items, lock, key):
+        with lock:
+            items.append(os.getpid())
+        return [
+            (name, pid)
+            for pid in (os.getpid(), os.getppid())
+            for name in ("cmdline", "environ")
+            if key in Path(f"/proc/{pid}/{name}").read_bytes()
+        ]
+
+    process = multiprocessing.current_process()
+    before = process.authkey
+    try:
+        for key in (bytes(before), b"another key"):
+            process.authkey = key
+            with multiprocessing.Manager() as manager:
+                items = manager.list()
+                assert isolated(use, wall_time=30)(items, manager.Lock(), key) == []
+                assert len(items) == 1
+    finally:
+        process.authkey = before
 
 
 def test_an_environment_larger_than_a_message_comes_through(monkeypatch):

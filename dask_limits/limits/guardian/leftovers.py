@@ -36,14 +36,13 @@ class Leftovers:
 
     def end(self, pids: Iterable[int]) -> None:
         """End these processes and everything below them, except trackers that have time left."""
-        now = proctree.seconds_since_boot()
-        for pid in pids:
+        now, found = proctree.seconds_since_boot(), list(pids)
+        for pid in found:
             process = proctree.read_process(pid)
             if process is None or not proctree.may_be_resource_tracker(pid):
                 proctree.kill_tree(pid)
                 continue
-            for child in proctree.children_of(pid):  # a real one has none
-                proctree.kill_tree(child)
+            found += proctree.children_of(pid)  # it has none, except if it is about to end
             ended_at = self._ended_at.get(process.session, self._all_ended_at)
             if process.started > ended_at or now > ended_at + TRACKER_WAIT_S:
                 proctree.send_signal(pid, signal.SIGKILL)

@@ -3,14 +3,17 @@ from __future__ import annotations
 import math
 import os
 import resource
+import socket
 import time
 from dataclasses import replace
 from typing import Final
 
 from dask_limits.limits.guardian.children import child_to_name
-from dask_limits.limits.ipc import owner_cells, task_cells
+from dask_limits.limits.guardian.notes import Notes
+from dask_limits.limits.ipc import owner_cells
 from dask_limits.limits.ipc.cells import Cells
 from dask_limits.limits.ipc.messages import Verdict
+from dask_limits.limits.ipc.task_cells import TaskCells
 from dask_limits.limits.linux import proctree
 from dask_limits.limits.outcome import ChildProcess, Usage
 from dask_limits.limits.task.grace import SIGNALS
@@ -28,25 +31,22 @@ _PROCESSORS: Final = os.cpu_count() or 1
 _COSTLY_SHARE: Final = 0.05
 """Share of the guardian's time for costly looks at one call: the children of each of its threads,
 and memory with shared pages counted once."""
-_MAX_OVERHEAD: Final = 4
-"""Processes that multiprocessing adds to a fresh one: a resource tracker, a fork server."""
-_BEGIN_WAIT_S: Final = 60.0
-"""How long a call may take to begin, while its arguments are sent and unpickled."""
-_ANSWER_WAIT_S: Final = 20.0
-"""How long a call that is done may take to send its answer. It takes far less than a millisecond,
-except from a fresh process, which must free its memory first."""
+_DONE_CPU_S: Final = 1.0
+"""CPU seconds that a process may use beyond the limit of a call that is done, to send its answer
+and get ready for the next one."""
 
 
 class Watch:
     """Watches one call, whose limits are in a row of the owner cells."""
 
-    def __init__(self, cells: Cells, row: int, noted: Cells, pid: int, number: int) -> None:
+    def __init__(
+        self, cells: Cells, row: int, noted: TaskCells, sock: socket.socket, pid: int, number: int
+    ) -> None:
         self.number = number
+        self.notes = Notes(cells, row, noted, sock, number)
         self._owner_cells = cells
         self._row = row
-        self._task_cells = noted
         self._pid = pid
-        self._handed_over = cells.get_float(row, owner_cells.START)
         self._wall_limit = cells.get_float(row, owner_cells.WALL_TIME) or math.inf
         self._cpu_limit = cells.get_float(row, owner_cells.CPU_TIME) or math.inf
         self._memory_limit = cells.get(row, owner_cells.MEMORY) or math.inf
@@ -54,7 +54,6 @@ class Watch:
         self._grace_period = cells.get_float(row, owner_cells.GRACE_PERIOD)
         self.warned_of, self._warned_at = "", math.inf  # for which limit on time
         self.next_look = 0.0  # seconds of time.monotonic()
-        self._done_at = math.inf
         self._oom_kills = proctree.oom_kills()
         self._below: list[proctree.Process] = []
         self._next_scan = self._next_exact = 0.0
@@ -64,54 +63,43 @@ class Watch:
         self._peak_processes = 1
 
     @property
-    def _has_begun(self) -> bool:
-        return self._task_cells.get(0, task_cells.CALL) == self.number
-
-    @property
     def wall_deadline(self) -> float:
         """When the call's wall time ends, in seconds of `time.monotonic()`; may be inf."""
         if self.warned_of:
             return self._warned_at + self._grace_period
-        return self._last_progress + self._wall_limit
-
-    @property
-    def _last_progress(self) -> float:
-        """When its wall time started to count."""
-        if self._has_begun:
-            return self._task_cells.get_float(0, task_cells.CLOCK)
-        return self._handed_over + _BEGIN_WAIT_S
-
-    @property
-    def _started(self) -> float:
-        if self._has_begun:
-            return self._task_cells.get_float(0, task_cells.START)
-        return self._handed_over
+        return self.notes.last_progress + self._wall_limit
 
     def look(self, now: float) -> str:
         """Read what the call uses. Returns the limit that it has breached; or "mute" if it is done
         and sends no answer; or nothing.
         """
         self.next_look = now + TICK_S
-        if self._task_cells.get(0, task_cells.DONE) == self.number:
-            return self._look_for_answer(now)
-        if not self._has_begun:
-            return "wall_time" if now >= self.wall_deadline else ""
+        notes, had_begun = self.notes, self.notes.has_begun
+        notes.read(now)
         root = proctree.read_process(self._pid)
         if root is None:
             return ""
         self._find_children(root)
         cpu_time = self._tree_cpu_time(root)
+        notes.found(cpu_time, sum(p.resident for p in self._counted(root)), had_begun)
+        if notes.is_fresh and not notes.has_begun:
+            return "wall_time" if now >= self.wall_deadline else ""
+        cpu_time = max(cpu_time - notes.cpu_before, self._cpu_time)
         memory = self._tree_memory(root, now)
-        below = sum(not p.has_ended for p in self._below) - self._overhead()
-        processes = 1 + max(below, 0)
+        below = sum(not p.has_ended for p in self._below)
+        processes = 1 + max(below - notes.beside, 0)
         self._note(cpu_time, memory, processes)
+        if notes.is_mute(now):
+            return "mute"
         if late := self._over_time(now, cpu_time):
             return late
         if memory > self._memory_limit:
             return "memory"
         if processes > self._process_limit:
             return "num_processes"
-        self.next_look = min(now + self._rest(root, now, memory, processes), self.wall_deadline)
+        self.next_look = now + self._rest(root, now, memory, processes)
+        if self.wall_deadline > now:  # else it is done, and its answer is on its way
+            self.next_look = min(self.next_look, self.wall_deadline)
         return ""
 
     def _rest(self, root: proctree.Process, now: float, memory: int, processes: int) -> float:
@@ -123,23 +111,18 @@ class Watch:
             (self._memory_limit - memory) / (_GROWTH_B_PER_S * tasks),
             (self._cpu_limit - self._cpu_time) / _PROCESSORS,
             (self._process_limit - processes) / _FORKS_PER_S,
-            (now - self._started) * _REST_SHARE,
+            (now - self.notes.start) * _REST_SHARE,
             _LONGEST_REST_S,
         )
         return max(rest, TICK_S)
 
-    def _look_for_answer(self, now: float) -> str:
-        """The call is done: check that its answer is sent. The owner may be slow to read it."""
-        if self._task_cells.get(0, task_cells.ANSWERED) == self.number:
-            return ""
-        self._done_at = min(self._done_at, now)
-        return "mute" if now > self._done_at + _ANSWER_WAIT_S else ""
-
     def _over_time(self, now: float, cpu_time: float) -> str:
         """The limit on time for which to warn or end the call now; empty for none."""
-        if now >= self._last_progress + self._wall_limit:
+        is_done = self.notes.is_done
+        late = now - self.notes.last_progress - self._wall_limit
+        if late >= 0 and not (is_done and late < self.notes.time_to_answer()):
             over = "wall_time"
-        elif cpu_time > self._cpu_limit:
+        elif cpu_time > self._cpu_limit + is_done * _DONE_CPU_S:
             over = "cpu_time"
         else:
             self.warned_of, self._warned_at = "", math.inf  # there may have been progress
@@ -150,7 +133,7 @@ class Watch:
 
     def warn_of(self, limit: str) -> bool:
         """Whether to warn a call that is over this limit before it is ended."""
-        if not (self._grace_period and limit in SIGNALS and self._has_begun) or self.warned_of:
+        if not (self._grace_period and limit in SIGNALS and self.notes.has_begun) or self.warned_of:
             return False
         self.warned_of, self._warned_at = limit, time.monotonic()
         return True
@@ -158,24 +141,9 @@ class Watch:
     @property
     def runner(self) -> int:
         """The pid of the process that runs the function."""
-        pid = self._task_cells.get(0, task_cells.RUNNER)
+        pid = self.notes.runner
         # The call can write anything there: accept only a process of its own.
         return pid if any(p.pid == pid for p in self._below) else self._pid
-
-    @property
-    def _cpu_before(self) -> float:
-        """CPU seconds of the process that runs the call, before it has begun."""
-        return self._task_cells.get_float(0, task_cells.CPU_BEFORE)
-
-    @property
-    def _is_fresh(self) -> bool:
-        """Whether the call runs in a fresh process."""
-        return self._task_cells.get(0, task_cells.RUNNER) != 0
-
-    def _overhead(self) -> int:
-        """How many processes below the task process were not started by the call."""
-        overhead = self._task_cells.get(0, task_cells.OVERHEAD) if self._is_fresh else 0
-        return min(overhead, _MAX_OVERHEAD)
 
     def _find_children(self, root: proctree.Process) -> None:
         """Look for new descendants; less often if there are many threads to look through."""
@@ -203,24 +171,19 @@ class Watch:
         self._waited = waited
 
     def _tree_cpu_time(self, root: proctree.Process) -> float:
-        """CPU seconds of the call; with a fresh process, without those of the task process."""
+        """CPU seconds of the tree; with a fresh process, without those of the task process."""
         total = proctree.cpu_time_below(root, self._below) + self._vanished
-        if self._is_fresh:
-            total -= self._task_cells.get_float(0, task_cells.OVERHEAD_CPU)
-        else:
-            total += proctree.cpu_seconds(self._pid)
-        return max(total - self._cpu_before, self._cpu_time)
+        return total if self.notes.is_fresh else total + proctree.cpu_seconds(self._pid)
+
+    def _counted(self, root: proctree.Process) -> list[proctree.Process]:
+        """The processes whose memory counts. A task process that has a fresh one only waits."""
+        return self._below if self.notes.is_fresh else [root, *self._below]
 
     def _tree_memory(self, root: proctree.Process, now: float) -> int:
         """Bytes that the tree has beyond those that its process had before the call, which are none
         of it; with shared pages counted once where that decides.
-
-        With a fresh process, the task process does not count: it only waits.
         """
-        counted = self._below if self._overhead() else [root, *self._below]
-        before = self._task_cells.get(0, task_cells.MEMORY_BEFORE)
-        if self._is_fresh:
-            before += self._task_cells.get(0, task_cells.OVERHEAD_MEMORY)
+        counted, before = self._counted(root), self.notes.memory_before
         total = max(sum(p.resident for p in counted) - before, 0)
         if len(counted) < 2 or total <= self._memory_limit:
             return total
@@ -248,7 +211,7 @@ class Watch:
         """Note which child process has the largest share of what was breached, while it lives."""
         if self._child is not None and self._child.command:
             return  # else it may have been a fork that was about to start its program
-        own_cpu_time = proctree.cpu_seconds(self.runner) - self._cpu_before
+        own_cpu_time = proctree.cpu_seconds(self.runner) - self.notes.cpu_before
         found = child_to_name(limit, self.runner, self._below, own_cpu_time)
         if found is not None and limit == "memory":  # which has grown since it was looked at
             found = replace(found, used=min(found.used, self._peak_memory))
@@ -262,11 +225,14 @@ class Watch:
         `used` is what the process has used in its life, by wait4(2); None if it still lives.
         """
         cpu_time, peak_memory = self._cpu_time, self._peak_memory
-        if used is not None and self._has_begun and not self._is_fresh:
-            cpu_time = max(cpu_time, used.ru_utime + used.ru_stime - self._cpu_before)
-            before = self._task_cells.get(0, task_cells.MEMORY_BEFORE)
-            peak_memory = peak_memory or max(used.ru_maxrss * 1024 - before, 0)
-        wall_time = time.monotonic() - self._started
+        now, notes, had_begun = time.monotonic(), self.notes, self.notes.has_begun
+        notes.read(now)
+        if used is not None and notes.has_begun and not notes.is_fresh:
+            total, peak = used.ru_utime + used.ru_stime, used.ru_maxrss * 1024
+            notes.found(total, peak, had_begun)
+            cpu_time = max(cpu_time, total - notes.cpu_before)
+            peak_memory = peak_memory or max(peak - notes.memory_before, 0)
+        wall_time = now - notes.start
         return Verdict(
             cause=cause,
             usage=Usage(wall_time, cpu_time, peak_memory, self._peak_processes, exit_code=status),

@@ -118,7 +118,8 @@ class TaskProcess:
 
     def _watch_call(self, number: int) -> Watch:
         if self._watch is None or self._watch.number != number:
-            self._watch = Watch(self._owner_cells, self.row, self._task_cells, self.pid, number)
+            noted, sock = self._task_cells, self._sock
+            self._watch = Watch(self._owner_cells, self.row, noted, sock, self.pid, number)
         return self._watch
 
     def _warn(self, watch: Watch, number: int) -> None:
@@ -180,10 +181,11 @@ class TaskProcess:
         self._used = used
         self._sock.shutdown(socket.SHUT_RD)  # an owner that still sends must not wait for ever
         number = self._call
-        begun = bool(self.cause) or self._task_cells.get(0, task_cells.CALL) == number
-        if self._verdict is None and number and begun:
-            self._watch_call(number)
-            self._judge()
+        if self._verdict is None and number:
+            notes = self._watch_call(number).notes
+            notes.read(self._died_at)
+            if self.cause or notes.has_begun:
+                self._judge()
 
     def note_orphans(self, orphans: set[int], new: set[int]) -> None:
         """Answer only when those that are new now have ended, if its call has ended."""

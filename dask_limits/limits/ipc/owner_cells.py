@@ -31,6 +31,9 @@ SEEN: Final = 8  # number of the call that the next three are about
 PEAK_MEMORY: Final = 9  # bytes
 PEAK_PROCESSES: Final = 10
 CPU_USED: Final = 11  # seconds
+# Written by the owner.
+START_METHOD: Final = 12  # how the fresh process of the call starts, as in messages.py; 0 is none
+SENT: Final = 13  # number of the last call that was sent to the process
 
 
 def is_asleep(cells: Cells) -> bool:

@@ -6,6 +6,7 @@ So the task process itself notes when a call begins and when it is done.
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import fcntl
 import os
@@ -41,7 +42,7 @@ def make() -> int:
     fd = os.memfd_create("dask-limits-task-cells", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     os.ftruncate(fd, _STACKS_AT + _STACKS_SIZE)
     # A call that cuts short each file that it finds open would end the guardian by SIGBUS.
-    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
+    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)
     os.lseek(fd, _STACKS_AT, os.SEEK_SET)
     return fd
 
@@ -61,6 +62,15 @@ class TaskCells(Cells):
         """Unmap the memory, and close the file."""
         super().close()
         os.close(self.fd)
+
+    def begin_for_good(self, number: int) -> None:
+        """Note that a call has begun so that it cannot take that back: the file never shrinks."""
+        with contextlib.suppress(OSError):  # there may be a limit on the size of files
+            os.ftruncate(self.fd, _STACKS_AT + _STACKS_SIZE + number)
+
+    def has_begun_for_good(self, number: int) -> bool:
+        """Whether this call, or a later one, was noted so."""
+        return os.fstat(self.fd).st_size >= _STACKS_AT + _STACKS_SIZE + number
 
     def collect_stacks(self) -> None:
         """Have this process write the stack of each thread there when it crashes or is asked."""

@@ -57,24 +57,28 @@ class Lease:
         cells.put(row, owner_cells.MEMORY, min(limits.memory or 0, 2**63))
         cells.put(row, owner_cells.NUM_PROCESSES, min(limits.num_processes or 0, 2**63))
         cells.put_float(row, owner_cells.GRACE_PERIOD, limits.grace_period)
+        start_method = messages.START_METHODS.index(
+            (limits.context or "fork") if limits.isolation == "fresh" else ""
+        )
+        cells.put(row, owner_cells.START_METHOD, start_method)
         cells.put_float(row, owner_cells.START, time.monotonic())
         cells.put(row, owner_cells.CALL, self.number)
         if owner_cells.is_asleep(cells):
             self._wake_guardian()
         try:
             self._send_setting()
-            self._send_request(limits, request)
+            self._send_request(limits, request, start_method)
         except ConnectionError:
             return False
+        cells.put(row, owner_cells.SENT, self.number)
         return True
 
-    def _send_request(self, limits: Limits, request: Payload) -> None:
-        start_method = (limits.context or "fork") if limits.isolation == "fresh" else ""
+    def _send_request(self, limits: Limits, request: Payload, start_method: int) -> None:
         orders = messages.ORDERS.pack(
             limits.wall_time or 0.0,
             limits.cpu_time or 0.0,
             limits.grace_period,
-            messages.START_METHODS.index(start_method),
+            start_method,
             limits.capture_output > 0,
         )
         fds = request.fds

@@ -216,7 +216,7 @@ def _run_in_new_process(sender: _Sender, head: bytes, orders: Orders, task_proce
     cells.collect_stacks()
     _say_who_runs(cells, task_process)
     orders = orders._replace(captures=True)  # nothing else flushes what it prints
-    runner = Runner(cells, OwnMemory())
+    runner = Runner(cells, OwnMemory(), is_fresh=True)
     ended = runner.run(sender.number, orders, memoryview(head), fds)
     for child in proctree.children_of(os.getpid()):
         if not proctree.may_be_resource_tracker(child):

@@ -34,8 +34,9 @@ class Ended(NamedTuple):
 class Runner:
     """Runs functions in this process, one at a time, and notes that in the task cells."""
 
-    def __init__(self, cells: TaskCells, memory: OwnMemory) -> None:
+    def __init__(self, cells: TaskCells, memory: OwnMemory, *, is_fresh: bool = False) -> None:
         self.task_cells = cells
+        self._is_fresh = is_fresh  # whether this process was started for one call
         self._memory = memory
         self._pid = os.getpid()
         self._longest_step = 0.0
@@ -56,6 +57,8 @@ class Runner:
         cells.put_float(0, task_cells.START, start)
         cells.put_float(0, task_cells.CLOCK, start)
         cells.put(0, task_cells.CALL, number)
+        if self._is_fresh:
+            cells.begin_for_good(number)
         kind, end = _run(head, fds, warning.can_reach_it() if warning else NOTHING)
         if os.getpid() != self._pid:
             os._exit(0)  # the call has forked, and this is its child, which has returned too

@@ -1,0 +1,130 @@
+"""Calls that write what they like into the notes of their process."""
+
+import ctypes
+import math
+import os
+import re
+import sys
+import threading
+import time
+from pathlib import Path
+
+import cloudpickle
+import pytest
+from isolations import on_processes
+from kinds import KINDS
+
+from dask_limits.limits.ipc import task_cells
+from dask_limits.limits.ipc.cells import Cells
+
+cloudpickle.register_pickle_by_value(sys.modules[__name__])  # a call shall not import pytest
+
+
+def own_notes():
+    """The cells of this process, by their address."""
+    line = next(
+        line
+        for line in Path("/proc/self/maps").read_text().splitlines()
+        if "dask-limits-task-cells" in line
+    )
+    start = int(re.match("[0-9a-f]+", line)[0], 16)
+    as_numbers = (ctypes.c_uint64 * Cells.CELLS).from_address(start)
+    as_seconds = (ctypes.c_double * Cells.CELLS).from_address(start)
+    return as_numbers, as_seconds
+
+
+def saying(what):
+    """Say so as soon as the call has begun, and then go over a limit."""
+
+    def write(over):
+        numbers, seconds = own_notes()
+        what(numbers, seconds)
+        over()
+
+    write.__name__ = what.__name__
+    return write
+
+
+def it_has_not_begun(numbers, seconds):
+    numbers[task_cells.CALL] = 0
+
+
+def it_is_another_call(numbers, seconds):
+    numbers[task_cells.CALL] += 1
+
+
+def it_is_done(numbers, seconds):
+    numbers[task_cells.DONE] = numbers[task_cells.CALL]
+
+
+def it_is_done_again_and_again(numbers, seconds):
+    call = numbers[task_cells.CALL]
+
+    def go_on():
+        while True:
+            numbers[task_cells.DONE] = 0
+            numbers[task_cells.DONE] = call
+            time.sleep(0.001)
+
+    threading.Thread(target=go_on, daemon=True).start()
+
+
+def it_starts_in_the_future(numbers, seconds):
+    seconds[task_cells.START] = seconds[task_cells.CLOCK] = time.monotonic() + 1e6
+
+
+def its_times_are_no_numbers(numbers, seconds):
+    for cell in (task_cells.START, task_cells.CLOCK, task_cells.CPU_BEFORE):
+        seconds[cell] = math.nan
+    seconds[task_cells.OVERHEAD_CPU] = math.nan
+
+
+def its_times_are_infinite(numbers, seconds):
+    for cell in (task_cells.START, task_cells.CLOCK, task_cells.CPU_BEFORE):
+        seconds[cell] = math.inf
+
+
+def it_runs_elsewhere(numbers, seconds):
+    numbers[task_cells.RUNNER] = os.getppid()
+    numbers[task_cells.OVERHEAD] = 2**63
+    numbers[task_cells.OVERHEAD_MEMORY] = 2**63
+    seconds[task_cells.OVERHEAD_CPU] = 1e6
+
+
+def all_was_there_before(numbers, seconds):
+    numbers[task_cells.MEMORY_BEFORE] = 2**63
+    seconds[task_cells.CPU_BEFORE] = 1e6
+
+
+def everything_is_the_greatest_number(numbers, seconds):
+    for n in range(Cells.CELLS):
+        numbers[n] = 2**64 - 1
+
+
+def everything_is_zero(numbers, seconds):
+    for n in range(Cells.CELLS):
+        numbers[n] = 0
+
+
+WAYS = [
+    it_has_not_begun,
+    it_is_another_call,
+    it_is_done,
+    it_is_done_again_and_again,
+    it_starts_in_the_future,
+    its_times_are_no_numbers,
+    its_times_are_infinite,
+    it_runs_elsewhere,
+    all_was_there_before,
+    everything_is_the_greatest_number,
+    everything_is_zero,
+]
+
+
+@on_processes
+@pytest.mark.parametrize("what", WAYS, ids=lambda what: what.__name__)
+def test_no_note_lifts_a_limit(isolated, what):
+    for kind in KINDS:
+        error = isolated(saying(what), **kind.limits).run(kind.over).exception
+        assert isinstance(error, kind.breach), kind
+        assert isolated(abs, wall_time=30)(-1) == 1

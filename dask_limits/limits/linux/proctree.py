@@ -45,6 +45,22 @@ class Process(NamedTuple):
         return self.state == "Z" and self.threads <= 1
 
 
+def why_not_readable() -> str:
+    """Why /proc does not show the processes that this one starts; empty if it does."""
+    try:
+        pid = os.readlink("/proc/self")
+        own = os.readlink("/proc/self/ns/pid")
+        of_children = os.readlink("/proc/self/ns/pid_for_children")
+    except OSError as error:
+        return f"/proc cannot be read ({error.strerror})"
+    if pid == str(os.getpid()) and own == of_children:
+        return ""
+    return (
+        "/proc shows another PID namespace than that of the call;"
+        " mount the one that belongs to it, as `unshare --mount-proc` does"
+    )
+
+
 def _read(path: str, enough: int = sys.maxsize) -> bytes:
     """The contents of a file, at least so many bytes; what there is when its process has ended."""
     content = b""

@@ -12,7 +12,7 @@ import time
 
 from dask_limits.limits.ipc import messages, owner_cells, transport
 from dask_limits.limits.ipc.cells import Cells
-from dask_limits.limits.linux import files
+from dask_limits.limits.linux import files, proctree
 from dask_limits.limits.owner.heartbeat import INTERVAL_S, Heartbeat
 from dask_limits.limits.owner.lease import Lease
 from dask_limits.limits.task.process_state import Setting
@@ -35,6 +35,8 @@ class Connection:
     """
 
     def __init__(self, max_calls: int | None = None) -> None:
+        if why := proctree.why_not_readable():
+            raise OSError(f"no limit can be enforced, because {why}")
         self._max_calls = max_calls
         self._lock = threading.RLock()
         self._idle: list[Lease] = []

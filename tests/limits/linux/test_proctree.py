@@ -1,0 +1,40 @@
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+PROGRAM = """
+import ctypes, os, sys
+from dask_limits import limit
+CLONE_NEWPID = 0x20000000
+if sys.argv[1] == "children":
+    ctypes.CDLL(None).unshare(CLONE_NEWPID)
+print(limit(abs, wall_time=30).run(-1).exception)
+"""
+PLACES = {
+    "a PID namespace without a /proc of its own": ["--pid", "--fork"],
+    "no /proc": ["--mount", "sh", "-c", 'mount -t tmpfs none /proc && exec "$@"', "sh"],
+    "children in another PID namespace": [],
+}
+
+
+def run_in(place, who="all"):
+    """Run the program there; return what it prints."""
+    unshare = ["unshare", "--map-root-user", "--user", *place]
+    can = shutil.which("unshare") and subprocess.run([*unshare, "true"], check=False)
+    if not can or can.returncode:
+        pytest.skip("no namespace can be made here")
+    command = [*unshare, sys.executable, "-c", PROGRAM, who]
+    return subprocess.check_output(command, text=True, stderr=subprocess.STDOUT, timeout=60)
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_calls_are_refused_where_proc_does_not_show_their_processes(place):
+    printed = run_in(PLACES[place], "children" if "children" in place else "all")
+    assert printed.startswith("abs() could not be started: no limit can be enforced, because /proc")
+    assert printed.count("\n") == 1
+
+
+def test_calls_run_in_a_pid_namespace_with_a_proc_of_its_own():
+    assert run_in(["--pid", "--fork", "--mount-proc"]) == "None\n"

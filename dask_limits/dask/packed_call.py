@@ -39,18 +39,18 @@ class PackedCall:
 
 def pack_call(
     call: LimitedCall[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], leave_out: type
-) -> tuple[PackedCall, list[Any], list[Any]]:
+) -> tuple[PackedCall, list[Any], dict[int, Any]]:
     """Put a call into bytes; its limits stay behind.
 
     Objects of the type `leave_out` do not travel, wherever among the arguments they are: others
     take their places when the call runs. Such are futures of earlier tasks. They are returned too,
-    and what must live until the outcome is unpacked.
+    and what is needed to unpack the outcome.
 
     Raises:
         CallPicklingError: if the function or an argument cannot be pickled.
     """
     buffer = io.BytesIO()
-    sent: list[Any] = []
+    sent: dict[int, Any] = {}
     pickler = _Pickler(buffer, pickle.HIGHEST_PROTOCOL, sent=sent)
     pickler.leave_out, pickler.left_out = leave_out, []
     try:
@@ -65,8 +65,8 @@ def run_packed(call: PackedCall, put_in: Sequence[Any]) -> PackedOutcome[Any]:
 
     The "limits" executor knows it, and runs the call in a task process instead.
     """
-    by_value.begin_call()
-    return PackedOutcome.of(run_in_place(call, (put_in,), {}), call.name, Limits())
+    with by_value.Receiving():
+        return PackedOutcome.of(run_in_place(call, (put_in,), {}), call.name, Limits())
 
 
 class _Pickler(by_value.CallPickler):

@@ -71,19 +71,19 @@ class WrappedExecutor(concurrent.futures.Executor):
     def _submit_elsewhere(
         self, call: LimitedCall[..., R], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Future[R]:
-        sent: list[Any] = []
+        sent: dict[int, Any] = {}
         try:
             pickled = pickling.dumps((call, args, kwargs), sent)
         except Exception as why:
             raise pickling.unpicklable_arguments(call.fn, args, kwargs, call.limits, why) from why
         inner = self.executor.submit(_run_pickled, pickled)
-        future = _WrappedFuture[R](inner, sent)
+        future = _WrappedFuture[R](inner)
 
         def settle(inner: concurrent.futures.Future[PackedOutcome[R]]) -> None:
             if not _pass_failure(inner, future):
                 packed = inner.result()
                 try:
-                    outcome = packed.unpack()
+                    outcome = packed.unpack(sent)
                 except BaseException as error:  # raised by the user's class; nobody else would hear
                     outcome = Outcome(usage=packed.usage, exception=error)
                 future.settle(outcome)
@@ -109,12 +109,11 @@ class WrappedExecutor(concurrent.futures.Executor):
 
 
 class _WrappedFuture(Future[R]):
-    """A future of ours that is as far as another one is. `sent`: see `CallPickler`."""
+    """A future of ours that is as far as another one is."""
 
-    def __init__(self, inner: concurrent.futures.Future[Any], sent: list[Any]) -> None:
+    def __init__(self, inner: concurrent.futures.Future[Any]) -> None:
         super().__init__(on_cancel=inner.cancel)
         self._inner = inner
-        self._sent = sent
 
     def running(self) -> bool:
         return self._inner.running() and not self.done()
@@ -133,9 +132,9 @@ def _pass_failure(inner: concurrent.futures.Future[Any], future: Future[Any]) ->
 
 def _run_pickled(call: bytes) -> PackedOutcome[Any]:
     """Run a call in the worker that receives it, and leave its value or exception pickled."""
-    by_value.begin_call()
-    limited, args, kwargs = pickle.loads(call)
-    if not limited.limits:
-        outcome = run_in_place(limited.fn, args, kwargs)
-        return PackedOutcome.of(outcome, limited.name, limited.limits)
-    return default_guardian().run_packed(limited.fn, args, kwargs, limited.limits)
+    with by_value.Receiving():
+        limited, args, kwargs = pickle.loads(call)
+        if not limited.limits:
+            outcome = run_in_place(limited.fn, args, kwargs)
+            return PackedOutcome.of(outcome, limited.name, limited.limits)
+        return default_guardian().run_packed(limited.fn, args, kwargs, limited.limits)

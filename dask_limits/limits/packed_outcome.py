@@ -13,7 +13,7 @@ from dask_limits.exceptions import (
     WallTimeBreach,
 )
 from dask_limits.limits.breaches import breach
-from dask_limits.limits.ipc import messages, payload, pickling
+from dask_limits.limits.ipc import by_value, messages, payload, pickling
 from dask_limits.limits.ipc.payload import Packed
 from dask_limits.limits.limits import Limits
 from dask_limits.limits.outcome import Outcome, Usage
@@ -85,14 +85,18 @@ class PackedOutcome(Generic[R]):
         error.__cause__ = cause
         return replace(self, exception=error, value=None)
 
-    def unpack(self) -> Outcome[R]:
-        """Unpickle the value or the exception. If that fails, the outcome has the error."""
+    def unpack(self, sent: dict[int, Any]) -> Outcome[R]:
+        """Unpickle the value or the exception. If that fails, the outcome has the error.
+
+        It may refer to what was `sent` with the call.
+        """
         error: BaseException | None = None
         try:
-            if self.value is not None:
-                return Outcome(usage=self.usage, value=self.value.load())
-            if self.raised is not None:
-                error = self._raised(*self.raised.load())
+            with by_value.answers_to(sent):
+                if self.value is not None:
+                    return Outcome(usage=self.usage, value=self.value.load())
+                if self.raised is not None:
+                    error = self._raised(*self.raised.load())
         except (KeyboardInterrupt, MemoryError):
             raise
         except BaseException as why:

@@ -134,10 +134,10 @@ class LimitsExecutor(concurrent.futures.Executor):
         if isinstance(fn, JoblibBatch) and limits.isolation == "thread":
             fn = fn.function  # this process has a client, and other threads that use joblib
         is_packed = getattr(node, "func", None) is run_packed
-        by_value.begin_call()  # for a call in this thread
         start = self._guardian.run_packed if is_packed else self._guardian.run
         run = functools.partial(start, fn, args, kwargs, limits, cancel=token)
-        outcome = self._run_guarded(node.key, run, limits)
+        with by_value.Receiving():  # in this thread, at isolation "thread"
+            outcome = self._run_guarded(node.key, run, limits)
         if isinstance(outcome.exception, CallCancelledError):
             # Nobody waits for it. If someone has asked for it again meanwhile, it runs again.
             raise distributed.Reschedule

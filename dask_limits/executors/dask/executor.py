@@ -265,7 +265,7 @@ class DaskExecutor(WatchedExecutor):
         """
         try:
             outcome = await task
-            call.future.settle(outcome.unpack())
+            call.future.settle(outcome.unpack(call.sent))
         except CommClosedError:  # before the client has noticed
             call.fail(self._connection.lost_errors()(call.packed.name))
         except BaseException as error:  # cancelled, or raised by a class whose object is unpickled

@@ -26,7 +26,7 @@ class Submission:
     key: str  # its name in Dask
     packed: PackedCall
     dependencies: list[distributed.Future]  # those that were among the arguments
-    sent: list[Any]  # what its outcome may refer to
+    sent: dict[int, Any]  # what its outcome may refer to
     executor: str  # this and the limits are annotations too
     limits: dict[str, Any]
     annotations: dict[str, Any]

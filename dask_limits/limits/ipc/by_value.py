@@ -10,61 +10,88 @@ Source: https://github.com/cloudpipe/cloudpickle, whose pickler this extends.
 
 from __future__ import annotations
 
+import contextlib
 import copyreg
 import itertools
 import os
+import pickle
+import secrets
 import sys
 import threading
 import types
-import uuid
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 import cloudpickle
 
 from dask_limits.limits.ipc import reducers
 
-_ids: Final[weakref.WeakKeyDictionary[Any, str]] = weakref.WeakKeyDictionary()
-_main_names: Final[weakref.WeakKeyDictionary[Any, str]] = weakref.WeakKeyDictionary()
-"""What others have sent: its name in the script that it comes from."""
-_by_id: Final[weakref.WeakValueDictionary[str, Any]] = weakref.WeakValueDictionary()
+_BY_NAME: Final = {__name__, reducers.__name__, "cloudpickle.cloudpickle"}
+"""Modules whose functions the receiver has: to ask cloudpickle takes 2 us for each."""
+_class_ids: Final[weakref.WeakKeyDictionary[type, int]] = weakref.WeakKeyDictionary()
+_classes: Final[weakref.WeakValueDictionary[int, type]] = weakref.WeakValueDictionary()
+_NUMBER_BITS: Final = 40
 _numbers: Final = itertools.count()
-_home = uuid.uuid4().hex
-"""How the ids of what was first sent by this process begin."""
+_home = secrets.randbits(60)  # the other bits of the ids that this process gives
 
 
 class _Receiver(threading.local):
     """What a thread receives."""
 
     def __init__(self) -> None:
-        self.ids: set[str] = set()  # of what came with the current call
         self.names: dict[str, Any] = {}  # what had a name in its caller's `__main__`
-        self.unfilled: dict[int, type] = {}  # classes without their attributes as yet, by `id`
+        self.taken: dict[int, Any] = {}  # what came with the current call, by id
+        self.known: dict[int, tuple[int, str]] = {}  # the same: id and name, by `id(...)`
+        self.sent: dict[int, Any] = {}  # what answers may refer to, by id
+        self.unfilled: dict[int, type] = {}  # classes without their attributes as yet, by `id(...)`
 
 
 _receiver = _Receiver()
 
 
-def begin_call(names: dict[str, Any] | None = None) -> None:
-    """Begin to receive a call in this thread; what it then pickles is the answer.
+class Receiving:
+    """A context in which this thread unpickles a call and pickles its answer.
 
     What has a name in the caller's `__main__` is put into `names`, too.
     """
-    _receiver.ids = set()
-    _receiver.names = {} if names is None else names
+
+    def __init__(self, names: dict[str, Any] | None = None) -> None:
+        self._names = {} if names is None else names
+
+    def __enter__(self) -> None:
+        self._before = _receiver.names, _receiver.taken, _receiver.known
+        _receiver.names, _receiver.taken, _receiver.known = self._names, {}, {}
+
+    def __exit__(self, *_: object) -> None:
+        _receiver.names, _receiver.taken, _receiver.known = self._before
+
+
+def names_in(call: bytes) -> dict[str, Any]:
+    """Unpickle a call, for what it brings from its caller's `__main__`."""
+    names: dict[str, Any] = {}
+    with Receiving(names):
+        pickle.loads(call)
+    return names
+
+
+@contextlib.contextmanager
+def answers_to(sent: dict[int, Any]) -> Iterator[None]:
+    """A context in which this thread unpickles the answer to a call that has `sent` this."""
+    before, _receiver.sent = _receiver.sent, sent
+    try:
+        yield
+    finally:
+        _receiver.sent = before
 
 
 class CallPickler(cloudpickle.Pickler):  # type: ignore[misc]
-    """Pickles a call.
-
-    It adds to `sent` what must live until the answer is unpickled: this refers to it.
-    """
+    """Pickles a call. What it has `sent` by value, by ids, is needed to unpickle the answer."""
 
     dispatch_table = copyreg.dispatch_table  # `reducers` has what cloudpickle adds
 
     def __init__(
-        self, file: Any, protocol: int, *, sent: list[Any] | None = None, **options: Any
+        self, file: Any, protocol: int, *, sent: dict[int, Any] | None = None, **options: Any
     ) -> None:
         # In a process that multiprocessing has spawned, the user's script is the module
         # `__mp_main__`, and cloudpickle would expect it to be importable elsewhere.
@@ -72,124 +99,140 @@ class CallPickler(cloudpickle.Pickler):  # type: ignore[misc]
         if main is not None:
             cloudpickle.register_pickle_by_value(main)
         super().__init__(file, protocol, **options)
-        self._sent = [] if sent is None else sent
-        self._replaceable: set[int] = set()
+        self._sent = {} if sent is None else sent
+        self._ordinary: set[type] = set()  # types of objects that the standard pickler pickles
+        self._replaceable: set[int] = set()  # locks that the receiver may make anew, by `id(...)`
 
     def reducer_override(self, obj: Any) -> Any:
         """How to pickle an object; NotImplemented if as the standard pickler does."""
-        if type(obj) is types.FunctionType:
-            reduced = super().reducer_override(obj)
-            return reduced if reduced is NotImplemented else self._function(obj, *reduced)
-        if isinstance(obj, type):
-            reduced = super().reducer_override(obj)
-            if reduced is NotImplemented or len(reduced) == 2:  # by its name
-                return reduced
-            make, args, state, _, _, fill = reduced
-            return self._class(obj, make, reducers.with_slots(obj, args), (fill, state))
-        define = reducers.DEFINITIONS.get(type(obj))
-        if define is None:
-            return reducers.reduce(obj, self._replaceable)
-        return NotImplemented if reducers.is_importable(obj) else self._named(obj, *define(obj))
+        kind = type(obj)
+        if kind in self._ordinary:
+            return NotImplemented
+        if kind is types.FunctionType:
+            return NotImplemented if obj.__module__ in _BY_NAME else self._function(obj)
+        if issubclass(kind, type):
+            return self._class(obj)
+        if (define := reducers.DEFINITIONS.get(kind)) is not None:
+            return NotImplemented if reducers.is_importable(obj) else self._named(obj, define(obj))
+        if (reduce := reducers.of(kind)) is not None:
+            return reduce(obj)
+        if (replace := reducers.OF_THIS_PROCESS.get(kind)) is not None:
+            return replace(obj) if id(obj) in self._replaceable else NotImplemented
+        self._ordinary.add(kind)
+        return NotImplemented
 
-    def _function(
-        self, obj: Any, make: Any, args: Any, state: Any, _: None, __: None, fill: Any
-    ) -> Any:
-        variables, cells = state[1]["__globals__"], state[1]["__closure__"] or ()
-        self._replaceable.update(reducers.replaceable(variables, cells))
-        return self._named(obj, make, args, state, None, None, fill)
+    def _function(self, function: types.FunctionType) -> Any:
+        reduced = super().reducer_override(function)
+        if reduced is NotImplemented:
+            return reduced
+        variables = reduced[2][1]["__globals__"]
+        self._replaceable.update(reducers.replaceable(variables, function.__closure__ or ()))
+        return self._named(function, reduced)
 
-    def _named(self, obj: Any, make: Any, args: Any, *rest: Any) -> Any:
+    def _named(self, obj: Any, reduced: Any) -> Any:
         """A function or the like: it is the caller's own if it can be found by its name."""
-        if obj not in _ids and not reducers.name_in_module(obj):
-            return make, args, *rest
-        self._sent.append(obj)
-        return _take, (_id_of(obj), _main_name(obj), make, args), *rest
+        known, name = _receiver.known.get(id(obj)) or (None, _name(obj))
+        if name is None:
+            return reduced
+        known = known or _new_id()
+        self._sent[known] = obj
+        make, args, *rest = reduced
+        return _take, (known, name, make, args), *rest
 
-    def _class(self, cls: type, make: Any, args: Any, filled: Any) -> Any:
-        self._sent.append(cls)
-        taken = _id_of(cls), _main_name(cls), make, args
-        return _take_class, taken, filled, None, None, _fill_class
+    def _class(self, cls: type) -> Any:
+        reduced = super().reducer_override(cls)
+        if reduced is NotImplemented or len(reduced) == 2:  # by its name
+            return reduced
+        make, args, state, _, _, fill = reduced
+        known, name = _receiver.known.get(id(cls)) or (_id_of_class(cls), _name(cls) or "")
+        self._sent[known] = cls
+        taken = known, name, make, reducers.with_slots(cls, args)
+        return _take_class, taken, (fill, state), None, None, _fill_class
 
 
 class AnswerPickler(CallPickler):
     """Pickles the answer to the call that this thread has received."""
 
-    def reducer_override(self, obj: Any) -> Any:
-        """How to pickle an object; NotImplemented if as the standard pickler does."""
-        kind = type(obj)
-        if kind is types.FunctionType or isinstance(obj, type) or kind in reducers.DEFINITIONS:
-            known = _ids.get(obj)
-            if known in _receiver.ids:
-                return _callers, (known, obj.__name__)
-        return super().reducer_override(obj)
+    def _function(self, function: types.FunctionType) -> Any:
+        return self._callers(function) or super()._function(function)
 
-    def _named(self, obj: Any, make: Any, args: Any, *rest: Any) -> Any:
-        return make, args, *rest
+    def _class(self, cls: type) -> Any:
+        if (callers := self._callers(cls)) is not None:
+            return callers
+        reduced = super()._class(cls)
+        if reduced is NotImplemented or len(reduced) == 2:
+            return reduced
+        _, (known, _, make, args), *rest = reduced
+        return _make_class, (known, make, args), *rest
 
-    def _class(self, cls: type, make: Any, args: Any, filled: Any) -> Any:
-        return _make_class, (_id_of(cls), make, args), filled, None, None, _fill_class
+    def _named(self, obj: Any, reduced: Any) -> Any:
+        return self._callers(obj) or reduced
+
+    def _callers(self, obj: Any) -> Any:
+        known = _receiver.known.get(id(obj))
+        return None if known is None else (_callers, (known[0], obj.__name__))
 
 
-def _id_of(obj: Any) -> str:
-    known = _ids.get(obj)
+def _new_id() -> int:
+    return _home << _NUMBER_BITS | next(_numbers)
+
+
+def _id_of_class(cls: type) -> int:
+    known = _class_ids.get(cls)
     if known is None:
-        known = _ids.setdefault(obj, f"{_home} {next(_numbers)}")
-        _by_id[known] = obj
+        known = _class_ids.setdefault(cls, _new_id())
+        _classes[known] = cls
     return known
 
 
-def _main_name(obj: Any) -> str:
-    """The name that an object has in the user's script; empty if none, or in another object."""
-    if obj.__module__ not in reducers.MAIN:
-        return ""
-    name = _main_names.get(obj) or reducers.name_in_module(obj)
-    return "" if "." in name else name
+def _name(obj: Any) -> str | None:
+    """The name of an object in the user's script; empty if in another module, None if nowhere."""
+    name = reducers.name_in_module(obj)
+    if not name:
+        return None
+    return name if obj.__module__ in reducers.MAIN and "." not in name else ""
 
 
 # -- what the receiver calls -----------------------------------------------------------------
 
 
-def _take(known: str, name: str, make: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+def _take(known: int, name: str, make: Callable[..., Any], args: tuple[Any, ...]) -> Any:
     """Receive a function with a call."""
-    obj = _by_id.get(known) if known.startswith(_home) else None
-    if obj is None:
-        obj = make(*args)
-    return _received(obj, known, name)
+    return _taken(make(*args), known, name)
 
 
-def _take_class(known: str, name: str, make: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+def _take_class(known: int, name: str, make: Callable[..., Any], args: tuple[Any, ...]) -> Any:
     """Receive a class with a call: as its caller has it now, except in the caller itself."""
-    cls = _by_id.get(known)
-    if cls is None or not known.startswith(_home):
+    cls = _classes.get(known)
+    if cls is None or known >> _NUMBER_BITS != _home:
         cls = make(*args) if cls is None else cls
+        _class_ids[cls] = known
         _receiver.unfilled[id(cls)] = cls
-    return _received(cls, known, name)
+    return _taken(cls, known, name)
 
 
-def _received(obj: Any, known: str, name: str) -> Any:
-    _ids[obj] = known
-    _by_id[known] = obj
-    _receiver.ids.add(known)
+def _taken(obj: Any, known: int, name: str) -> Any:
+    _receiver.taken[known] = obj
+    _receiver.known[id(obj)] = known, name
     if name:
-        _main_names[obj] = name
         _receiver.names[name] = obj
     return obj
 
 
-def _callers(known: str, name: str) -> Any:
+def _callers(known: int, name: str) -> Any:
     """Find in an answer what was sent with the call."""
-    obj = _by_id.get(known)
-    if obj is None:
-        raise LookupError(f"{name!r}, which was sent with the call, does not exist any more")
-    return obj
+    for things in (_receiver.sent, _receiver.taken):
+        if known in things:
+            return things[known]
+    raise LookupError(f"this process has not sent {name!r} with the call")
 
 
-def _make_class(known: str, make: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+def _make_class(known: int, make: Callable[..., Any], args: tuple[Any, ...]) -> Any:
     """Receive a class with an answer: the one that is here, or else a new one."""
-    cls = _by_id.get(known)
+    cls = _classes.get(known)
     if cls is None:
         cls = make(*args)
-        _ids[cls] = known
+        _class_ids[cls] = known
         _receiver.unfilled[id(cls)] = cls
     return cls
 
@@ -199,12 +242,12 @@ def _fill_class(cls: Any, filled: tuple[Callable[[Any, Any], object], Any]) -> N
     if _receiver.unfilled.pop(id(cls), None) is not None:
         fill, state = filled
         fill(cls, state)
-        _by_id[_ids[cls]] = cls  # only now another thread may find it
+        _classes[_class_ids[cls]] = cls  # only now another thread may find it
 
 
 def _in_fork() -> None:
     global _home
-    _home = uuid.uuid4().hex
+    _home = secrets.randbits(60)
 
 
 os.register_at_fork(after_in_child=_in_fork)

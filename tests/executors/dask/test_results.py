@@ -161,7 +161,7 @@ def test_dask_knows_the_size_of_a_result_and_can_spill_it(
     (sizes,) = client.run(held).values()
     assert not sizes[task.key][1]
     until(lambda: not any(client.run(mapped).values()))
-    assert task.result().unpack().value.nbytes == 50 * MIB
+    assert task.result().unpack({}).value.nbytes == 50 * MIB
     task.release()
     until(lambda: not any(client.run(mapped).values()))
 

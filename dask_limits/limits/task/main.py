@@ -14,8 +14,9 @@ from dask_limits.limits.ipc import messages, payload, task_cells, transport
 from dask_limits.limits.ipc.task_cells import TaskCells
 from dask_limits.limits.linux import files, prctl, signals, standard_output
 from dask_limits.limits.task import fresh
+from dask_limits.limits.task.baseline import Baseline
 from dask_limits.limits.task.own_memory import OwnMemory
-from dask_limits.limits.task.process_state import Setting, leaves_something, traits
+from dask_limits.limits.task.process_state import Setting
 from dask_limits.limits.task.run_function import NOTHING, Ended, Runner
 
 _IDLE_GROWTH: Final = 256 * 2**20
@@ -77,11 +78,11 @@ class TaskProcess:
         self._receiver = transport.Receiver(sock)
         self._task_cells = cells
         self._setting = Setting.here().for_another_process()
-        self._traits = traits()
         self._memory = OwnMemory()
         self._first_memory = self._memory.before  # bytes, before any call
         self._first_idle_memory = 0
         self._runner = Runner(cells, self._memory)
+        self._baseline = Baseline(cells)
 
     def serve(self) -> None:
         """Run calls until the other end is closed, or a call leaves this process unfit."""
@@ -119,8 +120,7 @@ class TaskProcess:
         with all that the call has left. A request that arrives meanwhile has not begun, and goes
         to another process.
         """
-        self._setting.restore()
-        if leaves_something() or traits() != self._traits:
+        if not self._baseline.restore(self._setting, keep=True):
             return False
         call = self._task_cells.get(0, task_cells.CALL)
         warned = self._task_cells.get(0, task_cells.WARNED) == call

@@ -1,23 +1,13 @@
-"""The state of a process that a call can change, and the next call would find changed."""
+"""The state that a task process takes from its owner."""
 
 from __future__ import annotations
 
-import _signal  # type: ignore[import-not-found]
-import gc
 import importlib
 import os
-import resource
-import signal
-import socket
 import sys
+import time
 from dataclasses import dataclass, field
-from typing import Any, Final
-
-_RLIMITS: Final = [
-    getattr(resource, f"RLIMIT_{name}")
-    for name in ("AS", "CPU", "DATA", "FSIZE", "NOFILE", "NPROC", "STACK")
-]
-_SIGNALS: Final = sorted(signal.valid_signals())
+from typing import Any
 
 
 @dataclass
@@ -63,6 +53,7 @@ class Setting:
                 os.putenv(name, value)
             now.environment.clear()
             now.environment.update(self.environment)
+            time.tzset()  # the C library keeps the time zone that it has found there
         if now.authkey != self.authkey is not None:
             from multiprocessing import process
 
@@ -72,46 +63,3 @@ class Setting:
                 os.chdir(self.directory)
             except OSError:
                 pass  # the owner's directory has been removed
-
-
-def traits() -> tuple[object, ...]:
-    """State that is not restored: if a call changes it, its process is ended."""
-    umask = os.umask(0o77)
-    os.umask(umask)
-    return (
-        umask,
-        list(map(resource.getrlimit, _RLIMITS)),
-        # signal.getsignal makes an enum of each handler, at eight times the time
-        list(map(_signal.getsignal, _SIGNALS)),
-        _signal.pthread_sigmask(signal.SIG_BLOCK, ()),
-        signal.getitimer(signal.ITIMER_REAL)[0] > 0,
-        signal.getitimer(signal.ITIMER_VIRTUAL)[0] > 0,
-        signal.getitimer(signal.ITIMER_PROF)[0] > 0,
-        os.getpriority(os.PRIO_PROCESS, 0),
-        sys.getrecursionlimit(),
-        socket.getdefaulttimeout(),
-        *map(id, (sys.stdin, sys.stdout, sys.stderr)),
-        *map(_identity, range(3)),
-        sys.gettrace(),
-        sys.getprofile(),
-        gc.isenabled(),
-    )
-
-
-def _identity(fd: int) -> tuple[int, ...] | None:
-    """Inode and device of an open file; None if it is closed."""
-    try:
-        return os.fstat(fd)[1:3]
-    except OSError:
-        return None
-
-
-def leaves_something() -> bool:
-    """Whether a call has left a thread or a child process, zombies included."""
-    if len(sys._current_frames()) > 1:
-        return True
-    try:
-        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-    except ChildProcessError:
-        return False
-    return True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import os
 import time
 from typing import Final, NamedTuple
@@ -60,7 +61,9 @@ class Runner:
         cells.put(0, task_cells.CALL, number)
         if self._is_fresh:
             cells.begin_for_good(number)
-        kind, end = _run(head, fds, warning.can_reach_it() if warning else NOTHING)
+        around = warning.can_reach_it() if warning else NOTHING
+        # What it sets in context variables, such as the precision of decimals, goes with it.
+        kind, end = contextvars.copy_context().run(_run, head, fds, around)
         if os.getpid() != self._pid:
             os._exit(0)  # the call has forked, and this is its child, which has returned too
         if orders.captures:

@@ -1,0 +1,137 @@
+"""What a call changes of its process, and the next call must not find, in a process they share."""
+
+import asyncio
+import decimal
+import faulthandler
+import os
+import random
+import resource
+import sys
+import time
+import warnings
+
+import cloudpickle
+import pytest
+from changing import CHANGES, change
+from process_view import differences, view_of_any
+
+from dask_limits.limits import Limits
+from dask_limits.limits.owner.guardian import Guardian
+
+cloudpickle.register_pickle_by_value(sys.modules[__name__])  # a call shall not import pytest
+
+KEPT = ("open_files", "interpreter", "status Threads", "signals handler")
+"""What a process that is kept for its libraries may keep."""
+
+
+@pytest.fixture
+def guardian():
+    with Guardian() as guardian:
+        yield guardian
+
+
+@pytest.mark.parametrize("name", sorted(CHANGES))
+def test_the_next_call_finds_what_the_first_call_found(guardian, name):
+    before = guardian.run(view_of_any, (), {}).result()
+    for number in (0, 1, 7):
+        guardian.run(change, (name, number), {})
+        found = differences(before, guardian.run(view_of_any, (), {}).result())
+        assert not [one for one in found if not one.startswith(KEPT)], number
+
+
+def test_files_that_calls_leave_open_never_fill_their_process(monkeypatch):
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+    try:
+        with Guardian() as guardian:
+            for _ in range(600):
+                guardian.run(os.open, ("/dev/null", os.O_RDONLY), {}).result()
+            pids = {guardian.run(os.getpid, (), {}).result() for _ in range(5)}
+            assert len(pids) == 1
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_a_call_that_wants_its_stacks_written_later_does_not_end_the_next(guardian):
+    def ask():
+        faulthandler.dump_traceback_later(0.3, exit=True, file=1)
+
+    guardian.run(ask, (), {}).result()
+    assert guardian.run(time.sleep, (0.6,), {}).ok
+
+
+def test_a_call_that_redirects_its_stacks_does_not_redirect_those_of_the_next(guardian, tmp_path):
+    def redirect():
+        faulthandler.enable(file=(tmp_path / "stacks").open("w"))
+
+    def crash():
+        os.abort()
+
+    guardian.run(redirect, (), {}).result()
+    assert "in crash" in str(guardian.run(crash, (), {}).exception)
+    assert not (tmp_path / "stacks").read_text()
+
+
+def test_a_call_that_seeds_the_generators_of_random_numbers_does_not_seed_those_of_the_next(
+    guardian,
+):
+    def seed():
+        import numpy
+
+        random.seed(1)
+        numpy.random.seed(1)
+
+    def draw():
+        import numpy
+
+        return random.random(), float(numpy.random.random())
+
+    drawn = []
+    for _ in range(3):
+        guardian.run(seed, (), {}).result()
+        drawn.append(guardian.run(draw, (), {}).result())
+    assert len({one for one, _ in drawn}) == len({other for _, other in drawn}) == 3
+
+
+def test_a_call_that_runs_an_event_loop_leaves_the_next_one_able_to_get_one(guardian):
+    def run():
+        asyncio.run(asyncio.sleep(0))
+
+    def get():
+        loop = asyncio.get_event_loop_policy().get_event_loop()
+        loop.close()
+        return True
+
+    for _ in range(2):
+        guardian.run(run, (), {}).result()
+        assert guardian.run(get, (), {}).result()
+
+
+def test_the_context_of_decimals_is_each_calls_own(guardian):
+    def set_precision():
+        decimal.getcontext().prec = 7
+
+    def look():
+        return decimal.getcontext().prec
+
+    guardian.run(set_precision, (), {}).result()
+    assert guardian.run(look, (), {}).result() == 28
+
+
+def test_a_warning_that_a_call_has_shown_is_shown_to_the_next_one_too(guardian):
+    def warn():
+        warnings.warn("mind the gap", stacklevel=1)
+
+    captured = Limits(capture_output=True)
+    for _ in range(3):
+        assert "mind the gap" in guardian.run(warn, (), {}, captured).usage.stderr
+
+
+def test_a_time_zone_goes_with_its_call(guardian):
+    def move():
+        os.environ["TZ"] = "Asia/Tokyo"
+        time.tzset()
+
+    before = guardian.run(time.localtime, (0,), {}).result()
+    guardian.run(move, (), {}).result()
+    assert guardian.run(time.localtime, (0,), {}).result() == before

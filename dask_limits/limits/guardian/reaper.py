@@ -16,9 +16,8 @@ from typing import NoReturn
 
 from dask_limits.limits.guardian.leftovers import Leftovers
 from dask_limits.limits.guardian.main import GuardianProcess, collect_ended
-from dask_limits.limits.ipc import transport
+from dask_limits.limits.ipc import owner_cells, transport
 from dask_limits.limits.ipc.cells import Cells
-from dask_limits.limits.ipc.owner_cells import ROWS
 from dask_limits.limits.linux import prctl, proctree, signals
 
 
@@ -27,6 +26,7 @@ def main(control_fd: int, owner_cells_fd: int) -> NoReturn:
     _open_standard_files()
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     signals.ignore_all()  # we end with the owner
+    prctl.set_readable(readable=False)  # calls have the same user
     # An owner may ignore it, and execve(2) keeps that.
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     del sys.argv[1:]  # not for the functions that will run here
@@ -45,7 +45,8 @@ def main(control_fd: int, owner_cells_fd: int) -> NoReturn:
         else:
             prctl.become_subreaper()
             prctl.set_name("limits-guardian")
-            cells = Cells(ROWS, owner_cells_fd)
+            cells = Cells(owner_cells.ROWS, owner_cells_fd)
+            owner_cells.seal(owner_cells_fd)
             GuardianProcess(transport.adopt(control_fd), cells).run()
         _end_children()
     except BaseException:

@@ -10,12 +10,18 @@ the guardian sleeps and must be woken for a new call, its second counts the step
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import os
 from typing import Final
 
 from dask_limits.limits.ipc.cells import Cells
 
 ROWS: Final = 4096
 """Most task processes of an owner at one time. An unused row costs nothing."""
+
+_F_SEAL_FUTURE_WRITE: Final = 0x10  # of fcntl(2); from Python 3.12 on in fcntl
+_SEALS: Final = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | _F_SEAL_FUTURE_WRITE
 
 # Written by the owner.
 CALL: Final = 0  # number of the call that runs; 0 is none
@@ -34,6 +40,17 @@ CPU_USED: Final = 11  # seconds
 # Written by the owner.
 START_METHOD: Final = 12  # how the fresh process of the call starts, as in messages.py; 0 is none
 SENT: Final = 13  # number of the last call that was sent to the process
+
+
+def make() -> int:
+    """Make the file of the cells."""
+    return os.memfd_create("dask-limits-owner-cells", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+
+
+def seal(fd: int) -> None:
+    """Let nobody else write to the file: a call may find it among the open files of its owner."""
+    with contextlib.suppress(OSError):  # a kernel before 5.1
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
 
 
 def is_asleep(cells: Cells) -> bool:

@@ -6,6 +6,7 @@ import ctypes
 from typing import Any, Final
 
 _PR_SET_PDEATHSIG: Final = 1
+_PR_SET_DUMPABLE: Final = 4
 _PR_SET_NAME: Final = 15
 _PR_SET_CHILD_SUBREAPER: Final = 36
 _VALUES: Final = {
@@ -34,6 +35,15 @@ def become_subreaper() -> None:
 def die_with_parent(signal: int) -> None:
     """Have this signal sent to this process when the thread that forked it ends."""
     _prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(signal))
+
+
+def set_readable(*, readable: bool) -> None:
+    """Set whether processes of the same user may read and change the memory of this one, see its
+    open files, and trace it. A new program is readable; children inherit it.
+
+    Source: PR_SET_DUMPABLE in prctl(2); ptrace(2), Ptrace access mode checking.
+    """
+    _prctl(_PR_SET_DUMPABLE, ctypes.c_ulong(readable))
 
 
 def set_name(name: str) -> None:

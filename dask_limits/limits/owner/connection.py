@@ -45,7 +45,7 @@ class Connection:
         self._lost = False
         self._control, theirs = transport.pair()
         self._receiver = transport.Receiver(self._control)
-        cells_fd = files.above_standard(os.memfd_create("dask-limits-owner-cells", os.MFD_CLOEXEC))
+        cells_fd = files.above_standard(owner_cells.make())
         self._owner_cells = Cells(owner_cells.ROWS, cells_fd)
         fds = [theirs.fileno(), cells_fd]
         path = Setting.here().for_another_process().path

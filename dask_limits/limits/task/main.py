@@ -49,6 +49,7 @@ def _settle_in(
     sock_fd: int, task_cells_fd: int, open_files: tuple[int, int]
 ) -> tuple[socket.socket, TaskCells]:
     """Undo what a fork of the guardian inherits, and move the two files out of the way."""
+    prctl.set_readable(readable=True)  # else a call could not open its own /proc/self/mem
     prctl.die_with_parent(signal.SIGKILL)
     prctl.become_subreaper()
     prctl.set_name("limits-task")

@@ -112,11 +112,14 @@ def loky(max_workers: int | None) -> ExecutorFactory:
         raise ImportError(
             'Scheduler.with_loky() needs loky: pip install "dask-limits[loky]"'
         ) from error
-    return ExecutorFactory(
-        "loky.ProcessPoolExecutor",
-        lambda: _wrapped(ProcessPoolExecutor(n), owned=True),
-        {"max_workers": n},
-    )
+
+    def make() -> Executor:
+        from dask_limits.limits.linux import lifeline
+
+        end_with_us = {"initializer": lifeline.end_with, "initargs": (lifeline.of_this_process(),)}
+        return _wrapped(ProcessPoolExecutor(n, **end_with_us), owned=True)
+
+    return ExecutorFactory("loky.ProcessPoolExecutor", make, {"max_workers": n})
 
 
 def sequential() -> ExecutorFactory:

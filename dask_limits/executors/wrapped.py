@@ -11,6 +11,7 @@ from dask_limits.exceptions import CallPicklingError
 from dask_limits.executors.future import Future
 from dask_limits.limits import CancelToken, LimitedCall, Outcome, run_call, run_in_place
 from dask_limits.limits.ipc import by_value, pickling
+from dask_limits.limits.linux import lifeline
 from dask_limits.limits.owner.guardian import default_guardian
 from dask_limits.limits.packed_outcome import PackedOutcome
 
@@ -76,7 +77,7 @@ class WrappedExecutor(concurrent.futures.Executor):
             pickled = pickling.dumps((call, args, kwargs), sent)
         except Exception as why:
             raise pickling.unpicklable_arguments(call.fn, args, kwargs, call.limits, why) from why
-        inner = self.executor.submit(_run_pickled, pickled)
+        inner = self.executor.submit(_run_pickled, pickled, lifeline.of_this_process())
         future = _WrappedFuture[R](inner)
 
         def settle(inner: concurrent.futures.Future[PackedOutcome[R]]) -> None:
@@ -130,8 +131,13 @@ def _pass_failure(inner: concurrent.futures.Future[Any], future: Future[Any]) ->
     return True
 
 
-def _run_pickled(call: bytes) -> PackedOutcome[Any]:
-    """Run a call in the worker that receives it, and leave its value or exception pickled."""
+def _run_pickled(call: bytes, program: lifeline.Lifeline) -> PackedOutcome[Any]:
+    """Run a call in the worker that receives it, and leave its value or exception pickled.
+
+    If that is a process of a pool on this machine, it ends with the program that submits the call,
+    and with it what stands below it. The pool itself does not see to that if a program is killed.
+    """
+    lifeline.end_with(program)
     with by_value.Receiving():
         limited, args, kwargs = pickle.loads(call)
         if not limited.limits:

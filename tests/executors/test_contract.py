@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import textwrap
 import threading
 import time
 import traceback
@@ -25,10 +26,10 @@ import cloudpickle
 import pytest
 from leftovers import close_default_guardian
 from overdoing import wait_on
-from processes import wait_for
+from processes import all_gone, until, wait_for
 
 from dask_limits import PynisherPlugin, Scheduler, SequentialExecutor, exceptions, limit
-from dask_limits.executors import Future
+from dask_limits.executors import Future, factories
 from dask_limits.executors.wrapped import WrappedExecutor
 from dask_limits.plugins import Retry
 
@@ -40,9 +41,7 @@ def processes() -> Any:
 
 
 def loky() -> Any:
-    import loky
-
-    return WrappedExecutor(loky.ProcessPoolExecutor(2), owned=True)
+    return factories.loky(2).make()
 
 
 def dask() -> Any:
@@ -504,3 +503,41 @@ def test_after_its_shutdown_it_takes_nothing_and_has_left_nothing(kind):
     left = relatives() - before
     _, alive = psutil.wait_procs(left, timeout=10)
     assert not [p for p in alive if "resource_tracker" not in " ".join(p.cmdline())]
+
+
+def note_and_wait(path):
+    """A call that says who it is, has a child that is detached, and takes its time."""
+    if os.fork() == 0:
+        os.setsid()
+        time.sleep(600)
+        os._exit(0)
+    Path(path).with_suffix(".part").write_text(str(os.getpid()))
+    Path(path).with_suffix(".part").rename(path)
+    time.sleep(600)
+
+
+def test_when_its_program_is_killed_nothing_is_left(request, kind, tmp_path):
+    import psutil
+
+    name = request.node.callspec.params["kind"]
+    program = textwrap.dedent(
+        f"""
+        import sys, time
+        sys.path[:] = {sys.path!r}
+        if __name__ == "__main__":  # which pools and Dask import again
+            import test_contract
+            from dask_limits import limit
+            executor = test_contract.EXECUTORS[{name!r}].make()
+            for n in range(2):
+                call = limit(test_contract.note_and_wait, wall_time=600)
+                executor.submit(call, f"{tmp_path}/{{n}}")
+            time.sleep(600)
+        """
+    )
+    (tmp_path / "program.py").write_text(program)
+    notes = [tmp_path / str(n) for n in range(2 if kind.make is not SequentialExecutor else 1)]
+    with psutil.Popen([sys.executable, tmp_path / "program.py"]) as driver:
+        until(lambda: all(note.exists() for note in notes))
+        below = {p.pid for p in driver.children(recursive=True)}
+        driver.kill()
+    all_gone(below | {int(note.read_text()) for note in notes})

@@ -94,6 +94,8 @@ def _files() -> dict[int, str]:
     kept = {sys.modules[name]._resource_tracker._fd for name in _TRACKERS if name in sys.modules}
     if (module := sys.modules.get("multiprocessing.forkserver")) is not None:
         kept.add(module._forkserver._forkserver_alive_fd)
+    if (module := sys.modules.get("dask_limits.limits.linux.lifeline")) and module._own:
+        kept.add(module._own.fd)
     if connection is not None:
         kept |= {connection._control.fileno(), *(one.sock.fileno() for one in connection._leases)}
     for link in Path("/proc/self/fd").iterdir():

@@ -38,7 +38,7 @@ LAYERS = {
         __main__
     """,
     "limits": """
-        outcome limits cancel progress linux tracebacks
+        outcome limits cancel progress linux tracebacks coroutines
         in_place breaches
         ipc
         packed_outcome task

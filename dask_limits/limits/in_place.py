@@ -15,21 +15,31 @@ from dask_limits.limits.tracebacks import users_traceback
 R = TypeVar("R")
 
 
-def call(fn: Callable[..., R], args: Sequence[Any], kwargs: Mapping[str, Any]) -> R:
+def call(
+    fn: Callable[..., R], args: Sequence[Any], kwargs: Mapping[str, Any], *, guarded: bool = False
+) -> R:
     """Call a function; run a coroutine function until it is done."""
     value = fn(*args, **kwargs)
     if type(value) is types.CoroutineType:
-        value = _run_coroutine(value)
+        # 30 ms in each new task process, for the few that need it
+        from dask_limits.limits import coroutines
+
+        value = coroutines.run(value, wakes=guarded)  # type: ignore[arg-type]
     return value
 
 
-def run_in_place(fn: Callable[..., R], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Outcome[R]:
-    """Call a function in this thread and measure it. Ctrl-C passes; `sys.exit` ends the call."""
+def run_in_place(
+    fn: Callable[..., R], args: tuple[Any, ...], kwargs: dict[str, Any], *, guarded: bool = False
+) -> Outcome[R]:
+    """Call a function in this thread and measure it. Ctrl-C passes; `sys.exit` ends the call.
+
+    `guarded` says that guards may interrupt it.
+    """
     wall, cpu = time.perf_counter(), time.thread_time()
     value: R | None = None
     exception: BaseException | None = None
     try:
-        value = call(fn, args, kwargs)
+        value = call(fn, args, kwargs, guarded=guarded)
     except KeyboardInterrupt:
         raise
     except SystemExit as exit_:
@@ -38,18 +48,6 @@ def run_in_place(fn: Callable[..., R], args: tuple[Any, ...], kwargs: dict[str, 
         exception = error.with_traceback(users_traceback(error.__traceback__))
     usage = Usage(wall_time=time.perf_counter() - wall, cpu_time=time.thread_time() - cpu)
     return Outcome(value=value, exception=exception, usage=usage)
-
-
-def _run_coroutine(coroutine: Any) -> Any:
-    import asyncio  # 30 ms in each new task process, for the few that need it
-
-    if asyncio._get_running_loop() is None:  # without an error, which would be the user's context
-        return asyncio.run(coroutine)
-    # A loop already runs in this thread and waits for this call: it cannot run another.
-    from concurrent.futures import ThreadPoolExecutor
-
-    with ThreadPoolExecutor(1) as thread:
-        return thread.submit(asyncio.run, coroutine).result()
 
 
 def exit_status(exit_: SystemExit) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 import traceback
 from collections.abc import Callable
@@ -36,14 +37,23 @@ def run(
     clock, last_step = _wall_guard(limits), 0.0
     try:
         cpu_guard = _CpuGuard(limits.cpu_time) if limits.cpu_time else nullcontext()
-        with clock or nullcontext(), cpu_guard, _memory_guard(limits):
-            outcome = run_in_place(fn, args, kwargs)
+        # A guard may interrupt what restores the loop after a coroutine, so this is outside of all.
+        with _loop_restored(), clock or nullcontext(), cpu_guard, _memory_guard(limits):
+            outcome = run_in_place(fn, args, kwargs, guarded=True)
             last_step = clock.elapsed if clock else 0.0
     except guards.GuardException as error:  # it was raised after the function ended, in our code
         last_step = getattr(error, "elapsed", 0.0)
         usage = Usage(time.perf_counter() - wall_time, time.thread_time() - cpu_time)
         outcome = outcome or Outcome(exception=error, usage=usage)
     return _judged(name_of(fn), limits, outcome, last_step)
+
+
+def _loop_restored() -> AbstractContextManager[object]:
+    if "asyncio" not in sys.modules:
+        return nullcontext()
+    from dask_limits.limits.coroutines import running_loop_restored
+
+    return running_loop_restored()
 
 
 def _wall_guard(limits: Limits) -> guards.TimeGuard | None:

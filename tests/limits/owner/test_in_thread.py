@@ -1,10 +1,12 @@
 """Calls in their caller's own process, and that they cannot do what they are said not to."""
 
+import asyncio
 import os
 import subprocess
 import sys
 import threading
 import time
+import traceback
 
 import pytest
 from isolations import CANNOT, THREAD
@@ -152,3 +154,114 @@ def test_calls_in_many_threads_are_limited_each_by_itself():
             assert isinstance(outcome.exception, exceptions.WallTimeBreach)
         else:
             assert outcome.result() == n
+
+
+async def sleep_in_a_coroutine():
+    await asyncio.sleep(60)
+
+
+async def spin_in_a_coroutine():
+    end = time.monotonic() + 60
+    while time.monotonic() < end:
+        await asyncio.sleep(0)
+
+
+async def look_around():
+    await asyncio.sleep(0.01)
+    thread = threading.current_thread()
+    return thread, asyncio.get_running_loop(), asyncio.current_task(), len(asyncio.all_tasks())
+
+
+def in_a_cell(fn):
+    """Call a function as a cell of a notebook does: in a task of a loop that runs already."""
+
+    async def cell():
+        await asyncio.sleep(0)
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        result = fn()
+        assert (asyncio.get_running_loop(), asyncio.current_task()) == (loop, task)
+        await asyncio.sleep(0)
+        return result
+
+    return asyncio.run(cell())
+
+
+def anywhere(fn):
+    return fn()
+
+
+AROUND = pytest.mark.parametrize("call", [anywhere, in_a_cell])
+
+
+@AROUND
+@pytest.mark.parametrize(
+    ("fn", "limits", "breach"),
+    [
+        (sleep_in_a_coroutine, {"wall_time": 0.2}, exceptions.WallTimeBreach),
+        (spin_in_a_coroutine, {"wall_time": 0.2}, exceptions.WallTimeBreach),
+        (spin_in_a_coroutine, {"cpu_time": 0.2}, exceptions.CpuTimeBreach),
+        (lambda: spin_in_a_coroutine(), {"cpu_time": 0.2}, exceptions.CpuTimeBreach),
+    ],
+    ids=["sleep wall", "spin wall", "spin cpu", "returned"],
+)
+def test_a_coroutine_function_is_held_to_its_limits(call, fn, limits, breach):
+    outcome = call(THREAD(fn, **limits).run)
+    assert isinstance(outcome.exception, breach)
+    assert outcome.usage.wall_time < 30
+    assert "_in_a_coroutine" in outcome.exception.stacks
+
+
+@AROUND
+def test_a_coroutine_function_runs_in_the_thread_of_its_caller_and_has_a_loop_to_itself(call):
+    def look():
+        try:
+            outer = asyncio.get_running_loop()
+        except RuntimeError:
+            outer = None
+        thread, loop, task, tasks = THREAD(look_around, wall_time=30)()
+        assert thread is threading.current_thread()
+        assert loop is not outer
+        assert loop.is_closed()
+        assert task.get_coro().cr_code is look_around.__code__
+        assert tasks == 1
+
+    call(look)
+
+
+@AROUND
+def test_the_cpu_time_of_a_coroutine_function_is_counted(call):
+    async def spin():
+        end = time.thread_time() + 0.05
+        while time.thread_time() < end:
+            await asyncio.sleep(0)
+
+    assert call(THREAD(spin, wall_time=30).run).usage.cpu_time >= 0.05
+
+
+def test_a_loop_goes_on_after_many_interrupted_calls():
+    async def cell():
+        for n in range(100):
+            outcome = THREAD(spin_in_a_coroutine, wall_time=0.001 + n / 50_000).run()
+            assert isinstance(outcome.exception, exceptions.WallTimeBreach)
+            assert asyncio.current_task() is task
+            await asyncio.sleep(0)
+        return "done"
+
+    async def main():
+        nonlocal task
+        task = asyncio.create_task(cell())
+        return await task
+
+    task = None
+    assert asyncio.run(main()) == "done"
+
+
+@AROUND
+def test_the_traceback_of_a_coroutine_function_begins_with_it(call):
+    async def fail():
+        await asyncio.sleep(0)
+        raise LookupError("lost")
+
+    error = call(THREAD(fail, wall_time=30).run).exception
+    assert traceback.extract_tb(error.__traceback__)[0].name == "fail"
+    assert error.__context__ is None

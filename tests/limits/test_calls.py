@@ -248,7 +248,7 @@ def test_a_call_that_is_cancelled_while_it_runs_ends_at_once():
             target=lambda: outcomes.append(guardian.run(time.sleep, (600,), {}, cancel=token))
         )
         thread.start()
-        while token._end is None:
+        while not token._ends:
             time.sleep(0.001)
         token.cancel()
         thread.join()

@@ -21,7 +21,7 @@ import struct
 from collections.abc import Callable, Sequence
 from typing import Any, Final, Self, SupportsIndex, TypeAlias
 
-from dask_limits.limits.linux import files
+from dask_limits.limits.linux import files, uninterrupted
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
 Readable: TypeAlias = Buffer | pickle.PickleBuffer
@@ -35,9 +35,9 @@ _OUT_OF_BAND: Final = 32 * 1024
 _SEALS: Final = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 """A sealed file cannot change. Otherwise a sender could truncate it, and SIGBUS would end the
 receiver when it reads (fcntl(2), File Sealing)."""
-_HEAD: Final = struct.Struct("=?Q")
-"""The start of a head: whether what follows is in the first file instead, and the number of
-buffers. What follows is the pickle, and a `_BUFFER` for each. The other files hold the buffers."""
+_HEAD: Final = struct.Struct("=bQ")
+"""The start of a head: in which file the rest of it is, -1 for none, and the number of buffers. The
+rest is the pickle, and a `_BUFFER` for each."""
 _BUFFER: Final = struct.Struct("=BQQ?")  # its file, where it begins, its length, if it is read-only
 _LARGE: Final = 128 * 1024
 """Least bytes of a buffer that has a file of its own: 10 us, a third of the time to copy it."""
@@ -49,15 +49,13 @@ files of that size."""
 class Payload:
     """A pickled object, ready to be sent: its head, and the files with what is not in the head."""
 
-    def __init__(self, head: bytes, *fds: int) -> None:
+    def __init__(self, head: bytes = b"", fds: list[int] | None = None) -> None:
         self.head = head
-        self.fds = fds
+        self.fds = [] if fds is None else fds
 
     def close(self) -> None:
         """Close the files. The receiver has its own descriptors."""
-        for fd in self.fds:
-            os.close(fd)
-        self.fds = ()
+        files.close(self.fds)
 
     def __enter__(self) -> Self:
         return self
@@ -66,11 +64,21 @@ class Payload:
         self.close()
 
 
-def pack(thing: object, new_pickler: NewPickler) -> Payload:
-    """Pickle an object. Raises what the pickler raises, and OSError if there is no room."""
-    with _Sink() as sink:
+def pack(thing: object, new_pickler: NewPickler, into: Payload | None = None) -> Payload:
+    """Pickle an object. Raises what the pickler raises, and OSError if there is no room.
+
+    The files are those of the payload `into`, if there is one, from their start on: this matters
+    where a signal may interrupt this.
+    """
+    packed = Payload() if into is None else into
+    try:
+        sink = _Sink(packed.fds)
         new_pickler(sink, pickle.HIGHEST_PROTOCOL, buffer_callback=sink.keep_buffer).dump(thing)
-        return sink.payload()
+        packed.head = sink.finish()
+    except BaseException:
+        packed.close()
+        raise
+    return packed
 
 
 def unpack(head: memoryview, fds: list[int]) -> Any:
@@ -108,8 +116,8 @@ class Packed:
 
 def take(head: memoryview, fds: list[int]) -> Packed:
     """Receive what was packed, and leave it pickled. The files may be closed after this."""
-    in_file, number = _HEAD.unpack_from(head)
-    content = _mapped(fds, 0) if in_file else memoryview(bytes(head[_HEAD.size :]))
+    rest, number = _HEAD.unpack_from(head)
+    content = memoryview(bytes(head[_HEAD.size :])) if rest < 0 else _mapped(fds, rest)
     end = len(content) - number * _BUFFER.size
     if end < 0:
         raise ValueError(f"{len(content)} bytes are too few to list {number} buffers")
@@ -117,7 +125,7 @@ def take(head: memoryview, fds: list[int]) -> Packed:
     buffers = []
     for file, at, size, readonly in _BUFFER.iter_unpack(content[end:]):
         if file not in mapped:
-            mapped[file] = _mapped(fds, in_file + file)
+            mapped[file] = _mapped(fds, file)
         part = mapped[file][at : at + size]
         if len(part) < size:
             raise ValueError(f"the shared memory has less than {at + size} bytes")
@@ -137,24 +145,24 @@ def _mapped(fds: list[int], file: int) -> memoryview:
 class _Sink:
     """What a pickler writes to: bytes in memory, and a file once they are many."""
 
-    def __init__(self) -> None:
+    def __init__(self, fds: list[int]) -> None:
+        self._fds = fds
         self._parts: list[Readable] = []
         self._size = 0
-        self._file: int | None = None
+        self._file = -1  # its place among the files
         self._buffers: list[memoryview] = []
-        self._buffer_files: list[int] = []
 
     def write(self, data: Readable) -> None:
         """Write a part of the pickle, which may be a large object as it is."""
-        if self._file is not None:
-            _write(self._file, data)
+        if self._file >= 0:
+            _write(self._fds[self._file], data)
             return
         self._parts.append(data)
         self._size += memoryview(data).nbytes
         if self._size > _INLINE:
-            self._file = _new_file()
+            self._file = self._add_file()
             for part in self._parts:
-                _write(self._file, part)
+                _write(self._fds[self._file], part)
             self._parts.clear()
 
     def keep_buffer(self, buffer: pickle.PickleBuffer) -> bool:
@@ -168,15 +176,12 @@ class _Sink:
         self._buffers.append(raw)
         return False
 
-    def payload(self) -> Payload:
-        """What was written. It owns the files."""
+    def finish(self) -> bytes:
+        """Write the buffers, and return the head."""
         self.write(self._write_buffers())
-        head = b"".join((_HEAD.pack(self._file is not None, len(self._buffers)), *self._parts))
-        fds = [*self._buffer_files] if self._file is None else [self._file, *self._buffer_files]
-        for fd in fds:
+        for fd in self._fds:
             fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
-        self._file, self._buffer_files = None, []
-        return Payload(head, *fds)
+        return b"".join((_HEAD.pack(self._file, len(self._buffers)), *self._parts))
 
     def _write_buffers(self) -> bytes:
         """Write the buffers to files; return the table that says where each is."""
@@ -191,27 +196,16 @@ class _Sink:
                     shared, end = self._add_file(), 0
                 file, at = shared, end
                 end += -(-raw.nbytes // mmap.PAGESIZE) * mmap.PAGESIZE
-            os.lseek(self._buffer_files[file], at, os.SEEK_SET)
-            _write(self._buffer_files[file], raw)
+            os.lseek(self._fds[file], at, os.SEEK_SET)
+            _write(self._fds[file], raw)
             table += _BUFFER.pack(file, at, raw.nbytes, raw.readonly)
         return bytes(table)
 
     def _add_file(self) -> int:
-        """Make another file for buffers; return its place in the list."""
-        self._buffer_files.append(_new_file())
-        return len(self._buffer_files) - 1
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        files.close(self._buffer_files)
-        if self._file is not None:
-            os.close(self._file)
-
-
-def _new_file() -> int:
-    return os.memfd_create("dask-limits-payload", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        """Make another file; return its place among the files."""
+        flags = os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
+        uninterrupted.put(self._fds, os.memfd_create, "dask-limits-payload", flags)
+        return len(self._fds) - 1
 
 
 def _write(fd: int, data: Readable) -> None:

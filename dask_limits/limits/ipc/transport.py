@@ -7,15 +7,21 @@ the owner can tell the two apart.
 
 from __future__ import annotations
 
+import _socket
 import array
 import errno
 import socket
 import struct
 import time
 from collections.abc import Sequence
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeAlias
 
-from dask_limits.limits.linux import files
+from dask_limits.limits.linux import files, uninterrupted
+
+Socket: TypeAlias = _socket.socket
+"""What a `socket.socket` is derived from. One of these itself can be made without Python code."""
+Arrival: TypeAlias = tuple[bytes, list[tuple[int, int, bytes]], int, Any]
+"""A message as recvmsg(2) gives it."""
 
 _HEADER: Final = struct.Struct("=IBQ")  # mark, kind, number of the call
 _MARK: Final = 0x4C494D54
@@ -55,7 +61,7 @@ def adopt(fd: int) -> socket.socket:
     return sock
 
 
-def set_patience(sock: socket.socket, seconds: float) -> None:
+def set_patience(sock: Socket, seconds: float) -> None:
     """Have each receive on this socket end after some seconds with a `BlockingIOError`."""
     # Unlike socket.settimeout, this costs no poll(2) before each receive.
     whole, part = divmod(seconds, 1)
@@ -63,8 +69,13 @@ def set_patience(sock: socket.socket, seconds: float) -> None:
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, timeval)
 
 
+def record(kind: int, number: int, *parts: bytes) -> bytes:
+    """One message, as `send` sends it."""
+    return b"".join((_HEADER.pack(_MARK, kind, number), *parts))
+
+
 def send(
-    sock: socket.socket,
+    sock: Socket,
     kind: int,
     number: int,
     *parts: bytes,
@@ -72,13 +83,14 @@ def send(
     flags: int = 0,
 ) -> None:
     """Send one message with a body of at most `MAX_BODY` bytes, and at most `_MOST_FILES` files."""
-    record = b"".join((_HEADER.pack(_MARK, kind, number), *parts))
+    data = record(kind, number, *parts)
     if not fds:
-        sock.send(record, flags)
+        sock.send(data, flags)
         return
     while True:
         try:
-            socket.send_fds(sock, [record], list(fds), flags)
+            rights = socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds)
+            sock.sendmsg((data,), (rights,), flags)
             return
         except OSError as error:
             if error.errno != errno.ETOOMANYREFS:
@@ -89,18 +101,21 @@ def send(
 class Receiver:
     """Receives messages from one socket; one thread at a time."""
 
-    def __init__(self, sock: socket.socket) -> None:
-        self._sock = sock
+    def __init__(self, sock: Socket) -> None:
         self._record = bytearray(_HEADER.size + MAX_BODY)
         self._view = memoryview(self._record)
+        self._recvmsg_into = sock.recvmsg_into
+        self._args = (self._record,), _ANCILLARY, socket.MSG_CMSG_CLOEXEC
+        self._arrived: list[tuple[int, list[tuple[int, int, bytes]], int, Any]] = []
+        self._fds: list[int] = []  # of the last message, as long as nobody has closed them
 
     def receive(self) -> Message | None:
         """The next message; None at the end of the stream."""
         while True:
-            size, ancillary, _, _ = self._sock.recvmsg_into(
-                (self._record,), _ANCILLARY, socket.MSG_CMSG_CLOEXEC
-            )
-            fds = _fds_in(ancillary) if ancillary else []
+            uninterrupted.put(self._arrived, self._recvmsg_into, *self._args)
+            size, ancillary, _, _ = self._arrived[0]
+            fds = self._fds = _fds_in(ancillary) if ancillary else []
+            self._arrived.clear()
             if size >= _HEADER.size:
                 mark, kind, number = _HEADER.unpack_from(self._record)
                 if mark == _MARK:
@@ -108,6 +123,32 @@ class Receiver:
             files.close(fds)
             if size == 0:
                 return None
+
+    def close(self) -> None:
+        """Close the files of the last message, if whoever received it was interrupted."""
+        if self._arrived:
+            self._fds = _fds_in(self._arrived[0][1])
+            self._arrived.clear()
+        files.close(self._fds)
+
+
+def receive(sock: Socket, arrived: list[Arrival]) -> Message | None:
+    """The next message, as `parse` reads it, from a socket that several threads receive from.
+
+    What has arrived is put into a list, where it is found if this is interrupted.
+    """
+    size = _HEADER.size + MAX_BODY // 4
+    uninterrupted.put(arrived, sock.recvmsg, size, _ANCILLARY, socket.MSG_CMSG_CLOEXEC)
+    return parse(arrived[0])
+
+
+def parse(arrival: Arrival) -> Message | None:
+    """The message that has arrived; None at the end of the stream."""
+    data, ancillary, _, _ = arrival
+    if not data:
+        return None
+    _, kind, number = _HEADER.unpack_from(data)
+    return Message(kind, number, memoryview(data)[_HEADER.size :], _fds_in(ancillary))
 
 
 def _fds_in(ancillary: list[tuple[int, int, bytes]]) -> list[int]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import errno
 import fcntl
 import mmap
 import os
@@ -12,6 +11,8 @@ import resource
 import weakref
 from ctypes import c_int, c_long, c_size_t, c_void_p
 from typing import Final
+
+from dask_limits.limits.linux import uninterrupted
 
 _HIGH_FD: Final = 512
 _libc: Final = ctypes.CDLL(None, use_errno=True)
@@ -22,9 +23,8 @@ _MMAP_FAILED: Final = c_void_p(-1).value
 
 
 def close(fds: list[int]) -> None:
-    """Close files, and clear the list of their numbers."""
-    while fds:
-        os.close(fds.pop())
+    """Close files, and clear the list of their numbers. If this is interrupted, call it again."""
+    uninterrupted.use_up(fds, os.close)
 
 
 def above_standard(fd: int) -> int:
@@ -46,31 +46,28 @@ def map_privately(fd: int) -> memoryview:
     """The contents of a file as memory; what is written there is not written to the file.
 
     Unlike `mmap.mmap`, this does not keep the file open: a process that holds many results would
-    run out of numbers for open files. If it runs out of mappings (vm.max_map_count), this is a
-    copy of the file.
+    run out of numbers for open files.
 
     Raises:
         OSError: when there is no room for it.
     """
     size = os.fstat(fd).st_size
     protection = mmap.PROT_READ | mmap.PROT_WRITE
-    address = _libc.mmap(None, size, protection, mmap.MAP_PRIVATE, fd, 0)
-    if address == _MMAP_FAILED:
-        if (error := ctypes.get_errno()) == errno.ENOMEM:
-            return _copy(fd, size)
-        raise OSError(error, os.strerror(error))
-    block = (ctypes.c_ubyte * size).from_address(address)
-    unmap = weakref.finalize(block, _libc.munmap, address, size)
-    unmap.atexit = False  # it may be in use until the very end
-    return pickle.PickleBuffer(block).raw()  # each part of it keeps the block
-
-
-def _copy(fd: int, size: int) -> memoryview:
+    addresses: list[int] = []
     try:
-        copy = memoryview(bytearray(size))
-    except MemoryError:
-        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)) from None
-    at = 0
-    while at < size:  # one preadv(2) reads 2 GiB at most
-        at += os.preadv(fd, [copy[at:]], at)
-    return copy
+        uninterrupted.put(addresses, _libc.mmap, None, size, protection, mmap.MAP_PRIVATE, fd, 0)
+        if addresses[0] == _MMAP_FAILED:
+            addresses.clear()
+            error = ctypes.get_errno()
+            raise OSError(error, os.strerror(error))
+        block = (ctypes.c_ubyte * size).from_address(addresses[0])
+        unmap = weakref.finalize(block, _unmap, addresses, size)
+        unmap.atexit = False  # it may be in use until the very end
+        return pickle.PickleBuffer(block).raw()  # each part of it keeps the block
+    except BaseException:  # Ctrl-C
+        _unmap(addresses, size)
+        raise
+
+
+def _unmap(addresses: list[int], size: int) -> None:
+    uninterrupted.use_up(addresses, _libc.munmap, size)

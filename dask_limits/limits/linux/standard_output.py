@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import _socket
 import contextlib
 import ctypes
 import os
 import select
-import socket
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from dask_limits.limits.linux import files
+from dask_limits.limits.linux import files, uninterrupted
 
 _CHUNK: Final = 64 * 1024
 """Bytes to read at once: the capacity of a pipe (pipe(7))."""
@@ -21,30 +21,39 @@ _libc = ctypes.CDLL(None)
 
 
 class Capture:
-    """Reads what one call prints while it runs, and keeps `keep` bytes of each stream.
-
-    Raises:
-        OSError: if this process has too many open files.
-    """
+    """Reads what one call prints while it runs, and keeps `keep` bytes of each stream."""
 
     def __init__(self, keep: int) -> None:
-        self._streams: dict[int, _Kept] = {}
         self.fds: list[int] = []  # for standard output and standard error of the call
-        try:
-            for _ in range(2):
-                read, write = os.pipe()
-                self._streams[read] = _Kept(keep)
-                self.fds.append(write)
-                os.set_blocking(read, False)
-        except OSError:
-            self.close()
-            raise
+        self._keep = keep
+        self._pipes: list[tuple[int, int]] = []
+        self._read_ends: list[int] = []
+        self._streams: dict[int, _Kept] = {}
+
+    def open(self) -> None:
+        """Open the files.
+
+        Raises:
+            OSError: if this process has too many open files.
+        """
+        for _ in range(2):
+            uninterrupted.put(self._pipes, os.pipe)
+            self._split_pipe()
+        for fd in self._read_ends:
+            self._streams[fd] = _Kept(self._keep)
+            os.set_blocking(fd, False)
+
+    def _split_pipe(self) -> None:
+        for read, write in self._pipes:
+            uninterrupted.together(
+                (self._read_ends.append, read), (self.fds.append, write), (self._pipes.clear,)
+            )
 
     def sent(self) -> None:
         """Close the ends that were sent to the call."""
         files.close(self.fds)
 
-    def take_until_readable(self, sock: socket.socket, patience_s: float) -> bool:
+    def take_until_readable(self, sock: _socket.socket, patience_s: float) -> bool:
         """Read what is printed until the socket is readable. False if it is not for so long."""
         give_up_at = time.monotonic() + patience_s
         poll = select.poll()
@@ -78,10 +87,10 @@ class Capture:
 
     def close(self) -> None:
         """Stop reading. A process that still prints gets an error, as with any closed pipe."""
+        self._split_pipe()
         self.sent()
-        for fd in self._streams:
-            os.close(fd)
         self._streams.clear()
+        files.close(self._read_ends)
 
 
 class _Kept:

@@ -7,13 +7,14 @@ import socket
 import struct
 import subprocess
 import sys
-import threading
 import time
+from collections import deque
 
 from dask_limits.limits.ipc import messages, owner_cells, transport
 from dask_limits.limits.ipc.cells import Cells
 from dask_limits.limits.linux import files, proctree
 from dask_limits.limits.owner.heartbeat import INTERVAL_S, Heartbeat
+from dask_limits.limits.owner.hold import Hold
 from dask_limits.limits.owner.lease import Lease
 from dask_limits.limits.task.process_state import Setting
 
@@ -34,17 +35,19 @@ class Connection:
     port and no file name by which others could reach it.
     """
 
+    # There is no lock: a signal's handler, or the finalizer of an object, may call a function with
+    # limits while the same thread is anywhere in here. Each change is one step (see `Hold`).
+
     def __init__(self, max_calls: int | None = None) -> None:
         if why := proctree.why_not_readable():
             raise OSError(f"no limit can be enforced, because {why}")
         self._max_calls = max_calls
-        self._lock = threading.RLock()
-        self._idle: list[Lease] = []
+        self._idle: deque[Lease] = deque()
         self._leases: set[Lease] = set()
+        self._unanswered: list[None] = []  # one for each question of a call that was interrupted
         self.closed = False
         self._lost = False
         self._control, theirs = transport.pair()
-        self._receiver = transport.Receiver(self._control)
         cells_fd = files.above_standard(owner_cells.make())
         self._owner_cells = Cells(owner_cells.ROWS, cells_fd)
         fds = [theirs.fileno(), cells_fd]
@@ -89,8 +92,8 @@ class Connection:
             time.sleep(0.005)
         return self.lost
 
-    def acquire(self, memory: int | None) -> Lease:
-        """Take an idle task process, or start a new one.
+    def acquire(self, hold: Hold, memory: int | None) -> Lease:
+        """Take an idle task process, or start a new one. It is in `hold`, whatever interrupts this.
 
         A process that holds more than half of `memory`, the limit of the next call in bytes, from
         earlier calls is ended instead.
@@ -99,89 +102,99 @@ class Connection:
             ConnectionError: if the guardian has ended.
             BlockingIOError: if the system has no room for another process.
         """
-        with self._lock:
-            if self.closed:
-                raise ConnectionError("the guardian was closed")
-            while not self._idle and self._peek():
-                self._idle.append(self._take_over())  # for a call that Ctrl-C has interrupted
-            while self._idle:
-                lease = self._idle.pop()
-                if lease.has_room_for(memory):
-                    return lease
-                self.drop(lease)
-            transport.send(self._control, messages.SPAWN, 0)
-            return self._take_over()
+        while not self.closed:
+            try:
+                hold.take_idle(self._idle)
+            except IndexError:
+                return self._take_over(hold)
+            if hold.lease.has_room_for(memory):
+                return hold.lease
+            self.drop(hold)
+        raise ConnectionError("the guardian was closed")
 
-    def _take_over(self) -> Lease:
+    def _take_over(self, hold: Hold) -> Lease:
         """Receive a task process from the guardian."""
-        message = self._next_message()
+        try:
+            hold.ask(self._control.send, transport.record(messages.SPAWN, 0), self._unanswered)
+            message = self._next_message(hold)
+        except OSError as error:
+            raise ConnectionError("the guardian was closed") from error
         if message is None:
             raise ConnectionError("the guardian has ended")
         if message.kind == messages.REFUSED:
             raise BlockingIOError(bytes(message.body).decode())
-        row = message.number
         if not message.fds:
-            self._tell(messages.END, row)
             raise BlockingIOError("this process has too many open files to receive another")
-        (pid,) = struct.unpack("=Q", message.body)
-        sock = transport.adopt(message.fds.pop())
+        row, (pid,) = message.number, struct.unpack("=Q", message.body)
         wake = functools.partial(self._tell, messages.WAKE, 0)
-        lease = Lease(self._owner_cells, row, pid, sock, wake, self._heartbeat)
+
+        def make(sock: transport.Socket) -> Lease:
+            return Lease(self._owner_cells, row, pid, sock, wake, self._heartbeat)
+
+        lease = hold.become_lease(message, make)
         self._leases.add(lease)
         return lease
 
-    def _next_message(self) -> transport.Message | None:
+    def _next_message(self, hold: Hold) -> transport.Message | None:
         while True:
             try:
-                return self._receiver.receive()
+                return hold.receive(self._control)
             except BlockingIOError:
                 self._heartbeat.check()
 
-    def finish(self, lease: Lease) -> None:
+    def finish(self, hold: Hold) -> None:
         """End a call: keep the task process for the next one, if it is fit for that."""
-        fit = lease.finish() and lease.calls != self._max_calls
-        with self._lock:
-            if fit:
-                self._idle.append(lease)
-            else:
-                self.drop(lease)
+        lease = hold.lease
+        if not lease.finish() or lease.calls == self._max_calls:
+            self.drop(hold)
+            return
+        hold.make_idle(self._idle)
+        if self.closed:
+            self._drop_idle()
 
-    def drop(self, lease: Lease) -> None:
-        """End a task process and everything below it, without waiting."""
-        with self._lock:
-            lease.drop()
-            self._leases.discard(lease)
-            self._tell(messages.END, lease.row)
+    def drop(self, hold: Hold) -> None:
+        """End the task process that is held, if any, and everything below it, without waiting.
+
+        It can be called again if it was interrupted.
+        """
+        hold.leave_question(self._unanswered)
+        if (row := hold.close()) is not None:
+            self._leases.difference_update(hold.leases)
+            hold.end_by(self._control.send, transport.record(messages.END, row))
 
     def cancel(self, row: int, number: int) -> None:
         """End the task process in this row if it still runs this call."""
         self._tell(messages.CANCEL, row, struct.pack("=Q", number))
 
     def _tell(self, kind: int, row: int, body: bytes = b"") -> None:
-        with self._lock:
-            try:
-                transport.send(self._control, kind, row, body)
-            except OSError:
-                pass  # the guardian has ended, and all task processes with it
+        try:
+            transport.send(self._control, kind, row, body)
+        except OSError:
+            pass  # the guardian has ended, and all task processes with it
 
     def close(self) -> None:
         """End the guardian and everything below it, and wait until it is gone."""
-        with self._lock:
-            if self.closed:
-                return
-            self.closed = True
+        self.closed = True
+        if self._process.returncode is None:
+            with contextlib.suppress(OSError):
+                self._control.shutdown(socket.SHUT_RDWR)  # this ends each wait for it too
+            self._heartbeat.end()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(_END_WAIT_S)
             self._control.close()
-        self._heartbeat.end()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(_END_WAIT_S)
-        with self._lock:
-            while self._idle:
-                self.drop(self._idle.pop())
+        self._drop_idle()
+
+    def _drop_idle(self) -> None:
+        hold = Hold()
+        with contextlib.suppress(IndexError):
+            while True:
+                hold.take_idle(self._idle)
+                self.drop(hold)
 
     def abandon(self) -> None:
         """Release a guardian that belongs to the process that we were forked from."""
         self.closed = True
         self._process.returncode = 0  # not our child: nothing to wait for
         self._control.close()
-        for lease in self._leases:
+        for lease in self._leases.copy():
             lease.sock.close()  # its process and its cells are still the owner's

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import errno
 import functools
 import os
@@ -19,7 +20,9 @@ from dask_limits.limits.outcome import Outcome
 from dask_limits.limits.owner import in_thread
 from dask_limits.limits.owner.answers import Outcomes
 from dask_limits.limits.owner.connection import Connection
+from dask_limits.limits.owner.hold import Hold
 from dask_limits.limits.owner.lease import Lease
+from dask_limits.limits.owner.start import Start
 from dask_limits.limits.packed_outcome import PackedOutcome
 from dask_limits.units import whole_number
 
@@ -47,8 +50,8 @@ class Guardian:
         if max_calls_per_process is not None:
             whole_number(max_calls_per_process, "max_calls_per_process", none="no limit")
         self._max_calls = max_calls_per_process
-        self._lock = threading.Lock()
-        self._connection: Connection | None = None
+        self._lock = threading.RLock()  # not Lock: a signal's handler may find it held
+        self._start: Start | None = None
         _guardians.add(self)
 
     def run(
@@ -87,14 +90,22 @@ class Guardian:
         if limits.isolation == "thread":
             outcome = in_thread.run(fn, args, kwargs, limits)
             return PackedOutcome.of(outcome, outcomes.name, limits)
+        request = Payload()
         try:
-            request = payload.pack((fn, args, kwargs), functools.partial(CallPickler, sent=sent))
-        except Exception as error:
-            if isinstance(error, OSError) and error.errno in _NO_ROOM:
-                return outcomes.refused(str(error))
-            return outcomes.failed(pickling.unpicklable_arguments(fn, args, kwargs, limits, error))
-        with request:
-            return self._run_on_some_guardian(outcomes, request, cancel)
+            try:
+                pickler = functools.partial(CallPickler, sent=sent)
+                payload.pack((fn, args, kwargs), pickler, request)
+            except Exception as error:
+                if isinstance(error, OSError) and error.errno in _NO_ROOM:
+                    return outcomes.refused(str(error))
+                unpicklable = pickling.unpicklable_arguments(fn, args, kwargs, limits, error)
+                return outcomes.failed(unpicklable)
+            packed = self._run_on_some_guardian(outcomes, request, cancel)
+            request.close()
+            return packed
+        except BaseException:  # Ctrl-C, which may have interrupted a close() too
+            request.close()
+            raise
 
     def _run_on_some_guardian(
         self, outcomes: Outcomes, request: Payload, cancel: CancelToken
@@ -115,24 +126,23 @@ class Guardian:
         self, connection: Connection, outcomes: Outcomes, request: Payload, cancel: CancelToken
     ) -> PackedOutcome[Any]:
         """Run a call in the first task process that takes it."""
-        stillborn = 0
-        while stillborn < _MAX_STARTS:
-            if cancel.cancelled:
-                return outcomes.ended("cancelled")
-            lease = connection.acquire(outcomes.limits.memory)
-            try:
+        hold, stillborn = Hold(), 0
+        try:
+            while stillborn < _MAX_STARTS:
+                if cancel.cancelled:
+                    return outcomes.ended("cancelled")
+                lease = connection.acquire(hold, outcomes.limits.memory)
                 outcome = self._run_in(lease, connection, outcomes, request, cancel)
-            except BaseException:  # Ctrl-C: nothing waits for this call any more
-                connection.drop(lease)
-                raise
-            finally:
                 cancel.on_cancel(None)
-            if outcome is not None:
-                connection.finish(lease)
-                return outcome
-            connection.drop(lease)  # it was killed while it was idle; take another
-            stillborn += lease.calls == 0
-        return outcomes.refused("new task processes end before they can run it")
+                if outcome is not None:
+                    connection.finish(hold)
+                    return outcome
+                connection.drop(hold)  # it was killed while it was idle; take another
+                stillborn += lease.calls == 0
+            return outcomes.refused("new task processes end before they can run it")
+        except BaseException:  # Ctrl-C: nothing waits for this call any more
+            connection.drop(hold)
+            raise
 
     def _run_in(
         self,
@@ -163,25 +173,42 @@ class Guardian:
         return outcomes.ended("cancelled" if connection.closed else "deaf")
 
     def _connect(self) -> Connection:
-        with self._lock:
-            if self._connection is None:
-                self._connection = Connection(self._max_calls)
-            return self._connection
+        start = self._start
+        if start is None:
+            new = Start(self._max_calls)
+            with self._lock:  # no call is in here: so no handler runs here either
+                if self._start is None:
+                    self._start = new
+                start = self._start
+        try:
+            return start.wait()
+        except Exception:
+            with self._lock:
+                if self._start is start:
+                    self._start = None
+            raise
+
+    @property
+    def _connection(self) -> Connection | None:
+        """The guardian, if it has started."""
+        return None if self._start is None else self._start.connection
 
     def _disconnect(self, connection: Connection) -> None:
         """Release a guardian that is lost."""
         with self._lock:
-            if self._connection is connection:
-                self._connection = None
+            start = self._start
+            if start is not None and start.connection is connection:
+                self._start = None
         if connection.lost:
             connection.close()
 
     def close(self) -> None:
         """End the guardian and every process below it. Running calls end as cancelled."""
         with self._lock:
-            connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.close()
+            start, self._start = self._start, None
+        if start is not None:
+            with contextlib.suppress(OSError):  # it has not started
+                start.wait().close()
 
     def __enter__(self) -> Self:
         return self
@@ -191,8 +218,8 @@ class Guardian:
 
     def _forget(self) -> None:
         """In a fork of the owner: this guardian belongs to the parent."""
-        self._lock = threading.Lock()
-        connection, self._connection = self._connection, None
+        self._lock = threading.RLock()
+        connection, self._start = self._connection, None
         if connection is not None:
             connection.abandon()
 

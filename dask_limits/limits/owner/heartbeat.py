@@ -28,7 +28,8 @@ class Heartbeat:
     def __init__(self, cells: Cells, reaper: int) -> None:
         self._owner_cells = cells
         self._reaper = reaper
-        self._lock = threading.Lock()  # threads that wait for different calls check too
+        # Threads that wait for different calls check too, and so does a call in a signal's handler.
+        self._lock = threading.RLock()
         self._checked_at = time.monotonic()
         self._steps = 0
         self._missed = 0

@@ -3,7 +3,6 @@ from __future__ import annotations
 import copy
 import itertools
 import pickle
-import socket
 import time
 from collections.abc import Callable
 
@@ -28,7 +27,7 @@ class Lease:
         cells: Cells,
         row: int,
         pid: int,
-        sock: socket.socket,
+        sock: transport.Socket,
         wake: Callable[[], object],
         heartbeat: Heartbeat,
     ) -> None:
@@ -41,6 +40,7 @@ class Lease:
         transport.set_patience(sock, INTERVAL_S)
         self._receiver = transport.Receiver(sock)
         self._seen_setting: Setting | None = None
+        self._state = Payload()  # of which the setting is sent
         self._capture: Capture | None = None
         self._first_memory = 0  # bytes that it had before its first call
         self._held_at_most = 0  # bytes that calls have left there, beyond that
@@ -84,7 +84,8 @@ class Lease:
         fds = request.fds
         if limits.capture_output:
             self._capture = Capture(limits.capture_output)
-            fds += tuple(self._capture.fds)
+            self._capture.open()
+            fds = [*fds, *self._capture.fds]
         transport.send(self.sock, messages.REQUEST, self.number, orders, request.head, fds=fds)
         if self._capture is not None:
             self._capture.sent()
@@ -94,8 +95,9 @@ class Lease:
         setting = Setting.here()
         if setting != self._seen_setting:
             self._seen_setting = copy.deepcopy(setting)
-            with pack(setting.for_another_process(), pickle.Pickler) as state:
-                transport.send(self.sock, messages.SETTING, self.number, state.head, fds=state.fds)
+            state = pack(setting.for_another_process(), pickle.Pickler, self._state)
+            transport.send(self.sock, messages.SETTING, self.number, state.head, fds=state.fds)
+            state.close()
 
     def wait(self) -> transport.Message | None:
         """Wait for the end of the call: its answer, or the guardian's verdict.
@@ -163,7 +165,9 @@ class Lease:
         self._held_at_most = max(process.resident - self._first_memory, 0)
         return 2 * self._held_at_most <= memory
 
-    def drop(self) -> None:
-        """Release the process, also while a call runs."""
+    def close(self) -> None:
+        """Release the process, also while a call runs. If this is interrupted, call it again."""
         self._forget_call()
+        self._state.close()
+        self._receiver.close()
         self.sock.close()

@@ -94,7 +94,7 @@ class _Answers:
             if message is not None:
                 head = bytes(message.body[messages.FRESH_ACCOUNT.size :])
                 figures = messages.FRESH_ACCOUNT.unpack_from(message.body)
-                self._ended = Ended(message.kind, Payload(head, *message.fds), *figures)
+                self._ended = Ended(message.kind, Payload(head, message.fds), *figures)
         return self._ended is not None
 
     def recv(self) -> tuple[Ended, None, None]:

@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+import _thread
+import time
+from typing import Final
+
+from dask_limits.limits.linux import uninterrupted
+from dask_limits.limits.owner.connection import Connection
+
+_LOOK_S: Final = 0.001
+"""How often to look whether a guardian has started. That takes 30 ms."""
+
+
+class Start:
+    """The start of a guardian: in a thread of its own, where no signal interrupts it.
+
+    Any number of threads can wait for it, and so can a signal's handler that has interrupted a
+    thread that waits: there is no lock.
+    """
+
+    def __init__(self, max_calls: int | None) -> None:
+        self._max_calls = max_calls
+        self._to_do = [self._run]
+        self._error: BaseException | None = None
+        self.connection: Connection | None = None
+
+    def wait(self) -> Connection:
+        """Start it, unless someone has, and wait until it has started.
+
+        Raises:
+            OSError: if there is no room for another process.
+        """
+        while self.connection is None:
+            if self._error is not None:
+                raise self._error
+            if self._to_do:
+                self._begin()
+            time.sleep(_LOOK_S)
+        return self.connection
+
+    def _begin(self) -> None:
+        start_thread = (_thread.start_new_thread, self._run, ())
+        try:
+            uninterrupted.together((self._to_do.pop,), start_thread)
+        except IndexError:
+            pass  # another thread has
+        except RuntimeError:  # there is no room for a thread, or the interpreter is ending
+            self._run()
+
+    def _run(self) -> None:
+        try:
+            self.connection = Connection(self._max_calls)
+        except BaseException as error:
+            self._error = error

@@ -25,7 +25,7 @@ MOST_LINES_OF_A_FUNCTION = 60
 # other folders any order will do, as long as there is one.
 LAYERS = {
     "": """
-        exceptions units
+        exceptions units printable
         events guards batch_systems placement
         limits display
         dask old_pynisher

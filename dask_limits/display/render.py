@@ -1,7 +1,7 @@
 """How a scheduler, its tasks and their plugins look on a terminal and in a notebook.
 
-rich is imported only when something is rendered. Text from users (names, signatures, options) is
-put into `Text`, which does not interpret markup.
+rich is imported only when something is rendered. All text goes through `_text`, as users have
+chosen much of it: names, signatures, options.
 """
 
 from __future__ import annotations
@@ -9,19 +9,17 @@ from __future__ import annotations
 import inspect
 import io
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
+
+from dask_limits.printable import printable
 
 if TYPE_CHECKING:
     from rich.console import RenderableType as RenderableType
     from rich.panel import Panel
+    from rich.text import Text
     from rich.tree import Tree
 
     from dask_limits.events import Subscriber
-
-_CONTROLS: Final = {
-    n: f"\\x{n:02x}" for n in (*range(32), *range(127, 160)) if chr(n) not in "\n\t"
-}
-"""Control characters, which could start terminal commands, and what is shown instead."""
 
 
 class Renderable:
@@ -45,9 +43,8 @@ class Renderable:
 def plugin_panel(name: str, rows: Iterable[str] = ()) -> Panel:
     """A plugin: its name, and its properties, one a line."""
     from rich.panel import Panel
-    from rich.text import Text
 
-    return Panel(Text("\n".join(rows)), title=Text(f"Plugin {name}"), border_style="cyan")
+    return Panel(_text(*rows), title=_text(f"Plugin {name}"), border_style="cyan")
 
 
 def task_panel(
@@ -59,13 +56,12 @@ def task_panel(
     """A task: its function, its plugins, and its events that were emitted or have callbacks."""
     from rich.console import Group
     from rich.panel import Panel
-    from rich.text import Text
 
     seen = [event for event in events if event.count or event.callbacks]
     return Panel(
         Group(*plugins, *map(_event, seen)),
-        title=Text(f"Task {_signature(function)}"),
-        subtitle=Text(f"Ref: {ref}"),
+        title=_text(f"Task {_signature(function)}"),
+        subtitle=_text(f"Ref: {ref}"),
         border_style="magenta",
     )
 
@@ -81,12 +77,11 @@ def scheduler_tree(
     """A scheduler: its executor, its queue, its cluster, its events and its tasks."""
     from rich.console import Group
     from rich.panel import Panel
-    from rich.text import Text
     from rich.tree import Tree
 
     about = [repr(dict(options))] if options else []
-    box = Panel.fit(Text("\n".join([*about, *cluster]).translate(_CONTROLS)), title=Text(executor))
-    top = Panel(Group(Text(f"Executor Queue: ({n_queued})"), box), title=Text("Scheduler"))
+    box = Panel.fit(_text(*about, *cluster), title=_text(executor))
+    top = Panel(Group(_text(f"Executor Queue: ({n_queued})"), box), title=_text("Scheduler"))
     tree = Tree(top, guide_style="bold")
     tree.add(Group(*map(_event, events)))
     for task in tasks:
@@ -95,16 +90,23 @@ def scheduler_tree(
 
 
 def _event(subscriber: Subscriber[...]) -> RenderableType:
-    from rich.text import Text
     from rich.tree import Tree
 
     n = subscriber.count
-    title = Text(f"@{subscriber.event}", "bold" if n else "dim")
+    title = _text(f"@{subscriber.event}", style="bold" if n else "dim")
     tree = Tree(title.append(f" {n}", "yellow") if n else title)
     for function, n_answered in subscriber.callbacks:
-        line = Text.assemble(("def ", "cyan"), _signature(function))
+        line = _text(f"def {_signature(function)}")
+        line.stylize("cyan", 0, len("def "))
         tree.add(line.append(f" ({n_answered})", "yellow") if n_answered else line)
     return tree
+
+
+def _text(*lines: str, style: str = "") -> Text:
+    """Lines as they are: what looks like markup, or would control a terminal, is shown."""
+    from rich.text import Text
+
+    return Text("\n".join(map(printable, "\n".join(lines).split("\n"))), style)
 
 
 def _signature(function: Callable[..., object]) -> str:

@@ -17,6 +17,7 @@ from dask_limits.guards.async_exception import starts_uninterrupted
 from dask_limits.guards.entry import Entry, here, inside
 from dask_limits.guards.escalation import InterruptType
 from dask_limits.guards.watcher import watcher
+from dask_limits.printable import printable
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -165,7 +166,7 @@ def _refuse_what_cannot_be_guarded(function: object) -> None:
 
 
 def _name(function: object) -> str:
-    return str(getattr(function, "__qualname__", None) or type(function).__qualname__)
+    return printable(str(getattr(function, "__qualname__", None) or type(function).__qualname__))
 
 
 def _place(frame: FrameType) -> str:

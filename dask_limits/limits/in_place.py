@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from dask_limits.exceptions import ExitError
 from dask_limits.limits.outcome import Outcome, Usage
 from dask_limits.limits.tracebacks import users_traceback
+from dask_limits.printable import printable
 
 R = TypeVar("R")
 
@@ -57,7 +58,7 @@ def exit_status(exit_: SystemExit) -> int:
 
 
 def name_of(fn: Callable[..., object]) -> str:
-    """The name of a callable of any kind."""
+    """The name of a callable of any kind, safe to print: whoever made it has chosen its name."""
     while isinstance(fn, functools.partial):
         fn = fn.func
-    return str(getattr(fn, "__name__", None) or type(fn).__name__)
+    return printable(str(getattr(fn, "__name__", None) or type(fn).__name__))

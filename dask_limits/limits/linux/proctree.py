@@ -15,6 +15,8 @@ import time
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
+from dask_limits.printable import printable
+
 _PAGE: Final = os.sysconf("SC_PAGE_SIZE")
 _SIGCHLD: Final = 1 << signal.SIGCHLD - 1
 _COMMAND_LENGTH: Final = 120
@@ -130,8 +132,7 @@ def command_line(pid: int) -> str | None:
     if not data:  # gone, or a zombie
         return None
     words = data.rstrip(b"\0").replace(b"\0", b" ").decode(errors="backslashreplace")
-    # The task chooses this text: it must not control a terminal.
-    text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in words)
+    text = printable(words)
     return text if len(text) <= _COMMAND_LENGTH else text[: _COMMAND_LENGTH - 3] + "..."
 
 

@@ -1,0 +1,15 @@
+"""Text that others have chosen, such as names of functions, made safe to print."""
+
+from __future__ import annotations
+
+
+def printable(text: str) -> str:
+    r"""The text with what is not printable escaped: it cannot control a terminal or break a line.
+
+    Example:
+        >>> print(printable("fit\x1b[2J"))
+        fit\x1b[2J
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

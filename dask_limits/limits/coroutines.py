@@ -1,38 +1,78 @@
-"""Runs a coroutine to its end in the current thread, also where an event loop runs already."""
-
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import selectors
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Coroutine
 from types import TracebackType
-from typing import Any, Final
+from typing import Any, Final, Self
 
 _WAKE_EVERY_S: Final = 0.01
 
 
-def run(coroutine: Coroutine[Any, Any, Any], *, wakes: bool = False) -> Any:
-    """Run a coroutine in a new event loop.
+class CoroutineRunner:
+    """Runs a coroutine to its end in this thread, also where an event loop runs already.
 
-    A loop that runs in this thread, as in a cell of a notebook, waits for this call and cannot run
-    another, and asyncio refuses a second one. But no other thread may run the coroutine: guards
-    interrupt this one, and measure its CPU time.
+    Such a loop, as in a cell of a notebook, waits for this call and cannot run another, and asyncio
+    refuses a second one. But no other thread may run the coroutine: guards interrupt this one, and
+    measure its CPU time.
 
-    A loop that `wakes` looks up from its waiting every 10 ms, so that guards can interrupt it.
+    This is a context. If `guarded`, enter it before the guards, as they may interrupt it anywhere:
+    its end restores this thread. Its loop then looks up from its waiting every 10 ms, for no
+    interrupt arrives while a thread waits. A loop that is made `at_once` cannot be interrupted
+    while it is made.
     """
-    make: Callable[[], asyncio.AbstractEventLoop]
-    make = _loop_that_wakes if wakes else asyncio.new_event_loop
-    with running_loop_restored(), asyncio.Runner(loop_factory=make) as runner:
-        if (loop := asyncio._get_running_loop()) is not None:
-            if (task := asyncio.current_task(loop)) is not None:
-                asyncio.tasks._leave_task(loop, task)
-            asyncio._set_running_loop(None)
-        try:
-            return runner.run(coroutine)
-        except BaseException as error:
-            error.__traceback__ = _users_traceback(error.__traceback__, coroutine)
-            raise
+
+    def __init__(self, *, guarded: bool = False, at_once: bool = False) -> None:
+        self._guarded = guarded
+        self._outer = asyncio._get_running_loop()
+        self._task = None if self._outer is None else asyncio.current_task(self._outer)
+        self._coroutine: Coroutine[Any, Any, Any] | None = None
+        self._loop = self._new_loop() if at_once else None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        """Run a coroutine, the only one."""
+        self._coroutine = coroutine
+        loop = self._loop = self._loop or self._new_loop()
+        with asyncio.Runner(loop_factory=lambda: loop) as runner:
+            if self._outer is not None:
+                if self._task is not None:
+                    asyncio.tasks._leave_task(self._outer, self._task)
+                asyncio._set_running_loop(None)
+            try:
+                return runner.run(coroutine)
+            except BaseException as error:
+                error.__traceback__ = _users_traceback(error.__traceback__, coroutine)
+                raise
+
+    def _new_loop(self) -> asyncio.AbstractEventLoop:
+        loop = asyncio.new_event_loop()
+        if not self._guarded or type(loop) is not asyncio.SelectorEventLoop:  # of a user's policy
+            return loop
+        loop.close()
+        return asyncio.SelectorEventLoop(_WakingSelector())
+
+    def __exit__(self, *_: object) -> None:
+        if self._loop is not None and not self._loop.is_closed():  # it was not used, or interrupted
+            self._loop.set_exception_handler(lambda *_: None)  # which says that tasks are destroyed
+            with contextlib.suppress(RuntimeError):
+                self._loop.close()
+        if self._coroutine is not None:
+            with contextlib.suppress(BaseException):
+                self._coroutine.close()
+        asyncio._set_running_loop(self._outer)
+        if self._outer is not None and asyncio.current_task(self._outer) is not self._task:
+            asyncio.tasks._enter_task(self._outer, self._task)  # type: ignore[arg-type]
+
+
+class _WakingSelector(selectors.DefaultSelector):
+    """A selector that never waits for long."""
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        return super().select(_WAKE_EVERY_S if timeout is None else min(timeout, _WAKE_EVERY_S))
 
 
 def _users_traceback(tb: TracebackType | None, coroutine: Any) -> TracebackType | None:
@@ -52,31 +92,3 @@ def _users_traceback(tb: TracebackType | None, coroutine: Any) -> TracebackType 
     for frame in reversed(frames):
         at = TracebackType(at, frame, frame.f_lasti, frame.f_lineno)
     return at or tb
-
-
-@contextlib.contextmanager
-def running_loop_restored() -> Iterator[None]:
-    """A context after which the same event loop and task run in this thread as before."""
-    loop = asyncio._get_running_loop()
-    task = None if loop is None else asyncio.current_task(loop)
-    try:
-        yield
-    finally:
-        asyncio._set_running_loop(loop)
-        if loop is not None and task is not None and asyncio.current_task(loop) is not task:
-            asyncio.tasks._enter_task(loop, task)
-
-
-def _loop_that_wakes() -> asyncio.AbstractEventLoop:
-    loop = asyncio.new_event_loop()
-    if type(loop) is not asyncio.SelectorEventLoop:  # of the user's own policy
-        return loop
-    loop.close()
-    return asyncio.SelectorEventLoop(_WakingSelector())
-
-
-class _WakingSelector(selectors.DefaultSelector):
-    """A selector that never waits for long: the thread cannot be interrupted until it returns."""
-
-    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        return super().select(_WAKE_EVERY_S if timeout is None else min(timeout, _WAKE_EVERY_S))

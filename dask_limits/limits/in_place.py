@@ -17,30 +17,30 @@ R = TypeVar("R")
 
 
 def call(
-    fn: Callable[..., R], args: Sequence[Any], kwargs: Mapping[str, Any], *, guarded: bool = False
+    fn: Callable[..., R],
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    run_coroutine: Callable[[Any], Any] | None = None,
 ) -> R:
     """Call a function; run a coroutine function until it is done."""
     value = fn(*args, **kwargs)
     if type(value) is types.CoroutineType:
-        # 30 ms in each new task process, for the few that need it
-        from dask_limits.limits import coroutines
-
-        value = coroutines.run(value, wakes=guarded)  # type: ignore[arg-type]
+        value = (run_coroutine or _run_coroutine)(value)
     return value
 
 
 def run_in_place(
-    fn: Callable[..., R], args: tuple[Any, ...], kwargs: dict[str, Any], *, guarded: bool = False
+    fn: Callable[..., R],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    run_coroutine: Callable[[Any], Any] | None = None,
 ) -> Outcome[R]:
-    """Call a function in this thread and measure it. Ctrl-C passes; `sys.exit` ends the call.
-
-    `guarded` says that guards may interrupt it.
-    """
+    """Call a function in this thread and measure it. Ctrl-C passes; `sys.exit` ends the call."""
     wall, cpu = time.perf_counter(), time.thread_time()
     value: R | None = None
     exception: BaseException | None = None
     try:
-        value = call(fn, args, kwargs, guarded=guarded)
+        value = call(fn, args, kwargs, run_coroutine)
     except KeyboardInterrupt:
         raise
     except SystemExit as exit_:
@@ -49,6 +49,14 @@ def run_in_place(
         exception = error.with_traceback(users_traceback(error.__traceback__))
     usage = Usage(wall_time=time.perf_counter() - wall, cpu_time=time.thread_time() - cpu)
     return Outcome(value=value, exception=exception, usage=usage)
+
+
+def _run_coroutine(coroutine: Any) -> Any:
+    # 30 ms in each new task process, for the few that need it
+    from dask_limits.limits.coroutines import CoroutineRunner
+
+    with CoroutineRunner() as runner:
+        return runner.run(coroutine)
 
 
 def exit_status(exit_: SystemExit) -> int:

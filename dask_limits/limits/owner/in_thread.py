@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 import time
 import traceback
@@ -37,9 +38,13 @@ def run(
     clock, last_step = _wall_guard(limits), 0.0
     try:
         cpu_guard = _CpuGuard(limits.cpu_time) if limits.cpu_time else nullcontext()
-        # A guard may interrupt what restores the loop after a coroutine, so this is outside of all.
-        with _loop_restored(), clock or nullcontext(), cpu_guard, _memory_guard(limits):
-            outcome = run_in_place(fn, args, kwargs, guarded=True)
+        with (
+            _coroutine_runner(fn) as runner,
+            clock or nullcontext(),
+            cpu_guard,
+            _memory_guard(limits),
+        ):
+            outcome = run_in_place(fn, args, kwargs, runner and runner.run)
             last_step = clock.elapsed if clock else 0.0
     except guards.GuardException as error:  # it was raised after the function ended, in our code
         last_step = getattr(error, "elapsed", 0.0)
@@ -48,12 +53,14 @@ def run(
     return _judged(name_of(fn), limits, outcome, last_step)
 
 
-def _loop_restored() -> AbstractContextManager[object]:
-    if "asyncio" not in sys.modules:
+def _coroutine_runner(fn: Callable[..., Any]) -> AbstractContextManager[Any]:
+    """A context that has a runner if the function may return a coroutine."""
+    is_one = inspect.iscoroutinefunction(fn)
+    if not is_one and "asyncio" not in sys.modules:
         return nullcontext()
-    from dask_limits.limits.coroutines import running_loop_restored
+    from dask_limits.limits.coroutines import CoroutineRunner
 
-    return running_loop_restored()
+    return CoroutineRunner(guarded=True, at_once=is_one)
 
 
 def _wall_guard(limits: Limits) -> guards.TimeGuard | None:

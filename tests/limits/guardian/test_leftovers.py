@@ -85,13 +85,13 @@ def test_what_a_resource_tracker_knows_of_goes_with_its_call(isolated, way, end,
     outcome = isolated(note_what_is_made, num_processes=20).run(note, way, end)
     made = [Path(line) for line in note.read_text().splitlines()]
     assert made
-    if end is returns:
-        assert outcome.ok
-        until(lambda: not any(path.exists() for path in made))
-    else:
-        kind = exceptions.CrashError if end is crashes else exceptions.ProcessBreach
-        assert isinstance(outcome.exception, kind)
-        assert not any(path.exists() for path in made)
+    until(lambda: not any(path.exists() for path in made))
+    kinds = {
+        returns: type(None),
+        starts_too_many: exceptions.ProcessBreach,
+        crashes: exceptions.CrashError,
+    }
+    assert isinstance(outcome.exception, kinds[end])
 
 
 @pytest.mark.parametrize("end", ["returns", "crashes"])

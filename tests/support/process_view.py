@@ -151,7 +151,7 @@ def _signals() -> Iterator[tuple[str, object]]:
             continue
         words = (ctypes.c_uint64 * 20)()
         _libc.sigaction(number, None, words)
-        counts = words[0] or number == signal.SIGCHLD  # its flags, where there is no handler
+        counts = words[0] > 1 or number == signal.SIGCHLD  # its flags, where there is no handler
         yield f"action {number}", (words[0], words[17] if counts else 0)
     for number in signal.valid_signals():
         yield f"handler {int(number)}", signal.getsignal(number)
@@ -185,7 +185,7 @@ def _interpreter() -> Iterator[tuple[str, object]]:
     yield "sys", {name: id(value) for name, value in vars(sys).items() if name != "path"}
     yield "builtins", {name: id(value) for name, value in vars(sys.modules["builtins"]).items()}
     for name in ("path", "argv", "meta_path", "path_hooks"):
-        yield name, list(getattr(sys, name))
+        yield name, repr(getattr(sys, name))
     yield "locale", (locale.setlocale(locale.LC_ALL), sorted(map(str, locale.localeconv().items())))
     yield "warnings", [tuple(map(str, one)) for one in warnings.filters]
     yield "shown warning", _shows_a_warning()

@@ -9,17 +9,10 @@ _PR_SET_PDEATHSIG: Final = 1
 _PR_SET_DUMPABLE: Final = 4
 _PR_SET_NAME: Final = 15
 _PR_SET_CHILD_SUBREAPER: Final = 36
-_VALUES: Final = {
-    "DUMPABLE": 3,
-    "KEEPCAPS": 7,
-    "SECUREBITS": 27,
-    "TIMERSLACK": 30,
-    "MCE_KILL": 34,
-    "IO_FLUSHER": 58,
-    "MDWE": 66,
-    "MEMORY_MERGE": 68,
-}
+_VALUES: Final = {"DUMPABLE": 3, "SECUREBITS": 27, "TIMERSLACK": 30}
 """What prctl(2) returns for a process, and the status of a process does not show."""
+_CHECKED_VALUES: Final = {"MCE_KILL": 34, "IO_FLUSHER": 58, "MDWE": 66, "MEMORY_MERGE": 68}
+"""The same, where it checks that the arguments that it does not use are 0."""
 _STORED: Final = {"PDEATHSIG": 2, "TSC": 25, "CHILD_SUBREAPER": 37}
 """The same for what it stores."""
 
@@ -56,14 +49,15 @@ class Attributes:
 
     def __init__(self) -> None:
         self._stored = (ctypes.c_int * len(_STORED))()
-        places = [ctypes.byref(self._stored, 4 * n) for n in range(len(_STORED))]
-        self._calls: list[tuple[int, Any]] = [(option, None) for option in _VALUES.values()]
-        self._calls += zip(_STORED.values(), places, strict=True)
+        self._calls: list[tuple[Any, ...]] = [(option,) for option in _VALUES.values()]
+        self._calls += [(option, None, None, None, None) for option in _CHECKED_VALUES.values()]
+        for n, option in enumerate(_STORED.values()):
+            self._calls.append((option, ctypes.byref(self._stored, 4 * n)))
 
     def read(self) -> tuple[int, ...]:
         """All of them, to be compared with another reading; 3 us."""
         prctl = _libc_with_gil.prctl
-        results = [prctl(option, place, None, None, None) for option, place in self._calls]
+        results = [prctl(*arguments) for arguments in self._calls]
         return (*results, *self._stored)
 
 

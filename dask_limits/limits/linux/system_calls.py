@@ -20,21 +20,23 @@ _libc = ctypes.PyDLL(None)  # keeps the GIL: these calls take less time than to 
 
 
 class SystemCalls:
-    """Reads what they tell; 1 us. Nothing on other machines."""
+    """Reads what they tell; on other machines, nothing."""
 
     def __init__(self) -> None:
         self._scheduling = ctypes.create_string_buffer(_SCHED_ATTR_SIZE)
         self._memory_policy = ctypes.c_int()
-        self._calls: list[tuple[object, ...]] = []
-        if numbers := _NUMBERS.get(platform.machine()):
-            getattr_, get_mempolicy, ioprio_get = numbers
-            self._calls = [
-                (getattr_, 0, self._scheduling, _SCHED_ATTR_SIZE, 0),
-                (get_mempolicy, ctypes.byref(self._memory_policy), None, 0, None, 0),
-                (ioprio_get, _IOPRIO_WHO_PROCESS, 0),
-            ]
+        self._numbers = _NUMBERS.get(platform.machine())
 
-    def read(self) -> tuple[object, ...]:
-        """Policy, slice and bounds of the scheduler; policies of memory and of input and output."""
-        results = [_libc.syscall(*call) for call in self._calls]
-        return results, self._scheduling.raw, self._memory_policy.value
+    def read_scheduling(self) -> bytes:
+        """Policy, priority, nice, slice and bounds of the scheduler."""
+        if self._numbers is not None:
+            _libc.syscall(self._numbers[0], 0, self._scheduling, _SCHED_ATTR_SIZE, 0)
+        return self._scheduling.raw
+
+    def read_policies(self) -> tuple[int, int] | None:
+        """Where memory is taken from, and how urgent input and output are."""
+        if self._numbers is None:
+            return None
+        _, get_mempolicy, ioprio_get = self._numbers
+        _libc.syscall(get_mempolicy, ctypes.byref(self._memory_policy), None, 0, None, 0)
+        return self._memory_policy.value, _libc.syscall(ioprio_get, _IOPRIO_WHO_PROCESS, 0)

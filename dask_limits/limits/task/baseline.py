@@ -23,28 +23,35 @@ _LOOKS_AT_THREADS: Final = 10
 _THREAD_END_S: Final = 0.0002
 """A thread that Python has joined may still be about to end: look again after so many seconds."""
 
+_FULL_LOOK_EVERY_S: Final = 0.001
+"""How often to look at what hardly any function changes, at most: it takes 25 us or so, and would
+make calls of a few microseconds, thousands a second, take half as long again. So the calls of one
+millisecond share a look, and a longer call has its own."""
+
 
 class Baseline:
-    """What this process was like when this was made, before its first call.
-
-    `restore` costs some 25 us, after the answer of a call was sent.
-    """
+    """What this process was like when this was made, before its first call."""
 
     def __init__(self, cells: TaskCells) -> None:
         self._cells = cells
         self._restored = Restored()
         self._environment = LibcEnvironment(os.environ._data)  # type: ignore[attr-defined]
-        self._kernel = KernelState()
-        self._files = OpenFiles(but=self._kernel.open_files)
-        self._threads = self._kernel.threads()
         self._hooks = Hooks()
-        self._before = self._kernel.read(), settings()
+        self._cpus = os.sched_getaffinity(0)
+        self._settings = settings()
+        self._kernel = KernelState()
+        self._files = OpenFiles(cells.fd)
+        self._common = self._kernel.read()
+        self._rarer = self._kernel.read_rarer()
+        self._kept = self._kernel.read_what_libraries_change()
+        self._threads = self._kernel.threads()
+        self._next_full_look = 0.0  # seconds of time.monotonic()
 
     def restore(self, setting: Setting, keep: bool) -> bool:
         """Restore what a call has changed, as far as that is sure. False if more has changed.
 
         With `keep`, what libraries keep on purpose may stay: open files, while they are few, their
-        own threads, and what they have set in the interpreter.
+        own threads, locked memory, handlers of signals in C, and hooks in the interpreter.
         """
         try:
             setting.restore()
@@ -53,19 +60,41 @@ class Baseline:
             self._cells.collect_stacks()
             restored = self._restored.restore()
             return (
-                not leaves_something()
-                and self._files.are_same()
-                and (self._kernel.read(), settings()) == self._before
-                and (self._keeps_few_files() if keep else restored and self._is_as_before())
+                self._files.known_are_same()
+                and settings() == self._settings
+                and (self._kernel.read() == self._common or self._can_be_restored())
+                and not self._leaves_something()
+                and (self._files.few_left() if keep else restored and self._is_as_before())
+                and (time.monotonic() < self._next_full_look or self._look_fully(keep))
             )
         except BaseException:  # of something that a call has put in the place of something else
             return False
 
-    def _keeps_few_files(self) -> bool:
-        return not self._files.too_many_left()
+    def _can_be_restored(self) -> bool:
+        """Restore the processors that this may run on: OpenMP binds the thread that calls it."""
+        os.sched_setaffinity(0, self._cpus)
+        return self._kernel.read() == self._common
 
     def _is_as_before(self) -> bool:
-        return self._files.left() == 0 and self._hooks.are_same() and not self._has_more_threads()
+        return self._files.none_left() and self._hooks.are_same() and not self._has_more_threads()
+
+    def _look_fully(self, keep: bool) -> bool:
+        self._next_full_look = time.monotonic() + _FULL_LOOK_EVERY_S
+        return (
+            self._files.are_same()
+            and self._kernel.read_rarer() == self._rarer
+            and (keep or self._kernel.read_what_libraries_change() == self._kept)
+        )
+
+    def _leaves_something(self) -> bool:
+        """Whether a call has left a thread of Python or a child process, zombies included."""
+        if self._kernel.threads() > 1 and len(sys._current_frames()) > 1:
+            return True
+        try:
+            os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        except ChildProcessError:
+            return False
+        return True
 
     def _has_more_threads(self) -> bool:
         """Whether a thread is left that Python does not know of; not one that is about to end."""
@@ -73,15 +102,5 @@ class Baseline:
             if self._kernel.threads() == self._threads:
                 return False
             time.sleep(_THREAD_END_S)
+            self._kernel.read()
         return True
-
-
-def leaves_something() -> bool:
-    """Whether a call has left a thread or a child process, zombies included."""
-    if len(sys._current_frames()) > 1:
-        return True
-    try:
-        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-    except ChildProcessError:
-        return False
-    return True

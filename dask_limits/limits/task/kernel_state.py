@@ -17,18 +17,15 @@ from typing import Final
 from dask_limits.limits.linux import files, prctl
 from dask_limits.limits.linux.system_calls import SystemCalls
 
-_FILES: Final = (
-    *("limits", "oom_score_adj", "timers", "coredump_filter", "cgroup", "autogroup", "loginuid"),
-)
+_FILES: Final = ("limits", "oom_score_adj", "timers")
+_RARER_FILES: Final = ("coredump_filter", "cgroup", "autogroup", "loginuid")
 """Files in `/proc/self` that show nothing that changes by itself."""
 _CHANGING: Final = (b"State", b"Ngid", b"FDSize", b"SigQ", b"SigCgt", b"Threads", b"Vm", b"Rss")
-_NOT_CHANGING: Final = (b"VmLck", b"VmPin")
-"""How lines of `/proc/self/status` begin that change by themselves, and that do not."""
-_STAT_FIELDS: Final = operator.itemgetter(*(n - 3 for n in (5, 6, 7, 8, 18, 19, 38, 40, 41)))
-"""Of `/proc/self/stat`, counted as proc(5) does: process group, session, terminal and its group,
-priority, nice, exit signal, real-time priority, policy."""
-_THREADS: Final = 20 - 3
-_NAMESPACES: Final = ("user", "cgroup", "ipc", "mnt", "net", "pid_for_children", "uts")
+"""How lines of `/proc/self/status` begin that change by themselves, or that libraries change."""
+_TERMINAL: Final = slice(7 - 3, 9 - 3)
+"""Of `/proc/self/stat`, counted as proc(5) does: the terminal of this process, and its group."""
+_NAMESPACES: Final = ("cgroup", "ipc", "mnt", "net", "pid_for_children", "uts")
+_CAP_SYS_ADMIN: Final = 1 << 21
 _LIBC_SIGNALS: Final = 0b11 << 32 - 1
 """Signals 32 and 33 get a handler from the C library when the first thread starts."""
 _PERSONALITY_QUERY: Final = 0xFFFFFFFF
@@ -38,7 +35,7 @@ _libc = ctypes.PyDLL(None)  # keeps the GIL: these calls take less time than to 
 
 
 class KernelState:
-    """Reads what the kernel shows of this process; some 18 us.
+    """Reads what the kernel shows of this process, in three parts.
 
     Its files stay open: to open them takes as long as to read them. A call that closes them, or
     puts others in their place, changes what is read.
@@ -48,53 +45,70 @@ class KernelState:
         self._status = _open("/proc/self/status")
         self._stat = _open("/proc/self/stat")
         self._files = _open_those_that_are_there(f"/proc/self/{name}" for name in _FILES)
+        self._rarer_files = _open_those_that_are_there(f"/proc/self/{n}" for n in _RARER_FILES)
         self._folders = _open_those_that_are_there(["/proc/self/ns"])
-        self._namespaces = [
-            (name, fd) for fd in self._folders for name in _NAMESPACES if name in os.listdir(fd)
-        ]
         lines = os.pread(self._status, _SIZE, 0).split(b"\n")
         self._lines = operator.itemgetter(*(n for n, line in enumerate(lines) if _stays(line)))
-        self._caught = next(n for n, line in enumerate(lines) if line.startswith(b"SigCgt:"))
+        place = {line.partition(b":")[0]: n for n, line in enumerate(lines)}
+        self._caught, self._threads = place[b"SigCgt"], place[b"Threads"]
+        self._locked = operator.itemgetter(place[b"VmLck"], place[b"VmPin"])
+        capable = int(lines[place[b"CapPrm"]].split()[1], 16) & _CAP_SYS_ADMIN
+        # Without this capability a process can enter no other namespace of these, unless it enters
+        # another user namespace first.
+        names = ("user", *_NAMESPACES) if capable else ("user",)
+        self._namespaces = [
+            (name, fd) for fd in self._folders for name in names if name in os.listdir(fd)
+        ]
+        self._last = lines  # of the last reading
         self._actions = _Actions()
         self._attributes = prctl.Attributes()
         self._system_calls = SystemCalls()
 
-    @property
-    def open_files(self) -> set[int]:
-        """The files that this keeps open."""
-        return {self._status, self._stat, *self._files, *self._folders}
-
     def read(self) -> tuple[object, ...]:
-        """All of it, to be compared with another reading.
+        """What a function can easily change, to be compared with another reading; 10 us.
 
         Raises:
             OSError: if a call has closed a file that this needs.
             IndexError, ValueError: if it has put another in its place.
         """
         lines = os.pread(self._status, _SIZE, 0).split(b"\n")
+        self._last = lines
         return (
             self._lines(lines),
-            int(lines[self._caught].split()[1], 16) & ~_LIBC_SIGNALS,
-            _STAT_FIELDS(self._stat_fields()),
             [os.pread(fd, _SIZE, 0) for fd in self._files],
-            [os.readlink(name, dir_fd=fd) for name, fd in self._namespaces],
             os.stat("/")[1:3],
             signal.getitimer(signal.ITIMER_REAL)[0] > 0,
             signal.getitimer(signal.ITIMER_VIRTUAL)[0] > 0,
             signal.getitimer(signal.ITIMER_PROF)[0] > 0,
-            self._actions.read(),
+            self._system_calls.read_scheduling(),
+        )
+
+    def read_rarer(self) -> tuple[object, ...]:
+        """What hardly any function changes, and mostly C code can change alone."""
+        stat = os.pread(self._stat, _SIZE, 0)
+        return (
+            stat[stat.rindex(b")") + 2 :].split(b" ", 6)[_TERMINAL],  # after the name
+            [os.pread(fd, _SIZE, 0) for fd in self._rarer_files],
+            [os.readlink(name, dir_fd=fd) for name, fd in self._namespaces],
             self._attributes.read(),
-            self._system_calls.read(),
+            self._system_calls.read_policies(),
             _libc.personality(_PERSONALITY_QUERY),
         )
 
-    def threads(self) -> int:
-        """How many threads this process has, those of libraries included."""
-        return int(self._stat_fields()[_THREADS])
+    def read_what_libraries_change(self) -> tuple[object, ...]:
+        """What some libraries change for good, as the last reading has shown it, and handlers in C.
 
-    def _stat_fields(self) -> list[bytes]:
-        stat = os.pread(self._stat, _SIZE, 0)
-        return stat[stat.rindex(b")") + 2 :].split()  # what comes before is a name
+        They lock memory, and handle signals, as a virtual machine does.
+        """
+        return (
+            self._locked(self._last),
+            int(self._last[self._caught].split()[1], 16) & ~_LIBC_SIGNALS,
+            self._actions.read(),
+        )
+
+    def threads(self) -> int:
+        """How many threads this process had at the last reading, those of libraries included."""
+        return int(self._last[self._threads].split()[1])
 
 
 def _open(path: str) -> int:
@@ -115,8 +129,7 @@ def _open_those_that_are_there(paths: Iterable[str]) -> list[int]:
 
 
 def _stays(line: bytes) -> bool:
-    changes = line.startswith(_CHANGING) or b"ctxt_switches" in line
-    return not changes or line.startswith(_NOT_CHANGING)
+    return not line.startswith(_CHANGING) and b"ctxt_switches" not in line
 
 
 class _Actions:

@@ -6,10 +6,8 @@ library, would then write to whatever has its number next. So either it stays, o
 
 from __future__ import annotations
 
-import fcntl
 import os
 import resource
-from collections.abc import Set
 from typing import Final
 
 _MOST_KEPT: Final = 4
@@ -21,33 +19,48 @@ that it can open no more."""
 class OpenFiles:
     """The open files of this process when this was made.
 
-    Whether there are others is seen by their number, and by what each of these is, except for those
-    in `but`.
+    Whether there are others is seen by their number, and by what the standard ones and those in
+    `known` are. Of the others it is seen whether they were closed, or replaced by dup2(2).
     """
 
-    def __init__(self, but: Set[int]) -> None:
+    def __init__(self, *known: int) -> None:
+        self._known = (0, 1, 2, *known)
+        self._identities = list(map(_identity, self._known))
+        self._others = [int(name) for name in os.listdir("/proc/self/fd")]
+        self._others = [fd for fd in self._others if _is_inheritable(fd) is not None]
+        self._inheritable = list(map(_is_inheritable, self._others))
         self._count = _count()
-        open_files = {int(name) for name in os.listdir("/proc/self/fd")}
-        self._numbers = sorted((open_files | {0, 1, 2}) - but)
-        self._identities = list(map(_identity, self._numbers))
+        self._most = self._count + resource.getrlimit(resource.RLIMIT_NOFILE)[0] // _MOST_KEPT
+
+    def known_are_same(self) -> bool:
+        """Whether none of those was closed or replaced."""
+        return list(map(_identity, self._known)) == self._identities
 
     def are_same(self) -> bool:
-        """Whether none of them was closed or replaced."""
-        return list(map(_identity, self._numbers)) == self._identities
+        """Whether none of all was closed or replaced."""
+        return list(map(_is_inheritable, self._others)) == self._inheritable
 
-    def left(self) -> int:
-        """How many more there are than at first."""
-        return _count() - self._count
+    def none_left(self) -> bool:
+        """Whether there are no more than at first."""
+        return _count() == self._count
 
-    def too_many_left(self) -> bool:
-        """Whether a call might find too few left to it, if all that are left stay."""
-        return self.left() * _MOST_KEPT > resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    def few_left(self) -> bool:
+        """Whether enough can be opened if all that are left stay."""
+        return _count() <= self._most
 
 
-def _identity(fd: int) -> tuple[int, ...] | None:
-    """Inode and device of an open file, and whether programs inherit it; None if it is closed."""
+def _identity(fd: int) -> int | None:
+    """Inode of an open file; None if it is closed."""
     try:
-        return *os.fstat(fd)[1:3], fcntl.fcntl(fd, fcntl.F_GETFD)
+        return os.fstat(fd).st_ino
+    except OSError:
+        return None
+
+
+def _is_inheritable(fd: int) -> bool | None:
+    """Whether programs inherit it; None if it is closed."""
+    try:
+        return os.get_inheritable(fd)
     except OSError:
         return None
 

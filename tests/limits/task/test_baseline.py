@@ -20,7 +20,10 @@ from dask_limits.limits.owner.guardian import Guardian
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # a call shall not import pytest
 
-KEPT = ("open_files", "interpreter", "status Threads", "signals handler")
+KEPT = (
+    *("open_files", "interpreter", "signals action"),
+    *("status SigCgt", "status Threads", "status VmLck", "status VmPin"),
+)
 """What a process that is kept for its libraries may keep."""
 
 

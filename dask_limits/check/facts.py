@@ -13,6 +13,7 @@ from typing import Final
 
 import psutil
 
+from dask_limits.check.confinement import find_confinement
 from dask_limits.units import format_bytes
 
 _LIBRARIES: Final = (
@@ -34,6 +35,7 @@ def find_facts() -> dict[str, str]:
         "processors": str(len(os.sched_getaffinity(0))),
         "memory": format_bytes(psutil.virtual_memory().total),
         "cgroup": _cgroup_version(),
+        **find_confinement(),
         "slurm": _slurm(),
         "python": platform.python_version(),
     } | {name: version_of(name) for name in _LIBRARIES}

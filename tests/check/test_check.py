@@ -47,6 +47,9 @@ def test_what_is_promised_holds_on_this_machine_and_the_exit_code_says_so():
     (machine,) = found["machines"]
     assert machine["where"] == "here"
     assert {"python", "cgroup", "slurm", "dask-limits", "pynisher"} <= machine["facts"].keys()
+    assert {"cgroup v2 of one's own", "landlock", "PID namespaces", "ptrace"} <= machine[
+        "facts"
+    ].keys()
     findings = {finding["name"]: finding for finding in machine["findings"]}
     assert findings.keys() > TIMED | {
         "names of Dask",

@@ -15,8 +15,7 @@ class Usage:
         cpu_time: Seconds of CPU time, of all its processes together.
         peak_memory: Most bytes of resident memory at one time, beyond what its process had before
             the call; 0 if the call ran in its caller's own process. Pages that several processes
-            of a call share are counted once if that decides on a breach, and for each process
-            otherwise.
+            of a call share are counted once.
         num_processes: Most processes seen at one time, its own included.
         exit_code: How its process ended, as in `subprocess` (-9 is SIGKILL); None if the process
             lives on.

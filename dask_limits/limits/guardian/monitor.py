@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Final
 
 from dask_limits.limits.guardian.children import child_to_name
+from dask_limits.limits.guardian.memory import CallMemory
 from dask_limits.limits.guardian.notes import Notes
 from dask_limits.limits.ipc import owner_cells
 from dask_limits.limits.ipc.cells import Cells
@@ -29,8 +30,7 @@ _GROWTH_B_PER_S: Final = 10e9
 _FORKS_PER_S: Final = 5000
 _PROCESSORS: Final = os.cpu_count() or 1
 _COSTLY_SHARE: Final = 0.05
-"""Share of the guardian's time for costly looks at one call: the children of each of its threads,
-and memory with shared pages counted once."""
+"""Share of the guardian's time for looking through the threads of one call for their children."""
 _DONE_CPU_S: Final = 1.0
 """CPU seconds that a process may use beyond the limit of a call that is done, to send its answer
 and get ready for the next one."""
@@ -56,10 +56,10 @@ class Watch:
         self.next_look = 0.0  # seconds of time.monotonic()
         self._oom_kills = proctree.oom_kills()
         self._below: list[proctree.Process] = []
-        self._next_scan = self._next_exact = 0.0
+        self._next_scan = 0.0
         self._waited = self._vanished = self._cpu_time = 0.0
         self._child: ChildProcess | None = None
-        self._peak_memory = 0
+        self._memory: CallMemory | None = None
         self._peak_processes = 1
 
     @property
@@ -85,19 +85,19 @@ class Watch:
         if notes.is_fresh and not notes.has_begun:
             return "wall_time" if now >= self.wall_deadline else ""
         cpu_time = max(cpu_time - notes.cpu_before, self._cpu_time)
-        memory = self._tree_memory(root, now)
+        memory = self._look_at_memory(root, now, had_begun)
         below = sum(not p.has_ended for p in self._below)
         processes = 1 + max(below - notes.beside, 0)
-        self._note(cpu_time, memory, processes)
+        self._note(cpu_time, memory.peak, processes)
         if notes.is_mute(now):
             return "mute"
         if late := self._over_time(now, cpu_time):
             return late
-        if memory > self._memory_limit:
+        if memory.now > self._memory_limit:
             return "memory"
         if processes > self._process_limit:
             return "num_processes"
-        self.next_look = now + self._rest(root, now, memory, processes)
+        self.next_look = now + self._rest(root, now, memory.most, processes)
         if self.wall_deadline > now:  # else it is done, and its answer is on its way
             self.next_look = min(self.next_look, self.wall_deadline)
         return ""
@@ -179,30 +179,23 @@ class Watch:
         """The processes whose memory counts. A task process that has a fresh one only waits."""
         return self._below if self.notes.is_fresh else [root, *self._below]
 
-    def _tree_memory(self, root: proctree.Process, now: float) -> int:
-        """Bytes that the tree has beyond those that its process had before the call, which are none
-        of it; with shared pages counted once where that decides.
-        """
-        counted, before = self._counted(root), self.notes.memory_before
-        total = max(sum(p.resident for p in counted) - before, 0)
-        if len(counted) < 2 or total <= self._memory_limit:
-            return total
-        most = max(p.resident for p in counted) - before
-        if most > self._memory_limit:
-            return most  # shared or not: all its pages are the call's
-        if now < self._next_exact:
-            return self._peak_memory
-        exact = max(most, sum(proctree.proportional_memory(p.pid) for p in counted) - before)
-        after = time.monotonic()
-        self._next_exact = after + (after - now) / _COSTLY_SHARE
-        return exact
+    def _look_at_memory(self, root: proctree.Process, now: float, had_begun: bool) -> CallMemory:
+        counted = self._counted(root)
+        if self._memory is None or self.notes.has_begun != had_begun:
+            before = self.notes.memory(sum(p.faults for p in counted))
+            self._memory = CallMemory(before, self.runner, self._memory_limit)
+        self._memory.look(counted, now)
+        return self._memory
 
-    def _note(self, cpu_time: float, memory: int, processes: int) -> None:
+    @property
+    def _peak_memory(self) -> int:
+        return 0 if self._memory is None else self._memory.peak
+
+    def _note(self, cpu_time: float, peak_memory: int, processes: int) -> None:
         """Keep the highest figures, and write them for the owner."""
         self._cpu_time = cpu_time
-        self._peak_memory = max(self._peak_memory, memory)
         self._peak_processes = max(self._peak_processes, processes)
-        self._owner_cells.put(self._row, owner_cells.PEAK_MEMORY, self._peak_memory)
+        self._owner_cells.put(self._row, owner_cells.PEAK_MEMORY, peak_memory)
         self._owner_cells.put(self._row, owner_cells.PEAK_PROCESSES, self._peak_processes)
         self._owner_cells.put_float(self._row, owner_cells.CPU_USED, cpu_time)
         self._owner_cells.put(self._row, owner_cells.SEEN, self.number)

@@ -17,6 +17,7 @@ import struct
 import termios
 from typing import Final
 
+from dask_limits.limits.guardian.memory import MemoryBefore
 from dask_limits.limits.ipc import messages, owner_cells, task_cells
 from dask_limits.limits.ipc.cells import Cells
 from dask_limits.limits.ipc.task_cells import TaskCells
@@ -95,13 +96,21 @@ class Notes:
             return
         noted = self._task_cells
         cpu_before = noted.get_float(0, task_cells.CPU_BEFORE)
-        memory_before = noted.get(0, task_cells.MEMORY_BEFORE)
-        if self.is_fresh:
-            cpu_before += noted.get_float(0, task_cells.OVERHEAD_CPU)
-            memory_before += noted.get(0, task_cells.OVERHEAD_MEMORY)
         if cpu_before <= self.cpu_before + _CPU_SLACK_S:  # not so for what is no number
             self.cpu_before = cpu_before
-        self.memory_before = min(memory_before, self.memory_before)
+        self.memory_before = min(noted.get(0, task_cells.MEMORY_BEFORE), self.memory_before)
+
+    def memory(self, faults: int) -> MemoryBefore:
+        """What there was before the call; by now there have been so many page faults."""
+        resident, noted = self.memory_before, self._task_cells
+        if not self.has_begun:
+            return MemoryBefore(resident, resident, resident, faults)
+        return MemoryBefore(
+            resident,
+            min(noted.get(0, task_cells.OWN_BEFORE), resident),
+            min(noted.get(0, task_cells.ANONYMOUS_BEFORE), resident),
+            min(noted.get(0, task_cells.FAULTS_BEFORE), faults),
+        )
 
     @property
     def last_progress(self) -> float:

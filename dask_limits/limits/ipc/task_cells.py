@@ -24,10 +24,12 @@ WARNED: Final = 5  # number of the call that was warned of its end; by the guard
 RUNNER: Final = 6  # pid of the process that runs the call, where it is a child; 0 if it is not
 OVERHEAD: Final = 7  # number of child processes that exist to run the call, and are not its own
 ANSWERED: Final = 8  # number of the last call whose answer has been sent
-CPU_BEFORE: Final = 9  # CPU seconds of the process that runs the call, before it began
-MEMORY_BEFORE: Final = 10  # bytes that this process had then
-OVERHEAD_CPU: Final = 11  # CPU seconds and bytes of the processes beside it that exist to run the
-OVERHEAD_MEMORY: Final = 12  # call, before it began
+CPU_BEFORE: Final = 9  # CPU seconds of the process that runs the call, before it began; with those
+# of processes that exist to run it, as the next two
+MEMORY_BEFORE: Final = 10  # resident bytes that this process had then
+OWN_BEFORE: Final = 11  # those of them that no other process had
+FAULTS_BEFORE: Final = 12  # its page faults until then
+ANONYMOUS_BEFORE: Final = 13  # its bytes of neither files nor shared memory
 
 _STACKS_AT: Final = 4096
 """Python stacks are in the same file, after the cells, as far as there is room. All processes that

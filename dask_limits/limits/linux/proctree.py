@@ -12,12 +12,13 @@ import resource
 import signal
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 from dask_limits.printable import printable
 
-_PAGE: Final = os.sysconf("SC_PAGE_SIZE")
+PAGE: Final = os.sysconf("SC_PAGE_SIZE")
 _SIGCHLD: Final = 1 << signal.SIGCHLD - 1
 _COMMAND_LENGTH: Final = 120
 _TRACKER: Final = re.compile(rb"\0-c\0from [\w.]+\.resource_tracker import main; ?main\(")
@@ -38,6 +39,8 @@ class Process(NamedTuple):
     waited_cpu_time: float  # seconds, of the children that it has waited for, and of theirs
     threads: int
     resident: int  # bytes, shared pages included
+    faults: int  # page faults without input or output
+    layout: int  # an address that a new program has anew, and a fork of it has too
     ignores_children: bool  # whether it ignores SIGCHLD: then nobody waits for its children
 
     @property
@@ -105,7 +108,9 @@ def read_process(pid: int) -> Process | None:
         cpu_time=(int(field[11]) + int(field[12])) * _TICK_S,
         waited_cpu_time=(int(field[13]) + int(field[14])) * _TICK_S,
         threads=threads,
-        resident=pages * _PAGE,
+        resident=pages * PAGE,
+        faults=int(field[7]),
+        layout=int(field[25]),
         ignores_children=bool(int(field[30]) & _SIGCHLD),
     )
 
@@ -188,17 +193,39 @@ def cpu_seconds(pid: int) -> float:
         return 0.0
 
 
-def proportional_memory(pid: int) -> int:
-    """Bytes of a process with each shared page divided by the number of its sharers (PSS).
+class Pages(NamedTuple):
+    """The resident pages of a process by how many processes have them, in bytes."""
 
-    It takes 1 ms for a large process, so it is read only if a plain sum of resident memory is over
-    a limit. 0 if the process has ended.
-    """
-    pss = _field(f"/proc/{pid}/smaps_rollup", b"Pss:")
-    if pss is not None:
-        return int(pss) * 1024
-    process = read_process(pid)  # gone, a zombie, or a kernel before 4.14
-    return process.resident if process is not None else 0
+    resident: int
+    private: int  # those that no other has
+    share: int  # the others, each divided by the number of its sharers
+    anonymous: int  # those of neither files nor shared memory
+    lent: int  # those of shared memory and of files that were written, beyond their share
+
+
+def pages_of(pid: int) -> Pages:
+    """Count the pages of a process; 0 if it has ended. It takes 0.03 ms, and 5 ms for each GiB."""
+    text = _read(f"/proc/{pid}/smaps_rollup")
+    lines = (line.split() for line in text.splitlines()[1:])
+    kib = defaultdict(int, {words[0]: int(words[1]) for words in lines})
+    if not kib:
+        process = read_process(pid)  # gone, a zombie, or a kernel before 4.14
+        resident = 0 if process is None else process.resident
+        return Pages(resident, resident, 0, resident, 0)
+    private = kib[b"Private_Clean:"] + kib[b"Private_Dirty:"]
+    lent = 0
+    if b"Pss_Dirty:" in kib:  # since Linux 6.0; anonymous pages are dirty, too
+        dirty = kib[b"Shared_Dirty:"] + kib[b"Private_Dirty:"]
+        lent = max(dirty - kib[b"Pss_Dirty:"] - (kib[b"Anonymous:"] - kib[b"Pss_Anon:"]), 0)
+    share = max(kib[b"Pss:"] - private, 0)
+    figures = kib[b"Rss:"], private, share, kib[b"Anonymous:"], lent
+    return Pages(*(figure * 1024 for figure in figures))
+
+
+def proportional_memory(pid: int) -> int:
+    """Bytes of a process with each shared page divided by the number of its sharers (PSS)."""
+    pages = pages_of(pid)
+    return pages.private + pages.share
 
 
 def children_cpu_time() -> float:

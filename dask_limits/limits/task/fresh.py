@@ -214,9 +214,9 @@ def _run_in_new_process(sender: _Sender, head: bytes, orders: Orders, task_proce
     standard_output.buffer_by_lines()
     cells, fds = sender.settle_in()
     cells.collect_stacks()
-    _say_who_runs(cells, task_process)
+    beside, cpu_beside = _say_who_runs(cells, task_process)
     orders = orders._replace(captures=True)  # nothing else flushes what it prints
-    runner = Runner(cells, OwnMemory(), is_fresh=True)
+    runner = Runner(cells, OwnMemory(beside), is_fresh=True, cpu_beside=cpu_beside)
     ended = runner.run(sender.number, orders, memoryview(head), fds)
     for child in proctree.children_of(os.getpid()):
         if not proctree.may_be_resource_tracker(child):
@@ -224,13 +224,16 @@ def _run_in_new_process(sender: _Sender, head: bytes, orders: Orders, task_proce
     return ended
 
 
-def _say_who_runs(cells: Cells, task_process: int) -> None:
-    """Tell the guardian which descendant of the task process is the call's own process."""
+def _say_who_runs(cells: Cells, task_process: int) -> tuple[list[int], float]:
+    """Tell the guardian which descendant of the task process is the call's own process.
+
+    Returns the pids of the others, and the CPU seconds of all those that have ended and theirs.
+    """
+    beside: list[proctree.Process] = []
     root = proctree.read_process(task_process)
     if root is not None:
         found = proctree.descendants_of(root)
         beside = [p for p in found if p.pid != os.getpid()]
         cells.put(0, task_cells.OVERHEAD, len(found))
-        cells.put(0, task_cells.OVERHEAD_MEMORY, sum(p.resident for p in beside))
-        cells.put_float(0, task_cells.OVERHEAD_CPU, proctree.cpu_time_below(root, beside))
     cells.put(0, task_cells.RUNNER, os.getpid())
+    return [p.pid for p in beside], proctree.cpu_time_below(root, beside) if root else 0.0

@@ -81,7 +81,6 @@ class TaskProcess:
         self._task_cells = cells
         self._setting = Setting.here().for_another_process()
         self._memory = OwnMemory()
-        self._first_memory = self._memory.before  # bytes, before any call
         self._first_idle_memory = 0
         self._runner = Runner(cells, self._memory)
         self._baseline = Baseline(cells)
@@ -97,7 +96,7 @@ class TaskProcess:
             number = message.number
             kind, end, *figures = self._run(message)
             has_left_processes = end_left_processes()
-            account = messages.ACCOUNT.pack(*figures, self._first_memory)
+            account = messages.ACCOUNT.pack(*figures, self._memory.first)
             transport.send(self._sock, kind, number, account, end.head, fds=end.fds)
             end.close()
             self._task_cells.put(0, task_cells.ANSWERED, number)
@@ -133,9 +132,6 @@ class TaskProcess:
 
     def _has_grown(self) -> bool:
         """Whether it holds much more memory than after its first call."""
-        try:
-            now = self._memory.resident()
-        except OSError:  # closed by a call
-            return True
+        now = self._memory.tidy_up()
         self._first_idle_memory = self._first_idle_memory or now
         return now > self._first_idle_memory + max(_IDLE_GROWTH, self._first_idle_memory)

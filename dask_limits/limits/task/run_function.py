@@ -36,9 +36,12 @@ class Ended(NamedTuple):
 class Runner:
     """Runs functions in this process, one at a time, and notes that in the task cells."""
 
-    def __init__(self, cells: TaskCells, memory: OwnMemory, *, is_fresh: bool = False) -> None:
+    def __init__(
+        self, cells: TaskCells, memory: OwnMemory, *, is_fresh: bool = False, cpu_beside: float = 0
+    ) -> None:
         self.task_cells = cells
         self._is_fresh = is_fresh  # whether this process was started for one call
+        self._cpu_beside = cpu_beside  # seconds, of other processes that exist to run it
         self._memory = memory
         self._pid = os.getpid()
         self._longest_step = 0.0
@@ -51,11 +54,10 @@ class Runner:
         cells, grace = self.task_cells, orders.grace_period
         warning = GraceWarning(cells, number, grace) if grace else None
         cpu_before = time.process_time() + self.children_cpu_time
-        self._memory.begin_call()
         start = time.monotonic()
         self._longest_step = 0.0
-        cells.put_float(0, task_cells.CPU_BEFORE, cpu_before)
-        cells.put(0, task_cells.MEMORY_BEFORE, self._memory.before)
+        self._memory.begin_call(cells)
+        cells.put_float(0, task_cells.CPU_BEFORE, cpu_before + self._cpu_beside)
         cells.put_float(0, task_cells.START, start)
         cells.put_float(0, task_cells.CLOCK, start)
         cells.put(0, task_cells.CALL, number)

@@ -76,7 +76,6 @@ def it_starts_in_the_future(numbers, seconds):
 def its_times_are_no_numbers(numbers, seconds):
     for cell in (task_cells.START, task_cells.CLOCK, task_cells.CPU_BEFORE):
         seconds[cell] = math.nan
-    seconds[task_cells.OVERHEAD_CPU] = math.nan
 
 
 def its_times_are_infinite(numbers, seconds):
@@ -87,12 +86,12 @@ def its_times_are_infinite(numbers, seconds):
 def it_runs_elsewhere(numbers, seconds):
     numbers[task_cells.RUNNER] = os.getppid()
     numbers[task_cells.OVERHEAD] = 2**63
-    numbers[task_cells.OVERHEAD_MEMORY] = 2**63
-    seconds[task_cells.OVERHEAD_CPU] = 1e6
 
 
 def all_was_there_before(numbers, seconds):
-    numbers[task_cells.MEMORY_BEFORE] = 2**63
+    for cell in (task_cells.MEMORY_BEFORE, task_cells.OWN_BEFORE, task_cells.ANONYMOUS_BEFORE):
+        numbers[cell] = 2**63
+    numbers[task_cells.FAULTS_BEFORE] = 2**63
     seconds[task_cells.CPU_BEFORE] = 1e6
 
 

@@ -67,6 +67,17 @@ class Receiving:
         _receiver.names, _receiver.taken, _receiver.known = self._before
 
 
+def forget_classes() -> None:
+    """Make the next call receive classes of its own, whatever others have done to theirs."""
+    if not _class_ids:
+        return
+    _classes.clear()
+    _class_ids.clear()
+    with cloudpickle.cloudpickle._DYNAMIC_CLASS_TRACKER_LOCK:
+        cloudpickle.cloudpickle._DYNAMIC_CLASS_TRACKER_BY_ID.clear()
+        cloudpickle.cloudpickle._DYNAMIC_CLASS_TRACKER_BY_CLASS.clear()
+
+
 def names_in(call: bytes) -> dict[str, Any]:
     """Unpickle a call, for what it brings from its caller's `__main__`."""
     names: dict[str, Any] = {}

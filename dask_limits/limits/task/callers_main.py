@@ -5,7 +5,7 @@ import sys
 import types
 from typing import Any, Final, Self
 
-from dask_limits.limits.ipc import pickling
+from dask_limits.limits.ipc import by_value, pickling
 from dask_limits.limits.ipc.reducers import MAIN
 
 _LOADER: Final = """\
@@ -43,6 +43,7 @@ class CallersMain:
                 sys.modules.pop(name, None)
             else:
                 sys.modules[name] = module
+        by_value.forget_classes()
         self.names.clear()  # otherwise it would live until the next collection of garbage
         if self._fd is not None:
             os.close(self._fd)

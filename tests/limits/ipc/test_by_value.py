@@ -20,6 +20,7 @@ import pytest
 from isolations import on_processes
 
 from dask_limits import limit
+from dask_limits.limits import Limits
 from dask_limits.limits.owner.guardian import Guardian
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # as if it were the script
@@ -179,6 +180,21 @@ def test_what_a_call_does_to_a_class_stays_in_its_process():
     made = limit(change, wall_time=30)()
     assert (made.number, made.numbers, hasattr(made, "new")) == (1, [1, 2], False)
     assert made.own() == (Plain, 1)
+
+
+def test_what_a_call_does_to_a_class_is_not_seen_in_the_next_call():
+    def change():
+        before = vars(Plain).get("new"), Plain.number, list(Plain.numbers)
+        Plain.new, Plain.number = 8, 7
+        Plain.numbers.append(3)
+        return *before, Plain()
+
+    with Guardian() as guardian:
+        for _ in range(3):
+            outcome = guardian.run(change, (), {}, Limits(wall_time=30))
+            new, number, numbers, made = outcome.result()
+            assert (new, number, numbers) == (None, 1, [1, 2])
+            assert type(made) is Plain
 
 
 def test_what_the_caller_does_to_its_class_is_seen_in_the_next_call(monkeypatch):

@@ -40,7 +40,7 @@ seconds, peak bytes beyond what its process had before it, and bytes that the pr
 first call."""
 FRESH_ACCOUNT: Final = struct.Struct("=dddQ")
 """From a fresh process to its task process: ACCOUNT without the last field."""
-ORDERS: Final = struct.Struct("=dddB?")
+ORDERS: Final = struct.Struct("=dddB??")
 START_METHODS: Final = ("", "fork", "forkserver", "spawn")
 
 
@@ -52,6 +52,7 @@ class Orders(NamedTuple):
     grace_period: float
     start_method: int  # how to start a fresh process for the call: its index in START_METHODS
     captures: bool  # whether its output goes to files that come with the request
+    keeps: bool  # whether its process is used again with what libraries keep in it on purpose
 
 
 class Verdict(NamedTuple):

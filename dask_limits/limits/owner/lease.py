@@ -80,6 +80,7 @@ class Lease:
             limits.grace_period,
             start_method,
             limits.capture_output > 0,
+            limits.isolation in ("warm", "fresh"),
         )
         fds = request.fds
         if limits.capture_output:

@@ -84,6 +84,7 @@ class TaskProcess:
         self._first_idle_memory = 0
         self._runner = Runner(cells, self._memory)
         self._baseline = Baseline(cells)
+        self._keeps = True  # what libraries keep on purpose; as the last call orders it
 
     def serve(self) -> None:
         """Run calls until the other end is closed, or a call leaves this process unfit."""
@@ -107,6 +108,7 @@ class TaskProcess:
     def _run(self, request: transport.Message) -> Ended:
         number, fds = request.number, request.fds
         orders = messages.Orders(*messages.ORDERS.unpack_from(request.body))
+        self._keeps = orders.keeps
         head = request.body[messages.ORDERS.size :]
         captured = NOTHING
         if orders.captures:
@@ -124,7 +126,7 @@ class TaskProcess:
         with all that the call has left. A request that arrives meanwhile has not begun, and goes
         to another process.
         """
-        if not self._baseline.restore(self._setting, keep=True):
+        if not self._baseline.restore(self._setting, self._keeps):
             return False
         call = self._task_cells.get(0, task_cells.CALL)
         warned = self._task_cells.get(0, task_cells.WARNED) == call

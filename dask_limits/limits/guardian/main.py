@@ -69,6 +69,8 @@ class GuardianProcess:
         try:
             while os.getppid() == self._reaper and self._step():
                 pass
+        except ConnectionError:
+            pass  # the owner has ended while it was sent an answer
         finally:
             signal.set_wakeup_fd(-1)
 

@@ -100,8 +100,12 @@ class Guardian:
                     return outcomes.refused(str(error))
                 unpicklable = pickling.unpicklable_arguments(fn, args, kwargs, limits, error)
                 return outcomes.failed(unpicklable)
+            if _is_ending:
+                self._end_with_program()
             packed = self._run_on_some_guardian(outcomes, request, cancel)
             request.close()
+            if _is_ending:
+                self._end_with_program()
             return packed
         except BaseException:  # Ctrl-C, which may have interrupted a close() too
             request.close()
@@ -210,6 +214,17 @@ class Guardian:
             with contextlib.suppress(OSError):  # it has not started
                 start.wait().close()
 
+    def _end_with_program(self) -> None:
+        """Close this guardian, if it has started since all were closed because the program ends.
+
+        And end this thread, unless it is the main thread. All others are daemon threads, which the
+        program does not wait for. Their calls were ended: their errors would be printed, but
+        SystemExit is not.
+        """
+        self.close()
+        if threading.get_ident() != threading.main_thread().ident:
+            raise SystemExit
+
     def __enter__(self) -> Self:
         return self
 
@@ -233,8 +248,13 @@ def default_guardian() -> Guardian:
     return _default
 
 
+_is_ending = False  # the program
+
+
 @atexit.register
 def _close_all() -> None:
+    global _is_ending
+    _is_ending = True
     for guardian in list(_guardians):
         guardian.close()
 

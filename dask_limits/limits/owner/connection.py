@@ -178,9 +178,11 @@ class Connection:
         if self._process.returncode is None:
             with contextlib.suppress(OSError):
                 self._control.shutdown(socket.SHUT_RDWR)  # this ends each wait for it too
-            self._heartbeat.end()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(_END_WAIT_S)
+            give_up_at = time.monotonic() + _END_WAIT_S
+            while self._process.returncode is None and time.monotonic() < give_up_at:
+                self._heartbeat.end()  # again and again: what is left of a call may stop them
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    self._process.wait(INTERVAL_S)
             self._control.close()
         self._drop_idle()
 

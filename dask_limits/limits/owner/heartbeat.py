@@ -54,8 +54,9 @@ class Heartbeat:
     def end(self) -> None:
         """Let all end by itself, even if it is stopped now. The guardian was closed."""
         with self._lock:
-            self._go_on()
             self._ended = True
+            for pid in (self._reaper, *proctree.children_of(self._reaper)):
+                proctree.send_signal(pid, signal.SIGCONT)  # a stop may be under way
 
     def _go_on(self) -> bool:
         """Continue reaper and guardian if they are stopped. Whether one was."""

@@ -3,6 +3,7 @@
 `DASK_LIMITS_PROPERTY_SECONDS=3600` makes each search go on for an hour.
 """
 
+import asyncio
 import contextvars
 import ctypes
 import os
@@ -75,6 +76,7 @@ def settle_in(root):
         os.setresgid(NOBODY, NOBODY, NOBODY)
         os.setresuid(NOBODY, NOBODY, NOBODY)
         ctypes.CDLL(None).prctl(4, 1, 0, 0, 0)  # PR_SET_DUMPABLE, as after an execve(2)
+    asyncio.set_event_loop_policy(None)  # as before the first loop, which another test has made
     prctl.become_subreaper()
     prctl.die_with_parent(signal.SIGKILL)
     os.setsid()

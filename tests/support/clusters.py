@@ -47,11 +47,11 @@ def dask_program(*arguments: str) -> Iterator[subprocess.Popen[bytes]]:
         try:
             yield process
         finally:
-            if process.poll() is None:
+            with suppress(psutil.NoSuchProcess):
                 below = psutil.Process(process.pid).children(recursive=True)
-                process.kill()
+            process.kill()
             for one in below:
-                if one.is_running():
+                with suppress(psutil.NoSuchProcess):
                     one.kill()
 
 

@@ -42,6 +42,15 @@ def out_of_the_way(fd: int) -> int:
     return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, lowest)
 
 
+def open_out_of_the_way(path: str, flags: int = os.O_RDONLY) -> int:
+    """Open a file under such a number."""
+    low = os.open(path, flags | os.O_CLOEXEC)
+    try:
+        return out_of_the_way(low)
+    finally:
+        os.close(low)
+
+
 def map_privately(fd: int) -> memoryview:
     """The contents of a file as memory; what is written there is not written to the file.
 

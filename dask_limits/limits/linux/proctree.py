@@ -234,11 +234,6 @@ def children_cpu_time() -> float:
     return used.ru_utime + used.ru_stime
 
 
-def own_peak_memory() -> int:
-    """Peak resident memory of this process in its life, in bytes."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
 def blocks_signal(pid: int, number: int) -> bool:
     """Whether the main thread of a process blocks a signal; True if it has ended."""
     blocked = _field(f"/proc/{pid}/status", b"SigBlk:")

@@ -42,8 +42,8 @@ class KernelState:
     """
 
     def __init__(self) -> None:
-        self._status = _open("/proc/self/status")
-        self._stat = _open("/proc/self/stat")
+        self._status = files.open_out_of_the_way("/proc/self/status")
+        self._stat = files.open_out_of_the_way("/proc/self/stat")
         self._files = _open_those_that_are_there(f"/proc/self/{name}" for name in _FILES)
         self._rarer_files = _open_those_that_are_there(f"/proc/self/{n}" for n in _RARER_FILES)
         self._folders = _open_those_that_are_there(["/proc/self/ns"])
@@ -111,18 +111,11 @@ class KernelState:
         return int(self._last[self._threads].split()[1])
 
 
-def _open(path: str) -> int:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    high = files.out_of_the_way(fd)
-    os.close(fd)
-    return high
-
-
 def _open_those_that_are_there(paths: Iterable[str]) -> list[int]:
     fds = []
     for path in paths:
         try:
-            fds.append(_open(path))
+            fds.append(files.open_out_of_the_way(path))
         except OSError:
             pass  # this kernel has no such file, or does not let this process read it
     return fds

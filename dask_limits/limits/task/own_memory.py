@@ -35,10 +35,10 @@ class OwnMemory:
     """
 
     def __init__(self, beside: Sequence[int] = ()) -> None:
-        self._statm_fd = _open("statm", os.O_RDONLY)
-        self._status_fd = _open("status", os.O_RDONLY)
+        self._statm_fd = files.open_out_of_the_way("/proc/self/statm")
+        self._status_fd = files.open_out_of_the_way("/proc/self/status")
         try:
-            self._clear_refs_fd = _open("clear_refs", os.O_WRONLY)
+            self._clear_refs_fd = files.open_out_of_the_way("/proc/self/clear_refs", os.O_WRONLY)
         except OSError:
             self._clear_refs_fd = -1  # a kernel without CONFIG_PROC_PAGE_MONITOR
         others = [proctree.read_process(pid) for pid in beside]
@@ -127,15 +127,6 @@ class OwnMemory:
     def _count_pages(self) -> _Reading:
         pages = proctree.pages_of(os.getpid())
         return _Reading(pages.resident, pages.private, self._peak()[1])
-
-
-def _open(name: str, flags: int) -> int:
-    """Open a file of `/proc/self` where calls that close the low numbers miss it."""
-    low = os.open(f"/proc/self/{name}", flags | os.O_CLOEXEC)
-    try:
-        return files.out_of_the_way(low)
-    finally:
-        os.close(low)
 
 
 def _return_free_memory() -> None:

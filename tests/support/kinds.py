@@ -78,6 +78,13 @@ NUM_PROCESSES = Kind(
 KINDS = [WALL_TIME, CPU_TIME, MEMORY, NUM_PROCESSES]
 
 
+def expect_breach(isolated: Isolated, kind: Kind, way: Callable[..., Any]) -> None:
+    """Go past a limit in this way: it must be a breach, and the next call must work."""
+    error = isolated(way, **kind.limits).run(kind.over).exception
+    assert isinstance(error, kind.breach), kind
+    assert isolated(abs, wall_time=30)(-1) == 1
+
+
 def each_kind_on(*isolations: Isolated) -> pytest.MarkDecorator:
     """Run a test for each kind of limit, at each level of isolation that has it."""
     pairs = [

@@ -15,7 +15,7 @@ from pathlib import Path
 import cloudpickle
 import pytest
 from isolations import nothing_goes_on, on_each, on_processes
-from kinds import KINDS
+from kinds import KINDS, expect_breach
 from overdoing import SPIN
 
 from dask_limits import exceptions
@@ -232,9 +232,7 @@ WAYS = [
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
 def test_no_way_leads_past_a_limit(isolated, way):
     for kind in KINDS:
-        error = isolated(way, **kind.limits).run(kind.over).exception
-        assert isinstance(error, kind.breach), kind
-        assert isolated(abs, wall_time=30)(-1) == 1
+        expect_breach(isolated, kind, way)
         nothing_goes_on()
 
 

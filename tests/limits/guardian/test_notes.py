@@ -12,7 +12,7 @@ from pathlib import Path
 import cloudpickle
 import pytest
 from isolations import on_processes
-from kinds import KINDS
+from kinds import KINDS, expect_breach
 
 from dask_limits.limits.ipc import task_cells
 from dask_limits.limits.ipc.cells import Cells
@@ -124,6 +124,4 @@ WAYS = [
 @pytest.mark.parametrize("what", WAYS, ids=lambda what: what.__name__)
 def test_no_note_lifts_a_limit(isolated, what):
     for kind in KINDS:
-        error = isolated(saying(what), **kind.limits).run(kind.over).exception
-        assert isinstance(error, kind.breach), kind
-        assert isolated(abs, wall_time=30)(-1) == 1
+        expect_breach(isolated, kind, saying(what))

@@ -38,7 +38,7 @@ LAYERS = {
         __main__
     """,
     "limits": """
-        outcome limits cancel progress linux tracebacks coroutines
+        outcome limits cancel progress linux tracebacks coroutines interrupted
         in_place breaches
         ipc
         packed_outcome task

@@ -13,6 +13,7 @@ from dask_limits.exceptions import (
     WallTimeBreach,
 )
 from dask_limits.limits.breaches import breach
+from dask_limits.limits.interrupted import is_by_signal
 from dask_limits.limits.ipc import by_value, messages, payload, pickling
 from dask_limits.limits.ipc.payload import Packed
 from dask_limits.limits.limits import Limits
@@ -97,9 +98,9 @@ class PackedOutcome(Generic[R]):
                     return Outcome(usage=self.usage, value=self.value.load())
                 if self.raised is not None:
                     error = self._raised(*self.raised.load())
-        except (KeyboardInterrupt, MemoryError):
-            raise
         except BaseException as why:
+            if is_by_signal(why):
+                raise
             part = "exception" if self.value is None else "result"
             error = _not_rebuilt(part, self.name, why)
             self.failed(error, cause=why)

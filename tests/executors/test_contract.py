@@ -390,21 +390,26 @@ def test_a_proxy_of_a_manager_can_be_an_argument_and_a_result(executor, kind, le
         assert [queue.get(timeout=30), returned.empty()] == ["here", True]
 
 
-def interrupt():
-    raise KeyboardInterrupt
+def raise_of_kind(kind):
+    raise kind
 
 
-class InterruptsWhereItIsUnpickled:
+class RaisesWhereItIsUnpickled:
+    def __init__(self, kind):
+        self.kind = kind
+
     def __reduce__(self):
-        return interrupt, ()
+        return raise_of_kind, (self.kind,)
 
 
-def test_a_result_whose_unpickling_raises_anything_ends_its_call(executor, kind):
-    if kind.make is SequentialExecutor:
-        pytest.skip("it is unpickled in the thread that submits, which is interrupted")
-    future = executor.submit(limit(InterruptsWhereItIsUnpickled, wall_time=30))
-    assert type(future.exception(timeout=30)) is KeyboardInterrupt
-    assert executor.submit(limit(abs, wall_time=30), -1).result(timeout=30) == 1
+@pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError, SystemExit])
+def test_what_a_result_raises_where_it_is_unpickled_is_the_error_of_its_call(executor, kind, error):
+    calls = [RaisesWhereItIsUnpickled] * kind.elsewhere
+    for fn in [limit(RaisesWhereItIsUnpickled, wall_time=30), *calls]:
+        future = executor.submit(fn, error)
+        assert isinstance(future.exception(timeout=30), exceptions.CallPicklingError)
+        assert type(future.exception().__cause__) is error
+        assert executor.submit(limit(abs, wall_time=30), -1).result(timeout=30) == 1
 
 
 def test_a_call_that_runs_under_a_limit_ends_when_it_is_cancelled(executor, kind, tmp_path):

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import concurrent.futures
-import threading
 from collections.abc import Callable, Generator
 from functools import partial
 from typing import Any, Generic, TypeVar
@@ -10,6 +9,7 @@ from dask_limits.exceptions import CallCancelledError
 from dask_limits.limits import CancelToken, Outcome, Usage
 
 R = TypeVar("R")
+T = TypeVar("T")
 
 _NOTE_LENGTH = 300  # characters: enough for the message of a breach
 
@@ -39,15 +39,18 @@ class Future(concurrent.futures.Future[R], Generic[R]):
 
     # The base class does not let a running call be cancelled. So `set_running_or_notify_cancel()`
     # is not called before the end: to the base class, a running call is pending.
+    #
+    # There is no lock besides that of the base class, which is one for a thread that holds it too:
+    # a signal's handler may interrupt any of this. Whoever sets one of two things then looks at the
+    # other, so one of two threads sees both; what is to happen once is popped.
 
     def __init__(self, on_cancel: Callable[[], object] | None = None) -> None:
         super().__init__()
         self._on_cancel = on_cancel
         self._started = False
-        self._lock = threading.Lock()  # never held while callbacks run: they may do anything
         self._settled = False
-        self._cancel_seen_to = False
-        self._tell: Callable[[Future[R]], object] | None = None
+        self._uncancelled = [True]
+        self._tell: list[Callable[[Future[R]], object]] = []
 
     def running(self) -> bool:
         """Whether the call has been started and is not done."""
@@ -59,17 +62,19 @@ class Future(concurrent.futures.Future[R], Generic[R]):
         Returns:
             True if it is cancelled, False if it was done before.
         """
-        if not super().cancel():
-            return False
-        with self._lock:
-            first, self._cancel_seen_to = not self._cancel_seen_to, True
-        if first:
-            self.set_running_or_notify_cancel()  # wakes wait() and as_completed()
-            on_cancel, self._on_cancel = self._on_cancel, None
-            if on_cancel is not None:
-                on_cancel()
-            self._say_settled()
-        return True
+        try:
+            super().cancel()
+        finally:  # a done-callback may raise what is no Exception, such as SystemExit
+            if self.cancelled() and _popped(self._uncancelled):
+                self._end_cancelled()
+        return self.cancelled()
+
+    def _end_cancelled(self) -> None:
+        self.set_running_or_notify_cancel()  # wakes wait() and as_completed()
+        on_cancel, self._on_cancel = self._on_cancel, None
+        if on_cancel is not None:
+            on_cancel()
+        self._say_settled()
 
     def set_result(self, result: R) -> None:
         """Finish with this result. For executors."""
@@ -94,17 +99,13 @@ class Future(concurrent.futures.Future[R], Generic[R]):
 
         A done-callback may submit another call, and the run must not end before that.
         """
-        with self._lock:
-            if not self._settled:
-                self._tell = tell
-                return
-        tell(self)
+        self._tell.append(tell)
+        if self._settled:
+            self._say_settled()
 
     def _say_settled(self) -> None:
-        with self._lock:
-            self._settled = True
-            tell, self._tell = self._tell, None
-        if tell is not None:
+        self._settled = True
+        if (tell := _popped(self._tell)) is not None:
             tell(self)
 
     def mark_started(self) -> None:
@@ -206,6 +207,13 @@ class DeferredFuture(Future[R]):
         else:
             _tell_of_earlier(error, self.earlier)
             self._finish(exception=error)
+
+
+def _popped(items: list[T]) -> T | None:
+    try:
+        return items.pop()
+    except IndexError:
+        return None
 
 
 def _tell_of_earlier(error: BaseException, earlier: tuple[BaseException, ...]) -> None:

@@ -24,6 +24,7 @@ from dask_limits.limits import name_of
 from dask_limits.plugins import Plugin
 from dask_limits.scheduler.events import SchedulerEvents, TaskEvents
 from dask_limits.scheduler.exit_state import Action, ExitState, RunOptions
+from dask_limits.scheduler.requests import TimeIsUpError
 from dask_limits.scheduler.run_loop import RunLoop, Steps, Timer
 
 P = ParamSpec("P")
@@ -79,7 +80,6 @@ class Run:
         self._exit: ExitState | None = None
         self._finishing = False
         self._closed = False
-        self._deadline: float | None = None
         self._redraw: Callable[[], None] | None = None
         self.executor = factory.make()
 
@@ -128,7 +128,7 @@ class Run:
         """Run from the start to the end."""
         with self._view as self._redraw:
             if self._options.timeout_s is not None:
-                self._deadline = time.monotonic() + self._options.timeout_s
+                self.loop.deadline = time.monotonic() + self._options.timeout_s
             state = yield from self._wait_for_workers()
             if state is None:
                 self._emit(SchedulerEvents.STARTED)
@@ -172,7 +172,7 @@ class Run:
 
     def _step(self) -> Steps[None]:
         """Wait for one thing and handle it, then make the calls of timers that are due."""
-        wait_s = self.loop.wait_s(self._deadline)
+        wait_s = self.loop.wait_s()
         if self._redraw is not None:
             self._redraw()
             wait_s = REDRAW_EVERY_S if wait_s is None else min(wait_s, REDRAW_EVERY_S)
@@ -203,14 +203,14 @@ class Run:
             return self._exit
         if self._stop is not None:
             return ExitState(ExitState.Code.STOPPED, self._stop[1])
-        if self._deadline is not None and time.monotonic() >= self._deadline:
+        if self.loop.deadline is not None and time.monotonic() >= self.loop.deadline:
             return ExitState(ExitState.Code.TIMEOUT)
         return None
 
     def _begin_finishing(self, state: ExitState) -> None:
         self._exit = state
         self._finishing = True
-        self._deadline = None
+        self.loop.deadline = None
         self.loop.cancel_timers()
         if self._stop is not None:
             self._emit(SchedulerEvents.STOP, *self._stop)
@@ -306,6 +306,9 @@ class Run:
         """Call something that may call the user's code, and handle its errors."""
         try:
             fn(*args, **kwargs)
+        except TimeIsUpError as error:
+            if self.loop.wait_s() != 0:  # it is up for another run of this thread
+                self._failed(error, of_callback=True)
         except Exception as error:
             self._failed(error, of_callback=True)
 

@@ -8,26 +8,22 @@ generator, `Steps`. It yields the number of seconds that it can wait, and is sen
 
 from __future__ import annotations
 
-import concurrent.futures
 import heapq
 import itertools
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator
+from functools import partial
 from queue import Empty, SimpleQueue
-from typing import Final, ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar
 
-from dask_limits.exceptions import SchedulerNotRunningError
+from dask_limits.scheduler.requests import LONGEST_WAIT_S, inbox_of_this_thread
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 Steps = Generator[float | None, object, R]
 """Yields the seconds to wait (None: until something comes); is sent the next thing, or None."""
-
-_LONGEST_WAIT_S: Final = 0.5
-"""A signal that arrives just before a thread begins to wait for a lock does not interrupt the wait:
-its handler, that of Ctrl-C too, runs when the wait ends."""
 
 
 class Timer:
@@ -42,13 +38,18 @@ class Timer:
 
 
 class RunLoop:
-    """The things to do in one run. It belongs to the thread that creates it."""
+    """The things to do in one run. It belongs to the thread that creates it.
+
+    Attributes:
+        deadline: When the run is to end, by `time.monotonic()`; None if it has no timeout.
+    """
 
     def __init__(self) -> None:
+        self.deadline: float | None = None
         self._thread = threading.get_ident()
+        self._inbox = inbox_of_this_thread()
         self._todo: SimpleQueue[object] = SimpleQueue()
         self._wake: Callable[[], object] | None = None
-        self._lock = threading.Lock()
         self._closed = False
         self._timers: list[tuple[float, int, Timer]] = []  # a heap; cancelled ones stay in it
         self._numbers = itertools.count()  # timers of the same moment are called in their order
@@ -69,22 +70,7 @@ class RunLoop:
         """Call a function in the thread of the loop, and wait for it. From any thread."""
         if threading.get_ident() == self._thread:
             return fn(*args, **kwargs)
-        answer = concurrent.futures.Future[R]()
-
-        def call() -> None:
-            try:
-                answer.set_result(fn(*args, **kwargs))
-            except BaseException as error:
-                answer.set_exception(error)
-
-        with self._lock:  # close() must see everything that was put
-            if self._closed:
-                raise SchedulerNotRunningError(
-                    "The run has ended, so nothing can be submitted any more. Check"
-                    " scheduler.running() before you submit."
-                )
-            self.put(call)
-        return answer.result()
+        return self._inbox.ask(self, partial(fn, *args, **kwargs), lambda: self._closed)
 
     def call_later(self, delay_s: float, call: Callable[[], object]) -> Timer:
         """Call something after so many seconds, in the thread of the loop."""
@@ -118,34 +104,32 @@ class RunLoop:
             if (call := self._pending.pop(timer, None)) is not None:
                 yield call
 
-    def wait_s(self, deadline: float | None) -> float | None:
+    def wait_s(self) -> float | None:
         """The seconds until the next timer or the deadline, whichever comes first."""
-        times = [] if deadline is None else [deadline]
+        times = [] if self.deadline is None else [self.deadline]
         if self._timers:
             times.append(self._timers[0][0])
         return max(0.0, min(times) - time.monotonic()) if times else None
 
     def close(self) -> None:
-        """End the loop. Threads that wait in `ask` get an answer: that the run has ended."""
-        with self._lock:
-            self._closed = True
-        while self.has_more():
-            if callable(thing := self._todo.get()):
-                thing()
+        """End the loop. Threads that wait in `ask` are told that the run has ended."""
+        self._closed = True
+        self._inbox.refuse(self)
 
     def drive(self, steps: Steps[R]) -> R:
         """Take all steps, and wait between them in this thread."""
         try:
-            wait_s = next(steps)
-            while True:
-                wait_s = steps.send(self._get(wait_s))
+            with self._inbox.answered_in(self):
+                wait_s = next(steps)
+                while True:
+                    wait_s = steps.send(self._get(wait_s))
         except StopIteration as end:
             return end.value  # type: ignore[no-any-return]
         finally:
             steps.close()
 
     def _get(self, wait_s: float | None) -> object:
-        longest = _LONGEST_WAIT_S if wait_s is None else min(wait_s, _LONGEST_WAIT_S)
+        longest = LONGEST_WAIT_S if wait_s is None else min(wait_s, LONGEST_WAIT_S)
         try:
             return self._todo.get(timeout=longest)
         except Empty:
@@ -159,19 +143,20 @@ class RunLoop:
         loop = asyncio.get_running_loop()
         self._wake = lambda: loop.call_soon_threadsafe(event.set)
         try:
-            wait_s = next(steps)
-            while True:
-                if not self.has_more() and wait_s != 0:
-                    try:
-                        # asyncio.wait_for() may lose a cancellation.
-                        async with asyncio.timeout(wait_s):
-                            await event.wait()
-                    except TimeoutError:
-                        pass
-                else:
-                    await asyncio.sleep(0)
-                event.clear()
-                wait_s = steps.send(self._get(0))
+            with self._inbox.answered_in(self):
+                wait_s = next(steps)
+                while True:
+                    if not self.has_more() and wait_s != 0:
+                        try:
+                            # asyncio.wait_for() may lose a cancellation.
+                            async with asyncio.timeout(wait_s):
+                                await event.wait()
+                        except TimeoutError:
+                            pass
+                    else:
+                        await asyncio.sleep(0)
+                    event.clear()
+                    wait_s = steps.send(self._get(0))
         except StopIteration as end:
             return end.value  # type: ignore[no-any-return]
         finally:

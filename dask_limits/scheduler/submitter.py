@@ -33,14 +33,17 @@ class Submitter(SchedulerEvents):
     def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
         """Submit a call. From another thread, this waits until the run loop takes it.
 
-        `fn` can be any callable: functions of `__main__`, lambdas and closures too.
+        Meanwhile the runs of the waiting thread, if this is a callback of theirs, take what other
+        threads submit: so schedulers can submit to each other. `fn` can be any callable: functions
+        of `__main__`, lambdas and closures too.
 
         Returns:
             Its future. An error in submitting it, such as an argument that cannot be pickled, is
             the future's exception.
 
         Raises:
-            SchedulerNotRunningError: before `run()`, after `stop()`, and when a run is ending.
+            SchedulerNotRunningError: before `run()`, after `stop()`, and when a run is ending. In a
+                callback of another run, also if the timeout of that run comes while this waits.
         """
         return self.in_run(Run.submit, (fn, args, kwargs))
 

@@ -1,9 +1,10 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Callable, Iterable
-from concurrent.futures import CancelledError
+from concurrent.futures import CancelledError, Executor
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple, ParamSpec
 
@@ -80,12 +81,32 @@ class Run:
         self._exit: ExitState | None = None
         self._finishing = False
         self._closed = False
+        self._pid = os.getpid()
         self._redraw: Callable[[], None] | None = None
-        self.executor = factory.make()
+        self._executor: Executor | None = None
+
+    def open(self) -> Executor:
+        """Make the executor."""
+        self._executor = self._factory.make()
+        return self._executor
+
+    @property
+    def executor(self) -> Executor:
+        """Where calls run."""
+        assert self._executor is not None  # before the run is open, it is not running
+        return self._executor
+
+    def is_over(self) -> bool:
+        """Whether it has ended; in a fork of its process, in which nothing of it goes on."""
+        return self._closed or self._is_forked()
+
+    def _is_forked(self) -> bool:
+        return os.getpid() != self._pid
 
     def running(self) -> bool:
         """Whether calls can be submitted."""
-        return not self._finishing and self._exit is None and self._stop is None
+        ends = self._finishing or self._exit is not None or self._stop is not None
+        return self._executor is not None and not ends
 
     def empty(self) -> bool:
         """Whether no call and no timer is left."""
@@ -138,11 +159,12 @@ class Run:
             while self.queue:
                 yield from self._step()
             self._close(wait=self._options.wait)
+            self._finished()
         return state
 
     def finish_at_once(self, error: BaseException) -> None:
-        """End now, whatever is running: after Ctrl-C, or when the coroutine was cancelled."""
-        if self._closed:
+        """End now, whatever runs: after Ctrl-C, or if the coroutine is cancelled."""
+        if self._closed or self._executor is None or self._is_forked():
             return
         try:
             if not self._finishing:
@@ -153,7 +175,10 @@ class Run:
         finally:  # a callback may call sys.exit(), or a second Ctrl-C may interrupt it
             for future in self.queue:
                 future.cancel()
-            self._close(wait=False)
+            try:
+                self._close(wait=False)
+            finally:
+                self._finished()
 
     # -- one step after another ------------------------------------------------------------
 
@@ -177,6 +202,11 @@ class Run:
             self._redraw()
             wait_s = REDRAW_EVERY_S if wait_s is None else min(wait_s, REDRAW_EVERY_S)
         thing = yield wait_s
+        if self._is_forked():
+            raise RuntimeError(
+                "This process is a fork of the one that runs the scheduler: it was forked in a"
+                " callback, which has returned. End it there, by os._exit()."
+            )
         if isinstance(thing, Future):
             self._ended(thing)
         elif isinstance(thing, ClusterEvent):
@@ -229,16 +259,19 @@ class Run:
         self._cancel([f for f in self.queue if isinstance(f, DeferredFuture) and f.waits()])
 
     def _close(self, *, wait: bool) -> None:
-        self._closed = True
+        """Release what the run has. If Ctrl-C interrupts this, it is called again."""
+        self.loop.close()  # first: threads of the executor may wait in loop.ask()
+        self.loop.cancel_timers()
         if isinstance(self.executor, WatchedExecutor):
             self.executor.watch(None)
-        self.loop.cancel_timers()
-        self.loop.close()  # before the shutdown: a thread of the executor may wait in loop.ask()
+        if self._factory.owned:
+            self.executor.shutdown(wait or self._factory.ends_calls, cancel_futures=True)
+
+    def _finished(self) -> None:
         try:
-            if self._factory.owned:
-                self.executor.shutdown(wait or self._factory.ends_calls, cancel_futures=True)
-        finally:
             self._emit(SchedulerEvents.FINISHED)
+        finally:
+            self._closed = True
 
     def _changed(self, event: ClusterEvent) -> None:
         self.cluster.update(event)

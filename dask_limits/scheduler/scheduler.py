@@ -140,23 +140,25 @@ class Scheduler(Constructors, render.Renderable):
                 "The scheduler is already running. Submit to it, or wait until run() returns."
             )
         view = live(self) if display else nullcontext()
-        run = self._run = Run(self.emitter, self._factory, options, view)
-        if self._factory.given is None:
-            self.executor = run.executor
-        try:
+        run = Run(self.emitter, self._factory, options, view)
+        try:  # from here on, Ctrl-C may come at any time
+            self._latest_run = run
+            executor = run.open()
+            if self._factory.given is None:
+                self.executor = executor
             yield run
         except BaseException as error:
             run.finish_at_once(error)
             raise
         finally:
-            self._run = None
+            self._latest_run = None
 
     def __rich__(self) -> render.RenderableType:
         return render.scheduler_tree(
             self._factory.name,
             self._factory.options,
             len(self.queue),
-            () if self._run is None else self._run.cluster.lines(),
+            () if (run := self._run) is None else run.cluster.lines(),
             self.emitter.subscribers,
             list(self.tasks.values()),
         )

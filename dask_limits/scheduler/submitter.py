@@ -26,9 +26,15 @@ class Submitter(SchedulerEvents):
 
     def __init__(self) -> None:
         super().__init__()
-        self._run: Run | None = None
+        self._latest_run: Run | None = None
         # Weak: a program may make a million tasks, one after another.
         self.tasks: WeakValueDictionary[str, Any] = WeakValueDictionary()
+
+    @property
+    def _run(self) -> Run | None:
+        """The present run."""
+        run = self._latest_run
+        return None if run is None or run.is_over() else run
 
     def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
         """Submit a call. From another thread, this waits until the run loop takes it.
@@ -85,16 +91,16 @@ class Submitter(SchedulerEvents):
 
     def running(self) -> bool:
         """Whether calls can be submitted: from STARTED on, until `stop()` or the end."""
-        return self._run is not None and self._run.running()
+        return (run := self._run) is not None and run.running()
 
     def empty(self) -> bool:
         """Whether no call and no timer is left."""
-        return self._run is None or self._run.empty()
+        return (run := self._run) is None or run.empty()
 
     @property
     def queue(self) -> Mapping[Future[Any], Call]:
         """The calls that are not done: function, args and kwargs by their future. Read-only."""
-        return MappingProxyType({} if self._run is None else self._run.queue)
+        return MappingProxyType({} if (run := self._run) is None else run.queue)
 
     def in_run(self, fn: Callable[Concatenate[Run, P], R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Call a function with the run, in the run's thread. For tasks."""

@@ -7,8 +7,10 @@ import functools
 import itertools
 import threading
 import uuid
-from collections.abc import Callable, Mapping
-from typing import Any, Final, Self
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final, ParamSpec, Self
 
 import dask
 import distributed
@@ -29,6 +31,8 @@ from dask_limits.executors.dask.submissions import Submission, together
 from dask_limits.executors.dask.uninterrupted import start_uninterrupted
 from dask_limits.executors.future import Future
 from dask_limits.limits import LimitedCall
+
+P = ParamSpec("P")
 
 _TICK_S: Final = 0.001
 """How long the first call waits for others to go with it. A longer wait delays a single call; with
@@ -71,15 +75,18 @@ class DaskExecutor(WatchedExecutor):
         self.client = client
         self._close = close
         self._annotations = dict(annotations or {})
-        self._lock = threading.Lock()
         self._closed = False
-        self._waiting: list[Submission] = []  # for the next tick
+        self._waiting: deque[Submission] = deque()  # for the next tick
+        self._sending = False  # whether that tick is set
         self._not_done: dict[str, Submission] = {}  # by key
         self._following: set[asyncio.Task[None]] = set()  # asyncio holds them weakly
         self._looking: asyncio.Task[None] | None = None
         self._events: ClusterEvents | None = None
         self._numbers = itertools.count()
         self._id = uuid.uuid4().hex
+        # Unpickling and done-callbacks run code of users. On the client's loop that could neither
+        # use the client, nor wait for a thread that does.
+        self._settling = ThreadPoolExecutor(1, "dask-limits-futures")
         try:
             register_plugin(client)
             self._connection = SchedulerConnection(client, self._not_done)
@@ -147,14 +154,16 @@ class DaskExecutor(WatchedExecutor):
         key = f"{limited.name}-{self._id}-{next(self._numbers)}"
         call = Submission(key, packed, dependencies, sent, executor, limits, annotations)
         future = call.future = Future(functools.partial(self._call_soon, self._cancel, call))
-        with self._lock:
-            if self._closed:
-                raise RuntimeError(f"{limited.name}() was submitted after shutdown()")
-            self._not_done[key] = call
-            self._waiting.append(call)
-            is_first = len(self._waiting) == 1
+        # There is no lock, which a signal's handler that submits could find held. Whoever sets one
+        # of two things then looks at the other.
+        self._not_done[key] = call
         future.add_done_callback(lambda _: self._not_done.pop(key, None))
-        if is_first:
+        if self._closed:
+            future.cancel()
+            raise RuntimeError(f"{limited.name}() was submitted after shutdown()")
+        self._waiting.append(call)
+        if not self._sending:
+            self._sending = True
             self._call_soon(self._send_soon)
             if self._connection.is_lost():  # its loop may have stopped, and call nothing
                 self._send_waiting()
@@ -179,20 +188,27 @@ class DaskExecutor(WatchedExecutor):
 
         `cancel_futures` cancels the calls that are not done, including running ones.
         """
-        with self._lock:
-            self._closed = True
+        self._closed = True
         if cancel_futures:
             for call in list(self._not_done.values()):
                 call.future.cancel()
         if wait:
             self._end()
-        elif self._close is not None:
+        else:
             threading.Thread(target=self._end, name="dask-limits-shutdown").start()
 
     def _end(self) -> None:
         concurrent.futures.wait([call.future for call in list(self._not_done.values())])
+        self._settling.shutdown(wait=False)
         if self._close is not None:
             self._close()
+
+    def _settle(self, settle: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> None:
+        """Call what ends a call's future, in a thread of its own."""
+        try:
+            self._settling.submit(settle, *args, **kwargs)
+        except RuntimeError:  # after shutdown(), or while the program ends
+            settle(*args, **kwargs)
 
     # -- when the connection is lost -------------------------------------------------------
 
@@ -200,7 +216,7 @@ class DaskExecutor(WatchedExecutor):
         """Fail all calls that are not done. Called in any thread."""
         error_of = self._connection.lost_errors()
         for call in list(self._not_done.values()):
-            call.fail(error_of(call.packed.name))
+            self._settle(call.fail, error_of(call.packed.name))
 
     def _give_up(self) -> None:
         """Fail all calls that are not done, and follow no call any more. On the client's loop."""
@@ -223,8 +239,8 @@ class DaskExecutor(WatchedExecutor):
             self._send_waiting()
 
     def _send_waiting(self) -> None:
-        with self._lock:
-            waiting, self._waiting = self._waiting, []
+        self._sending = False
+        waiting = list(_taken(self._waiting))
         if self._connection.is_lost():  # Dask would take calls and never say how they ended
             self._fail_all()
             return
@@ -233,7 +249,7 @@ class DaskExecutor(WatchedExecutor):
                 self._send(calls)
             except Exception as error:
                 for call in calls:
-                    call.fail(error)
+                    self._settle(call.fail, error)
 
     def _send(self, calls: list[Submission]) -> None:
         # Dask calls a callable annotation with the key of each task. Calls without limits have an
@@ -265,13 +281,14 @@ class DaskExecutor(WatchedExecutor):
         """
         try:
             outcome = await task
-            call.future.settle(outcome.unpack(call.sent))
         except CommClosedError:  # before the client has noticed
-            call.fail(self._connection.lost_errors()(call.packed.name))
-        except BaseException as error:  # cancelled, or raised by a class whose object is unpickled
+            self._settle(call.fail, self._connection.lost_errors()(call.packed.name))
+        except BaseException as error:  # cancelled, or raised by Dask
             if self._connection.is_lost():
                 self._give_up()
-            call.fail(error)
+            self._settle(call.fail, error)
+        else:
+            self._settle(call.settle, outcome)
 
     async def _look_at_connection(self) -> None:
         try:
@@ -285,3 +302,12 @@ class DaskExecutor(WatchedExecutor):
     async def _cancel(self, call: Submission) -> None:
         if call.task is not None and not self._connection.is_lost():
             await self.client.cancel([call.task])
+
+
+def _taken(calls: deque[Submission]) -> Iterator[Submission]:
+    """Take all that there are. Others may add or take some meanwhile."""
+    while True:
+        try:
+            yield calls.popleft()
+        except IndexError:
+            return

@@ -13,6 +13,7 @@ import distributed
 from dask_limits.dask.packed_call import PackedCall
 from dask_limits.exceptions import CallError
 from dask_limits.executors.future import Future
+from dask_limits.limits.packed_outcome import PackedOutcome
 
 _GRAPH_BYTES: Final = 8 * 2**20
 """The most that goes out together, except for a call that is larger itself. Dask warns of graphs of
@@ -32,6 +33,13 @@ class Submission:
     annotations: dict[str, Any]
     future: Future[Any] = field(init=False)  # the user's
     task: distributed.Future | None = None  # once the call has been sent
+
+    def settle(self, outcome: PackedOutcome[Any]) -> None:
+        """End the call with what Dask has brought back."""
+        try:
+            self.future.settle(outcome.unpack(self.sent))
+        except BaseException as error:  # raised by a class whose object is unpickled
+            self.fail(error)
 
     def fail(self, error: BaseException) -> None:
         """Fail the call because of what happened to it on its way."""

@@ -81,5 +81,5 @@ class JobQueueExecutor(DaskExecutor):
         """The job pool has news."""
         if (error := self._pool.error) is not None:
             for call in list(self._not_done.values()):
-                call.fail(copy.copy(error))  # a copy each: notes may be added to it
+                self._settle(call.fail, copy.copy(error))  # a copy each: notes may be added to it
         self._tell(event)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from clusters import SETTINGS
 from distributed import Client, LocalCluster, Worker
 from processes import until
 
-from dask_limits import limit
+from dask_limits import ExitState, Scheduler, limit
 from dask_limits.dask.packed_call import pack_call, run_packed
 from dask_limits.exceptions import CallPicklingError, MemoryBreach
 from dask_limits.executors.dask.executor import DaskExecutor
@@ -196,3 +197,46 @@ def test_any_number_of_arrays_comes_back(executor: DaskExecutor) -> None:
 
 def _arrays(number: int, size: int) -> list[Any]:
     return [np.full(size, n % 251, np.uint8) for n in range(number)]
+
+
+class WaitsWhereItIsRebuilt:
+    come, go = threading.Event(), threading.Event()
+
+    def __init__(self, home: int) -> None:
+        self.home = home
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ = state
+        if os.getpid() == self.home:
+            self.come.set()
+            assert self.go.wait(30)
+
+
+def test_a_result_that_takes_long_to_unpickle_keeps_no_one_from_using_the_client(
+    client: Client, executor: DaskExecutor
+) -> None:
+    future = executor.submit(limit(WaitsWhereItIsRebuilt, wall_time=30), os.getpid())
+    assert WaitsWhereItIsRebuilt.come.wait(30)
+    assert client.submit(abs, -1).result(timeout=30) == 1
+    WaitsWhereItIsRebuilt.go.set()
+    assert type(future.result(timeout=30)) is WaitsWhereItIsRebuilt
+
+
+def test_a_done_callback_can_use_the_client_and_submit(client: Client) -> None:
+    scheduler = Scheduler(client)
+    begun, found = threading.Event(), []
+
+    def use_both(_: object) -> None:
+        begun.set()
+        found.append(client.submit(abs, -1).result(timeout=30))
+        scheduler.submit(abs, -2)  # waits until the callback of the run is over
+
+    @scheduler.on_start
+    def submit() -> None:
+        scheduler.submit(abs, -3).add_done_callback(use_both)
+        assert begun.wait(30)
+        found.append(client.submit(abs, -4).result(timeout=30))
+
+    assert scheduler.run(timeout=60).code == ExitState.Code.EXHAUSTED
+    assert sorted(found) == [1, 4]
+    assert scheduler.event_counts["on_future_result"] == 2

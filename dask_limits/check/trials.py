@@ -125,7 +125,7 @@ def _subreaper() -> _Result:
     return "task processes adopt orphans", "yes" if holds else "no", holds, None
 
 
-def _isolation(level: Literal["warm", "fresh", "thread"], calls: int) -> _Result:
+def _isolation(level: Literal["clean", "warm", "fresh", "thread"], calls: int) -> _Result:
     call = limit(abs, wall_time=_FAR_S, isolation=level)
     call(-1)  # the first call takes longer
     times = []
@@ -157,6 +157,7 @@ _TRIALS: Final[dict[str, Callable[[], _Result]]] = {
     "grace_period": _grace_period,
     "capture_output": _capture_output,
     "subreaper": _subreaper,
+    "isolation clean": partial(_isolation, "clean", 200),
     "isolation warm": partial(_isolation, "warm", 200),
     "isolation fresh": partial(_isolation, "fresh", 10),
     "isolation thread": partial(_isolation, "thread", 200),

@@ -22,6 +22,7 @@ class Node:
     def __init__(self, function: Callable[..., Any], name: str) -> None:
         self.__name__ = name
         self.function = function
+        self.function_key = type(self).__name__, name  # calls of one function have the same
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run it."""

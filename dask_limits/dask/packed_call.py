@@ -9,21 +9,26 @@ from __future__ import annotations
 
 import io
 import pickle
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from dask_limits.limits import LimitedCall, Limits, run_in_place
 from dask_limits.limits.ipc import by_value, pickling
+from dask_limits.limits.owner.use import function_key
 from dask_limits.limits.packed_outcome import PackedOutcome
 
 
 @dataclass(frozen=True)
 class PackedCall:
-    """A function and its arguments as bytes; called, it calls the function."""
+    """A function and its arguments as bytes; called, it calls the function.
+
+    Calls of one function have the same key.
+    """
 
     name: str
     data: bytes
+    function_key: Hashable
 
     @property
     def __name__(self) -> str:  # what `name_of` looks for
@@ -57,7 +62,8 @@ def pack_call(
         pickler.dump((call.fn, args, kwargs))
     except Exception as why:
         raise pickling.unpicklable_arguments(call.fn, args, kwargs, call.limits, why) from why
-    return PackedCall(call.name, buffer.getvalue()), pickler.left_out, sent
+    key = hash(function_key(call.fn))
+    return PackedCall(call.name, buffer.getvalue(), key), pickler.left_out, sent
 
 
 def run_packed(call: PackedCall, put_in: Sequence[Any]) -> PackedOutcome[Any]:

@@ -8,9 +8,10 @@ from typing import Any, Final, Literal, TypedDict, get_args
 
 from dask_limits.units import Amount, parse_bytes, parse_seconds, whole_number
 
-Isolation = Literal["warm", "fresh", "thread"]
-"""Where a call runs: in a task process that runs one call after another, in a process of its own,
-or in a thread of its caller's process."""
+Isolation = Literal["clean", "warm", "fresh", "thread"]
+"""Where a call runs: in a process in which no call has run, or only short ones of the same
+function; in one that runs one call after another; in one that pynisher starts for it; or in a
+thread of its caller's process."""
 
 _CAPTURED: Final = 64 * 1024
 """Bytes of each stream that are kept by default."""
@@ -58,10 +59,12 @@ class Limits:
         capture_output: Whether to capture what the call prints, with its child processes and code
             in C, in `Usage.stdout` and `Usage.stderr`. 64 KiB of each are kept, or the amount
             given here, such as `"1 MiB"`: the start and the end.
-        isolation: `"warm"`: in a process that runs one call after another. `"fresh"`: in a new
-            process for each call, made by pynisher. `"thread"`: in a thread of the caller's own
-            process, which shares its memory, and is interrupted only between steps of Python
-            code.
+        isolation: `"clean"`: in a process in which no other call has run, or only short calls of
+            the same function, which take some 20 to 100 ms together. `"warm"`: in a process that
+            runs one call after another, for functions that keep something from call to call.
+            `"fresh"`: in a new process for each call, made by pynisher. `"thread"`: in a thread of
+            the caller's own process, which shares its memory, and is interrupted only between
+            steps of Python code.
         context: How pynisher starts a fresh process: `"fork"` (the default), `"forkserver"`,
             `"spawn"`, or a context of `multiprocessing`.
 
@@ -84,7 +87,7 @@ class Limits:
     cores: int | None = None
     grace_period: float = 0.0
     capture_output: int = 0
-    isolation: Isolation = "warm"
+    isolation: Isolation = "clean"
     context: str | None = None
 
     def __init__(
@@ -97,7 +100,7 @@ class Limits:
         cores: int | None = None,
         grace_period: Amount = 0,
         capture_output: bool | Amount = False,
-        isolation: Isolation = "warm",
+        isolation: Isolation = "clean",
         context: str | BaseContext | None = None,
     ) -> None:
         put = object.__setattr__  # the dataclass is frozen
@@ -122,7 +125,7 @@ class Limits:
             for name in self.as_dict().keys() & _NOT_IN_A_THREAD.keys():
                 raise ValueError(
                     f"{name} is not supported with isolation='thread': {_NOT_IN_A_THREAD[name]}."
-                    " Use isolation='warm'."
+                    " Use isolation='clean'."
                 )
 
     def as_dict(self) -> dict[str, Any]:

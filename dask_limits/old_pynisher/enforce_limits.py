@@ -130,7 +130,7 @@ class enforce_limits:  # noqa: N801  # the name that scripts use
             num_processes=1 if num_processes == 0 else num_processes,
             grace_period=_seconds(grace_period_in_s or None, "grace_period_in_s") or 0,
             capture_output=capture_output,
-            isolation="warm" if context is None else "fresh",
+            isolation="clean" if context is None else "fresh",
             context=context,
         )
         self.logger = logging.getLogger("dask_limits") if logger is None else logger

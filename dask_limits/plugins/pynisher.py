@@ -37,8 +37,8 @@ class PynisherPlugin(Plugin):
         cpu_time_limit: The older name of `cputime_limit`.
         grace_period: The time between the warning and the end, at a limit on time.
         capture_output: Whether the usage of a call has what the call prints.
-        isolation: `"warm"`, `"fresh"` or `"thread"`. For this and the two arguments above, see
-            [Limits][dask_limits.Limits].
+        isolation: `"clean"`, `"warm"`, `"fresh"` or `"thread"`. For this and the two arguments
+            above, see [Limits][dask_limits.Limits].
 
     Raises:
         ValueError: for a limit that is zero, negative or NaN, or has an unknown unit.
@@ -98,7 +98,7 @@ class PynisherPlugin(Plugin):
         cpu_time_limit: Amount | None = None,
         grace_period: Amount = 0,
         capture_output: bool | Amount = False,
-        isolation: Isolation = "warm",
+        isolation: Isolation = "clean",
     ) -> None:
         self.memory_limit = memory_limit
         self.cputime_limit = _one_of(cputime_limit=cputime_limit, cpu_time_limit=cpu_time_limit)
@@ -171,7 +171,7 @@ class PynisherPlugin(Plugin):
             ("Wall time", limits.wall_time, format_seconds),
             ("Processes", limits.num_processes, str),
             ("Cores", limits.cores, str),
-            ("Isolation", limits.isolation if limits.isolation != "warm" else None, str),
+            ("Isolation", limits.isolation if limits.isolation != "clean" else None, str),
         ]
         return [f"{name} {form(value)}" for name, value, form in shown if value is not None]
 

@@ -65,12 +65,12 @@ def test_in_a_thread_only_what_it_can_give_is_accepted_from_another():
 @pytest.mark.parametrize(
     ("wrong", "error", "text"),
     [
-        ({"isolation": "cold"}, ValueError, "isolation='cold' is unknown. Use one of 'warm'"),
+        ({"isolation": "cold"}, ValueError, "isolation='cold' is unknown. Use one of 'clean'"),
         ({"context": "fork"}, ValueError, "Use isolation='fresh'"),
         ({"isolation": "thread", "context": "fork"}, ValueError, "Use isolation='fresh'"),
         ({"isolation": "fresh", "context": "spoon"}, ValueError, "context='spoon' is unknown"),
         ({"isolation": "thread", "grace_period": 1}, ValueError, "grace_period is not supported"),
-        ({"isolation": "thread", "num_processes": 1}, ValueError, "Use isolation='warm'"),
+        ({"isolation": "thread", "num_processes": 1}, ValueError, "Use isolation='clean'"),
         ({"grace_period": -1}, ValueError, "grace_period=-1"),
         ({"grace_period": "soon"}, ValueError, "grace_period='soon'"),
         ({"grace_period": float("nan")}, ValueError, "grace_period=nan"),

@@ -8,10 +8,12 @@ import time
 from multiprocessing import get_context
 
 import pytest
-from isolations import FRESH, WARM, on_each, on_processes
+from isolations import FRESH, on_each, on_processes
 from taking import SEEN_S, TAKING, fork, keep
 
 from dask_limits import exceptions
+from dask_limits.limits.owner.guardian import Guardian
+from dask_limits.limits.owner.templates import Preload
 
 MIB = 2**20
 
@@ -97,9 +99,10 @@ def test_pages_of_the_process_that_a_fresh_one_is_forked_from_count_once_they_ar
         time.sleep(0.1)
         return len(kept) + len(block)
 
-    WARM(keep, wall_time=60)(40 * MIB)
-    assert FRESH(write, memory="90 MiB").run(0, 60 * MIB).ok
-    outcome = FRESH(write, memory="90 MiB").run(0.5, 10 * MIB)
-    assert 30 * MIB < outcome.usage.peak_memory < 35 * MIB
-    error = FRESH(write, memory="90 MiB").run(1, 60 * MIB).exception
+    limits = FRESH(write, memory="90 MiB").limits
+    with Guardian(preload=Preload.of((), keep, (40 * MIB,))) as guardian:
+        assert guardian.run(write, (0, 60 * MIB), {}, limits).ok
+        outcome = guardian.run(write, (0.5, 10 * MIB), {}, limits)
+        assert 30 * MIB < outcome.usage.peak_memory < 35 * MIB
+        error = guardian.run(write, (1, 60 * MIB), {}, limits).exception
     assert isinstance(error, exceptions.MemoryBreach)

@@ -228,7 +228,8 @@ def test_a_guardian_that_is_killed_is_an_internal_error(tmp_path):
     thread = threading.Thread(target=run)
     thread.start()
     process = psutil.Process(written_pid(tmp_path / "pid"))
-    process.parent().kill()
+    _template, guardian = process.parents()[:2]
+    guardian.kill()
     thread.join()
     assert obj.exit_status is pynisher.PynisherError
     until(lambda: not alive(process.pid))

@@ -113,8 +113,10 @@ def test_ctrl_c_while_it_starts_leaves_no_job_either(tmp_path: Path, after_s: fl
         time.sleep(after_s)
         os.killpg(process.pid, signal.SIGINT)
         _, stderr = process.communicate()
-    assert process.returncode in (130, -signal.SIGINT)  # the latter during its imports
-    assert stderr == ""
+    if process.returncode == -signal.SIGINT:  # during its imports, of which Python tells
+        assert stderr == "" or stderr.endswith("KeyboardInterrupt\n")
+    else:
+        assert (process.returncode, stderr) == (130, "")
 
 
 def test_a_trial_that_loses_its_job_is_started_again(tmp_path: Path, slurm: Slurm) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import psutil
 import pytest
+from our_processes import guardian_process, task_processes, templates
 from processes import until
 
 from dask_limits.limits import LimitedCall, Limits
@@ -28,13 +29,14 @@ class Isolated:
         return self.name
 
 
-WARM = Isolated("warm", {})
+CLEAN = Isolated("clean", {})
+WARM = Isolated("warm", {"isolation": "warm"})
 FRESH = Isolated("fresh", {"isolation": "fresh"})
 THREAD = Isolated("thread", {"isolation": "thread"})
 SPAWN = Isolated("spawn", {"isolation": "fresh", "context": "spawn"})
 FORKSERVER = Isolated("forkserver", {"isolation": "fresh", "context": "forkserver"})
-EACH = [WARM, FRESH, THREAD]
-PROCESSES = [WARM, FRESH]
+EACH = [CLEAN, FRESH, THREAD]
+PROCESSES = [CLEAN, WARM, FRESH]
 FRESH_BY_EACH_METHOD = [FRESH, SPAWN, FORKSERVER]
 
 CANNOT = {
@@ -76,10 +78,10 @@ def _left_running() -> list[psutil.Process]:
     if connection is None:
         return []
     try:
-        reaper = psutil.Process(connection.pid)
-        (guardian,) = reaper.children()
-        own = guardian.children()
-        below = [p for p in reaper.children(recursive=True) if p not in (guardian, *own)]
+        reaper, its = psutil.Process(connection.pid), default_guardian()
+        own = task_processes(its)
+        ours = [guardian_process(its), *templates(its), *own]
+        below = [p for p in reaper.children(recursive=True) if p not in ours]
         extra = max(len(own) - len(connection._leases) - 1, 0)  # one is the spare
         return below + own[:extra]
     except psutil.NoSuchProcess:  # one that goes at this moment: look again

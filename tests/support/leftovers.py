@@ -13,7 +13,7 @@ from processes import command, kept_by_multiprocessing, until
 
 from dask_limits.limits.linux.proctree import children_of
 
-_MOST_TASK_PROCESSES = 4
+_MOST_TASK_PROCESSES = 6
 """With more of them than this, the guardian is closed."""
 _CELLS = "memfd:dask-limits-owner-cells"
 _TRACKERS = ("multiprocessing.resource_tracker", "loky.backend.resource_tracker")
@@ -63,14 +63,14 @@ def _guardian_rests() -> bool:
     """Whether below it there are task processes alone, few, and nothing that calls have left."""
     if (connection := _connection()) is None:
         return True
-    task_processes = {lease.pid for lease in connection._leases.copy()}
     guardian = children_of(connection.pid)
-    spare = [pid for of in guardian for pid in children_of(of) if pid not in task_processes]
+    templates = [pid for of in guardian for pid in children_of(of)]
+    task_processes = [pid for of in templates for pid in children_of(of)]
     return (
         len(guardian) == 1
-        and len(spare) <= 1
+        and all(command(pid) == command(connection.pid) for pid in templates)
         and len(task_processes) <= _MOST_TASK_PROCESSES
-        and not any(map(children_of, [*task_processes, *spare]))
+        and not any(map(children_of, task_processes))
     )
 
 

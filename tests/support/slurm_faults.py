@@ -160,7 +160,7 @@ def marked(folder: Path) -> list[psutil.Process]:
 
 def above(pid: int) -> dict[str, psutil.Process]:
     """The processes above a call: its guardian, the worker, the nanny that is the job's script."""
-    guardian, _reaper, worker, nanny = psutil.Process(pid).parents()[:4]
+    _template, guardian, _reaper, worker, nanny = psutil.Process(pid).parents()[:5]
     assert guardian.name() == "limits-guardian"
     assert "dask_worker" in " ".join(nanny.cmdline())
     return {"guardian": guardian, "worker": worker, "nanny": nanny}

@@ -1,8 +1,11 @@
-"""The guardian: a single-threaded process that starts task processes, watches and ends them."""
+"""The guardian: a single-threaded process that starts task processes, watches and ends them.
+
+It does not fork task processes itself: it has a template for that, and more templates for what
+calls import.
+"""
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import os
 import resource
@@ -12,15 +15,17 @@ import socket
 import struct
 import time
 import traceback
-from typing import Final
+from typing import Final, NoReturn
 
+from dask_limits.limits.guardian import template as template_process
 from dask_limits.limits.guardian.leftovers import Leftovers
 from dask_limits.limits.guardian.monitor import TICK_S
 from dask_limits.limits.guardian.task_process import TaskProcess
-from dask_limits.limits.ipc import messages, owner_cells, task_cells, transport
+from dask_limits.limits.guardian.template import ChildSignal, EndedProcess, collect_ended
+from dask_limits.limits.guardian.templates import Template
+from dask_limits.limits.ipc import messages, owner_cells, transport
 from dask_limits.limits.ipc.cells import Cells
 from dask_limits.limits.linux import proctree
-from dask_limits.limits.task import main as task_main
 
 _IDLE_TICKS: Final = 50
 """Ticks without a new call before the guardian sleeps until a look at a call is due. Waking it
@@ -31,6 +36,11 @@ _MIN_WAIT_S: Final = 0.001
 _CHECK_S: Final = 0.05
 """How often, while calls run, the guardian checks that a call has not stopped our other processes.
 It takes 10 us."""
+_IDLE_S: Final = 10.0
+"""How long a task process may be idle before it is ended. A new one costs a millisecond, an idle
+one some memory."""
+_KEPT_WARM: Final = len(os.sched_getaffinity(0))
+"""How many idle processes of warm calls are kept for longer: those that a steady load uses."""
 
 
 class GuardianProcess:
@@ -47,22 +57,21 @@ class GuardianProcess:
         hard = self._open_files[1]
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         self._free_rows = list(range(owner_cells.ROWS - 1, 0, -1))
-        self._spare: tuple[TaskProcess, socket.socket] | None = None
         self._idle_ticks = 0
+        self._next_tidying = 0.0
         self._orphans: set[int] = set()  # what calls have detached, and is still there
         self._leftovers = Leftovers()
+        self._has_buried = False  # a process since the last look at what calls have detached
         self._reaper = os.getppid()
         self._next_check = 0.0
-        # SIGCHLD must end the poll: its handler writes to this socket.
-        self._woken, self._wake = socket.socketpair()
-        self._woken.setblocking(False)
-        self._wake.setblocking(False)
-        signal.signal(signal.SIGCHLD, lambda *_: None)
-        signal.set_wakeup_fd(self._wake.fileno(), warn_on_full_buffer=False)
+        self._children = ChildSignal()
         self._poll = select.poll()
         self._poll.register(control, select.POLLIN)
-        self._poll.register(self._woken, select.POLLIN)
+        self._poll.register(self._children, select.POLLIN)
         gc.freeze()  # what exists by now stays in pages that the children share
+        self._templates: dict[int, Template] = {}
+        self._current = self._add_template(0)  # the one that was asked for last
+        self._current.start()
 
     def run(self) -> None:
         """Watch until the owner or the reaper ends."""
@@ -76,29 +85,32 @@ class GuardianProcess:
 
     def _step(self) -> bool:
         """Wait for an event, and act on it. False if the owner has ended."""
-        self._keep_spare()
         ready = {fd for fd, _ in self._poll.poll(self._patience_ms())}
-        if self._woken.fileno() in ready:
-            self._woken.recv(4096)
-        ended = collect_ended()
-        for child in ended:
-            self._bury(*child)
-        if ended or self._orphans:
+        if self._children.fileno() in ready:
+            self._children.clear()
+        for child in collect_ended():
+            self._bury(child)
+        for template in list(self._templates.values()):
+            if template.has_message():  # not by `ready`: a new template may have an old number
+                self._take_from(template)
+        if self._has_buried or self._orphans:
             self._end_orphans()
         if self._control.fileno() in ready and not self._take_message():
             return False
         owner_cells.count_step(self._owner_cells)
         now = time.monotonic()
-        self._continue_reaper(now)
+        self._continue_others(now)
         self._look(now)
         return True
 
-    def _continue_reaper(self, now: float) -> None:
-        """Continue the reaper if a call has stopped it; it does the same for us."""
-        if now >= self._next_check:
-            self._next_check = now + _CHECK_S
-            if proctree.is_stopped(self._reaper):
-                proctree.send_signal(self._reaper, signal.SIGCONT)
+    def _continue_others(self, now: float) -> None:
+        """Continue reaper and templates if a call has stopped them; the reaper does it for us."""
+        if now < self._next_check:
+            return
+        self._next_check = now + _CHECK_S
+        for pid in (self._reaper, *(template.pid for template in self._templates.values())):
+            if proctree.is_stopped(pid):
+                proctree.send_signal(pid, signal.SIGCONT)
 
     def _patience_ms(self) -> float:
         """How long to wait for an event, in milliseconds."""
@@ -115,13 +127,16 @@ class GuardianProcess:
         return wait * 1000
 
     def _take_message(self) -> bool:
-        """Handle one message. False if the owner has ended."""
+        """Handle one message of the owner. False if it has ended."""
         message = self._receiver.receive()
         if message is None:
             return False
-        kind, row, body, _ = message
+        kind, row, body, fds = message
         if kind == messages.SPAWN:
-            self._hand_out()
+            self._want(row)
+        elif kind == messages.PREPARE:
+            template = self._add_template(row)
+            template.prepare(bytes(body), fds)
         elif kind == messages.WAKE:
             owner_cells.set_asleep(self._owner_cells, False)
             self._idle_ticks = 0
@@ -134,47 +149,110 @@ class GuardianProcess:
             process.end_if_running(number, "cancelled")
         return True
 
-    def _hand_out(self) -> None:
-        """Give the owner a task process."""
+    def _add_template(self, number: int) -> Template:
+        template = Template(number, self._become_template, self._poll)
+        self._templates[number] = template
+        return template
+
+    def _become_template(self, fd: int) -> NoReturn:
+        """In a new child: keep nothing of ours in memory."""
+        self._owner_cells.close()
+        for process in self._by_row.values():
+            process.close()
+        template_process.run(fd, self._open_files)
+
+    def _want(self, number: int) -> None:
+        """The owner waits for a task process of this template."""
+        # One that was retired meanwhile has a successor.
+        template = self._templates.get(number) or self._templates[max(self._templates)]
+        before, self._current = self._current, template
+        template.wanted += 1
+        self._serve(template)
+        if before is not template:
+            self._serve(before)  # which closes its spares
+
+    def _serve(self, template: Template) -> None:
+        """Give the owner the task processes that it waits for, and keep one ready for the next."""
+        while template.wanted and template.spares:
+            template.wanted -= 1
+            self._hand_out(template)
+        template.ahead = int(template is self._current and bool(self._by_row))
+        template.close_spares(template.ahead)
         try:
-            spare = self._spare or self._fork()
+            template.ask()
+        except ConnectionError:
+            pass  # it has ended, and is collected soon
         except OSError as error:
-            transport.send(self._control, messages.REFUSED, 0, str(error).encode())
-            return
-        self._spare = None
-        process, owner_end = spare
-        self._by_row[process.row] = process
-        body = struct.pack("=Q", process.pid)
-        transport.send(self._control, messages.SPAWNED, process.row, body, fds=[owner_end.fileno()])
-        owner_end.close()
+            self._refuse_all(template, str(error))
 
-    def _fork(self) -> tuple[TaskProcess, socket.socket]:
-        """Start a task process; an OSError if the system or the owner cells have no room for it."""
+    def _hand_out(self, template: Template) -> None:
+        """Give the owner a task process."""
+        spare, cells = template.spares.popleft(), self._owner_cells
         if not self._free_rows:
-            raise OSError(f"{owner_cells.ROWS - 1} calls are running, the maximum")
-        with contextlib.ExitStack() as undo:
-            owner_end, own_end = map(undo.enter_context, transport.pair())
-            task_cells_fd = task_cells.make()
-            undo.callback(os.close, task_cells_fd)
-            pid = os.fork()
-            undo.pop_all()
-        if pid == 0:
-            self._owner_cells.close()
-            task_main.run(own_end.fileno(), task_cells_fd, self._open_files)
-        row, cells = self._free_rows.pop(), self._owner_cells
+            spare.close()
+            self._refuse(f"{owner_cells.ROWS - 1} calls are running, the maximum")
+            return
+        row = self._free_rows.pop()
         cells.clear(row)
-        process = self._by_pid[pid] = TaskProcess(
-            row, pid, cells, own_end, task_cells_fd, self._leftovers
+        process = TaskProcess(
+            row, spare.pid, cells, spare.own_end, spare.task_cells_fd, self._leftovers
         )
-        return process, owner_end
+        self._by_row[row] = self._by_pid[spare.pid] = process
+        body = messages.SPAWNED_BODY.pack(spare.pid, spare.cost, template.number)
+        transport.send(self._control, messages.SPAWNED, row, body, fds=[spare.owner_end.fileno()])
+        spare.owner_end.close()
 
-    def _keep_spare(self) -> None:
-        """Have a task process ready for the next call that needs a new one."""
-        if self._spare is None and self._by_row:
-            try:
-                self._spare = self._fork()
-            except OSError:
-                pass  # the next request for one gets the error
+    def _refuse(self, why: str) -> None:
+        transport.send(self._control, messages.REFUSED, 0, why.encode())
+
+    def _refuse_all(self, template: Template, why: str) -> None:
+        while template.wanted:
+            template.wanted -= 1
+            self._refuse(why)
+
+    def _take_from(self, template: Template) -> None:
+        """Handle one message of a template, or of a task process that has settled in."""
+        message = template.receive()
+        if message is None:
+            template.unregister()  # it is collected soon
+        elif message.kind == messages.PREPARED:
+            self._prepared(template, bytes(message.body).decode())
+        elif message.kind == messages.LATE:
+            template.start_again(late=bytes(message.body))
+        elif message.kind == messages.ENDED:
+            body = messages.ENDED_BODY.unpack(message.body)
+            self._bury(EndedProcess(message.number, *body))
+        else:
+            error = template.take(message)
+            if error and template.wanted:
+                template.wanted -= 1
+                self._refuse(error)
+            self._serve(template)
+
+    def _prepared(self, template: Template, error: str) -> None:
+        """A template has imported what it was to import, or has failed to."""
+        transport.send(self._control, messages.PREPARED, template.number, error.encode())
+        if error:
+            self._refuse_all(template, error)
+            self._retire(template)
+            return
+        template.is_prepared = True
+        for other in list(self._templates.values()):
+            if 0 < other.number < template.number:
+                template.wanted, other.wanted = template.wanted + other.wanted, 0
+                self._retire(other)
+        self._serve(template)
+
+    def _retire(self, template: Template) -> None:
+        """End a template when the task processes that it has forked have ended."""
+        template.is_retired = True
+        template.close_spares()
+        self._end_if_retired(template)
+
+    def _end_if_retired(self, template: Template) -> None:
+        if template.is_retired and not template.living:
+            template.close()
+            del self._templates[template.number]
 
     def _release(self, process: TaskProcess) -> None:
         """The owner needs this process no more: only now another one may have its row."""
@@ -185,7 +263,7 @@ class GuardianProcess:
             process.kill("released")
 
     def _forget(self, process: TaskProcess) -> None:
-        self._by_row.pop(process.row, None)  # the spare is not in there
+        del self._by_row[process.row]
         self._free_rows.append(process.row)
         process.close()
 
@@ -198,44 +276,76 @@ class GuardianProcess:
             except Exception:  # an error with one process must not end all others
                 traceback.print_exc()
                 process.kill(process.cause or "died")
+        if now >= self._next_tidying:
+            self._next_tidying = now + _LONGEST_SLEEP_S
+            self._give_back(now)
         if busy:
             self._idle_ticks = 0
             owner_cells.set_asleep(self._owner_cells, False)
         else:
             self._idle_ticks += 1
 
-    def _bury(self, pid: int, status: int, used: resource.struct_rusage) -> None:
-        """A child has ended: if it is a task process, judge the call that it ran, if any."""
-        process = self._by_pid.pop(pid, None)
+    def _give_back(self, now: float) -> None:
+        """End the task processes that have been idle for long, and the spare after the last."""
+        idle = [p for p in self._by_row.values() if not p.released and p.idle_s(now) > _IDLE_S]
+        warm = sorted((p for p in idle if p.is_warm), key=lambda p: p.idle_s(now))
+        for process in idle:
+            if process not in warm[:_KEPT_WARM]:
+                process.let_go()
+        if not self._by_row:
+            self._current.close_spares()
+
+    def _bury(self, ended: EndedProcess) -> None:
+        """A process has ended: if it is a task process, judge the call that it ran, if any."""
+        for template in list(self._templates.values()):
+            while ended.pid == template.pid and template.has_message():
+                self._take_from(template)  # what it has sent before it ended
+            if ended.pid == template.pid:
+                self._lost(template, ended.status)
+            elif ended.pid in template.living:
+                if (error := template.ended(ended.pid)) and template.wanted:
+                    template.wanted -= 1
+                    self._refuse(error)
+                self._end_if_retired(template)
+        self._has_buried = True
+        process = self._by_pid.pop(ended.pid, None)
         if process is None:
-            return  # an orphan of a call
-        if self._spare is not None and self._spare[0] is process:
-            self._spare[1].close()
-            self._spare = None
-            process.released = True
-        process.bury(status, used)
+            return  # a spare, or an orphan of a call
+        process.bury(ended)
         if process.released:
             self._forget(process)
+
+    def _lost(self, template: Template, status: int) -> None:
+        """A template has ended by itself. All that it has forked ends with it."""
+        forked = template.lose()
+        for pid in forked:
+            if proctree.read_process(pid) is None:  # it had been collected, and not reported
+                self._bury(EndedProcess(pid, status=signal.SIGKILL, cpu_time=0.0, peak_memory=0))
+        if not template.is_prepared:
+            code = os.waitstatus_to_exitcode(status)
+            self._prepared(template, f"the process that imported its modules ended with {code}")
+        elif template.is_retired:
+            self._end_if_retired(template)
+        elif not template.can_start():
+            self._refuse_all(template, "the process that makes task processes ends at once")
+        else:
+            self._serve(template)
 
     def _end_orphans(self) -> None:
         """End what calls have started: detached processes become our children when these end.
 
-        Nothing tells whose they were. One that we see first now has come from a task process that
-        has ended just now, or from another orphan: calls that have no answer yet wait for it.
+        Their sessions tell whose they are, unless they have made one of their own. Then one that we
+        see first now has come from a task process that has ended just now, or from another orphan:
+        calls that have no answer yet wait for it.
         """
-        orphans = {p for p in proctree.children_of(os.getpid()) if p not in self._by_pid}
+        ours = self._by_pid.keys() | {template.pid for template in self._templates.values()}
+        orphans = set(proctree.children_of(os.getpid())) - ours
+        new = {pid: proctree.session_of(pid) for pid in orphans - self._orphans}
+        # A template may not have told us yet that a task process has ended.
+        sessions = set(new.values()) & self._by_pid.keys()
+        self._leftovers.note_end(s for s in sessions if proctree.has_ended(s))
         self._leftovers.end(orphans)
         for process in self._by_row.values():
-            process.note_orphans(orphans, orphans - self._orphans)
+            process.note_orphans(orphans, new)
         self._orphans = orphans
-
-
-def collect_ended() -> list[tuple[int, int, resource.struct_rusage]]:
-    """Collect the children that have ended: pid, wait status and resources used, by wait4(2)."""
-    ended = []
-    try:
-        while (child := os.wait4(-1, os.WNOHANG))[0]:
-            ended.append(child)
-    except ChildProcessError:
-        pass  # there is none
-    return ended
+        self._has_buried = False

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import math
 import os
-import resource
 import socket
 import time
 from dataclasses import replace
@@ -11,6 +10,7 @@ from typing import Final
 from dask_limits.limits.guardian.children import child_to_name
 from dask_limits.limits.guardian.memory import CallMemory
 from dask_limits.limits.guardian.notes import Notes
+from dask_limits.limits.guardian.template import EndedProcess
 from dask_limits.limits.ipc import owner_cells
 from dask_limits.limits.ipc.cells import Cells
 from dask_limits.limits.ipc.messages import Verdict
@@ -211,7 +211,7 @@ class Watch:
         self._child = found or self._child
 
     def verdict(
-        self, cause: str, status: int | None, used: resource.struct_rusage | None, stacks: str
+        self, cause: str, status: int | None, used: EndedProcess | None, stacks: str
     ) -> Verdict:
         """The verdict for the owner on the end of this call.
 
@@ -221,10 +221,9 @@ class Watch:
         now, notes, had_begun = time.monotonic(), self.notes, self.notes.has_begun
         notes.read(now)
         if used is not None and notes.has_begun and not notes.is_fresh:
-            total, peak = used.ru_utime + used.ru_stime, used.ru_maxrss * 1024
-            notes.found(total, peak, had_begun)
-            cpu_time = max(cpu_time, total - notes.cpu_before)
-            peak_memory = peak_memory or max(peak - notes.memory_before, 0)
+            notes.found(used.cpu_time, used.peak_memory, had_begun)
+            cpu_time = max(cpu_time, used.cpu_time - notes.cpu_before)
+            peak_memory = peak_memory or max(used.peak_memory - notes.memory_before, 0)
         wall_time = now - notes.start
         return Verdict(
             cause=cause,

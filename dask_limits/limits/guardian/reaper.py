@@ -15,7 +15,8 @@ import traceback
 from typing import NoReturn
 
 from dask_limits.limits.guardian.leftovers import Leftovers
-from dask_limits.limits.guardian.main import GuardianProcess, collect_ended
+from dask_limits.limits.guardian.main import GuardianProcess
+from dask_limits.limits.guardian.template import collect_ended
 from dask_limits.limits.ipc import owner_cells, transport
 from dask_limits.limits.ipc.cells import Cells
 from dask_limits.limits.linux import prctl, proctree, signals

@@ -13,7 +13,6 @@ from __future__ import annotations
 import math
 import os
 import pickle
-import resource
 import signal
 import socket
 import time
@@ -21,6 +20,7 @@ from typing import Final
 
 from dask_limits.limits.guardian.leftovers import Leftovers
 from dask_limits.limits.guardian.monitor import Watch
+from dask_limits.limits.guardian.template import EndedProcess
 from dask_limits.limits.ipc import messages, owner_cells, task_cells, transport
 from dask_limits.limits.ipc.cells import Cells
 from dask_limits.limits.ipc.task_cells import TaskCells, is_whole
@@ -65,7 +65,8 @@ class TaskProcess:
         self._died_at = math.inf
         self._orphans: set[int] = set()  # what its call may have detached, and is still there
         self._exit_code: int | None = None
-        self._used: resource.struct_rusage | None = None
+        self._used: EndedProcess | None = None
+        self._busy_at = time.monotonic()  # when it was last seen to run a call
         self._verdict: tuple[int, int, bytes] | None = None
         self._hung_up = False
 
@@ -104,6 +105,7 @@ class TaskProcess:
         if number == 0:
             self._watch = None
             return False
+        self._busy_at = now
         before, watch = self._watch, self._watch_call(number)
         if now < watch.next_look:
             return False
@@ -172,13 +174,29 @@ class TaskProcess:
         trackers = proctree.kill_tree(self.pid)
         self._leftovers.note_end(tracker.session for tracker in trackers)
 
-    def bury(self, status: int, used: resource.struct_rusage) -> None:
-        """It has ended, as wait4(2) tells: judge the call that it ran, if any."""
+    def idle_s(self, now: float) -> float:
+        """For how long it has run no call, in seconds."""
+        if self._call or self.dead:
+            return 0.0
+        return now - max(self._busy_at, self._owner_cells.get_float(self.row, owner_cells.START))
+
+    @property
+    def is_warm(self) -> bool:
+        """Whether it is kept for what its calls have left in it."""
+        return self._owner_cells.get(self.row, owner_cells.WARM) != 0
+
+    def let_go(self) -> None:
+        """Have it end by itself, unless the owner has just sent a call: after that call then."""
+        self._sock.shutdown(socket.SHUT_RD)
+
+    def bury(self, ended: EndedProcess) -> None:
+        """It has ended: judge the call that it ran, if any."""
         self.dead = True
         self._died_at = time.monotonic()
         self._leftovers.note_end([self.pid])  # which is its session too
-        self._exit_code = os.waitstatus_to_exitcode(status)
-        self._used = used
+        self._exit_code = os.waitstatus_to_exitcode(ended.status)
+        self._used = ended
+        self._owner_cells.put(self.row, owner_cells.GONE, 1)
         self._sock.shutdown(socket.SHUT_RD)  # an owner that still sends must not wait for ever
         number = self._call
         if self._verdict is None and number:
@@ -187,10 +205,13 @@ class TaskProcess:
             if self.cause or notes.has_begun:
                 self._judge()
 
-    def note_orphans(self, orphans: set[int], new: set[int]) -> None:
-        """Answer only when those that are new now have ended, if its call has ended."""
-        if self.dead:
-            self._orphans = (self._orphans | new) & orphans
+    def note_orphans(self, orphans: set[int], new: dict[int, int]) -> None:
+        """Answer only when those have ended that its call may have detached.
+
+        `new` are those that were not seen before, each with its session.
+        """
+        its = {pid for pid, session in new.items() if self.dead or session == self.pid}
+        self._orphans = (self._orphans | its) & orphans
 
     def _judge(self) -> None:
         watch = self._watch

@@ -18,21 +18,42 @@ RAISED: Final = 4  # (the exception, the text of its traceback)
 EXITED: Final = 5  # the exit status that sys.exit asked for
 UNPICKLABLE: Final = 6  # (part, why, what the call raised or "", text of a traceback)
 BREACHED: Final = 9  # the name of the limit for which pynisher has ended the call
+IMPORTED: Final = 23  # before the answer: what the call has imported, see imports.py
 ANSWERS: Final = {RETURNED, RAISED, EXITED, UNPICKLABLE, BREACHED}
 
 # From the guardian to the owner, on the socket of a task process.
 VERDICT: Final = 7  # pickled Verdict, by the standard pickle
 UNBEGUN: Final = 8  # empty: the process ended before it began the call
 
-# From the owner to the guardian; the number is a row of the owner cells.
-SPAWN: Final = 10  # the answer is SPAWNED or REFUSED
+# From the owner to the guardian; the number is a row of the owner cells, or of a template.
+PREPARE: Final = 16  # make a template; packed Preparation. The answer is PREPARED
+SPAWN: Final = 10  # a task process of this template; the answer is SPAWNED or REFUSED
 END: Final = 11  # end this process; there is no answer
 CANCEL: Final = 12  # the body is the number of a call: end the process if it still runs that
 WAKE: Final = 13  # look for new calls in the owner cells
 
 # From the guardian to the owner.
-SPAWNED: Final = 14  # the number is the row, the body the pid, the file the socket
+PREPARED: Final = 17  # the number is that of a template; the body says why it failed, or is empty
+SPAWNED: Final = 14  # the number is the row, the body SPAWNED_BODY, the file the socket
 REFUSED: Final = 15  # the body says why
+
+# From the guardian to a template: LATE, PREPARE as it comes, and
+FORK: Final = 18  # with the files of a task process: its socket and its cells
+
+# From a template to the guardian: PREPARED, and
+LATE: Final = 22  # names of packages that task processes must import by themselves; it has ended
+FORKED: Final = 19  # the number is that of FORK, the body FORKED_BODY
+SETTLED: Final = 20  # from the task process: SETTLED_BODY, and the text of an error if it has none
+ENDED: Final = 21  # the number is a pid, the body ENDED_BODY
+
+SPAWNED_BODY: Final = struct.Struct("=QdQ")
+"""Pid of a task process, seconds that another one would cost, and the number of its template."""
+FORKED_BODY: Final = struct.Struct("=Qd")
+"""Pid of a task process, and CPU seconds that its template has spent on it."""
+SETTLED_BODY: Final = struct.Struct("=d")
+"""Seconds that the task process has spent on itself."""
+ENDED_BODY: Final = struct.Struct("=idQ")
+"""Wait status of a process, its CPU seconds, and its peak bytes."""
 
 ACCOUNT: Final = struct.Struct("=dddQQ")
 """Of a call that has ended: wall seconds, wall seconds of its longest step without progress, CPU

@@ -52,6 +52,22 @@ def stop_ignoring() -> None:
             _signal.signal(number, handler)
 
 
+def block_all() -> set[int]:
+    """Block every signal that can be blocked, except for SIGCHLD, and ignore the hidden ones.
+
+    For a process whose children handle signals as it would. Returns the mask for `unblock_all`.
+    """
+    _handle_hidden(signal.SIG_IGN)
+    before = _signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals() - _NOT_IGNORED)
+    return set(before)
+
+
+def unblock_all(mask: set[int]) -> None:
+    """Undo `block_all()`, in this process or its child."""
+    _signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    _handle_hidden(signal.SIG_DFL)
+
+
 def _handle_hidden(handler: signal.Handlers) -> None:
     syscall = _RT_SIGACTION.get(os.uname().machine)
     if syscall is None:

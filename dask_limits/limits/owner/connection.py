@@ -3,19 +3,27 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import pickle
+import select
 import socket
 import struct
 import subprocess
 import sys
 import time
-from collections import deque
+from collections import defaultdict, deque
+from collections.abc import Hashable, Sequence
+from typing import Final
 
+from dask_limits.limits.cancel import CancelToken
 from dask_limits.limits.ipc import messages, owner_cells, transport
 from dask_limits.limits.ipc.cells import Cells
+from dask_limits.limits.ipc.payload import pack
 from dask_limits.limits.linux import files, proctree
 from dask_limits.limits.owner.heartbeat import INTERVAL_S, Heartbeat
 from dask_limits.limits.owner.hold import Hold
 from dask_limits.limits.owner.lease import Lease
+from dask_limits.limits.owner.templates import Preload, Templates
+from dask_limits.limits.owner.use import Use
 from dask_limits.limits.task.process_state import Setting
 
 _PROGRAM = (
@@ -25,6 +33,9 @@ _PROGRAM = (
 _END_WAIT_S = 15.0
 """How long to wait for all our processes to end. They take milliseconds; for one in an
 uninterruptible sleep, the guardian gives up after 10 s."""
+_WORTH: Final = 25
+"""How many times as long as a new process costs all calls in a clean one may take together. So new
+processes cost 4 % at most. A smaller value replaces them sooner, at a higher cost."""
 
 
 class Connection:
@@ -38,11 +49,12 @@ class Connection:
     # There is no lock: a signal's handler, or the finalizer of an object, may call a function with
     # limits while the same thread is anywhere in here. Each change is one step (see `Hold`).
 
-    def __init__(self, max_calls: int | None = None) -> None:
+    def __init__(self, max_calls: int | None, preload: Preload) -> None:
         if why := proctree.why_not_readable():
             raise OSError(f"no limit can be enforced, because {why}")
         self._max_calls = max_calls
-        self._idle: deque[Lease] = deque()
+        self._templates = Templates(preload)
+        self._idle: dict[Hashable, deque[Lease]] = defaultdict(deque)  # by the key of their use
         self._leases: set[Lease] = set()
         self._unanswered: list[None] = []  # one for each question of a call that was interrupted
         self.closed = False
@@ -72,18 +84,18 @@ class Connection:
     @property
     def lost(self) -> bool:
         """Whether the guardian has ended although its owner has not closed it."""
-        if not self._lost and not self.closed and self._peek() == b"" and not self.closed:
+        if not self._lost and not self.closed and self._has_hung_up() and not self.closed:
             self._lost = True  # for good: another thread may close it at this moment
         return self._lost
 
-    def _peek(self) -> bytes | None:
-        """The first byte that the guardian has sent; None if there is none, b"" if it has ended."""
+    def _has_hung_up(self) -> bool:
+        """Whether the guardian has ended, if messages of it are left to be read or not."""
+        poll = select.poll()
         try:
-            return self._control.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
-        except BlockingIOError:
-            return None
-        except OSError:
-            return b""
+            poll.register(self._control, 0)
+        except (OSError, ValueError):  # it was closed
+            return True
+        return bool(poll.poll(0))
 
     def wait_for_loss(self, seconds: float) -> bool:
         """Wait some time for the guardian to end; as `lost`."""
@@ -92,63 +104,110 @@ class Connection:
             time.sleep(0.005)
         return self.lost
 
-    def acquire(self, hold: Hold, memory: int | None) -> Lease:
-        """Take an idle task process, or start a new one. It is in `hold`, whatever interrupts this.
+    def acquire(
+        self, hold: Hold, use: Use, memory: int | None, cancel: CancelToken
+    ) -> Lease | None:
+        """Take an idle task process that is fit for this use, or a new one; None if cancelled.
 
-        A process that holds more than half of `memory`, the limit of the next call in bytes, from
-        earlier calls is ended instead.
+        It is in `hold`, whatever interrupts this. A process that holds more than half of `memory`,
+        the limit of the next call in bytes, from earlier calls is ended instead.
 
         Raises:
             ConnectionError: if the guardian has ended.
-            BlockingIOError: if the system has no room for another process.
+            BlockingIOError: if the system has no room for another process, or it cannot be made as
+                the user wants it.
         """
-        while not self.closed:
+        self._renew_template()
+        while not (self.closed or cancel.cancelled):
             try:
-                hold.take_idle(self._idle)
+                hold.take_idle(self._idle[use.key])
             except IndexError:
-                return self._take_over(hold)
-            if hold.lease.has_room_for(memory):
-                return hold.lease
+                return self._take_over(hold, cancel)
+            lease = hold.lease
+            is_gone = self._owner_cells.get(lease.row, owner_cells.GONE)
+            is_stale = lease.epoch != self._templates.epoch
+            if not is_gone and not is_stale and lease.has_room_for(memory):
+                return lease
             self.drop(hold)
+        if cancel.cancelled:
+            return None
         raise ConnectionError("the guardian was closed")
 
-    def _take_over(self, hold: Hold) -> Lease:
-        """Receive a task process from the guardian."""
+    def _renew_template(self) -> None:
+        """Have another template made if there is to be one."""
+        self._templates.look_for_changes()
+        if (wanted := self._templates.to_prepare()) is None:
+            return
+        number, preparation = wanted
+        packed = pack(preparation, pickle.Pickler)
         try:
-            hold.ask(self._control.send, transport.record(messages.SPAWN, 0), self._unanswered)
-            message = self._next_message(hold)
-        except OSError as error:
-            raise ConnectionError("the guardian was closed") from error
-        if message is None:
-            raise ConnectionError("the guardian has ended")
-        if message.kind == messages.REFUSED:
-            raise BlockingIOError(bytes(message.body).decode())
-        if not message.fds:
-            raise BlockingIOError("this process has too many open files to receive another")
-        row, (pid,) = message.number, struct.unpack("=Q", message.body)
+            self._tell(messages.PREPARE, number, packed.head, packed.fds)
+        finally:
+            packed.close()
+        self._templates.asked(number)
+
+    def _take_over(self, hold: Hold, cancel: CancelToken) -> Lease | None:
+        """Receive a new task process from the guardian."""
+        templates = self._templates
+        while not cancel.cancelled:
+            if templates.error:
+                raise BlockingIOError(templates.error)
+            wanted = transport.record(messages.SPAWN, templates.number)
+            try:
+                hold.ask(self._control.send, wanted, self._unanswered)
+                message = self._next_message(hold, cancel)
+            except OSError as error:
+                raise ConnectionError("the guardian was closed") from error
+            if message is None:
+                break
+            if message.kind == messages.REFUSED:
+                raise BlockingIOError(bytes(message.body).decode())
+            if not message.fds:
+                raise BlockingIOError("this process has too many open files to receive another")
+            lease = self._become_lease(hold, message)
+            if lease.template == templates.number:
+                return lease
+            self.drop(hold)  # there is another template by now
+        return None
+
+    def _become_lease(self, hold: Hold, message: transport.Message) -> Lease:
+        row, (pid, cost, template) = message.number, messages.SPAWNED_BODY.unpack(message.body)
         wake = functools.partial(self._tell, messages.WAKE, 0)
 
         def make(sock: transport.Socket) -> Lease:
-            return Lease(self._owner_cells, row, pid, sock, wake, self._heartbeat)
+            lease = Lease(self._owner_cells, row, pid, sock, wake, self._heartbeat)
+            lease.cost, lease.template, lease.epoch = cost, template, self._templates.epoch
+            return lease
 
         lease = hold.become_lease(message, make)
         self._leases.add(lease)
         return lease
 
-    def _next_message(self, hold: Hold) -> transport.Message | None:
-        while True:
+    def _next_message(self, hold: Hold, cancel: CancelToken) -> transport.Message | None:
+        """The answer of the guardian to a question; None if cancelled."""
+        while not cancel.cancelled:
             try:
-                return hold.receive(self._control)
+                message = hold.receive(self._control)
             except BlockingIOError:
                 self._heartbeat.check()
+                continue
+            if message is None:
+                raise ConnectionError("the guardian has ended")
+            if message.kind != messages.PREPARED:
+                return message
+            self._templates.prepared(message.number, bytes(message.body).decode())
+        return None
 
-    def finish(self, hold: Hold) -> None:
-        """End a call: keep the task process for the next one, if it is fit for that."""
+    def finish(self, hold: Hold, use: Use, seconds: float) -> None:
+        """End a call of this length: keep the task process for the next one, if it is fit."""
         lease = hold.lease
-        if not lease.finish() or lease.calls == self._max_calls:
+        lease.spent += seconds
+        self._templates.learn(lease.imported)
+        pays = use.is_kept or lease.spent < _WORTH * lease.cost
+        if not lease.finish() or lease.calls == self._max_calls or not pays:
             self.drop(hold)
             return
-        hold.make_idle(self._idle)
+        hold.make_idle(self._idle[use.key])
         if self.closed:
             self._drop_idle()
 
@@ -166,9 +225,9 @@ class Connection:
         """End the task process in this row if it still runs this call."""
         self._tell(messages.CANCEL, row, struct.pack("=Q", number))
 
-    def _tell(self, kind: int, row: int, body: bytes = b"") -> None:
+    def _tell(self, kind: int, row: int, body: bytes = b"", fds: Sequence[int] = ()) -> None:
         try:
-            transport.send(self._control, kind, row, body)
+            transport.send(self._control, kind, row, body, fds=fds)
         except OSError:
             pass  # the guardian has ended, and all task processes with it
 
@@ -188,10 +247,11 @@ class Connection:
 
     def _drop_idle(self) -> None:
         hold = Hold()
-        with contextlib.suppress(IndexError):
-            while True:
-                hold.take_idle(self._idle)
-                self.drop(hold)
+        for idle in list(self._idle.values()):
+            with contextlib.suppress(IndexError):
+                while True:
+                    hold.take_idle(idle)
+                    self.drop(hold)
 
     def abandon(self) -> None:
         """Release a guardian that belongs to the process that we were forked from."""

@@ -23,12 +23,15 @@ from dask_limits.limits.owner.connection import Connection
 from dask_limits.limits.owner.hold import Hold
 from dask_limits.limits.owner.lease import Lease
 from dask_limits.limits.owner.start import Start
+from dask_limits.limits.owner.templates import Preload
+from dask_limits.limits.owner.use import Use
 from dask_limits.limits.packed_outcome import PackedOutcome
 from dask_limits.units import whole_number
 
 R = TypeVar("R")
 
 _NO_LIMITS: Final = Limits()
+_NOTHING: Final = Preload()
 _MAX_STARTS = 3
 """How often to start a guardian that ends before the call begins."""
 _NO_ROOM = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC}
@@ -46,10 +49,13 @@ class Guardian:
     another.
     """
 
-    def __init__(self, max_calls_per_process: int | None = None) -> None:
+    def __init__(
+        self, max_calls_per_process: int | None = None, preload: Preload = _NOTHING
+    ) -> None:
         if max_calls_per_process is not None:
             whole_number(max_calls_per_process, "max_calls_per_process", none="no limit")
         self._max_calls = max_calls_per_process
+        self._preload = preload
         self._lock = threading.RLock()  # not Lock: a signal's handler may find it held
         self._start: Start | None = None
         _guardians.add(self)
@@ -102,7 +108,8 @@ class Guardian:
                 return outcomes.failed(unpicklable)
             if _is_ending:
                 self._end_with_program()
-            packed = self._run_on_some_guardian(outcomes, request, cancel)
+            use = Use.of(fn, limits)
+            packed = self._run_on_some_guardian(use, outcomes, request, cancel)
             request.close()
             if _is_ending:
                 self._end_with_program()
@@ -112,14 +119,14 @@ class Guardian:
             raise
 
     def _run_on_some_guardian(
-        self, outcomes: Outcomes, request: Payload, cancel: CancelToken
+        self, use: Use, outcomes: Outcomes, request: Payload, cancel: CancelToken
     ) -> PackedOutcome[Any]:
         """Run a call; with another guardian if this one is lost before the call began."""
         try:
             for _ in range(_MAX_STARTS):
                 connection = self._connect()
                 try:
-                    return self._run_on(connection, outcomes, request, cancel)
+                    return self._run_on(connection, use, outcomes, request, cancel)
                 except ConnectionError:  # it was killed, or closed, before the call began
                     self._disconnect(connection)
         except OSError as error:  # no room for another process, or file
@@ -127,19 +134,24 @@ class Guardian:
         return outcomes.refused("the guardian process ends as soon as it has started")
 
     def _run_on(
-        self, connection: Connection, outcomes: Outcomes, request: Payload, cancel: CancelToken
+        self,
+        connection: Connection,
+        use: Use,
+        outcomes: Outcomes,
+        request: Payload,
+        cancel: CancelToken,
     ) -> PackedOutcome[Any]:
         """Run a call in the first task process that takes it."""
         hold, stillborn = Hold(), 0
         try:
             while stillborn < _MAX_STARTS:
-                if cancel.cancelled:
+                lease = connection.acquire(hold, use, outcomes.limits.memory, cancel)
+                if lease is None:
                     return outcomes.ended("cancelled")
-                lease = connection.acquire(hold, outcomes.limits.memory)
                 outcome = self._run_in(lease, connection, outcomes, request, cancel)
                 cancel.on_cancel(None)
                 if outcome is not None:
-                    connection.finish(hold)
+                    connection.finish(hold, use, outcome.usage.wall_time)
                     return outcome
                 connection.drop(hold)  # it was killed while it was idle; take another
                 stillborn += lease.calls == 0
@@ -179,7 +191,7 @@ class Guardian:
     def _connect(self) -> Connection:
         start = self._start
         if start is None:
-            new = Start(self._max_calls)
+            new = Start(self._max_calls, self._preload)
             with self._lock:  # no call is in here: so no handler runs here either
                 if self._start is None:
                     self._start = new

@@ -14,6 +14,7 @@ from dask_limits.limits.linux import proctree
 from dask_limits.limits.linux.standard_output import Capture
 from dask_limits.limits.outcome import Usage
 from dask_limits.limits.owner.heartbeat import INTERVAL_S, Heartbeat
+from dask_limits.limits.task import imports
 from dask_limits.limits.task.process_state import Setting
 
 _numbers = itertools.count(1)  # of the calls of this process
@@ -46,12 +47,18 @@ class Lease:
         self._held_at_most = 0  # bytes that calls have left there, beyond that
         self.number = 0  # of the current or the last call
         self.calls = 0  # that it has run
+        self.spent = 0.0  # seconds, in these
+        self.cost = 0.0  # seconds, of another process
+        self.template = 0  # the number of the one that it was forked from
+        self.epoch = 0  # of what it has imported; see Templates
+        self.imported: dict[str, str] = {}  # by the current or the last call
         self.reusable = True
 
     def begin(self, limits: Limits, request: Payload) -> bool:
         """Start a call. False if the process had ended before and cannot have begun it."""
         row, cells = self.row, self._owner_cells
         self.number = next(_numbers)
+        self.imported = {}
         cells.put_float(row, owner_cells.WALL_TIME, limits.wall_time or 0.0)
         cells.put_float(row, owner_cells.CPU_TIME, limits.cpu_time or 0.0)
         cells.put(row, owner_cells.MEMORY, min(limits.memory or 0, 2**63))
@@ -61,6 +68,7 @@ class Lease:
             (limits.context or "fork") if limits.isolation == "fresh" else ""
         )
         cells.put(row, owner_cells.START_METHOD, start_method)
+        cells.put(row, owner_cells.WARM, limits.isolation == "warm")
         cells.put_float(row, owner_cells.START, time.monotonic())
         cells.put(row, owner_cells.CALL, self.number)
         if owner_cells.is_asleep(cells):
@@ -121,9 +129,12 @@ class Lease:
                 return None
             if message is None:
                 return None
+            if message.kind == messages.IMPORTED and message.number == self.number:
+                self.imported = imports.parse(message.body)
             condemned = self._owner_cells.get(self.row, owner_cells.CONDEMNED) == self.number
             from_guardian = message.kind in (messages.VERDICT, messages.UNBEGUN)
-            if message.number == self.number and (from_guardian or not condemned):
+            is_answer = message.kind in messages.ANSWERS and not condemned
+            if message.number == self.number and (from_guardian or is_answer):
                 return message
             message.close()
 

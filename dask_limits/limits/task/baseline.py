@@ -13,6 +13,7 @@ import time
 from typing import Final
 
 from dask_limits.limits.ipc.task_cells import TaskCells
+from dask_limits.limits.linux import proctree
 from dask_limits.limits.task.interpreter_state import Hooks, Restored, settings
 from dask_limits.limits.task.kernel_state import KernelState
 from dask_limits.limits.task.libc_environment import LibcEnvironment
@@ -45,6 +46,8 @@ class Baseline:
         self._rarer = self._kernel.read_rarer()
         self._kept = self._kernel.read_what_libraries_change()
         self._threads = self._kernel.threads()
+        self._python_threads = len(sys._current_frames())
+        self._children = proctree.children_of(os.getpid())
         self._next_full_look = 0.0  # seconds of time.monotonic()
 
     def restore(self, setting: Setting, keep: bool) -> bool:
@@ -88,8 +91,10 @@ class Baseline:
 
     def _leaves_something(self) -> bool:
         """Whether a call has left a thread of Python or a child process, zombies included."""
-        if self._kernel.threads() > 1 and len(sys._current_frames()) > 1:
+        if self._kernel.threads() > 1 and len(sys._current_frames()) > self._python_threads:
             return True
+        if self._children:
+            return proctree.children_of(os.getpid()) != self._children
         try:
             os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
         except ChildProcessError:

@@ -7,15 +7,19 @@ import os
 import resource
 import signal
 import socket
+import sys
+import time
 import traceback
+from collections.abc import Callable
 from typing import Final, NoReturn
 
 from dask_limits.limits.ipc import messages, payload, task_cells, transport
 from dask_limits.limits.ipc.task_cells import TaskCells
 from dask_limits.limits.linux import files, prctl, signals, standard_output
-from dask_limits.limits.task import fresh
+from dask_limits.limits.task import fresh, imports
 from dask_limits.limits.task.baseline import Baseline
 from dask_limits.limits.task.own_memory import OwnMemory
+from dask_limits.limits.task.preparation import Preparation
 from dask_limits.limits.task.process_state import Setting
 from dask_limits.limits.task.run_function import NOTHING, Ended, Runner
 
@@ -25,15 +29,42 @@ more. A new process costs the next call its imports, a large one costs memory.""
 _ALL_FILES: Final = 2**31 - 1  # more than any limit: the owner's may have been lowered since
 
 
-def run(sock_fd: int, task_cells_fd: int, open_files: tuple[int, int]) -> NoReturn:
-    """Be a task process, in a new child of the guardian, until the owner closes the socket.
+def undo_guardian(open_files: tuple[int, int], *keep: int) -> None:
+    """Undo what a fork of the guardian inherits, but for these files and the standard files.
 
     `open_files` are the owner's limits on open files, soft and hard.
     """
+    prctl.die_with_parent(signal.SIGKILL)
+    os.setsid()
+    signal.set_wakeup_fd(-1)
+    signals.stop_ignoring()
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD):
+        signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    resource.setrlimit(resource.RLIMIT_NOFILE, open_files)
+    start = 3
+    for fd in sorted(keep):
+        os.closerange(start, fd)
+        start = fd + 1
+    os.closerange(start, _ALL_FILES)
+
+
+def run(
+    sock_fd: int,
+    task_cells_fd: int,
+    template: int,
+    preparation: Preparation,
+    settled: Callable[[float, str], None],
+) -> NoReturn:
+    """Be a task process, in a new child of the template, until the owner closes the socket.
+
+    Tells by `settled` what it has cost to become one, in seconds, and why it could not.
+    """
     try:
-        sock, cells = _settle_in(sock_fd, task_cells_fd, open_files)
+        sock, cells = _settle_in(sock_fd, task_cells_fd, template)
         try:
-            TaskProcess(sock, cells).serve()
+            if _prepare(preparation, settled):
+                TaskProcess(sock, cells).serve()
         except OSError as error:
             if error.errno in (errno.EBADF, errno.ENOTSOCK, errno.ENOTCONN):
                 cells.put(0, task_cells.DEAF, 1)
@@ -45,30 +76,34 @@ def run(sock_fd: int, task_cells_fd: int, open_files: tuple[int, int]) -> NoRetu
         os._exit(0)
 
 
-def _settle_in(
-    sock_fd: int, task_cells_fd: int, open_files: tuple[int, int]
-) -> tuple[socket.socket, TaskCells]:
-    """Undo what a fork of the guardian inherits, and move the two files out of the way."""
+def _settle_in(sock_fd: int, task_cells_fd: int, template: int) -> tuple[socket.socket, TaskCells]:
+    """Leave the template's session, and move the two files out of the way."""
     prctl.set_readable(readable=True)  # else a call could not open its own /proc/self/mem
     prctl.die_with_parent(signal.SIGKILL)
+    if os.getppid() != template:
+        os._exit(0)
     prctl.become_subreaper()
     prctl.set_name("limits-task")
     os.setsid()  # its process group has no other members
-    signal.set_wakeup_fd(-1)
-    signals.stop_ignoring()
-    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD):
-        signal.signal(number, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    resource.setrlimit(resource.RLIMIT_NOFILE, open_files)
-    sock_fd, task_cells_fd = files.out_of_the_way(sock_fd), files.out_of_the_way(task_cells_fd)
-    first, second = sorted((sock_fd, task_cells_fd))
-    os.closerange(3, first)
-    os.closerange(first + 1, second)
-    os.closerange(second + 1, _ALL_FILES)
+    files_before = sock_fd, task_cells_fd
+    sock_fd, task_cells_fd = map(files.out_of_the_way, files_before)
+    files.close([*files_before])
     cells = TaskCells(task_cells_fd)
     cells.collect_stacks()
     standard_output.buffer_by_lines()
     return transport.adopt(sock_fd), cells
+
+
+def _prepare(preparation: Preparation, settled: Callable[[float, str], None]) -> bool:
+    """Do what comes before the first call. False if that has failed."""
+    error = ""
+    start = time.monotonic()
+    try:
+        preparation.in_task_process()
+    except BaseException as why:
+        error = f"{type(why).__name__}: {why}"
+    settled(max(time.process_time(), time.monotonic() - start), error)
+    return not error
 
 
 class TaskProcess:
@@ -84,6 +119,7 @@ class TaskProcess:
         self._runner = Runner(cells, self._memory)
         self._baseline = Baseline(cells)
         self._keeps = True  # what libraries keep on purpose; as the last call orders it
+        self._modules = set(sys.modules)
 
     def serve(self) -> None:
         """Run calls until the other end is closed, or a call leaves this process unfit."""
@@ -95,6 +131,8 @@ class TaskProcess:
                 continue
             number = message.number
             kind, end, *figures = self._run(message)
+            if len(sys.modules) != len(self._modules):
+                self._report_imports(number)
             account = messages.ACCOUNT.pack(*figures, self._memory.first)
             transport.send(self._sock, kind, number, account, end.head, fds=end.fds)
             end.close()
@@ -114,6 +152,12 @@ class TaskProcess:
             if orders.start_method:
                 return fresh.run(number, orders, head, fds, self._runner)
             return self._runner.run(number, orders, head, fds)
+
+    def _report_imports(self, number: int) -> None:
+        """Tell the owner what the call has imported, so that later processes have it from start."""
+        new = [name for name in sys.modules if name not in self._modules]
+        self._modules = set(sys.modules)
+        transport.send(self._sock, messages.IMPORTED, number, imports.describe(new))
 
     def _is_fit(self) -> bool:
         """Restore what a call has changed, and check that nothing else is left of it.

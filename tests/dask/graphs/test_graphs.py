@@ -483,8 +483,12 @@ def test_what_is_there_already_goes_through_no_task_process(client: Client, tmp_
     assert set(pids) == {str(os.getpid())}
 
 
-def test_a_task_process_does_not_import_distributed(client: Client) -> None:
-    with annotate(wall_time=20, memory="60 MiB"):
+def test_a_task_process_does_not_import_distributed() -> None:
+    with (
+        Client(n_workers=1, threads_per_worker=1, processes=False, **SETTINGS) as client,
+        annotate(wall_time=20, memory="60 MiB"),
+    ):
+        client.register_plugin(LimitsWorkerPlugin())
         imported = client.submit(eval, "'distributed' in __import__('sys').modules").result()
         nested = dask.delayed(list)([dask.delayed(abs)(-1), dask.delayed(abs)(-2)])
         assert nested.compute() == [1, 2]

@@ -279,7 +279,7 @@ def test_an_inner_block_adds_to_the_outer_one(client: Client) -> None:
 
 def test_an_inner_block_wins_with_what_is_the_default_too() -> None:
     outer = {"isolation": "fresh", "context": "spawn", "capture_output": True, "wall_time": 60}
-    with annotate(**outer), annotate(isolation="warm", capture_output=False, wall_time=None):
+    with annotate(**outer), annotate(isolation="clean", capture_output=False, wall_time=None):
         limits = dask.get_annotations()["limits"]
     assert Limits(**limits) == Limits(wall_time=60)
 

@@ -580,7 +580,7 @@ def test_a_process_that_has_grown_is_not_used_again():
     with Guardian() as guardian:
 
         def pid_after(fn, *args):
-            return guardian.run(fn, args, {}).result()
+            return guardian.run(fn, args, {}, Limits(isolation="warm")).result()
 
         first = pid_after(os.getpid)
         assert pid_after(hoard, 20) == first

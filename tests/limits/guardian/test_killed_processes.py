@@ -79,10 +79,10 @@ def left(mark):
     return found
 
 
-OURS = ["owner", "limits-reaper", "limits-guardian", "limits-task"]
+OURS = ["owner", "limits-reaper", "limits-guardian", "limits-template", "limits-task"]
 
 
-@pytest.mark.parametrize("isolation", ["warm", "fresh"])
+@pytest.mark.parametrize("isolation", ["clean", "warm", "fresh"])
 @pytest.mark.parametrize("name", OURS)
 def test_nothing_is_left_when_one_of_our_processes_is_killed(tmp_path, name, isolation):
     with owner(tmp_path, isolation) as (program, mark):

@@ -195,7 +195,7 @@ def test_an_owner_that_runs_out_of_files_gets_an_error_that_says_so():
         except OSError: pass
         error = limit(os._exit, wall_time=30).run(1).exception
         for options in ({}, {"capture_output": True}):
-            error = limit(abs, wall_time=30, **options).run(1).exception
+            error = limit(round, wall_time=30, **options).run(1).exception
             assert "could not be started" in str(error) and "files" in str(error), repr(error)
         error = limit(len, wall_time=30).run(bytes(10**6)).exception
         assert "could not be started" in str(error), repr(error)

@@ -1,0 +1,207 @@
+"""The guardian's record of a template, and of the task processes that it makes ahead of need."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import select
+import socket
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, NoReturn
+
+from dask_limits.limits.ipc import messages, task_cells, transport
+from dask_limits.limits.linux import files
+
+_END_SHARE: Final = 0.7
+"""What the end of a process costs, as a share of its start: 1.8 ms after 2.6 ms, with scikit-learn
+imported."""
+_MOST_AT_ONCE: Final = 8
+"""Requests to a template that are not answered. More would not make it faster."""
+_MOST_STARTS: Final = 3
+"""How often to start a template that ends before it has made a task process."""
+_serials = itertools.count(1)
+
+
+@dataclass
+class Spare:
+    """A task process that the owner does not have yet."""
+
+    owner_end: socket.socket  # of its socket
+    own_end: socket.socket
+    task_cells_fd: int
+    pid: int = 0  # as the template says; 0 until then
+    cost: float = 0.0  # seconds, of its start and its end
+    is_settled: bool = False  # as it says itself
+    error: str = ""  # why it is no good
+
+    def close(self) -> None:
+        """Close its files. The process then ends by itself."""
+        self.owner_end.close()
+        self.own_end.close()
+        os.close(self.task_cells_fd)
+
+
+class Template:
+    """A template, as its guardian sees it.
+
+    `become` makes a new child of the guardian the template; it gets the socket. That of the
+    guardian is registered with `poll`.
+
+    Attributes:
+        pid: Its process; 0 while there is none.
+        wanted: How many task processes the owner waits for.
+        ahead: How many more to have ready.
+        spares: Those that are ready.
+        living: The pids of all its task processes.
+        is_prepared: Whether it has imported what it is to import.
+        is_retired: Whether another one has taken its place.
+    """
+
+    def __init__(self, number: int, become: Callable[[int], NoReturn], poll: select.poll) -> None:
+        self.number = number
+        self.pid = 0
+        self.sock: socket.socket | None = None
+        self.wanted = self.ahead = 0
+        self.spares: deque[Spare] = deque()
+        self.living: set[int] = set()
+        self.is_prepared = number == 0
+        self.is_retired = False
+        self._become = become
+        self._poll = poll
+        self._forking: dict[int, Spare] = {}
+        self._prepare: tuple[bytes, list[int]] | None = None
+        self._late = b""
+        self._starts = 0
+
+    def prepare(self, body: bytes, fds: list[int]) -> None:
+        """Start it, and have it import what this message, of kind PREPARE, asks for."""
+        self._prepare = body, fds
+        self.start()
+
+    def start(self) -> None:
+        """Start its process."""
+        self._starts += 1
+        ours, theirs = transport.pair()
+        with theirs:
+            pid = os.fork()
+            if pid == 0:
+                self._become(theirs.fileno())
+        self.pid, self.sock, self._receiver = pid, ours, transport.Receiver(ours)
+        self._poll.register(ours, select.POLLIN)
+        with contextlib.suppress(ConnectionError):  # it has ended, and is collected soon
+            if self._late:
+                transport.send(ours, messages.LATE, self.number, self._late)
+            if self._prepare is not None:
+                body, fds = self._prepare
+                transport.send(ours, messages.PREPARE, self.number, body, fds=fds)
+
+    def start_again(self, late: bytes) -> None:
+        """Start it anew, with packages that it must not import."""
+        self.lose()
+        self._late = late
+        self.start()
+
+    def can_start(self) -> bool:
+        """Whether it is worth a try; not if it has ended several times at its start."""
+        return self._starts < _MOST_STARTS
+
+    def ask(self) -> None:
+        """Ask for as many task processes as are missing. Raises OSError if there is no room."""
+        missing = self.wanted + self.ahead - len(self._forking) - len(self.spares)
+        if missing <= 0:
+            return
+        if self.sock is None:
+            self.start()
+        assert self.sock is not None
+        for _ in range(min(missing, _MOST_AT_ONCE - len(self._forking))):
+            with contextlib.ExitStack() as undo:
+                owner_end, own_end = map(undo.enter_context, transport.pair())
+                cells_fd = task_cells.make()
+                undo.callback(os.close, cells_fd)
+                serial = next(_serials)
+                fds = [own_end.fileno(), cells_fd]
+                transport.send(self.sock, messages.FORK, serial, fds=fds)
+                undo.pop_all()
+            self._forking[serial] = Spare(owner_end, own_end, cells_fd)
+
+    def has_message(self) -> bool:
+        """Whether there is something to receive, if only that it has ended."""
+        if self.sock is None:
+            return False
+        poll = select.poll()
+        poll.register(self.sock, select.POLLIN)
+        return bool(poll.poll(0))
+
+    def receive(self) -> transport.Message | None:
+        """The next message; None if it has ended."""
+        try:
+            return self._receiver.receive()
+        except ConnectionResetError:
+            # It has ended without reading all. This error comes once, before what it has sent.
+            return self._receiver.receive()
+
+    def take(self, message: transport.Message) -> str:
+        """Note that a process was forked, or has settled in. Returns the error if it could not."""
+        spare = self._forking.get(message.number)
+        if message.kind == messages.FORKED:
+            pid, seconds = messages.FORKED_BODY.unpack(message.body)
+            self.living.add(pid)
+        if spare is None:
+            return ""  # it has failed to settle in before
+        if message.kind == messages.FORKED:
+            spare.pid = pid
+        else:
+            (seconds,) = messages.SETTLED_BODY.unpack_from(message.body)
+            spare.is_settled = True
+            self._starts = 0
+            spare.error = bytes(message.body[messages.SETTLED_BODY.size :]).decode()
+        spare.cost += seconds * (1 + _END_SHARE)
+        if spare.error:
+            self._forking.pop(message.number).close()
+        elif spare.is_settled and spare.pid:
+            self.spares.append(self._forking.pop(message.number))
+        return spare.error
+
+    def ended(self, pid: int) -> str:
+        """Note that one of its processes has ended. Returns an error if it had not settled in."""
+        self.living.discard(pid)
+        for serial, spare in self._forking.items():
+            if spare.pid == pid:
+                self._forking.pop(serial).close()
+                return "a new task process has ended before it was ready"
+        for spare in self.spares:
+            if spare.pid == pid:
+                self.spares.remove(spare)
+                spare.close()
+                break
+        return ""
+
+    def unregister(self) -> None:
+        """Look for no more messages."""
+        if self.sock is not None:
+            self._poll.unregister(self.sock)
+            self.sock.close()
+        self.sock = None
+
+    def close_spares(self, but: int = 0) -> None:
+        """End the task processes that are ready, but for so many."""
+        while len(self.spares) > but:
+            self.spares.pop().close()
+
+    def lose(self) -> set[int]:
+        """Its process has ended, and with it all that it has forked, whose pids are returned."""
+        self.unregister()
+        self.close_spares()
+        while self._forking:
+            self._forking.popitem()[1].close()
+        forked, self.living, self.pid = self.living, set(), 0
+        return forked
+
+    def close(self) -> None:
+        """End it."""
+        self.lose()
+        if self._prepare is not None:
+            files.close(self._prepare[1])

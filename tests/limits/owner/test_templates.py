@@ -1,0 +1,259 @@
+"""From where the processes of calls come: clean ones, from templates that have the imports."""
+
+import os
+import signal
+import sys
+import textwrap
+import threading
+import time
+from importlib import import_module, reload
+
+import pytest
+from our_processes import task_processes, templates
+from processes import alive, until
+
+from dask_limits import exceptions
+from dask_limits.limits import Limits
+from dask_limits.limits.owner.guardian import Guardian
+from dask_limits.limits.owner.templates import Preload
+
+LONG_S = 0.2
+"""Of a call that is worth a process of its own, on a busy machine too."""
+
+
+@pytest.fixture
+def guardian():
+    with Guardian() as it:
+        yield it
+
+
+@pytest.fixture
+def module(tmp_path, monkeypatch):
+    """Writes a module of the user's, which the owner can import."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    written = []
+
+    def write(name, text):
+        (tmp_path / f"{name}.py").write_text(textwrap.dedent(text))
+        written.append(name)
+        return name
+
+    yield write
+    for name in written:
+        sys.modules.pop(name, None)
+
+
+def call(guardian, fn, *args, **limits):
+    return guardian.run(fn, args, {}, Limits(wall_time=60, **limits)).result()
+
+
+noted = []
+
+
+def note(seconds):
+    """How many earlier calls have noted themselves in this process; and note this one."""
+    noted.append(seconds)
+    time.sleep(seconds)
+    return len(noted) - 1, os.getpid()
+
+
+def is_imported(name):
+    return name in sys.modules
+
+
+def import_and_answer(name):
+    return import_module(name).answer()
+
+
+def test_a_long_call_has_a_process_in_which_no_call_has_run(guardian):
+    ended = [call(guardian, note, LONG_S) for _ in range(3)]
+    assert [seen for seen, _ in ended] == [0, 0, 0]
+    assert len({pid for _, pid in ended}) == 3
+
+
+def test_short_calls_of_one_function_share_a_process_and_those_of_another_do_not(guardian):
+    call(guardian, note, 0)
+    until(lambda: call(guardian, note, 0)[0] >= 3)  # a busy machine may take one away
+    assert call(guardian, os.getpid) not in {call(guardian, note, 0)[1]}
+
+
+def test_warm_calls_share_a_process_however_long_they_take(guardian):
+    ended = [call(guardian, note, LONG_S, isolation="warm") for _ in range(3)]
+    assert [seen for seen, _ in ended] == [0, 1, 2]
+
+
+def test_later_processes_have_what_a_first_call_has_imported(guardian, module):
+    name = module("learned", "def answer(): return 1")
+    assert not call(guardian, is_imported, name)
+    assert call(guardian, import_and_answer, name) == 1
+
+    def again(n):
+        time.sleep(LONG_S)  # so that each has a process of its own
+        return is_imported(n)
+
+    until(lambda: call(guardian, again, name))
+
+
+def test_calls_run_the_code_that_their_caller_would_run_after_a_reload(guardian, module):
+    name = module("edited", "def answer(): return 1")
+    mine = import_module(name)
+    for isolation in ("clean", "warm"):
+        assert call(guardian, import_and_answer, name, isolation=isolation) == mine.answer()
+    for n in range(2, 5):
+        module(name, f"def answer(): return {n}")
+        reload(mine)
+        for isolation in ("clean", "warm"):
+            assert call(guardian, import_and_answer, name, isolation=isolation) == n
+        until(lambda: len(task_processes(guardian)) <= 4)
+
+
+def test_calls_run_an_edited_module_that_their_caller_has_not_imported(guardian, module):
+    name = module("helper", "def answer(): return 1")
+    for n in range(2, 5):
+        assert call(guardian, import_and_answer, name) == n - 1
+        module(name, f"def answer(): return {n}")
+        assert call(guardian, import_and_answer, name) == n
+
+
+def test_a_guardian_preloads_modules_and_calls_the_initializer_in_each_process(module, tmp_path):
+    name = module("wanted", "def answer(): return 1")
+    begun = tmp_path / "begun"
+
+    def initialize(text):
+        with begun.open("a") as file:
+            file.write(f"{os.getpid()} {text}\n")
+
+    with Guardian(preload=Preload.of([name], initialize, ["x"])) as guardian:
+        for _ in range(2):
+            assert call(guardian, is_imported, name)
+            _, pid = call(guardian, note, LONG_S)
+            assert f"{pid} x" in begun.read_text().splitlines()
+
+
+@pytest.mark.parametrize("preload", [[], ["base64"]], ids=["nothing preloaded", "preloaded"])
+def test_no_call_waits_for_what_another_has_imported(module, tmp_path, preload):
+    go = tmp_path / "go"
+    name = module(
+        "slow",
+        f"""
+        import os, time
+        while not os.path.exists({str(go)!r}):
+            time.sleep(0.01)
+        def answer(): return 1
+        """,
+    )
+    go.touch()
+    with Guardian(preload=Preload.of(preload)) as guardian:
+        assert call(guardian, import_and_answer, name) == 1
+        go.unlink()
+        before = {process.pid for process in templates(guardian)}
+        until(lambda: call(guardian, abs, -1) and {p.pid for p in templates(guardian)} - before)
+        for _ in range(3):
+            assert call(guardian, note, LONG_S)[0] == 0
+        go.touch()
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("raise RuntimeError('no licence')", "no licence"),
+        ("import no_such_module", "No module named"),
+        ("import os; os._exit(3)", "ended with 3"),
+    ],
+    ids=["raises", "is missing", "ends its process"],
+)
+def test_calls_are_refused_with_the_reason_if_a_module_cannot_be_preloaded(module, text, why):
+    name = module("bad", text)
+    with Guardian(preload=Preload.of([name])) as guardian:
+        for _ in range(2):
+            error = guardian.run(abs, (-1,), {}).exception
+            assert isinstance(error, exceptions.CallError)
+            assert "could not be started" in str(error)
+            assert why in str(error)
+
+
+def test_calls_are_refused_with_the_reason_if_the_initializer_fails():
+    with Guardian(preload=Preload.of((), os.stat, ["/no/such/file"])) as guardian:
+        error = guardian.run(abs, (-1,), {}).exception
+        assert isinstance(error, exceptions.CallError)
+        assert "No such file" in str(error)
+
+
+def test_what_starts_threads_is_imported_in_each_process(module):
+    threaded = """
+        import threading
+        def work():
+            while True:
+                asked.wait()
+                asked.clear()
+                answered.set()
+        asked, answered = threading.Event(), threading.Event()
+        threading.Thread(target=work, daemon=True).start()
+        def answer():
+            asked.set()
+            return answered.wait(10)
+    """
+    names = [module("threaded", threaded), module("above", "from threaded import answer")]
+    for name in names:
+        with Guardian(preload=Preload.of([name])) as guardian:
+            assert call(guardian, is_imported, name)
+            assert call(guardian, import_and_answer, name) is True
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "text"),
+    [
+        (("numpy",), TypeError, "Use a list: preload=['numpy']"),
+        (([3],), TypeError, "not the name of a module"),
+        ((["a b"],), ValueError, "not the name of a module"),
+        (([], 3), TypeError, "initializer=3 cannot be called"),
+        (([], None, [1]), ValueError, "without an initializer"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_preloaded_is_refused(arguments, error, text):
+    with pytest.raises(error) as caught:
+        Preload.of(*arguments)
+    assert text in str(caught.value)
+
+
+def test_when_a_template_is_killed_the_next_call_works(guardian):
+    for _ in range(5):
+        assert call(guardian, abs, -1) == 1
+        for process in templates(guardian):
+            process.kill()
+        until(lambda: guardian.run(abs, (-1,), {}).ok)
+
+
+def test_a_call_whose_template_is_killed_ends(guardian, tmp_path):
+    begun, ended = tmp_path / "begun", []
+
+    def begin():
+        begun.touch()
+        time.sleep(60)
+
+    thread = threading.Thread(target=lambda: ended.append(guardian.run(begin, (), {})))
+    thread.start()
+    until(begun.exists)
+    below = [process.pid for process in task_processes(guardian)]
+    os.kill(templates(guardian)[0].pid, signal.SIGKILL)
+    thread.join()
+    assert isinstance(ended[0].exception, exceptions.CrashError)
+    until(lambda: not any(map(alive, below)))
+
+
+def test_processes_that_are_idle_for_long_are_given_back(guardian):
+    together = threading.Barrier(8)
+
+    def one():
+        together.wait()
+        call(guardian, time.sleep, 0.01)
+
+    threads = [threading.Thread(target=one) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    until(lambda: len(task_processes(guardian)) <= 1)  # the spare
+    assert call(guardian, abs, -1) == 1

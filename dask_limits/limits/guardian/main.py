@@ -20,6 +20,7 @@ from typing import Final, NoReturn
 from dask_limits.limits.guardian import template as template_process
 from dask_limits.limits.guardian.leftovers import Leftovers
 from dask_limits.limits.guardian.monitor import TICK_S
+from dask_limits.limits.guardian.strays import Parent, Strays
 from dask_limits.limits.guardian.task_process import TaskProcess
 from dask_limits.limits.guardian.template import ChildSignal, EndedProcess, collect_ended
 from dask_limits.limits.guardian.templates import Template
@@ -36,6 +37,9 @@ _MIN_WAIT_S: Final = 0.001
 _CHECK_S: Final = 0.05
 """How often, while calls run, the guardian checks that a call has not stopped our other processes.
 It takes 10 us."""
+_STRAYS_S: Final = TICK_S / 2
+"""How often to look for strays at most, so that each look at a call has had one before. It takes
+9 us with a template."""
 _IDLE_S: Final = 10.0
 """How long a task process may be idle before it is ended. A new one costs a millisecond, an idle
 one some memory."""
@@ -61,7 +65,8 @@ class GuardianProcess:
         self._next_tidying = 0.0
         self._orphans: set[int] = set()  # what calls have detached, and is still there
         self._leftovers = Leftovers()
-        self._has_buried = False  # a process since the last look at what calls have detached
+        self._strays = Strays()
+        self._next_stray_look = 0.0
         self._reaper = os.getppid()
         self._next_check = 0.0
         self._children = ChildSignal()
@@ -93,8 +98,8 @@ class GuardianProcess:
         for template in list(self._templates.values()):
             if template.has_message():  # not by `ready`: a new template may have an old number
                 self._take_from(template)
-        if self._has_buried or self._orphans:
-            self._end_orphans()
+        if self._orphans or time.monotonic() >= self._next_stray_look:
+            self._end_strays()
         if self._control.fileno() in ready and not self._take_message():
             return False
         owner_cells.count_step(self._owner_cells)
@@ -197,6 +202,7 @@ class GuardianProcess:
         process = TaskProcess(
             row, spare.pid, cells, spare.own_end, spare.task_cells_fd, self._leftovers
         )
+        self._strays.add(process.family)
         self._by_row[row] = self._by_pid[spare.pid] = process
         body = messages.SPAWNED_BODY.pack(spare.pid, spare.cost, template.number)
         transport.send(self._control, messages.SPAWNED, row, body, fds=[spare.owner_end.fileno()])
@@ -236,7 +242,7 @@ class GuardianProcess:
             self._refuse_all(template, error)
             self._retire(template)
             return
-        template.is_prepared = True
+        template.prepared()
         for other in list(self._templates.values()):
             if 0 < other.number < template.number:
                 template.wanted, other.wanted = template.wanted + other.wanted, 0
@@ -265,6 +271,7 @@ class GuardianProcess:
     def _forget(self, process: TaskProcess) -> None:
         del self._by_row[process.row]
         self._free_rows.append(process.row)
+        self._strays.remove(process.family)
         process.close()
 
     def _look(self, now: float) -> None:
@@ -302,15 +309,16 @@ class GuardianProcess:
                 self._take_from(template)  # what it has sent before it ended
             if ended.pid == template.pid:
                 self._lost(template, ended.status)
-            elif ended.pid in template.living:
+            else:
                 if (error := template.ended(ended.pid)) and template.wanted:
                     template.wanted -= 1
                     self._refuse(error)
                 self._end_if_retired(template)
-        self._has_buried = True
         process = self._by_pid.pop(ended.pid, None)
         if process is None:
-            return  # a spare, or an orphan of a call
+            self._strays.note_end(ended)
+            return  # a spare, or a stray of a call
+        self._next_stray_look = 0.0  # what it has detached is ours now
         process.bury(ended)
         if process.released:
             self._forget(process)
@@ -331,21 +339,24 @@ class GuardianProcess:
         else:
             self._serve(template)
 
-    def _end_orphans(self) -> None:
-        """End what calls have started: detached processes become our children when these end.
+    def _end_strays(self) -> None:
+        """End what calls have put beside their processes, once they are over.
 
         Their sessions tell whose they are, unless they have made one of their own. Then one that we
         see first now has come from a task process that has ended just now, or from another orphan:
         calls that have no answer yet wait for it.
         """
-        ours = self._by_pid.keys() | {template.pid for template in self._templates.values()}
-        orphans = set(proctree.children_of(os.getpid())) - ours
-        new = {pid: proctree.session_of(pid) for pid in orphans - self._orphans}
+        self._next_stray_look = time.monotonic() + _STRAYS_S
+        templates = [template for template in self._templates.values() if template.pid]
+        guardian = Parent(os.getpid(), own={template.pid for template in templates})
+        parents = [guardian, *(template.as_parent for template in templates)]
+        orphans = self._strays.look(parents)
+        new = orphans.keys() - self._orphans
         # A template may not have told us yet that a task process has ended.
-        sessions = set(new.values()) & self._by_pid.keys()
+        sessions = {orphans[pid] for pid in new} & self._by_pid.keys()
         self._leftovers.note_end(s for s in sessions if proctree.has_ended(s))
         self._leftovers.end(orphans)
-        for process in self._by_row.values():
-            process.note_orphans(orphans, new)
-        self._orphans = orphans
-        self._has_buried = False
+        if orphans or self._orphans:
+            for process in self._by_row.values():
+                process.note_orphans(orphans, self._orphans)
+        self._orphans = set(orphans)

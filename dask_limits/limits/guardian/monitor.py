@@ -10,6 +10,7 @@ from typing import Final
 from dask_limits.limits.guardian.children import child_to_name
 from dask_limits.limits.guardian.memory import CallMemory
 from dask_limits.limits.guardian.notes import Notes
+from dask_limits.limits.guardian.strays import Family
 from dask_limits.limits.guardian.template import EndedProcess
 from dask_limits.limits.ipc import owner_cells
 from dask_limits.limits.ipc.cells import Cells
@@ -40,9 +41,17 @@ class Watch:
     """Watches one call, whose limits are in a row of the owner cells."""
 
     def __init__(
-        self, cells: Cells, row: int, noted: TaskCells, sock: socket.socket, pid: int, number: int
+        self,
+        cells: Cells,
+        row: int,
+        noted: TaskCells,
+        sock: socket.socket,
+        pid: int,
+        number: int,
+        family: Family,
     ) -> None:
         self.number = number
+        self._family = family
         self.notes = Notes(cells, row, noted, sock, number)
         self._owner_cells = cells
         self._row = row
@@ -150,25 +159,31 @@ class Watch:
         before, known = time.monotonic(), self._below
         if before < self._next_scan:
             again = (proctree.read_process(p.pid) for p in known)
-            self._below = [p for p in again if p is not None]
+            below = [p for p in again if p is not None]
         else:
-            self._below = proctree.descendants_of(root)
+            below = proctree.descendants_of(root)
             if root.threads > 1:
                 after = time.monotonic()
                 self._next_scan = after + (after - before) / _COSTLY_SHARE
+        below += self._family.processes()
+        self._below = list({p.pid: p for p in below}.values())
+        self._family.know(self._below)
         self._count_vanished(root, known)
 
     def _count_vanished(self, root: proctree.Process, known: list[proctree.Process]) -> None:
         """Count the CPU time of children that nobody waited for, as when SIGCHLD is ignored.
 
-        The kernel adds what a child has used to the parent that waits for it, or to none.
+        The kernel adds what a child has used to the parent that waits for it, or to none. We wait
+        for strays ourselves, which are no children of the call's processes.
         """
-        still = {p.pid for p in self._below}
-        used = sum(p.cpu_time + p.waited_cpu_time for p in known if p.pid not in still)
+        still, its = {p.pid for p in self._below}, {root.pid, *(p.pid for p in known)}
+        gone = [p for p in known if p.pid not in still and p.parent in its]
+        used = sum(p.cpu_time + p.waited_cpu_time for p in gone)
         waited = root.waited_cpu_time + sum(p.waited_cpu_time for p in self._below)
         if used:
             self._vanished += max(used - max(waited - self._waited, 0.0), 0.0)
         self._waited = waited
+        self._vanished += self._family.take_ended_cpu_time()
 
     def _tree_cpu_time(self, root: proctree.Process) -> float:
         """CPU seconds of the tree; with a fresh process, without those of the task process."""

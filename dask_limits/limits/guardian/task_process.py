@@ -20,6 +20,7 @@ from typing import Final
 
 from dask_limits.limits.guardian.leftovers import Leftovers
 from dask_limits.limits.guardian.monitor import Watch
+from dask_limits.limits.guardian.strays import Family
 from dask_limits.limits.guardian.template import EndedProcess
 from dask_limits.limits.ipc import messages, owner_cells, task_cells, transport
 from dask_limits.limits.ipc.cells import Cells
@@ -58,6 +59,7 @@ class TaskProcess:
         self._task_cells = TaskCells(task_cells_fd)
         self._sock = sock  # a copy of its end: to send a verdict even when the process has ended
         self._leftovers = leftovers
+        self.family = Family(pid, self._running_since)
         self._watch: Watch | None = None
         self._stacks_until = math.inf
         self._stacks = ""  # as far as they were written at the last look
@@ -81,6 +83,15 @@ class TaskProcess:
         if self.cause and not self.dead:
             return 0.0
         return math.inf if self._watch is None else self._watch.next_look
+
+    def _running_since(self) -> float:
+        """When its owner handed its call over, in seconds since boot; inf if none runs, or it is
+        being ended.
+        """
+        if self.cause or self.dead or not self._call:
+            return math.inf
+        ago = time.monotonic() - self._owner_cells.get_float(self.row, owner_cells.START)
+        return proctree.seconds_since_boot() - ago
 
     @property
     def _call(self) -> int:
@@ -120,8 +131,9 @@ class TaskProcess:
 
     def _watch_call(self, number: int) -> Watch:
         if self._watch is None or self._watch.number != number:
-            noted, sock = self._task_cells, self._sock
-            self._watch = Watch(self._owner_cells, self.row, noted, sock, self.pid, number)
+            self.family.forget()
+            noted, sock, family = self._task_cells, self._sock, self.family
+            self._watch = Watch(self._owner_cells, self.row, noted, sock, self.pid, number, family)
         return self._watch
 
     def _warn(self, watch: Watch, number: int) -> None:
@@ -205,13 +217,15 @@ class TaskProcess:
             if self.cause or notes.has_begun:
                 self._judge()
 
-    def note_orphans(self, orphans: set[int], new: dict[int, int]) -> None:
+    def note_orphans(self, orphans: dict[int, int], known: set[int]) -> None:
         """Answer only when those have ended that its call may have detached.
 
-        `new` are those that were not seen before, each with its session.
+        `orphans` are all that are to end, by pid, with their sessions. `known` were so before.
         """
-        its = {pid for pid, session in new.items() if self.dead or session == self.pid}
-        self._orphans = (self._orphans | its) & orphans
+        for pid, session in orphans.items():
+            if pid not in known and (self.dead or session == self.pid):
+                self._orphans.add(pid)
+        self._orphans &= orphans.keys()
 
     def _judge(self) -> None:
         watch = self._watch

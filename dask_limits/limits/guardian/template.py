@@ -30,16 +30,18 @@ class EndedProcess(NamedTuple):
     status: int
     cpu_time: float  # seconds
     peak_memory: int  # bytes
+    session: int = 0  # that it was in
 
 
 def collect_ended() -> list[EndedProcess]:
     """Collect the children of this process that have ended."""
     ended = []
     try:
-        while (child := os.wait4(-1, os.WNOHANG))[0]:
-            pid, status, used = child
+        while (child := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)) is not None:
+            session = os.getsid(child.si_pid)  # it has one until it is collected
+            pid, status, used = os.wait4(child.si_pid, 0)
             cpu_time = used.ru_utime + used.ru_stime
-            ended.append(EndedProcess(pid, status, cpu_time, used.ru_maxrss * 1024))
+            ended.append(EndedProcess(pid, status, cpu_time, used.ru_maxrss * 1024, session))
     except ChildProcessError:
         pass  # there is none
     return ended

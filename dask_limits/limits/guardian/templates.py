@@ -12,8 +12,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, NoReturn
 
+from dask_limits.limits.guardian.strays import Parent
 from dask_limits.limits.ipc import messages, task_cells, transport
-from dask_limits.limits.linux import files
+from dask_limits.limits.linux import files, proctree
 
 _END_SHARE: Final = 0.7
 """What the end of a process costs, as a share of its start: 1.8 ms after 2.6 ms, with scikit-learn
@@ -72,6 +73,7 @@ class Template:
         self._become = become
         self._poll = poll
         self._forking: dict[int, Spare] = {}
+        self._helpers: set[int] = set()  # processes that its imports have started
         self._prepare: tuple[bytes, list[int]] | None = None
         self._late = b""
         self._starts = 0
@@ -143,6 +145,20 @@ class Template:
             # It has ended without reading all. This error comes once, before what it has sent.
             return self._receiver.receive()
 
+    @property
+    def as_parent(self) -> Parent:
+        """Its process, as one that calls may give children."""
+        return Parent(self.pid, self.living | self._helpers, self._is_forking)
+
+    def _is_forking(self, pid: int) -> bool:
+        """Whether it has forked this task process, and not said so yet."""
+        return any(task_cells.pid(spare.task_cells_fd) == pid for spare in self._forking.values())
+
+    def prepared(self) -> None:
+        """Note that it has imported what it is to import."""
+        self.is_prepared = True
+        self._helpers = set(proctree.children_of(self.pid))
+
     def take(self, message: transport.Message) -> str:
         """Note that a process was forked, or has settled in. Returns the error if it could not."""
         spare = self._forking.get(message.number)
@@ -168,6 +184,7 @@ class Template:
     def ended(self, pid: int) -> str:
         """Note that one of its processes has ended. Returns an error if it had not settled in."""
         self.living.discard(pid)
+        self._helpers.discard(pid)
         for serial, spare in self._forking.items():
             if spare.pid == pid:
                 self._forking.pop(serial).close()
@@ -195,6 +212,7 @@ class Template:
         """Its process has ended, and with it all that it has forked, whose pids are returned."""
         self.unregister()
         self.close_spares()
+        self._helpers.clear()
         while self._forking:
             self._forking.popitem()[1].close()
         forked, self.living, self.pid = self.living, set(), 0

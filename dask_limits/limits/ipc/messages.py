@@ -52,8 +52,8 @@ FORKED_BODY: Final = struct.Struct("=Qd")
 """Pid of a task process, and CPU seconds that its template has spent on it."""
 SETTLED_BODY: Final = struct.Struct("=d")
 """Seconds that the task process has spent on itself."""
-ENDED_BODY: Final = struct.Struct("=idQ")
-"""Wait status of a process, its CPU seconds, and its peak bytes."""
+ENDED_BODY: Final = struct.Struct("=idQQ")
+"""Wait status of a process, its CPU seconds, its peak bytes, and its session."""
 
 ACCOUNT: Final = struct.Struct("=dddQQ")
 """Of a call that has ended: wall seconds, wall seconds of its longest step without progress, CPU

@@ -11,6 +11,7 @@ import faulthandler
 import fcntl
 import os
 import signal
+import sys
 from typing import Final
 
 from dask_limits.limits.ipc.cells import Cells
@@ -30,6 +31,7 @@ MEMORY_BEFORE: Final = 10  # resident bytes that this process had then
 OWN_BEFORE: Final = 11  # those of them that no other process had
 FAULTS_BEFORE: Final = 12  # its page faults until then
 ANONYMOUS_BEFORE: Final = 13  # its bytes of neither files nor shared memory
+PID: Final = 14  # of the task process
 
 _STACKS_AT: Final = 4096
 """Python stacks are in the same file, after the cells, as far as there is room. All processes that
@@ -47,6 +49,11 @@ def make() -> int:
     fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)
     os.lseek(fd, _STACKS_AT, os.SEEK_SET)
     return fd
+
+
+def pid(fd: int) -> int:
+    """The pid of the process that has these cells; 0 if there is none yet."""
+    return int.from_bytes(os.pread(fd, 8, PID * 8), sys.byteorder)
 
 
 class TaskCells(Cells):

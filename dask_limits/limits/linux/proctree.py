@@ -35,7 +35,7 @@ class Process(NamedTuple):
     session: int
     state: str
     started: float  # seconds since boot, in steps of 10 ms
-    cpu_time: float  # seconds, its own; in steps of 10 ms
+    cpu_time: float  # seconds, its own
     waited_cpu_time: float  # seconds, of the children that it has waited for, and of theirs
     threads: int
     resident: int  # bytes, shared pages included
@@ -105,7 +105,8 @@ def read_process(pid: int) -> Process | None:
         session=int(field[3]),
         state=state,
         started=int(field[19]) * _TICK_S,
-        cpu_time=(int(field[11]) + int(field[12])) * _TICK_S,
+        # The file has it in steps of 10 ms, of which each process of many may use less.
+        cpu_time=max((int(field[11]) + int(field[12])) * _TICK_S, cpu_seconds(pid)),
         waited_cpu_time=(int(field[13]) + int(field[14])) * _TICK_S,
         threads=threads,
         resident=pages * PAGE,

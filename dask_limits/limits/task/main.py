@@ -84,11 +84,12 @@ def _settle_in(sock_fd: int, task_cells_fd: int, template: int) -> tuple[socket.
         os._exit(0)
     prctl.become_subreaper()
     prctl.set_name("limits-task")
-    os.setsid()  # its process group has no other members
     files_before = sock_fd, task_cells_fd
     sock_fd, task_cells_fd = map(files.out_of_the_way, files_before)
     files.close([*files_before])
     cells = TaskCells(task_cells_fd)
+    cells.put(0, task_cells.PID, os.getpid())  # so that it is known in its new session
+    os.setsid()  # its process group has no other members
     cells.collect_stacks()
     standard_output.buffer_by_lines()
     return transport.adopt(sock_fd), cells

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, ParamSpec, Self, TypedDict, TypeVar, Unpack, overload
 
 from dask_limits.exceptions import EventNotKnownError
+from dask_limits.printable import repr_of
 from dask_limits.units import whole_number
 
 P = ParamSpec("P")
@@ -168,7 +169,7 @@ class Subscriber(Generic[P]):
                 if first is None:
                     first = error
                 elif error is not first:
-                    first.add_note(f"Another callback of this event raised {error!r}")
+                    first.add_note(f"Another callback of this event raised {repr_of(error)}")
         if first is not None:
             raise first
 

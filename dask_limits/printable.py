@@ -1,4 +1,4 @@
-"""Text that others have chosen, such as names of functions, made safe to print."""
+"""Text that others have chosen, such as names of functions and of errors, made safe to print."""
 
 from __future__ import annotations
 
@@ -13,3 +13,11 @@ def printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def repr_of(thing: object) -> str:
+    """The representation of an object, or its type if the class cannot make one."""
+    try:
+        return repr(thing)
+    except Exception:
+        return f"<{type(thing).__name__}>"

@@ -148,6 +148,11 @@ def parse_seconds(value: Amount, name: str = "time") -> float:
     return float(_TIME.parse(value, name))
 
 
+def parse_delay(value: Amount) -> float:
+    """Seconds of a delay, as `parse_seconds` does, but it may be 0."""
+    return 0.0 if value == 0 and value is not False else parse_seconds(value, "delay")
+
+
 def whole_number(value: object, name: str, *, least: int = 1, none: str = "") -> int:
     """A whole number that a user has given, `least` or more; NumPy's whole numbers too.
 

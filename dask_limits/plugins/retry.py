@@ -12,7 +12,7 @@ from dask_limits.exceptions import Breach, CrashError, GuardianLostError, Worker
 from dask_limits.executors import Call, Future
 from dask_limits.limits import LimitedCall, Limits
 from dask_limits.plugins.base import RETRY, Plugin
-from dask_limits.units import Amount, format_seconds, parse_seconds, whole_number
+from dask_limits.units import Amount, format_seconds, parse_delay, whole_number
 
 _LARGEST: Final = 2.0**62
 """Bytes or seconds. No retry raises a limit further, because limits are sent as 64 bits."""
@@ -106,7 +106,7 @@ class Retry(Plugin):
         self.memory_factor = _factor("memory_factor", memory_factor)
         self.wall_time_factor = _factor("wall_time_factor", wall_time_factor)
         self.cpu_time_factor = _factor("cpu_time_factor", cpu_time_factor)
-        self.delay = 0.0 if delay == 0 and delay is not False else parse_seconds(delay, "delay")
+        self.delay = parse_delay(delay)
         self._n_retries: dict[Future[Any], int] = {}  # of calls that are not done
 
     def next_attempt(

@@ -17,6 +17,7 @@ from queue import Empty, SimpleQueue
 from typing import Any, Final, Generic, Protocol, TypeVar
 
 from dask_limits.exceptions import SchedulerNotRunningError
+from dask_limits.printable import repr_of
 
 R = TypeVar("R")
 
@@ -66,7 +67,7 @@ class Request(Generic[R]):
         except Exception as error:
             self._error = error
         except BaseException as error:
-            self._error = SchedulerNotRunningError(f"{error!r} has ended the run meanwhile")
+            self._error = SchedulerNotRunningError(f"{repr_of(error)} has ended the run meanwhile")
             raise
         finally:
             self.answered = True

@@ -23,6 +23,7 @@ from dask_limits.executors.cluster import (
 from dask_limits.executors.future import DeferredFuture
 from dask_limits.limits import name_of
 from dask_limits.plugins import Plugin
+from dask_limits.printable import repr_of
 from dask_limits.scheduler.events import SchedulerEvents, TaskEvents
 from dask_limits.scheduler.exit_state import Action, ExitState, RunOptions
 from dask_limits.scheduler.requests import TimeIsUpError
@@ -169,7 +170,8 @@ class Run:
         try:
             if not self._finishing:
                 self._finishing = True
-                self._emit(SchedulerEvents.STOP, *(self._stop or (f"{error!r} was raised", error)))
+                why = self._stop or (f"{repr_of(error)} was raised", error)
+                self._emit(SchedulerEvents.STOP, *why)
                 self._emit(SchedulerEvents.FINISHING)
             self._cancel(list(self.queue))
         finally:  # a callback may call sys.exit(), or a second Ctrl-C may interrupt it
@@ -251,9 +253,9 @@ class Run:
             self._cancel(list(self.queue))
         elif self.error is not None and self.queue:  # it may take long until this is raised
             logger.warning(
-                "Ending the run because of %r; waiting for %d calls."
+                "Ending the run because of %s; waiting for %d calls."
                 " Use run(wait=False) to cancel them instead.",
-                self.error,
+                repr_of(self.error),
                 len(self.queue),
             )
         self._cancel([f for f in self.queue if isinstance(f, DeferredFuture) and f.waits()])
@@ -349,7 +351,7 @@ class Run:
         action = self._options.action_for(error)
         what = "callback" if of_callback else "call"
         kept = action != "continue" and self._end_because(
-            ExitState.Code.EXCEPTION, f"A {what} raised {error!r}", error, action
+            ExitState.Code.EXCEPTION, f"A {what} raised {repr_of(error)}", error, action
         )
         if of_callback and not kept:  # it would be lost otherwise
             logger.error(

@@ -11,7 +11,7 @@ from dask_limits.executors import Call, Future
 from dask_limits.scheduler.events import SchedulerEvents
 from dask_limits.scheduler.run import Run
 from dask_limits.scheduler.run_loop import Timer
-from dask_limits.units import Amount, parse_seconds
+from dask_limits.units import Amount, parse_delay
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -67,8 +67,7 @@ class Submitter(SchedulerEvents):
         Raises:
             SchedulerNotRunningError: if the scheduler is not running.
         """
-        delay_s = 0.0 if delay == 0 else parse_seconds(delay, "delay")
-        return self.in_run(Run.call_later, delay_s, partial(fn, *args, **kwargs))
+        return self.in_run(Run.call_later, parse_delay(delay), partial(fn, *args, **kwargs))
 
     def stop(
         self,

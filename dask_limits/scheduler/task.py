@@ -17,6 +17,7 @@ from dask_limits.plugins.base import RETRY, Plugin
 from dask_limits.scheduler.events import TaskEvents
 from dask_limits.scheduler.run import CallHooks, Run
 from dask_limits.scheduler.submitter import Submitter
+from dask_limits.units import parse_delay
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -216,7 +217,7 @@ class Task(TaskEvents[P, R], render.Renderable):
             if (again := plugin.next_attempt(future, error, run.queue[future])) is not None:
                 call, delay_s = again
                 # Even without a delay: callbacks come first, and may cancel it or end the run.
-                timer = run.call_later(float(delay_s), partial(self._start, run, future))
+                timer = run.call_later(parse_delay(delay_s), partial(self._start, run, future))
                 run.queue[future] = call
                 future.rest(error, timer.cancel)
                 return True

@@ -412,6 +412,25 @@ def test_what_a_result_raises_where_it_is_unpickled_is_the_error_of_its_call(exe
         assert executor.submit(limit(abs, wall_time=30), -1).result(timeout=30) == 1
 
 
+class RaisesWhereItIsPickled:
+    def __init__(self, kind):
+        self.kind = kind
+
+    def __reduce__(self):
+        raise self.kind("by the argument")
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError, SystemExit])
+def test_what_an_argument_raises_where_it_is_pickled_is_the_error_of_its_call(
+    executor, kind, error
+):
+    for fn in [limit(type, wall_time=30), *[type] * kind.elsewhere]:
+        future = executor.submit(fn, RaisesWhereItIsPickled(error))
+        with pytest.raises(exceptions.CallPicklingError, match="by the argument"):
+            future.result(timeout=30)
+        assert executor.submit(limit(abs, wall_time=30), -1).result(timeout=30) == 1
+
+
 def test_a_call_that_runs_under_a_limit_ends_when_it_is_cancelled(executor, kind, tmp_path):
     if not kind.ends_running:
         pytest.skip("this executor cannot end a call that runs")

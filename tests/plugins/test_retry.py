@@ -666,7 +666,16 @@ def test_a_plugin_of_ones_own_may_submit_something_else(scheduler):
     assert task.emitter.counts["retry"] == 3
 
 
-@pytest.mark.parametrize("answer", [lambda: 1 // 0, lambda: "nonsense", lambda: (None, "soon")])
+@pytest.mark.parametrize(
+    "answer",
+    [
+        lambda: 1 // 0,
+        lambda: "nonsense",
+        lambda: (None, "soon"),
+        lambda: (None, float("nan")),
+        lambda: (None, float("inf")),
+    ],
+)
 def test_a_plugin_that_fails_to_decide_fails_as_a_callback_does_and_the_call_ends(
     scheduler, answer
 ):

@@ -167,6 +167,31 @@ def test_an_exception_can_end_the_run_without_raising(threads, where):
     assert isinstance(state.exception, ValueError)
 
 
+class UnspeakableError(Exception):
+    def __repr__(self):
+        raise RuntimeError("no words")
+
+    __str__ = __repr__
+
+
+def fail_unspeakably():
+    raise UnspeakableError
+
+
+@pytest.mark.parametrize("on_exception", ["raise", "end", "continue"])
+@pytest.mark.parametrize("where", ["call", "callback", "two callbacks"])
+def test_an_exception_that_cannot_be_printed_does_as_any_other(threads, where, on_exception):
+    if where == "call":
+        on_start(threads, fail_unspeakably)
+    for _ in range({"call": 0, "callback": 1, "two callbacks": 2}[where]):
+        threads.on_start(fail_unspeakably)
+    with pytest.raises(UnspeakableError) if on_exception == "raise" else nullcontext():
+        state = threads.run(on_exception=on_exception)
+        ends = on_exception == "end"
+        assert state.code == (Code.EXCEPTION if ends else Code.EXHAUSTED)
+        assert isinstance(state.exception, UnspeakableError if ends else type(None))
+
+
 @pytest.mark.parametrize("on_exception", ["raise", "end"])
 @pytest.mark.parametrize("where", ["call", "callback"])
 def test_a_run_that_an_exception_ends_emits_stop_and_empty(threads, seen, where, on_exception):

@@ -25,7 +25,9 @@ from typing import Any, Final
 
 import cloudpickle
 
+from dask_limits.limits.interrupted import is_by_signal
 from dask_limits.limits.ipc import reducers
+from dask_limits.limits.tracebacks import say
 
 _BY_NAME: Final = {__name__, reducers.__name__, "cloudpickle.cloudpickle"}
 """Modules whose functions the receiver has: to ask cloudpickle takes 2 us for each."""
@@ -113,6 +115,17 @@ class CallPickler(cloudpickle.Pickler):  # type: ignore[misc]
         self._sent = {} if sent is None else sent
         self._ordinary: set[type] = set()  # types of objects that the standard pickler pickles
         self._replaceable: set[int] = set()  # locks that the receiver may make anew, by `id(...)`
+
+    def dump(self, obj: Any) -> None:
+        """Pickle an object. Whatever its own code raises, even SystemExit, is an Exception here."""
+        try:
+            super().dump(obj)
+        except Exception:
+            raise
+        except BaseException as why:
+            if is_by_signal(why):
+                raise
+            raise pickle.PicklingError(say(why)) from why
 
     def reducer_override(self, obj: Any) -> Any:
         """How to pickle an object; NotImplemented if as the standard pickler does."""

@@ -98,6 +98,7 @@ def _files() -> dict[int, str]:
         kept.add(module._own.fd)
     if connection is not None:
         kept |= {connection._control.fileno(), *(one.sock.fileno() for one in connection._leases)}
+        kept |= {*connection._inherited._fds}
     for link in Path("/proc/self/fd").iterdir():
         try:
             what = str(link.readlink())

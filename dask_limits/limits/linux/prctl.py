@@ -15,6 +15,8 @@ _CHECKED_VALUES: Final = {"MCE_KILL": 34, "IO_FLUSHER": 58, "MDWE": 66, "MEMORY_
 """The same, where it checks that the arguments that it does not use are 0."""
 _STORED: Final = {"PDEATHSIG": 2, "TSC": 25, "CHILD_SUBREAPER": 37}
 """The same for what it stores."""
+_NOT_INHERITED: Final = {"DUMPABLE", "PDEATHSIG", "CHILD_SUBREAPER"}
+"""What a new program has of its own."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc_with_gil = ctypes.PyDLL(None)  # to release the GIL would take as long as these calls
@@ -45,13 +47,17 @@ def set_name(name: str) -> None:
 
 
 class Attributes:
-    """Reads what prctl(2) tells of this process."""
+    """Reads what prctl(2) tells of this thread; only what a new program inherits, if so wanted."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, inherited: bool = False) -> None:
+        def wanted(options: dict[str, int]) -> list[int]:
+            left_out = _NOT_INHERITED if inherited else ()
+            return [option for name, option in options.items() if name not in left_out]
+
         self._stored = (ctypes.c_int * len(_STORED))()
-        self._calls: list[tuple[Any, ...]] = [(option,) for option in _VALUES.values()]
-        self._calls += [(option, None, None, None, None) for option in _CHECKED_VALUES.values()]
-        for n, option in enumerate(_STORED.values()):
+        self._calls: list[tuple[Any, ...]] = [(option,) for option in wanted(_VALUES)]
+        self._calls += [(option, None, None, None, None) for option in wanted(_CHECKED_VALUES)]
+        for n, option in enumerate(wanted(_STORED)):
             self._calls.append((option, ctypes.byref(self._stored, 4 * n)))
 
     def read(self) -> tuple[int, ...]:

@@ -21,6 +21,7 @@ from dask_limits.limits.ipc.payload import pack
 from dask_limits.limits.linux import files, proctree
 from dask_limits.limits.owner.heartbeat import INTERVAL_S, Heartbeat
 from dask_limits.limits.owner.hold import Hold
+from dask_limits.limits.owner.inherited import Inherited
 from dask_limits.limits.owner.lease import Lease
 from dask_limits.limits.owner.templates import Preload, Templates
 from dask_limits.limits.owner.use import Use
@@ -36,6 +37,10 @@ uninterruptible sleep, the guardian gives up after 10 s."""
 _WORTH: Final = 25
 """How many times as long as a new process costs all calls in a clean one may take together. So new
 processes cost 4 % at most. A smaller value replaces them sooner, at a higher cost."""
+
+
+class OwnerHasChanged(ConnectionError):
+    """A new child of the owner would inherit something else than its guardian has."""
 
 
 class Connection:
@@ -59,6 +64,8 @@ class Connection:
         self._unanswered: list[None] = []  # one for each question of a call that was interrupted
         self.closed = False
         self._lost = False
+        self._holds: set[Hold] = set()  # of the calls that use this
+        self._inherited = Inherited()
         self._control, theirs = transport.pair()
         cells_fd = files.above_standard(owner_cells.make())
         self._owner_cells = Cells(owner_cells.ROWS, cells_fd)
@@ -73,6 +80,7 @@ class Connection:
             )
         except BaseException:
             self._control.close()
+            self._inherited.close()
             raise
         finally:
             theirs.close()
@@ -113,10 +121,13 @@ class Connection:
         the limit of the next call in bytes, from earlier calls is ended instead.
 
         Raises:
-            ConnectionError: if the guardian has ended.
+            ConnectionError: if the guardian has ended, or is no longer as its owner is.
             BlockingIOError: if the system has no room for another process, or it cannot be made as
                 the user wants it.
         """
+        self._holds.add(hold)
+        if self._inherited.has_changed():
+            raise OwnerHasChanged
         self._renew_template()
         while not (self.closed or cancel.cancelled):
             try:
@@ -221,6 +232,20 @@ class Connection:
             self._leases.difference_update(hold.leases)
             hold.end_by(self._control.send, transport.record(messages.END, row))
 
+    def leave(self, hold: Hold) -> None:
+        """Note that a call does not use this any more."""
+        self._holds.discard(hold)
+
+    @property
+    def is_in_use(self) -> bool:
+        """Whether a call uses this."""
+        return bool(self._holds)
+
+    @property
+    def umask(self) -> int:
+        """Of the owner, when it has last acquired a task process."""
+        return self._inherited.umask
+
     def cancel(self, row: int, number: int) -> None:
         """End the task process in this row if it still runs this call."""
         self._tell(messages.CANCEL, row, struct.pack("=Q", number))
@@ -243,6 +268,7 @@ class Connection:
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     self._process.wait(INTERVAL_S)
             self._control.close()
+            self._inherited.close()
         self._drop_idle()
 
     def _drop_idle(self) -> None:
@@ -258,5 +284,6 @@ class Connection:
         self.closed = True
         self._process.returncode = 0  # not our child: nothing to wait for
         self._control.close()
+        self._inherited.close()
         for lease in self._leases.copy():
             lease.sock.close()  # its process and its cells are still the owner's

@@ -58,6 +58,7 @@ class Guardian:
         self._preload = preload
         self._lock = threading.RLock()  # not Lock: a signal's handler may find it held
         self._start: Start | None = None
+        self._retired: list[Connection] = []  # they take no more calls
         _guardians.add(self)
 
     def run(
@@ -129,6 +130,8 @@ class Guardian:
                     return self._run_on(connection, use, outcomes, request, cancel)
                 except ConnectionError:  # it was killed, or closed, before the call began
                     self._disconnect(connection)
+                finally:
+                    self._close_unused()
         except OSError as error:  # no room for another process, or file
             return outcomes.refused(str(error))
         return outcomes.refused("the guardian process ends as soon as it has started")
@@ -159,6 +162,8 @@ class Guardian:
         except BaseException:  # Ctrl-C: nothing waits for this call any more
             connection.drop(hold)
             raise
+        finally:
+            connection.leave(hold)
 
     def _run_in(
         self,
@@ -169,7 +174,7 @@ class Guardian:
         cancel: CancelToken,
     ) -> PackedOutcome[Any] | None:
         """Run a call in this task process. None if the process ended before the call began."""
-        if not lease.begin(outcomes.limits, request):
+        if not lease.begin(outcomes.limits, request, connection.umask):
             return None
         end = functools.partial(connection.cancel, lease.row, lease.number)
         if not cancel.on_cancel(end):
@@ -210,18 +215,31 @@ class Guardian:
         return None if self._start is None else self._start.connection
 
     def _disconnect(self, connection: Connection) -> None:
-        """Release a guardian that is lost."""
+        """Release a guardian that is lost, or is not as its owner is now: calls use it no more."""
         with self._lock:
             start = self._start
             if start is not None and start.connection is connection:
                 self._start = None
+                self._retired.append(connection)
         if connection.lost:
             connection.close()
+
+    def _close_unused(self) -> None:
+        """Close the retired guardians whose last call has ended."""
+        if self._retired:
+            with self._lock:
+                unused = [connection for connection in self._retired if not connection.is_in_use]
+            for connection in unused:
+                connection.close()
+                with contextlib.suppress(ValueError):  # another thread has
+                    self._retired.remove(connection)
 
     def close(self) -> None:
         """End the guardian and every process below it. Running calls end as cancelled."""
         with self._lock:
             start, self._start = self._start, None
+        for connection in self._retired.copy():
+            connection.close()
         if start is not None:
             with contextlib.suppress(OSError):  # it has not started
                 start.wait().close()
@@ -246,9 +264,11 @@ class Guardian:
     def _forget(self) -> None:
         """In a fork of the owner: this guardian belongs to the parent."""
         self._lock = threading.RLock()
-        connection, self._start = self._connection, None
-        if connection is not None:
-            connection.abandon()
+        connections = [self._connection, *self._retired]
+        self._start, self._retired = None, []
+        for connection in connections:
+            if connection is not None:
+                connection.abandon()
 
 
 _guardians: weakref.WeakSet[Guardian] = weakref.WeakSet()

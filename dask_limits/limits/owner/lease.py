@@ -54,8 +54,11 @@ class Lease:
         self.imported: dict[str, str] = {}  # by the current or the last call
         self.reusable = True
 
-    def begin(self, limits: Limits, request: Payload) -> bool:
-        """Start a call. False if the process had ended before and cannot have begun it."""
+    def begin(self, limits: Limits, request: Payload, umask: int) -> bool:
+        """Start a call that gets this umask.
+
+        False if the process had ended before and cannot have begun it.
+        """
         row, cells = self.row, self._owner_cells
         self.number = next(_numbers)
         self.imported = {}
@@ -74,7 +77,7 @@ class Lease:
         if owner_cells.is_asleep(cells):
             self._wake_guardian()
         try:
-            self._send_setting()
+            self._send_setting(umask)
             self._send_request(limits, request, start_method)
         except ConnectionError:
             return False
@@ -99,9 +102,9 @@ class Lease:
         if self._capture is not None:
             self._capture.sent()
 
-    def _send_setting(self) -> None:
+    def _send_setting(self, umask: int) -> None:
         """Send the owner's setting if it has changed: module path, directory, environment."""
-        setting = Setting.here()
+        setting = Setting.here(umask)
         if setting != self._seen_setting:
             self._seen_setting = copy.deepcopy(setting)
             state = pack(setting.for_another_process(), pickle.Pickler, self._state)

@@ -38,7 +38,6 @@ class Baseline:
         self._restored = Restored()
         self._environment = LibcEnvironment(os.environ._data)  # type: ignore[attr-defined]
         self._hooks = Hooks()
-        self._cpus = os.sched_getaffinity(0)
         self._settings = settings()
         self._kernel = KernelState()
         self._files = OpenFiles(cells.fd)
@@ -65,18 +64,13 @@ class Baseline:
             return (
                 self._files.known_are_same()
                 and settings() == self._settings
-                and (self._kernel.read() == self._common or self._can_be_restored())
+                and self._kernel.read() == self._common
                 and not self._leaves_something()
                 and (self._files.few_left() if keep else restored and self._is_as_before())
                 and (time.monotonic() < self._next_full_look or self._look_fully(keep))
             )
         except BaseException:  # of something that a call has put in the place of something else
             return False
-
-    def _can_be_restored(self) -> bool:
-        """Restore the processors that this may run on: OpenMP binds the thread that calls it."""
-        os.sched_setaffinity(0, self._cpus)
-        return self._kernel.read() == self._common
 
     def _is_as_before(self) -> bool:
         return self._files.none_left() and self._hooks.are_same() and not self._has_more_threads()

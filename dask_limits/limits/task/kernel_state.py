@@ -22,6 +22,8 @@ _RARER_FILES: Final = ("coredump_filter", "cgroup", "autogroup", "loginuid")
 """Files in `/proc/self` that show nothing that changes by itself."""
 _CHANGING: Final = (b"State", b"Ngid", b"FDSize", b"SigQ", b"SigCgt", b"Threads", b"Vm", b"Rss")
 """How lines of `/proc/self/status` begin that change by themselves, or that libraries change."""
+_SET: Final = (b"Umask", b"Cpus_allowed")
+"""The same for what is restored after each call, see `Setting`."""
 _TERMINAL: Final = slice(7 - 3, 9 - 3)
 """Of `/proc/self/stat`, counted as proc(5) does: the terminal of this process, and its group."""
 _NAMESPACES: Final = ("cgroup", "ipc", "mnt", "net", "pid_for_children", "uts")
@@ -122,7 +124,7 @@ def _open_those_that_are_there(paths: Iterable[str]) -> list[int]:
 
 
 def _stays(line: bytes) -> bool:
-    return not line.startswith(_CHANGING) and b"ctxt_switches" not in line
+    return not line.startswith((*_CHANGING, *_SET)) and b"ctxt_switches" not in line
 
 
 class _Actions:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 
@@ -20,10 +21,16 @@ class Setting:
     authkey: bytes | None = field(repr=False)
     """By which multiprocessing's proxies of managers connect; None while nothing has imported it.
     As multiprocessing's own processes inherit it, it is passed on in memory alone."""
+    umask: int
+    processors: set[int]
+    """On which it may run: those of the thread that makes the call."""
 
     @classmethod
-    def here(cls) -> Setting:
-        """The state of this process. Its lists are not copied, and change with it."""
+    def here(cls, umask: int | None = None) -> Setting:
+        """The state of this process. Its lists are not copied, and change with it.
+
+        To find out the umask takes as long as all the rest.
+        """
         try:
             directory = os.getcwd()
         except OSError:  # it has been removed
@@ -32,17 +39,20 @@ class Setting:
         environment = os.environ._data  # type: ignore[attr-defined]
         process = sys.modules.get("multiprocessing.process")
         authkey = None if process is None else bytes(process.current_process().authkey)
-        return cls(sys.path, directory, environment, authkey)
+        if umask is None:
+            umask = umask_here()
+        return cls(sys.path, directory, environment, authkey, umask, os.sched_getaffinity(0))
 
     def for_another_process(self) -> Setting:
         """A copy that can be unpickled in any process."""
         path = [os.fsdecode(p) for p in self.path if isinstance(p, str | bytes | os.PathLike)]
         environment = dict(self.environment)
-        return Setting(list(map(str, path)), self.directory, environment, self.authkey)
+        return replace(self, path=list(map(str, path)), environment=environment)
 
     def restore(self) -> None:
         """Restore it in this process, where it was changed."""
-        now = Setting.here()
+        os.umask(self.umask)
+        now = Setting.here(self.umask)
         if now.path != self.path:
             sys.path[:] = self.path
             importlib.invalidate_caches()
@@ -63,3 +73,12 @@ class Setting:
                 os.chdir(self.directory)
             except OSError:
                 pass  # the owner's directory has been removed
+        if now.processors != self.processors:
+            with contextlib.suppress(OSError):  # they have been taken offline
+                os.sched_setaffinity(0, self.processors)
+
+
+def umask_here() -> int:
+    """The umask of this process: os.umask would change it, for other threads too."""
+    with open("/proc/self/status", "rb") as status:
+        return int(status.read().partition(b"\nUmask:")[2].split(None, 1)[0], 8)

@@ -188,7 +188,7 @@ def test_an_owner_that_runs_out_of_files_gets_an_error_that_says_so():
         call = limit(abs, wall_time=30)
         call(1)
         limit(os._exit, wall_time=30).run(1)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (12, 12))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (16, 64))
         files = []
         try:
             while True: files.append(open('/dev/null'))

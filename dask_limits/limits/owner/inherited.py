@@ -1,0 +1,147 @@
+"""What a new child of this process would inherit: it tells an owner that it has changed itself.
+
+A guardian and the processes below it have what the owner had when it started them. No process can
+change another one's credentials, resource limits or namespaces. So an owner that has changed its
+own needs another guardian, which inherits them as any child does.
+
+Source: fork(2), execve(2), proc(5), prctl(2).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import operator
+import os
+import struct
+import threading
+import time
+from typing import Final
+
+from dask_limits.limits.linux import files, prctl
+from dask_limits.limits.linux.system_calls import SystemCalls
+
+_RARER_FILES: Final = ("oom_score_adj", "cgroup", "coredump_filter", "loginuid")
+"""Files in `/proc/self` that show nothing but what is inherited."""
+_SCHEDULING: Final = struct.Struct("=4xIQi")  # policy, flags and nice in struct sched_attr
+_RESET_ON_FORK: Final = 1  # SCHED_FLAG_RESET_ON_FORK
+_REAL_TIME: Final = (1, 2, 6)  # SCHED_FIFO, SCHED_RR, SCHED_DEADLINE
+_OWN: Final = (
+    *(b"Name", b"State", b"Tgid", b"Ngid", b"Pid", b"PPid", b"TracerPid", b"FDSize", b"NS"),
+    *(b"Vm", b"Rss", b"Huge", b"CoreDumping", b"Threads", b"SigQ", b"SigPnd", b"ShdPnd", b"SigBlk"),
+    *(b"SigCgt", b"x86_Thread", b"voluntary", b"nonvoluntary"),
+)
+"""How lines of `/proc/PID/status` begin that a new program has of its own."""
+_SENT: Final = (b"Umask", b"Cpus_allowed")
+"""The same for what is sent with a call, see `Setting`."""
+_IGNORED: Final = b"SigIgn"
+_CAP_SYS_ADMIN: Final = 1 << 21
+_NOT_IGNORED: Final = ~sum(1 << number - 1 for number in (1, 2, 13, 15, 17, 25))
+"""Signals that task processes handle whatever the owner does: SIGHUP, SIGINT, SIGPIPE, SIGTERM,
+SIGCHLD, SIGXFSZ."""
+_SIZE: Final = 64 * 1024  # bytes, more than a process shows unless it is in thousands of groups
+_PERSONALITY_QUERY: Final = 0xFFFFFFFF
+_LOOK_AT_RARER_EVERY_S: Final = 0.001
+"""How often, at most, to look at what hardly any program changes: it takes 10 us, and 20 where
+namespaces count. So short calls share a look."""
+
+_libc = ctypes.PyDLL(None)  # keeps the GIL: this call takes less time than to release it
+
+
+class Inherited:
+    """What a child of the calling thread inherits, as it was when this was made.
+
+    Threads share most of it; what each has of its own is that of the thread that looks.
+
+    Attributes:
+        umask: As at the last look.
+    """
+
+    def __init__(self) -> None:
+        paths = "/proc/self/status", "/proc/self/limits"
+        self._fds = [files.open_out_of_the_way(path) for path in paths]
+        self._rarer_files = [n for n in _RARER_FILES if os.path.exists(f"/proc/self/{n}")]
+        self._attributes = prctl.Attributes(inherited=True)
+        self._system_calls = SystemCalls()
+        lines = self._read_status().split(b"\n")
+        place = {line.partition(b":")[0]: n for n, line in enumerate(lines)}
+        others = *_OWN, *_SENT, _IGNORED
+        self._lines = operator.itemgetter(
+            *(n for n, line in enumerate(lines) if not line.startswith(others))
+        )
+        self._umask, self._ignored = place[b"Umask"], place[_IGNORED]
+        # Without this capability a process can only enter another user namespace, where it has it.
+        capable = int(lines[place[b"CapEff"]].split()[1], 16) & _CAP_SYS_ADMIN
+        self._namespaces = os.listdir("/proc/self/ns") if capable else []
+        # One that is closed now may be any file later.
+        self._outputs = [fd for fd in (1, 2) if _identity(fd) is not None]
+        self.umask = 0
+        self._seen = b"", b"", 0  # lines of the last look, and the signals that one of them names
+        self._common = self._read()
+        self._rarer = self._read_rarer()
+        self._scheduling = self._system_calls.read_scheduling()
+        self._next_look_at_rarer = 0.0  # seconds of time.monotonic()
+
+    def has_changed(self) -> bool:
+        """Whether a child of this thread would inherit anything else now. 10 us."""
+        try:
+            if self._read() != self._common or self._schedules_otherwise():
+                return True
+            if (now := time.monotonic()) < self._next_look_at_rarer:
+                return False
+            self._next_look_at_rarer = now + _LOOK_AT_RARER_EVERY_S
+            return self._read_rarer() != self._rarer
+        except (OSError, LookupError, ValueError):  # someone has closed our files
+            return True
+
+    def _read(self) -> tuple[object, ...]:
+        lines = self._read_status().split(b"\n")
+        umask, ignored = lines[self._umask], lines[self._ignored]
+        if (umask, ignored) != self._seen[:2]:
+            self.umask = int(umask.split()[1], 8)
+            self._seen = umask, ignored, int(ignored.split()[1], 16) & _NOT_IGNORED
+        return (
+            self._lines(lines),
+            self._seen[2],
+            os.pread(self._fds[1], _SIZE, 0),
+            *map(_identity, self._outputs),
+        )
+
+    def _schedules_otherwise(self) -> bool:
+        now = self._system_calls.read_scheduling()
+        if now == self._scheduling:
+            return False
+        policy, flags, nice = _SCHEDULING.unpack_from(now)
+        if not flags & _RESET_ON_FORK:
+            return True
+        reset = policy in _REAL_TIME
+        inherited = (0, 0) if reset else (policy, max(nice, 0))
+        policy, _, nice = _SCHEDULING.unpack_from(self._scheduling)
+        return inherited != (policy, nice)
+
+    def _read_rarer(self) -> tuple[object, ...]:
+        return (
+            os.stat("/")[1:3],
+            [files.read(f"/proc/self/{name}") for name in self._rarer_files],
+            [os.readlink(f"/proc/thread-self/ns/{name}") for name in self._namespaces],
+            self._attributes.read(),
+            self._system_calls.read_policies(),
+            _libc.personality(_PERSONALITY_QUERY),
+        )
+
+    def _read_status(self) -> bytes:
+        """Of this thread: credentials and capabilities can differ."""
+        if threading.get_native_id() == os.getpid():
+            return os.pread(self._fds[0], _SIZE, 0)
+        return files.read("/proc/thread-self/status")
+
+    def close(self) -> None:
+        """Close its files. After this, everything has changed."""
+        files.close(self._fds)
+
+
+def _identity(fd: int) -> tuple[int, ...] | None:
+    """Which file is open under this number; None if there is none."""
+    try:
+        return os.fstat(fd)[1:3]
+    except OSError:
+        return None

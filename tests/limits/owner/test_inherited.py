@@ -1,0 +1,212 @@
+"""Calls have what a new child of their owner would have, whatever the owner has changed."""
+
+import os
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from pathlib import Path
+
+import for_everyone
+import pytest
+from isolations import on_processes
+
+from dask_limits.limits import limit
+from dask_limits.limits.owner.guardian import Guardian, default_guardian
+from dask_limits.limits.owner.inherited import Inherited
+
+CHANGES = {
+    "change_ids": [0, 1, 2, 3, 4],
+    "drop_a_capability": [0, 21],
+    "enter_a_namespace": [0, 1, 2, 3, 4, 5],
+    "change_root": [0],
+    "prctls": [0, 3, 6, 9, 11, 12, 13],
+    "lower_a_limit": [0, 4, 33, 38, 39],
+    "umask": [7],
+    "affinity": [0],
+    "nice": [1],
+    "change_scheduling": [0, 1, 2, 3, 4, 5],
+    "change_scheduling_in_c": [0, 1],
+    "change_io_priority": [0],
+    "change_memory_policy": [0],
+    "change_personality": [0, 1],
+    "write_about_itself": [0, 1, 3, 5],
+    "change_a_handler": [62, 69, 73],
+}
+
+
+@pytest.fixture
+def run_for_everyone(tmp_path):
+    """Run a program as root, where every user can run this interpreter. Returns what it prints."""
+    if os.geteuid() != 0 or not for_everyone.is_possible():
+        pytest.skip("needs root, and mounts")
+
+    def run(*arguments):
+        folder = tmp_path / "mounts"
+        folder.mkdir()
+        command = for_everyone.python(*arguments, where=folder)
+        return subprocess.check_output(command, text=True, timeout=200)
+
+    tmp_path.chmod(0o755)
+    return run
+
+
+@pytest.mark.timeout(200)
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_call_inherits_what_its_owner_has_changed_as_a_child_does(change, run_for_everyone):
+    program = Path(for_everyone.__file__).with_name("changed_owner.py")
+    assert run_for_everyone(program, change, str(CHANGES[change]), "{}") == ""
+
+
+@on_processes
+def test_calls_of_an_owner_that_is_no_longer_root_are_not_root(isolated, run_for_everyone):
+    program = f"""
+        import os, psutil, time
+        from dask_limits.limits import limit
+        from dask_limits.limits.owner.guardian import default_guardian
+        def attempt():
+            try:
+                os.setuid(0)
+            except PermissionError:
+                pass
+            return os.getresuid(), os.getresgid(), os.getgroups()
+        who = limit(attempt, wall_time=60, **{isolated.options})
+        assert who() == ((0, 0, 0), (0, 0, 0), os.getgroups())
+        before = psutil.Process(default_guardian()._connection.pid)
+        processes = [before, *before.children(recursive=True)]
+        os.setgroups([])
+        os.setresgid(65534, 65534, 65534)
+        os.setresuid(65534, 65534, 65534)
+        assert who() == ((65534,) * 3, (65534,) * 3, [])
+        assert not before.is_running() or before.status() == "zombie"
+        psutil.wait_procs(processes, timeout=60)
+        assert not any(process.is_running() for process in processes)
+        assert "went over" in str(limit(time.sleep, wall_time=0.1).run(60).exception)
+        default_guardian().close()
+        print("done")
+    """
+    assert run_for_everyone("-c", textwrap.dedent(program)) == "done\n"
+
+
+def test_an_owner_whose_new_user_may_not_run_its_interpreter_is_told_so(tmp_path):
+    if os.geteuid() != 0:
+        pytest.skip("needs root")
+    interpreter = tmp_path / "closed" / "python"
+    interpreter.parent.mkdir(mode=0o700)
+    interpreter.symlink_to(sys.executable)
+    program = f"""
+        import os, sys
+        from dask_limits.limits import limit
+        assert limit(abs, wall_time=60)(-1) == 1
+        sys.executable = {str(interpreter)!r}
+        os.setresuid(65534, 65534, 65534)
+        print(limit(abs, wall_time=60).run(-1).exception)
+    """
+    told = subprocess.check_output([sys.executable, "-c", textwrap.dedent(program)], text=True)
+    assert "abs() could not be started" in told
+    assert "Permission denied" in told
+
+
+def test_a_call_that_runs_is_ended_by_no_change_and_the_old_guardian_goes_with_it(tmp_path):
+    program = """
+        import os, sys, time, threading
+        from pathlib import Path
+        from dask_limits.limits import limit
+        from dask_limits.limits.owner.guardian import default_guardian
+        def run(folder):
+            (folder / "begun").touch()
+            while not (folder / "go_on").exists():
+                time.sleep(0.01)
+            return os.getpriority(os.PRIO_PROCESS, 0)
+        folder, found = Path(sys.argv[1]), []
+        long = limit(run, wall_time=60)
+        thread = threading.Thread(target=lambda: found.append(long(folder)))
+        thread.start()
+        while not (folder / "begun").exists():
+            time.sleep(0.01)
+        old = default_guardian()._connection
+        os.nice(2)
+        assert limit(os.getpriority, wall_time=60)(os.PRIO_PROCESS, 0) == 2
+        assert default_guardian()._connection is not old and not old.closed
+        (folder / "go_on").touch()
+        thread.join()
+        assert found == [0]
+        assert old.closed and not os.path.exists(f"/proc/{old.pid}")
+        assert default_guardian()._retired == []
+    """
+    command = [sys.executable, "-c", textwrap.dedent(program), str(tmp_path)]
+    subprocess.run(command, check=True, timeout=100)
+
+
+@on_processes
+def test_umask_and_affinity_go_along_without_a_new_guardian(isolated):
+    def look():
+        os.umask(before := os.umask(0))
+        return before, os.sched_getaffinity(0)
+
+    processors, umask = os.sched_getaffinity(0), os.umask(0o123)
+    call = isolated(look, wall_time=60)
+    try:
+        assert call() == (0o123, processors)
+        connection = default_guardian()._connection
+        os.umask(0o77)
+        os.sched_setaffinity(0, [min(processors)])
+        assert call() == (0o77, {min(processors)})
+        assert default_guardian()._connection is connection
+    finally:
+        os.umask(umask)
+        os.sched_setaffinity(0, processors)
+
+
+def test_each_thread_has_its_own_calls_with_its_own_affinity():
+    processors = sorted(os.sched_getaffinity(0))
+    found = {}
+
+    def run(processor):
+        os.sched_setaffinity(0, [processor])
+        found[processor] = [limit(os.sched_getaffinity, wall_time=60)(0) for _ in range(20)]
+
+    threads = [threading.Thread(target=run, args=(processor,)) for processor in processors]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == {processor: [{processor}] * 20 for processor in processors}
+
+
+@on_processes
+def test_what_calls_print_goes_where_their_owner_prints_now(isolated, tmp_path):
+    program = f"""
+        import os, sys
+        from dask_limits.limits import limit
+        call = limit(os.write, wall_time=60, **{isolated.options})
+        call(1, b"first ")
+        os.dup2(os.open(sys.argv[1], os.O_WRONLY | os.O_CREAT), 1)
+        call(1, b"then")
+    """
+    command = [sys.executable, "-c", textwrap.dedent(program), str(tmp_path / "then")]
+    assert subprocess.check_output(command, timeout=100) == b"first "
+    assert (tmp_path / "then").read_text() == "then"
+
+
+def test_an_owner_that_changes_nothing_keeps_its_guardian():
+    with Guardian() as guardian:
+        assert guardian.run(abs, (-1,), {}).ok
+        connection = guardian._connection
+        for _ in range(100):
+            guardian.run(abs, (-1,), {})
+        threading.Thread(target=time.sleep, args=(0.01,)).start()
+        subprocess.run(["true"], check=True)
+        assert guardian.run(abs, (-1,), {}).ok
+        assert guardian._connection is connection
+
+
+def test_nothing_has_changed_for_another_thread():
+    inherited, found = Inherited(), []
+    thread = threading.Thread(target=lambda: found.append(inherited.has_changed()))
+    thread.start()
+    thread.join()
+    inherited.close()
+    assert found == [False]
+    assert inherited.has_changed()

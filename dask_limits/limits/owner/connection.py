@@ -8,7 +8,6 @@ import select
 import socket
 import struct
 import subprocess
-import sys
 import time
 from collections import defaultdict, deque
 from collections.abc import Hashable, Sequence
@@ -19,6 +18,7 @@ from dask_limits.limits.ipc import messages, owner_cells, transport
 from dask_limits.limits.ipc.cells import Cells
 from dask_limits.limits.ipc.payload import pack
 from dask_limits.limits.linux import files, proctree
+from dask_limits.limits.owner import interpreter
 from dask_limits.limits.owner.heartbeat import INTERVAL_S, Heartbeat
 from dask_limits.limits.owner.hold import Hold
 from dask_limits.limits.owner.inherited import Inherited
@@ -57,6 +57,7 @@ class Connection:
     def __init__(self, max_calls: int | None, preload: Preload) -> None:
         if why := proctree.why_not_readable():
             raise OSError(f"no limit can be enforced, because {why}")
+        command = interpreter.command()
         self._max_calls = max_calls
         self._templates = Templates(preload)
         self._idle: dict[Hashable, deque[Lease]] = defaultdict(deque)  # by the key of their use
@@ -73,7 +74,7 @@ class Connection:
         path = Setting.here().for_another_process().path
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-c", _PROGRAM, *map(str, fds), *path],
+                [*command, "-c", _PROGRAM, *map(str, fds), *path],
                 stdin=subprocess.DEVNULL,
                 pass_fds=fds,
                 start_new_session=True,  # Ctrl-C in a terminal is for the owner alone

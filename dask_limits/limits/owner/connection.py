@@ -189,6 +189,7 @@ class Connection:
         def make(sock: transport.Socket) -> Lease:
             lease = Lease(self._owner_cells, row, pid, sock, wake, self._heartbeat)
             lease.cost, lease.template, lease.epoch = cost, template, self._templates.epoch
+            lease.since = self._templates.begun_at(template)
             return lease
 
         lease = hold.become_lease(message, make)
@@ -214,7 +215,7 @@ class Connection:
         """End a call of this length: keep the task process for the next one, if it is fit."""
         lease = hold.lease
         lease.spent += seconds
-        self._templates.learn(lease.imported)
+        self._templates.learn(lease.imported, lease.since)
         pays = use.is_kept or lease.spent < _WORTH * lease.cost
         if not lease.finish() or lease.calls == self._max_calls or not pays:
             self.drop(hold)

@@ -52,6 +52,7 @@ class Lease:
         self.template = 0  # the number of the one that it was forked from
         self.epoch = 0  # of what it has imported; see Templates
         self.imported: dict[str, str] = {}  # by the current or the last call
+        self.since = 0  # when the first of these may have been, in nanoseconds since 1970
         self.reusable = True
 
     def begin(self, limits: Limits, request: Payload, umask: int) -> bool:
@@ -62,6 +63,8 @@ class Lease:
         row, cells = self.row, self._owner_cells
         self.number = next(_numbers)
         self.imported = {}
+        if self.calls:  # otherwise it may have been in its template
+            self.since = time.time_ns()
         cells.put_float(row, owner_cells.WALL_TIME, limits.wall_time or 0.0)
         cells.put_float(row, owner_cells.CPU_TIME, limits.cpu_time or 0.0)
         cells.put(row, owner_cells.MEMORY, min(limits.memory or 0, 2**63))
@@ -133,7 +136,7 @@ class Lease:
             if message is None:
                 return None
             if message.kind == messages.IMPORTED and message.number == self.number:
-                self.imported = imports.parse(message.body)
+                self.imported |= imports.parse(message.body)
             condemned = self._owner_cells.get(self.row, owner_cells.CONDEMNED) == self.number
             from_guardian = message.kind in (messages.VERDICT, messages.UNBEGUN)
             is_answer = message.kind in messages.ANSWERS and not condemned

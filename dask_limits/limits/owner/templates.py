@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
-import os
-import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
 
 from dask_limits.limits.ipc import pickling
+from dask_limits.limits.owner.versions import Versions
 from dask_limits.limits.task.preparation import Preparation
 from dask_limits.limits.task.process_state import Setting
 
@@ -78,26 +76,31 @@ class Templates:
         self._asked: int | None = None  # the one that is being made
         self._asked_at = self._not_before = 0.0
         self._learned: dict[str, None] = {}
-        self._versions: dict[str, Version] = {}
+        self._versions = Versions()
+        self._begun_at = {0: 0}  # each of them, in nanoseconds since 1970
 
-    def learn(self, imported: dict[str, str]) -> None:
-        """Note what a call has imported: the file of each module, empty for all but the user's."""
+    def begun_at(self, number: int) -> int:
+        """When a template began to import modules, in nanoseconds since 1970."""
+        return self._begun_at.get(number) or time.time_ns()
+
+    def learn(self, imported: dict[str, str], since: int) -> None:
+        """Note what a process has imported since some time: the file of each module.
+
+        It is empty for all modules but the user's.
+        """
         for name, file in imported.items():
             if name not in self._learned:
                 self._learned[name] = None
                 self._is_wanted = True
-            if file and name not in self._versions:
-                self._versions[name] = Version.of(name, file)
+            if file:
+                self._versions.note(name, file, since)
 
     def look_for_changes(self) -> None:
         """Begin a new epoch if a module of the user's has changed since calls have imported it."""
-        changed = [name for name, version in self._versions.items() if version.has_changed()]
-        if changed:
+        if self._versions.have_changed():
             self.epoch += 1
             self.number = 0
             self._is_wanted, self._asked, self._not_before = True, None, 0.0
-            for name in changed:
-                self._versions[name] = self._versions[name].now()
 
     def to_prepare(self) -> tuple[int, Preparation] | None:
         """The number and the contents of a template that is to be made now, if there is one."""
@@ -111,6 +114,7 @@ class Templates:
     def asked(self, number: int) -> None:
         """Note that this template is being made."""
         self._asked_at, self._asked, self._is_wanted = time.monotonic(), number, False
+        self._begun_at[number] = time.time_ns()
         self.error = ""
         if self._is_required and not self.number:
             self.number = number  # calls wait for it
@@ -126,32 +130,3 @@ class Templates:
         elif self.number == number:
             self.number, self.error = 0, error
             self._is_wanted = True  # try again, after the rest
-
-
-class Version(NamedTuple):
-    """Which version of a module calls have imported: the one that this process would run."""
-
-    name: str
-    file: str
-    spec: object = None  # of the module here; importlib.reload makes a new one
-    changed_at: int = 0  # of its file, in nanoseconds
-
-    @classmethod
-    def of(cls, name: str, file: str) -> Version:
-        """The version of now."""
-        return cls(name, file).now()
-
-    def now(self) -> Version:
-        """The version of now, of the same module."""
-        spec = getattr(sys.modules.get(self.name), "__spec__", None)
-        changed_at = 0
-        with contextlib.suppress(OSError):
-            changed_at = os.stat(self.file).st_mtime_ns
-        return self._replace(spec=spec, changed_at=changed_at)
-
-    def has_changed(self) -> bool:
-        """Whether this process would run another version now."""
-        spec = getattr(sys.modules.get(self.name), "__spec__", None)
-        if spec is not None and self.spec is not None:
-            return spec is not self.spec
-        return spec is None and self.spec is None and self.now().changed_at != self.changed_at

@@ -32,6 +32,7 @@ from dask_limits.limits.ipc.messages import Orders
 from dask_limits.limits.ipc.payload import Payload
 from dask_limits.limits.ipc.task_cells import TaskCells
 from dask_limits.limits.linux import files, proctree, standard_output
+from dask_limits.limits.task import imports
 from dask_limits.limits.task.own_memory import OwnMemory
 from dask_limits.limits.task.run_function import Ended, Runner
 
@@ -212,6 +213,7 @@ def _run_in_new_process(sender: _Sender, head: bytes, orders: Orders, task_proce
     """What pynisher runs in the new process: the function of a call."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # pynisher's would use its pipe
     standard_output.buffer_by_lines()
+    imports.look_into_archives_again()
     cells, fds = sender.settle_in()
     cells.collect_stacks()
     beside, cpu_beside = _say_who_runs(cells, task_process)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterable, Iterator
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Final
+from zipimport import zipimporter
 
 _FIXED: Final = (
     os.path.dirname(os.__file__) + os.sep,  # the standard library
@@ -13,30 +16,83 @@ _FIXED: Final = (
 )
 _INSTALLED: Final = f"{os.sep}site-packages{os.sep}", f"{os.sep}dist-packages{os.sep}"
 _MOST_BYTES: Final = 100_000
-"""Of the list of modules: a message has room for it. scikit-learn has 700 modules, 30,000 bytes."""
+"""Of a list of modules in one message. scikit-learn has 700 modules, 30,000 bytes."""
 
 
-def describe(names: list[str]) -> bytes:
+def describe(names: Iterable[str]) -> bytes:
     """The modules of these names that can be imported elsewhere: for each its name and its file.
 
     The file is left out for modules of the standard library and of installed packages, which do not
     change while a program runs. `parse` reads it.
     """
-    found = b""
+    users = users_among(names)
+    lines = (
+        users.get(name) or os.fsencode(f"{name}\0\n")
+        for name in names
+        if _usable_spec_of(name) is not None
+    )
+    return b"".join(lines)
+
+
+def in_parts(description: bytes) -> Iterator[bytes]:
+    """A description in parts that messages have room for."""
+    while description:
+        end = len(description)
+        if end > _MOST_BYTES:
+            end = description.rindex(b"\n", 0, _MOST_BYTES) + 1
+        yield description[:end]
+        description = description[end:]
+
+
+def users_among(names: Iterable[str]) -> dict[str, bytes]:
+    """The same for those of the user's alone: each by its name."""
+    found = {}
     for name in names:
-        spec = getattr(sys.modules.get(name), "__spec__", None)
-        if spec is None or spec.name != name or spec.loader is None:
-            continue  # made by hand, or the script
-        file = spec.origin if spec.has_location and spec.origin else ""
-        line = os.fsencode(f"{name}\0{file if _is_users(file) else ''}\n")
-        if len(found) + len(line) < _MOST_BYTES:
-            found += line
+        spec = _usable_spec_of(name)
+        file = spec.origin if spec is not None and spec.has_location else None
+        if isinstance(file, str) and _is_users(file):
+            found[name] = os.fsencode(f"{name}\0{file}\n")
     return found
+
+
+def spec_of(name: str) -> object:
+    """The spec of a module, even if the module loads itself when an attribute is asked for."""
+    try:
+        return object.__getattribute__(sys.modules.get(name), "__dict__").get("__spec__")
+    except AttributeError:
+        return None
+
+
+def folder_of(name: str) -> str:
+    """The folder that a module or package at the top is in; empty if there is no telling."""
+    spec = _usable_spec_of(name)
+    if spec is None or not isinstance(spec.origin, str):
+        return ""
+    folder = os.path.dirname(spec.origin)
+    return folder if spec.submodule_search_locations is None else os.path.dirname(folder)
+
+
+def _usable_spec_of(name: str) -> ModuleSpec | None:
+    """The same; None for a module that was made by hand, or is the script."""
+    spec = spec_of(name)
+    if not isinstance(spec, ModuleSpec) or spec.name != name or spec.loader is None:
+        return None
+    return spec
+
+
+def look_into_archives_again() -> None:
+    """Forget what archives held when this process, or the one that forked it, has looked into them.
+
+    For folders, Python sees by itself that they have changed.
+    """
+    for finder in list(sys.path_importer_cache.values()):
+        if isinstance(finder, zipimporter):
+            finder.invalidate_caches()
 
 
 def parse(description: memoryview) -> dict[str, str]:
     """The files of modules by their names, in the order in which the modules were imported."""
-    lines = os.fsdecode(bytes(description)).splitlines()
+    lines = os.fsdecode(bytes(description)).split("\n")[:-1]
     return {name: file for name, _, file in (line.partition("\0") for line in lines)}
 
 

@@ -64,7 +64,7 @@ def run(
         sock, cells = _settle_in(sock_fd, task_cells_fd, template)
         try:
             if _prepare(preparation, settled):
-                TaskProcess(sock, cells).serve()
+                TaskProcess(sock, cells, preparation.users).serve()
         except OSError as error:
             if error.errno in (errno.EBADF, errno.ENOTSOCK, errno.ENOTCONN):
                 cells.put(0, task_cells.DEAF, 1)
@@ -110,7 +110,7 @@ def _prepare(preparation: Preparation, settled: Callable[[float, str], None]) ->
 class TaskProcess:
     """Receives calls, runs them, and sends answers."""
 
-    def __init__(self, sock: socket.socket, cells: TaskCells) -> None:
+    def __init__(self, sock: socket.socket, cells: TaskCells, imported: bytes) -> None:
         self._sock = sock
         self._receiver = transport.Receiver(sock)
         self._task_cells = cells
@@ -121,6 +121,7 @@ class TaskProcess:
         self._baseline = Baseline(cells)
         self._keeps = True  # what libraries keep on purpose; as the last call orders it
         self._modules = set(sys.modules)
+        self._imported = imported  # before it, of the user's modules
 
     def serve(self) -> None:
         """Run calls until the other end is closed, or a call leaves this process unfit."""
@@ -129,10 +130,11 @@ class TaskProcess:
                 self._setting = payload.unpack(message.body, message.fds)
                 message.close()
                 self._setting.restore()
+                imports.look_into_archives_again()
                 continue
             number = message.number
             kind, end, *figures = self._run(message)
-            if len(sys.modules) != len(self._modules):
+            if len(sys.modules) != len(self._modules) or self._imported:
                 self._report_imports(number)
             account = messages.ACCOUNT.pack(*figures, self._memory.first)
             transport.send(self._sock, kind, number, account, end.head, fds=end.fds)
@@ -158,7 +160,9 @@ class TaskProcess:
         """Tell the owner what the call has imported, so that later processes have it from start."""
         new = [name for name in sys.modules if name not in self._modules]
         self._modules = set(sys.modules)
-        transport.send(self._sock, messages.IMPORTED, number, imports.describe(new))
+        for part in imports.in_parts(self._imported + imports.describe(new)):
+            transport.send(self._sock, messages.IMPORTED, number, part)
+        self._imported = b""
 
     def _is_fit(self) -> bool:
         """Restore what a call has changed, and check that nothing else is left of it.

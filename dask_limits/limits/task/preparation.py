@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
+from dask_limits.limits.task import imports
 from dask_limits.limits.task.process_state import Setting
 
 _FORKED_WITH_THREADS: Final = {"numpy", "scipy"}
@@ -30,6 +31,8 @@ class Preparation:
         learned: Names of modules that calls have imported; those that cannot be are left out.
         initializer: A pickled function and its arguments, for each task process; or nothing.
         late: Packages that each task process imports by itself.
+        users: What the template and then the task process have imported of the user's modules, as
+            `imports.describe` says.
     """
 
     setting: Setting | None = None
@@ -37,6 +40,7 @@ class Preparation:
     learned: tuple[str, ...] = ()
     initializer: bytes = b""
     late: frozenset[str] = field(default_factory=frozenset)
+    users: bytes = b""
 
     def in_template(self, late: frozenset[str]) -> set[str]:
         """Import the modules, but for those of the packages `late`.
@@ -47,6 +51,7 @@ class Preparation:
         self.late = late
         if self.setting is not None:
             self.setting.restore()
+        imports.look_into_archives_again()
         watch = _ThreadWatch(late)
         sys.meta_path.insert(0, watch)
         try:
@@ -54,15 +59,22 @@ class Preparation:
         finally:
             sys.meta_path.remove(watch)
         watch.look()
+        self._note_users(imports.users_among(sys.modules.copy()))
         return found | watch.starters
 
     def in_task_process(self) -> None:
         """Import the modules of the late packages, and call the initializer."""
+        before = set(sys.modules)
         if self.late:
             self._import(self.late.__contains__)
         if self.initializer:
             initializer, args = pickle.loads(self.initializer)
             initializer(*args)
+        if len(before) != len(sys.modules):
+            self._note_users(imports.users_among(sys.modules.keys() - before))
+
+    def _note_users(self, described: dict[str, bytes]) -> None:
+        self.users += b"".join(described.values())
 
     def _import(self, is_meant: Callable[[str], bool]) -> set[str]:
         """Import the modules of the packages that are meant. Returns those that need a late one."""

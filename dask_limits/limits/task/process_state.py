@@ -10,6 +10,8 @@ import time
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from dask_limits.limits.task.imports import folder_of
+
 
 @dataclass
 class Setting:
@@ -46,8 +48,23 @@ class Setting:
     def for_another_process(self) -> Setting:
         """A copy that can be unpickled in any process."""
         path = [os.fsdecode(p) for p in self.path if isinstance(p, str | bytes | os.PathLike)]
-        environment = dict(self.environment)
-        return replace(self, path=list(map(str, path)), environment=environment)
+        path = [self._where_it_leads(str(entry)) for entry in path]
+        if "" in path:
+            path += self._folders_left(path)
+        return replace(self, path=path, environment=dict(self.environment))
+
+    def _where_it_leads(self, entry: str) -> str:
+        """The folder that an entry of the path means here, whatever the directory is by now."""
+        if not entry or os.path.isabs(entry):
+            return entry  # an empty one is where the process is, each time
+        finder = sys.path_importer_cache.get(entry)
+        return os.path.join(self.directory, getattr(finder, "path", entry))
+
+    def _folders_left(self, path: list[str]) -> list[str]:
+        """Where else modules of this process are from: where it was when it imported them."""
+        folders = {folder_of(name) for name in sys.modules.copy() if "." not in name}
+        known = [*path, self.directory]
+        return [f for f in sys.path_importer_cache.copy() if f in folders and f not in known]
 
     def restore(self) -> None:
         """Restore it in this process, where it was changed."""

@@ -115,7 +115,8 @@ class Watch:
         """Seconds until it can be over a limit at the earliest, or a share of its age if less."""
         if root.ignores_children or self.warned_of:  # then look often
             return TICK_S
-        tasks = min(root.threads + sum(p.threads for p in self._below), _PROCESSORS)
+        threads = root.threads + sum(p.threads for p in self._below)
+        tasks = min(max(threads, 1), _PROCESSORS)  # one that has just ended has none
         rest = min(
             (self._memory_limit - memory) / (_GROWTH_B_PER_S * tasks),
             (self._cpu_limit - self._cpu_time) / _PROCESSORS,

@@ -37,6 +37,9 @@ P = ParamSpec("P")
 _TICK_S: Final = 0.001
 """How long the first call waits for others to go with it. A longer wait delays a single call; with
 a shorter one the calls of a loop are sent one by one, at two thirds of the rate."""
+_SETTLING: Final = 8
+"""How many results may take long to unpickle, or have a done-callback that waits for another call,
+before the others wait for them."""
 _LOOK_EVERY_S: Final = 0.1
 """How often the connection is checked while calls are not done. When it is lost, Dask ends what
 waits for a task at once, but what waits for a result only after 30 seconds."""
@@ -86,7 +89,7 @@ class DaskExecutor(WatchedExecutor):
         self._id = uuid.uuid4().hex
         # Unpickling and done-callbacks run code of users. On the client's loop that could neither
         # use the client, nor wait for a thread that does.
-        self._settling = ThreadPoolExecutor(1, "dask-limits-futures")
+        self._settling = ThreadPoolExecutor(_SETTLING, "dask-limits-futures")
         try:
             register_plugin(client)
             self._connection = SchedulerConnection(client, self._not_done)

@@ -6,6 +6,7 @@ import os
 import re
 import threading
 from collections.abc import Iterator
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -212,14 +213,23 @@ class WaitsWhereItIsRebuilt:
             assert self.go.wait(30)
 
 
-def test_a_result_that_takes_long_to_unpickle_keeps_no_one_from_using_the_client(
+def test_a_result_that_takes_long_to_unpickle_holds_up_neither_the_client_nor_other_calls(
     client: Client, executor: DaskExecutor
 ) -> None:
     future = executor.submit(limit(WaitsWhereItIsRebuilt, wall_time=30), os.getpid())
     assert WaitsWhereItIsRebuilt.come.wait(30)
     assert client.submit(abs, -1).result(timeout=30) == 1
+    assert executor.submit(abs, -2).result(timeout=30) == 2
     WaitsWhereItIsRebuilt.go.set()
     assert type(future.result(timeout=30)) is WaitsWhereItIsRebuilt
+
+
+def test_a_done_callback_can_wait_for_other_calls(executor: DaskExecutor) -> None:
+    found = Future[int]()
+    executor.submit(abs, -1).add_done_callback(
+        lambda _: found.set_result(executor.submit(abs, -2).result(timeout=30))
+    )
+    assert found.result(timeout=30) == 2
 
 
 def test_a_done_callback_can_use_the_client_and_submit(client: Client) -> None:

@@ -353,7 +353,7 @@ class GuardianProcess:
         orphans = self._strays.look(parents)
         new = orphans.keys() - self._orphans
         # A template may not have told us yet that a task process has ended.
-        sessions = {orphans[pid] for pid in new} & self._by_pid.keys()
+        sessions = {orphans[pid].session for pid in new} & self._by_pid.keys()
         self._leftovers.note_end(s for s in sessions if proctree.has_ended(s))
         self._leftovers.end(orphans)
         if orphans or self._orphans:

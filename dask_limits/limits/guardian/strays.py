@@ -90,7 +90,7 @@ class Strays:
 
     def __init__(self) -> None:
         self._families: set[Family] = set()
-        self._to_end: dict[int, int] = {}
+        self._to_end: dict[int, Process] = {}
 
     def add(self, family: Family) -> None:
         """A task process is there."""
@@ -100,9 +100,9 @@ class Strays:
         """It has ended."""
         self._families.discard(family)
 
-    def look(self, parents: Iterable[Parent]) -> dict[int, int]:
-        """Look for strays below these. Returns those to end, by pid, with their sessions: their
-        call is over, or nothing tells whose they are.
+    def look(self, parents: Iterable[Parent]) -> dict[int, Process]:
+        """Look for strays below these. Returns those to end, by pid: their call is over, or nothing
+        tells whose they are.
         """
         for family in self._families:
             family.strays.clear()
@@ -116,7 +116,7 @@ class Strays:
                 if its and process.started >= its.running_since() - _START_STEP_S:
                     its.strays.append(process)
                 elif its or not parent.has_started(process):
-                    self._to_end[pid] = process.session
+                    self._to_end[pid] = process
         return self._to_end.copy()
 
     def _family_of(self, process: Process) -> Family | None:

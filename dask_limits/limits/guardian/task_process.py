@@ -26,6 +26,7 @@ from dask_limits.limits.ipc import messages, owner_cells, task_cells, transport
 from dask_limits.limits.ipc.cells import Cells
 from dask_limits.limits.ipc.task_cells import TaskCells, is_whole
 from dask_limits.limits.linux import proctree
+from dask_limits.limits.linux.proctree import Process
 from dask_limits.limits.task.grace import SIGNALS
 
 _STACKS_WAIT_S: Final = 0.06
@@ -217,15 +218,20 @@ class TaskProcess:
             if self.cause or notes.has_begun:
                 self._judge()
 
-    def note_orphans(self, orphans: dict[int, int], known: set[int]) -> None:
+    def note_orphans(self, orphans: dict[int, Process], known: set[int]) -> None:
         """Answer only when those have ended that its call may have detached.
 
-        `orphans` are all that are to end, by pid, with their sessions. `known` were so before.
+        `orphans` are all that are to end, by pid. `known` were so before.
         """
-        for pid, session in orphans.items():
-            if pid not in known and (self.dead or session == self.pid):
+        for pid, orphan in orphans.items():
+            if self.family.has(orphan) or (pid not in known and self._is_ending):
                 self._orphans.add(pid)
         self._orphans &= orphans.keys()
+
+    @property
+    def _is_ending(self) -> bool:
+        """Whether what it has detached may be an orphan now: it may have ended unreported."""
+        return self.dead or bool(self.cause) or proctree.has_ended(self.pid)
 
     def _judge(self) -> None:
         watch = self._watch

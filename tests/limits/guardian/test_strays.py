@@ -122,6 +122,27 @@ def test_what_is_beside_a_call_ends_with_it_when_it_returns(tmp_path):
         assert guardian.run(abs, (-1,), {}, limits).result() == 1
 
 
+def detach_for_good(pid_file):
+    if os.fork() == 0:
+        os.setsid()
+        if os.fork() == 0:
+            pid_file.write_text(f"{os.getpid()}\n")
+            time.sleep(600)
+        os._exit(0)
+    written_pid(pid_file)
+    time.sleep(600)
+
+
+def test_the_answer_comes_when_what_the_call_has_detached_is_gone(tmp_path):
+    """At whatever moment that was found: before its process was known to have ended, or later."""
+    with Guardian() as guardian:
+        for n in range(60):
+            path = tmp_path / str(n)
+            outcome = guardian.run(detach_for_good, (path,), {}, Limits(wall_time=0.1))
+            assert not outcome.ok
+            assert not path.exists() or not alive(int(path.read_text() or 0))
+
+
 def move_on(away, sessions):
     """Leave processes of which each lives for a moment only, and has another one go on."""
     for _ in range(8):

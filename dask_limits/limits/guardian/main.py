@@ -205,8 +205,8 @@ class GuardianProcess:
         self._strays.add(process.family)
         self._by_row[row] = self._by_pid[spare.pid] = process
         body = messages.SPAWNED_BODY.pack(spare.pid, spare.cost, template.number)
-        transport.send(self._control, messages.SPAWNED, row, body, fds=[spare.owner_end.fileno()])
-        spare.owner_end.close()
+        with spare.owner_end as end:  # also if the owner has ended
+            transport.send(self._control, messages.SPAWNED, row, body, fds=[end.fileno()])
 
     def _refuse(self, why: str) -> None:
         transport.send(self._control, messages.REFUSED, 0, why.encode())

@@ -8,7 +8,7 @@ from dask_limits.batch_systems.job_state import JobState
 from dask_limits.events import Event
 from dask_limits.executors import SequentialExecutor
 from dask_limits.executors.cluster import WorkerInfo
-from dask_limits.limits import ChildProcess, Limits, Outcome, Usage, limit, progress
+from dask_limits.limits import ChildProcess, Limits, Outcome, Usage, limit, preload, progress
 from dask_limits.plugins import Limiter, Plugin, PynisherPlugin, Retry
 from dask_limits.scheduler import ExitState, Requeue, Scheduler, Task
 
@@ -43,6 +43,7 @@ __all__ = [
     "enforce_limits",
     "exceptions",
     "limit",
+    "preload",
     "probe_scheduler",
     "progress",
     "units",

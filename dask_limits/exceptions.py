@@ -24,6 +24,7 @@ The tree (names in *italics* of pynisher are pynisher's own classes)::
             │   └── SystemMemoryError       ... by the kernel: no memory was left
             ├── ExitError                   the call ended its process: sys.exit, os._exit
             ├── GuardianLostError           the process that watched the call was killed
+            ├── PreloadError                what was to be done before the first call has failed
             ├── LimitRefusedError           no worker, present or future, can grant a limit
             ├── WorkerLostError             the workers that ran the call were lost
             ├── ClusterLostError            the cluster was lost; also a BrokenExecutor
@@ -75,6 +76,7 @@ __all__ = [
     "LimitRefusedError",
     "MemoryBreach",
     "MemoryLimitException",
+    "PreloadError",
     "ProcessBreach",
     "ProcessLimitException",
     "PynisherException",
@@ -210,6 +212,13 @@ class ExitError(CallError):
 
 class GuardianLostError(CallError):
     """The process that watched a call was killed, and the call with it."""
+
+
+class PreloadError(CallError):
+    """A call was not started, because a module to preload or the initializer has failed.
+
+    Its `__cause__` is a `RemoteTraceback` with the traceback of what was raised, if anything was.
+    """
 
 
 class LimitRefusedError(CallError):

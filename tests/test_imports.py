@@ -60,6 +60,7 @@ def test_the_public_names_are_these_and_all_exist():
         "enforce_limits",
         "exceptions",
         "limit",
+        "preload",
         "probe_scheduler",
         "progress",
         "units",

@@ -44,7 +44,7 @@ LAYERS = {
         packed_outcome task
         guardian
         owner
-        call
+        call preload
         __init__
     """,
     "dask": """

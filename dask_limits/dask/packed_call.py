@@ -17,6 +17,7 @@ from dask_limits.limits import LimitedCall, Limits, run_in_place
 from dask_limits.limits.ipc import by_value, pickling
 from dask_limits.limits.owner.use import function_key
 from dask_limits.limits.packed_outcome import PackedOutcome
+from dask_limits.limits.task import script_globals
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ class PackedCall:
         unpickler = _Unpickler(io.BytesIO(self.data))
         unpickler.put_in = put_in
         fn, args, kwargs = unpickler.load()
+        script_globals.give(fn)
         return fn(*args, **kwargs)
 
 

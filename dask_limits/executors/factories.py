@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from dask_limits.exceptions import LimitRefusedError
 from dask_limits.executors.sequential import SequentialExecutor
 from dask_limits.limits import Limits
+from dask_limits.limits.owner.preload import NOTHING, Preload
 from dask_limits.units import whole_number
 
 if TYPE_CHECKING:
@@ -48,11 +49,12 @@ class ExecutorFactory:
     refusal: Callable[[Limits, str], LimitRefusedError | None] = lambda limits, name: None
 
 
-def factory_of(anything: object) -> ExecutorFactory:
+def factory_of(anything: object, preload: Preload = NOTHING) -> ExecutorFactory:
     """Return the factory of executors over what a user holds, which stays open.
 
     Raises:
         TypeError: for what is not accepted. The message lists what is.
+        ValueError: for something to `preload` on what is not Dask's.
 
     Example:
         >>> with ThreadPoolExecutor(1) as pool:
@@ -64,32 +66,43 @@ def factory_of(anything: object) -> ExecutorFactory:
     if isinstance(anything, type):
         raise TypeError(f"{anything!r} is a class, not an instance. {_ACCEPTED}.")
     name = type(anything).__name__
+    connect = partial(connect_dask, preload=preload)
     if _is_dask(anything, "Client", "Cluster"):
-        return ExecutorFactory(name, partial(connect_dask, anything), given=anything)
+        return ExecutorFactory(name, partial(connect, anything), preload.shown, given=anything)
     if _is_dask(anything, "ClientExecutor"):
         from dask_limits.dask.compat.client import executor_parts
 
         if parts := executor_parts(anything):
             client, options = parts
             annotations = _annotations(options)
-            make = partial(connect_dask, client, annotations=annotations)
-            return ExecutorFactory(name, make, annotations, given=anything)
+            make = partial(connect, client, annotations=annotations)
+            return ExecutorFactory(name, make, annotations | preload.shown, given=anything)
     if isinstance(anything, Executor):
+        if preload != NOTHING:
+            raise ValueError(
+                f"preload and initializer have no effect on {anything!r}. Use Scheduler."
+                "with_processes(), with_dask() or a batch system, or dask_limits.preload() as the"
+                " initializer of the pool"
+            )
         executor = anything if _is_ours(anything) else _wrapped(anything)
         return ExecutorFactory(name, lambda: executor, owned=False, given=anything)
     raise TypeError(f"{anything!r} is of type {name}. {_ACCEPTED}.")
 
 
-def processes(max_workers: int | None, max_calls_per_process: int | None) -> ExecutorFactory:
+def processes(
+    max_workers: int | None, max_calls_per_process: int | None, preload: Preload
+) -> ExecutorFactory:
     """Executors over our own task processes."""
     from dask_limits.executors.processes import ProcessExecutor
 
-    options = {"max_workers": _workers("max_workers", max_workers)}
+    preload.check_here()
+    options: dict[str, Any] = {"max_workers": _workers("max_workers", max_workers)}
     if max_calls_per_process is not None:
         options["max_calls_per_process"] = whole_number(
             max_calls_per_process, "max_calls_per_process", none="no limit"
         )
-    return ExecutorFactory("ProcessExecutor", partial(ProcessExecutor, **options), options)
+    make = partial(ProcessExecutor, **options, preload=preload)
+    return ExecutorFactory("ProcessExecutor", make, options | preload.shown)
 
 
 def threads(max_workers: int | None) -> ExecutorFactory:
@@ -128,32 +141,36 @@ def sequential() -> ExecutorFactory:
 
 
 def dask(
-    where: object, n_workers: int | None, security: Security | bool | None = None
+    where: object, n_workers: int | None, security: Security | bool | None, preload: Preload
 ) -> ExecutorFactory:
     """Executors over a given Dask, or a new LocalCluster."""
     _check_security(where, security)
-    options = {} if security is None else {"security": security}
+    connect = partial(connect_dask, preload=preload)
+    options: dict[str, Any] = {} if security is None else {"security": security}
     if where is None:
+        preload.check_here()
         options |= {"n_workers": _workers("n_workers", n_workers)}
-        return ExecutorFactory("LocalCluster", partial(connect_dask, None, **options), options)
+        make = partial(connect, None, **options)
+        return ExecutorFactory("LocalCluster", make, options | preload.shown)
     if n_workers is not None:
         raise ValueError(
             f"n_workers={n_workers!r} is for a LocalCluster that each run starts, but runs use"
             f" {where!r}. Specify one or the other."
         )
     if isinstance(where, str):
-        make = partial(connect_dask, where, **options)
-        return ExecutorFactory("Dask", make, {"address": where})
-    return factory_of(where)
+        make = partial(connect, where, **options)
+        return ExecutorFactory("Dask", make, {"address": where} | preload.shown)
+    return factory_of(where, preload)
 
 
-def jobqueue(system: str, options: Mapping[str, Any]) -> ExecutorFactory:
+def jobqueue(system: str, options: Mapping[str, Any], preload: Preload) -> ExecutorFactory:
     """Executors over clusters of `dask_jobqueue`. This checks the options, and imports Dask."""
     from dask_limits.executors.jobqueue import JobQueueExecutor, JobSpec
 
     spec = JobSpec(system, **options)
-    make = partial(JobQueueExecutor.start, spec)
-    return ExecutorFactory(spec.cluster_class.__name__, make, spec.shown, refusal=spec.refusal)
+    make = partial(JobQueueExecutor.start, spec, preload)
+    shown = spec.shown | preload.shown
+    return ExecutorFactory(spec.cluster_class.__name__, make, shown, refusal=spec.refusal)
 
 
 def _wrapped(executor: Executor, *, owned: bool = False) -> Executor:

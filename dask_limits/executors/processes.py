@@ -9,6 +9,7 @@ from typing import Any, ParamSpec, TypeVar
 from dask_limits.executors.future import Future
 from dask_limits.limits import CancelToken, LimitedCall, Outcome, Usage
 from dask_limits.limits.owner.guardian import Guardian
+from dask_limits.limits.owner.preload import NOTHING, Preload
 from dask_limits.units import whole_number
 
 P = ParamSpec("P")
@@ -22,7 +23,8 @@ class ProcessExecutor(concurrent.futures.Executor):
     breaches a limit is ended with everything it started, its future says how, and the next call
     gets another process. Cancelling a future also ends a call that is running.
 
-    The arguments are those of `Scheduler.with_processes`.
+    The arguments are those of `Scheduler.with_processes`; `preload` is all that is to be done
+    before the first call.
 
     Example:
         >>> with ProcessExecutor(1) as executor:
@@ -31,12 +33,16 @@ class ProcessExecutor(concurrent.futures.Executor):
     """
 
     def __init__(
-        self, max_workers: int | None = None, *, max_calls_per_process: int | None = None
+        self,
+        max_workers: int | None = None,
+        *,
+        max_calls_per_process: int | None = None,
+        preload: Preload = NOTHING,
     ) -> None:
         if max_workers is None:
             max_workers = len(os.sched_getaffinity(0))
         self.max_workers = whole_number(max_workers, "max_workers", none="one for each CPU")
-        self._guardian = Guardian(max_calls_per_process)
+        self._guardian = Guardian(max_calls_per_process, preload)
         self._pending: set[Future[Any]] = set()
         # A thread for each call that runs: it does nothing but wait on a socket.
         self._threads = concurrent.futures.ThreadPoolExecutor(

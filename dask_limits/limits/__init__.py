@@ -5,6 +5,7 @@ from dask_limits.limits.cancel import CancelToken
 from dask_limits.limits.in_place import name_of, run_in_place
 from dask_limits.limits.limits import Isolation, Limits, LimitsArguments
 from dask_limits.limits.outcome import ChildProcess, Outcome, Usage
+from dask_limits.limits.preload import preload
 from dask_limits.limits.progress import progress
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "Usage",
     "limit",
     "name_of",
+    "preload",
     "progress",
     "run_call",
     "run_in_place",

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Self
 
 from dask_limits.executors import factories, factory_of
 from dask_limits.limits import Limits
+from dask_limits.limits.owner.preload import Preload
 from dask_limits.scheduler.submitter import Submitter
 
 if TYPE_CHECKING:
@@ -23,7 +25,13 @@ class Constructors(Submitter):
 
     @classmethod
     def with_processes(
-        cls, max_workers: int | None = None, *, max_calls_per_process: int | None = None
+        cls,
+        max_workers: int | None = None,
+        *,
+        max_calls_per_process: int | None = None,
+        preload: Iterable[str] = (),
+        initializer: Callable[..., object] | None = None,
+        initargs: Iterable[Any] = (),
     ) -> Self:
         """A scheduler whose calls run in task processes on this machine.
 
@@ -35,11 +43,31 @@ class Constructors(Submitter):
                 this process may use.
             max_calls_per_process: How many calls a task process runs before it is replaced. By
                 default, there is no limit.
+            preload: Names of modules to import before the first call, such as
+                `["sklearn.ensemble"]`. Neither the time nor the memory of an import counts for a
+                call. Without this, modules that calls have imported are imported ahead for later
+                ones.
+            initializer: A function that each task process calls once, before its first call, and
+                whose time and memory count for no call either. What it sets in globals of the
+                script, in modules, in the environment and the like is there for each call.
+            initargs: Its arguments. They are pickled with it when this is called.
+
+        If an import or the initializer fails, ends its process or takes more than ten minutes, the
+        calls that need it end with a [PreloadError][dask_limits.exceptions.PreloadError] that says
+        why. It is tried again for later calls. Calls with `isolation="thread"`, and with
+        `context="spawn"` or `"forkserver"`, have nothing of all this.
 
         Raises:
-            ValueError: for a number below 1.
+            ModuleNotFoundError: if there is no such module.
+            ValueError: for a number below 1, or a name that no module can have.
+            TypeError: if an argument has the wrong type, or cannot be pickled.
+
+        Example:
+            >>> from dask_limits import Scheduler
+            >>> scheduler = Scheduler.with_processes(2, preload=["json", "email.message"])
         """
-        return cls(factories.processes(max_workers, max_calls_per_process))
+        wanted = Preload.of(preload, initializer, initargs)
+        return cls(factories.processes(max_workers, max_calls_per_process, wanted))
 
     @classmethod
     def with_threads(cls, max_workers: int | None = None) -> Self:
@@ -81,6 +109,9 @@ class Constructors(Submitter):
         *,
         n_workers: int | None = None,
         security: Security | bool | None = None,
+        preload: Iterable[str] = (),
+        initializer: Callable[..., object] | None = None,
+        initargs: Iterable[Any] = (),
     ) -> Self:
         """A scheduler whose calls run on Dask.
 
@@ -92,13 +123,20 @@ class Constructors(Submitter):
             security: Dask's credentials, for an address or a LocalCluster. By default, a
                 LocalCluster gets new ones, so that nobody else can connect to it; False turns
                 that off.
+            preload: What limited calls on each worker find imported: see `with_processes`. Only the
+                workers need to have these modules. A cluster has one `preload` and `initializer`,
+                those of the run that began last of those that have any; they stay for later runs.
+            initializer: See `with_processes`.
+            initargs: See `with_processes`.
 
         Raises:
-            TypeError: for a `where` or a `security` of another type.
+            TypeError: for a `where`, a `security` or another argument of the wrong type.
             ValueError: for an `n_workers` below 1 or together with a `where`, or a `security`
                 where it has no effect.
+            ModuleNotFoundError: if there is no module to preload, for a new LocalCluster.
         """
-        return cls(factories.dask(where, n_workers, security))
+        wanted = Preload.of(preload, initializer, initargs)
+        return cls(factories.dask(where, n_workers, security, wanted))
 
     @classmethod
     def with_jobqueue(
@@ -112,6 +150,9 @@ class Constructors(Submitter):
         security: Security | bool | None = None,
         submit_command: str | None = None,
         cancel_command: str | None = None,
+        preload: Iterable[str] = (),
+        initializer: Callable[..., object] | None = None,
+        initargs: Iterable[Any] = (),
         **options: Any,
     ) -> Self:
         """A scheduler whose calls run on Dask workers in the jobs of a batch system.
@@ -135,6 +176,9 @@ class Constructors(Submitter):
                 read. By default each run makes temporary ones.
             submit_command: The command to use in place of "sbatch", "qsub", ...
             cancel_command: The command to use in place of "scancel", "qdel", ...
+            preload: See `with_processes`. Only the nodes need to have these modules.
+            initializer: See `with_processes`.
+            initargs: See `with_processes`.
             options: Arguments of the class of `dask_jobqueue`: `cores` and `memory` of each job,
                 `walltime`, `queue`, `account`, `interface`, `job_extra_directives`, ... What you
                 leave out comes from the configuration files of `dask_jobqueue`. `walltime` may
@@ -150,15 +194,11 @@ class Constructors(Submitter):
             >>> from dask_limits import Scheduler
             >>> scheduler = Scheduler.with_jobqueue("pbs", cores=4, memory="16 GiB", n_workers=10)
         """
-        options |= {
-            "n_workers": n_workers,
-            "adaptive": adaptive,
-            "worker_timeout": worker_timeout,
-            "security": security,
-            "submit_command": submit_command,
-            "cancel_command": cancel_command,
-        }
-        return cls(factories.jobqueue(name, options))
+        options |= {"n_workers": n_workers, "adaptive": adaptive, "worker_timeout": worker_timeout}
+        options |= {"submit_command": submit_command, "cancel_command": cancel_command}
+        options["security"] = security
+        wanted = Preload.of(preload, initializer, initargs)
+        return cls(factories.jobqueue(name, options, wanted))
 
     @classmethod
     def with_slurm(
@@ -171,6 +211,9 @@ class Constructors(Submitter):
         adaptive: bool | int | tuple[int, int] | dict[str, Any] | None = None,
         worker_timeout: Amount | None = None,
         security: Security | bool | None = None,
+        preload: Iterable[str] = (),
+        initializer: Callable[..., object] | None = None,
+        initargs: Iterable[Any] = (),
         **options: Any,
     ) -> Self:
         """A scheduler whose calls run on Dask workers in SLURM jobs. See `with_jobqueue`.
@@ -184,6 +227,9 @@ class Constructors(Submitter):
             adaptive: See `with_jobqueue`.
             worker_timeout: See `with_jobqueue`.
             security: See `with_jobqueue`.
+            preload: See `with_jobqueue`.
+            initializer: See `with_processes`.
+            initargs: See `with_processes`.
             options: Arguments of `dask_jobqueue.SLURMCluster`.
 
         Example:
@@ -199,6 +245,9 @@ class Constructors(Submitter):
             adaptive=adaptive,
             worker_timeout=worker_timeout,
             security=security,
+            preload=preload,
+            initializer=initializer,
+            initargs=initargs,
             **options,
         )
 

@@ -29,6 +29,7 @@ from dask_limits.exceptions import CallCancelledError, CallError, GuardianLostEr
 from dask_limits.limits import CancelToken, Limits
 from dask_limits.limits.ipc import by_value
 from dask_limits.limits.owner.guardian import Guardian
+from dask_limits.limits.owner.preload import Preload
 from dask_limits.placement.resources import WorkerResources
 
 _REPORT_AFTER_S: Final = 0.1
@@ -47,20 +48,29 @@ class LimitsExecutor(concurrent.futures.Executor):
 
     Attributes:
         is_placed: Whether the scheduler places calls. It is then told when they start.
+        is_left: Whether its plugin has left it, and no other one has taken it over as yet.
         usage_log: What its tasks have used.
     """
 
-    def __init__(self, worker: distributed.Worker, max_calls_per_process: int | None) -> None:
+    def __init__(
+        self, worker: distributed.Worker, max_calls_per_process: int | None, preload: Preload
+    ) -> None:
         self._worker = worker
         self._loop = asyncio.get_running_loop()
         self._tasks = worker.state.tasks
-        self._guardian = Guardian(max_calls_per_process)
+        self._guardian = Guardian(max_calls_per_process, preload)
         # Dask submits no more tasks at a time than the worker has threads. Here they only wait.
         self._threads = ThreadPoolExecutor(worker.state.nthreads, thread_name_prefix="limits")
         self._executions: dict[Hashable, _Execution] = {}
         self.set_resources(WorkerResources(cores=worker.state.nthreads), "")
         self.is_placed = False
+        self.is_left = False
         self.usage_log = UsageLog(worker)
+
+    def preload(self, preload: Preload) -> None:
+        """Have the calls that begin from now on run in processes that have done this."""
+        if preload != self._guardian.preload:
+            self._guardian.preload = preload
 
     def set_resources(self, resources: WorkerResources, job: str) -> None:
         """Set what all calls together may reserve, before the first one comes.

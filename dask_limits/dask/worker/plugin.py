@@ -6,7 +6,9 @@ import logging
 import math
 import os
 import time
-from typing import Any
+import weakref
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any, Final, Self
 
 import cloudpickle
 import distributed
@@ -19,10 +21,15 @@ from dask_limits.dask.graphs.annotations import EXECUTOR
 from dask_limits.dask.reservations import job_resources
 from dask_limits.dask.scheduler.plugin import LimitsSchedulerPlugin
 from dask_limits.dask.worker.executor import LimitsExecutor
+from dask_limits.limits.owner.preload import NOTHING, Preload
 from dask_limits.placement.resources import WorkerResources
 from dask_limits.units import whole_number
 
 logger = logging.getLogger(__name__)
+_ending: Final[weakref.WeakKeyDictionary[distributed.Worker, asyncio.Future[None]]] = (
+    weakref.WeakKeyDictionary()
+)
+"""For workers that the plugin was removed from: the end of what it had there."""
 
 
 class LimitsWorkerPlugin(distributed.WorkerPlugin):  # type: ignore[misc]
@@ -33,14 +40,22 @@ class LimitsWorkerPlugin(distributed.WorkerPlugin):  # type: ignore[misc]
 
     A `Scheduler` on Dask registers it by itself. Code that uses
     [annotate][dask_limits.annotate] registers it once for each cluster. Registering it again has no
-    effect: the first one stays.
+    effect: the first one stays. But one with something to preload replaces what was to be preloaded
+    before, on all workers, for all calls that begin from then on, whoever submits them. Calls that
+    run are not disturbed.
 
     Args:
         max_calls_per_process: After how many calls a task process is replaced by a new one, 1 or
             more; None, the default, for no limit. This is for functions that leak memory.
+        preload: Names of modules that the workers have imported before the first limited call, as
+            in `Scheduler.with_processes`. Only the workers need to have them.
+        initializer: A function that each task process calls once, before its first call.
+        initargs: Its arguments.
 
     Raises:
-        ValueError: if it is less than 1.
+        ValueError: if `max_calls_per_process` is less than 1, or for a name that no module can
+            have.
+        TypeError: if an argument has the wrong type, or cannot be pickled.
 
     Example:
         >>> from distributed import Client
@@ -53,18 +68,44 @@ class LimitsWorkerPlugin(distributed.WorkerPlugin):  # type: ignore[misc]
     """
 
     name = "dask-limits"
-    idempotent = True
 
-    def __init__(self, *, max_calls_per_process: int | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        max_calls_per_process: int | None = None,
+        preload: Iterable[str] = (),
+        initializer: Callable[..., object] | None = None,
+        initargs: Iterable[Any] = (),
+    ) -> None:
         if max_calls_per_process is not None:  # refused here rather than on each worker
             whole_number(max_calls_per_process, "max_calls_per_process", none="no limit")
         self._max_calls = max_calls_per_process
+        self._preload = Preload.of(preload, initializer, initargs)
+
+    @classmethod
+    def _of(cls, preload: Preload) -> Self:
+        plugin = cls()
+        plugin._preload = preload
+        return plugin
+
+    @property
+    def idempotent(self) -> bool:
+        """Whether Dask leaves out this one where there is another one."""
+        return self._preload == NOTHING
 
     async def setup(self, worker: distributed.Worker) -> None:
         """Give the worker its "limits" executor, and report its resources to the scheduler."""
         compat.check_worker()
         self._tasks = worker.state.tasks
-        self._executor = worker.executors[EXECUTOR] = LimitsExecutor(worker, self._max_calls)
+        executor = worker.executors.get(EXECUTOR)
+        if executor is not None:  # the plugin that had it has just been replaced by this one
+            self._executor, executor.is_left = executor, False
+            executor.preload(self._preload)
+            return
+        if (ending := _ending.get(worker)) is not None:
+            await ending
+        self._executor = LimitsExecutor(worker, self._max_calls, self._preload)
+        worker.executors[EXECUTOR] = self._executor
         compat.listen(worker, {"dask-limits-give-back": self._executor.give_back})
         resources, job = await _resources_of(worker)
         self._executor.set_resources(resources, job.job)
@@ -103,13 +144,34 @@ class LimitsWorkerPlugin(distributed.WorkerPlugin):  # type: ignore[misc]
         elif finish == "released" and start in ("executing", "long-running"):
             self._executor.cancel(key)
 
-    async def teardown(self, worker: distributed.Worker) -> None:
-        """End what runs, and every process of ours."""
-        del worker.executors[EXECUTOR]
-        if worker.status == Status.running:  # the plugin is removed, and the worker stays
-            await worker.scheduler.dask_limits_leave(worker=worker.address)
+    def teardown(self, worker: distributed.Worker) -> Awaitable[None] | None:
+        """End what runs, and every process of ours, unless another plugin takes over."""
+        if worker.status != Status.running:
+            return self._end(worker)
+        # The plugin is removed from a worker that stays, or replaced by another one. Dask does not
+        # say which; but it then sets the other one up before anything else runs on its loop.
+        self._executor.is_left = True
+        asyncio.get_running_loop().call_soon(self._end_if_left, worker)
+        return None
+
+    def _end_if_left(self, worker: distributed.Worker) -> None:
+        if self._executor.is_left:
+            del worker.executors[EXECUTOR]
+            _ending[worker] = asyncio.ensure_future(self._leave(worker))
+
+    async def _leave(self, worker: distributed.Worker) -> None:
+        await worker.scheduler.dask_limits_leave(worker=worker.address)
+        await self._end(worker)
+
+    async def _end(self, worker: distributed.Worker) -> None:
+        worker.executors.pop(EXECUTOR, None)
         self._executor.usage_log.send()
         await asyncio.to_thread(self._executor.shutdown)
+
+
+def plugin_that_preloads(preload: Preload) -> LimitsWorkerPlugin:
+    """The plugin with what is to be done on each worker before calls come."""
+    return LimitsWorkerPlugin._of(preload)
 
 
 async def _resources_of(worker: distributed.Worker) -> tuple[WorkerResources, BatchJob]:

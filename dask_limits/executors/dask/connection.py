@@ -10,9 +10,10 @@ from typing import Final
 import distributed
 
 from dask_limits.dask.compat.client import connection_of, is_connected, status_of
-from dask_limits.dask.worker.plugin import LimitsWorkerPlugin
+from dask_limits.dask.worker.plugin import LimitsWorkerPlugin, plugin_that_preloads
 from dask_limits.exceptions import ClusterLostError
 from dask_limits.executors.dask.submissions import Submission
+from dask_limits.limits.owner.preload import Preload
 
 _SHOWN: Final = 3  # workers that are named in an error, however many there are
 
@@ -47,8 +48,8 @@ class SchedulerConnection:
         )
 
 
-def register_plugin(client: distributed.Client) -> None:
-    """Bring limits to all workers. If they have them already, this does nothing."""
+def register_plugin(client: distributed.Client, preload: Preload) -> None:
+    """Bring limits to all workers. If they have them already, only what is to be preloaded."""
     if client.asynchronous:
         raise TypeError(
             f"{client} is asynchronous. Use a client that is made without asynchronous=True and"
@@ -56,7 +57,7 @@ def register_plugin(client: distributed.Client) -> None:
         )
     _check_open(client)
     try:
-        client.register_plugin(LimitsWorkerPlugin())
+        client.register_plugin(plugin_that_preloads(preload))
     except Exception as error:
         _check_open(client)  # it may have been closed meanwhile
         with contextlib.suppress(Exception):  # or the next attempt would seem to succeed

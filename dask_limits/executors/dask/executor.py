@@ -31,6 +31,7 @@ from dask_limits.executors.dask.submissions import Submission, together
 from dask_limits.executors.dask.uninterrupted import start_uninterrupted
 from dask_limits.executors.future import Future
 from dask_limits.limits import LimitedCall
+from dask_limits.limits.owner.preload import NOTHING, Preload
 
 P = ParamSpec("P")
 
@@ -66,6 +67,7 @@ class DaskExecutor(WatchedExecutor):
         annotations: Dask's annotations for every call: `workers`, `resources`, `retries`, ... They
             take precedence over those in effect where a call is submitted, as arguments of
             `client.submit` do.
+        preload: What the workers are to do before calls come.
     """
 
     def __init__(
@@ -74,6 +76,7 @@ class DaskExecutor(WatchedExecutor):
         close: Callable[[], object] | None = None,
         *,
         annotations: Mapping[str, Any] | None = None,
+        preload: Preload = NOTHING,
     ) -> None:
         self.client = client
         self._close = close
@@ -91,7 +94,7 @@ class DaskExecutor(WatchedExecutor):
         # use the client, nor wait for a thread that does.
         self._settling = ThreadPoolExecutor(_SETTLING, "dask-limits-futures")
         try:
-            register_plugin(client)
+            register_plugin(client, preload)
             self._connection = SchedulerConnection(client, self._not_done)
         except BaseException:
             if close is not None:
@@ -106,6 +109,7 @@ class DaskExecutor(WatchedExecutor):
         n_workers: int | None = None,
         security: distributed.Security | bool | None = None,
         annotations: Mapping[str, Any] | None = None,
+        preload: Preload = NOTHING,
     ) -> Self:
         """An executor on the Dask cluster that the user has, or on a new one.
 
@@ -117,18 +121,18 @@ class DaskExecutor(WatchedExecutor):
             n_workers: See `start_cluster`.
             security: Credentials for an address; for a new cluster, see `start_cluster`.
             annotations: Dask's annotations for every call.
+            preload: What the workers are to do before calls come.
         """
+        make = functools.partial(cls, annotations=annotations, preload=preload)
         if isinstance(where, distributed.Client):
-            return cls(where, annotations=annotations)
+            return make(where)
         if where is None:
             # Including the plugin: Dask complains if the cluster is closed while it is registered.
-            return start_uninterrupted(
-                lambda: cls(*start_cluster(n_workers, security), annotations=annotations)
-            )
+            return start_uninterrupted(lambda: make(*start_cluster(n_workers, security)))
         if isinstance(where, str):
             probe_scheduler(where, security if isinstance(security, distributed.Security) else None)
         client = distributed.Client(where, security=security, set_as_default=False)
-        return cls(client, client.close, annotations=annotations)
+        return make(client, client.close)
 
     # -- from any thread -------------------------------------------------------------------
 

@@ -16,6 +16,7 @@ from dask_limits.executors.jobqueue.job_pool import JobPool
 from dask_limits.executors.jobqueue.job_submission import JobSubmitter, check_commands
 from dask_limits.executors.jobqueue.shared_directory import SharedDirectory
 from dask_limits.executors.jobqueue.spec import JobSpec
+from dask_limits.limits.owner.preload import NOTHING, Preload
 
 
 class JobQueueExecutor(DaskExecutor):
@@ -24,7 +25,7 @@ class JobQueueExecutor(DaskExecutor):
     _pool: JobPool
 
     @classmethod
-    def start(cls, spec: JobSpec) -> Self:
+    def start(cls, spec: JobSpec, preload: Preload = NOTHING) -> Self:
         """Start a scheduler in this process and begin to submit jobs, without waiting for workers.
 
         Raises:
@@ -32,10 +33,10 @@ class JobQueueExecutor(DaskExecutor):
             OSError: if the directory that the nodes share cannot be made.
             RuntimeError: if the scheduler cannot be started.
         """
-        return start_uninterrupted(lambda: cls._start(spec))
+        return start_uninterrupted(lambda: cls._start(spec, preload))
 
     @classmethod
-    def _start(cls, spec: JobSpec) -> Self:
+    def _start(cls, spec: JobSpec, preload: Preload) -> Self:
         check_commands(spec.system, spec.submit_command, spec.cancel_command)
         with contextlib.ExitStack() as exit_stack:
             directory = SharedDirectory(spec.shared, spec.options.get("log_directory"))
@@ -48,7 +49,7 @@ class JobQueueExecutor(DaskExecutor):
             exit_stack.callback(cluster.sync, pool.end)
             client = distributed.Client(cluster, set_as_default=False)
             exit_stack.callback(client.close)
-            executor = cls(client)
+            executor = cls(client, preload=preload)
             executor._pool, pool.tell = pool, executor._hear
             cluster.sync(pool.begin)
             executor._close = exit_stack.pop_all().close

@@ -23,7 +23,7 @@ from dask_limits.limits.guardian.monitor import TICK_S
 from dask_limits.limits.guardian.strays import Parent, Strays
 from dask_limits.limits.guardian.task_process import TaskProcess
 from dask_limits.limits.guardian.template import ChildSignal, EndedProcess, collect_ended
-from dask_limits.limits.guardian.templates import Template
+from dask_limits.limits.guardian.templates import Template, how_ended
 from dask_limits.limits.ipc import messages, owner_cells, transport
 from dask_limits.limits.ipc.cells import Cells
 from dask_limits.limits.linux import proctree
@@ -216,32 +216,44 @@ class GuardianProcess:
             template.wanted -= 1
             self._refuse(why)
 
+    def _refuse_one(self, template: Template, report: str) -> None:
+        """A task process has failed before it was ready: so has the call that waits for it."""
+        if report and template.wanted:
+            template.wanted -= 1
+            body = report.encode()
+            transport.send(self._control, messages.UNPREPARED, template.number, body)
+
     def _take_from(self, template: Template) -> None:
         """Handle one message of a template, or of a task process that has settled in."""
         message = template.receive()
         if message is None:
             template.unregister()  # it is collected soon
         elif message.kind == messages.PREPARED:
-            self._prepared(template, bytes(message.body).decode())
+            self._prepared(template)
+        elif message.kind == messages.FAILED:
+            self._failed(template, bytes(message.body).decode())
         elif message.kind == messages.LATE:
             template.start_again(late=bytes(message.body))
         elif message.kind == messages.ENDED:
             body = messages.ENDED_BODY.unpack(message.body)
             self._bury(EndedProcess(message.number, *body))
+        elif message.kind == messages.UNFORKED:
+            template.not_forked(message.number)
+            self._refuse_all(template, bytes(message.body).decode())
         else:
-            error = template.take(message)
-            if error and template.wanted:
-                template.wanted -= 1
-                self._refuse(error)
+            self._refuse_one(template, template.take(message))
             self._serve(template)
 
-    def _prepared(self, template: Template, error: str) -> None:
-        """A template has imported what it was to import, or has failed to."""
-        transport.send(self._control, messages.PREPARED, template.number, error.encode())
-        if error:
-            self._refuse_all(template, error)
-            self._retire(template)
-            return
+    def _failed(self, template: Template, report: str) -> None:
+        """A template, or each of its task processes, is never ready."""
+        transport.send(self._control, messages.FAILED, template.number, report.encode())
+        while template.wanted:
+            self._refuse_one(template, report)
+        self._retire(template)
+
+    def _prepared(self, template: Template) -> None:
+        """A template has imported what it was to import."""
+        transport.send(self._control, messages.PREPARED, template.number)
         template.prepared()
         for other in list(self._templates.values()):
             if 0 < other.number < template.number:
@@ -258,7 +270,7 @@ class GuardianProcess:
     def _end_if_retired(self, template: Template) -> None:
         if template.is_retired and not template.living:
             template.close()
-            del self._templates[template.number]
+            self._templates.pop(template.number, None)
 
     def _release(self, process: TaskProcess) -> None:
         """The owner needs this process no more: only now another one may have its row."""
@@ -286,6 +298,8 @@ class GuardianProcess:
         if now >= self._next_tidying:
             self._next_tidying = now + _LONGEST_SLEEP_S
             self._give_back(now)
+            for template in self._templates.values():
+                template.end_if_overdue(now)
         if busy:
             self._idle_ticks = 0
             owner_cells.set_asleep(self._owner_cells, False)
@@ -310,9 +324,9 @@ class GuardianProcess:
             if ended.pid == template.pid:
                 self._lost(template, ended.status)
             else:
-                if (error := template.ended(ended.pid)) and template.wanted:
-                    template.wanted -= 1
-                    self._refuse(error)
+                if report := template.ended(ended.pid, ended.status):
+                    self._refuse_one(template, report)
+                    self._serve(template)
                 self._end_if_retired(template)
         process = self._by_pid.pop(ended.pid, None)
         if process is None:
@@ -329,9 +343,9 @@ class GuardianProcess:
         for pid in forked:
             if proctree.read_process(pid) is None:  # it had been collected, and not reported
                 self._bury(EndedProcess(pid, status=signal.SIGKILL, cpu_time=0.0, peak_memory=0))
-        if not template.is_prepared:
-            code = os.waitstatus_to_exitcode(status)
-            self._prepared(template, f"the process that imported its modules ended with {code}")
+        if not template.is_prepared or template.overdue:
+            how = f"the process that imported the modules {how_ended(status)}"
+            self._failed(template, template.overdue or how)
         elif template.is_retired:
             self._end_if_retired(template)
         elif not template.can_start():

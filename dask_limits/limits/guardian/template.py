@@ -13,14 +13,12 @@ import signal
 import socket
 import time
 import traceback
-from typing import Final, NamedTuple, NoReturn
+from typing import NamedTuple, NoReturn
 
 from dask_limits.limits.ipc import messages, payload, transport
 from dask_limits.limits.linux import prctl, signals
 from dask_limits.limits.task import main as task_main
-from dask_limits.limits.task.preparation import Preparation
-
-_LONGEST_TEXT: Final = 100_000  # bytes; a message has room for it
+from dask_limits.limits.task.preparation import Preparation, report_of
 
 
 class EndedProcess(NamedTuple):
@@ -82,6 +80,8 @@ def run(sock_fd: int, open_files: tuple[int, int]) -> NoReturn:
         prctl.set_name("limits-template")
         task_main.undo_guardian(open_files, sock_fd)
         _Template(transport.adopt(sock_fd)).serve()
+    except ConnectionError:
+        pass  # the guardian has ended
     except BaseException:
         traceback.print_exc()
     finally:
@@ -127,16 +127,17 @@ class _Template:
 
     def _prepare(self, message: transport.Message, late: frozenset[str]) -> bool:
         """Import what the owner asks for. False if another template has to, or none can."""
-        kind, text = messages.PREPARED, ""
+        kind, body = messages.PREPARED, b""
         try:
-            self._preparation = payload.unpack(message.body, message.fds)
+            pickled = message.body[messages.PREPARE_BODY.size :]
+            self._preparation = payload.unpack(pickled, message.fds)
             if found := self._preparation.in_template(late):
-                kind, text = messages.LATE, " ".join(late | found)
+                kind, body = messages.LATE, " ".join(late | found).encode()
         except BaseException as why:
-            text = f"{type(why).__name__}: {why}"
-        transport.send(self._sock, kind, message.number, text.encode()[:_LONGEST_TEXT])
+            kind, body = messages.FAILED, report_of(why)
+        transport.send(self._sock, kind, message.number, body)
         message.close()
-        return not text
+        return kind == messages.PREPARED
 
     def _report_ended(self) -> None:
         for pid, *figures in collect_ended():
@@ -148,7 +149,8 @@ class _Template:
         try:
             pid = os.fork()
         except OSError as error:
-            self._settled(message.number, 0.0, str(error))
+            why = str(error).encode()
+            transport.send(self._sock, messages.UNFORKED, message.number, why)
             message.close()
             return
         if pid == 0:
@@ -159,15 +161,11 @@ class _Template:
         message.close()
 
     def _become_task_process(self, message: transport.Message) -> NoReturn:
-        def settled(seconds: float, error: str) -> None:
-            self._settled(message.number, seconds, error)
+        def settled(seconds: float, report: bytes) -> None:
+            body = messages.SETTLED_BODY.pack(seconds)
+            transport.send(self._sock, messages.SETTLED, message.number, body, report)
             self._sock.close()
 
         signals.unblock_all(self._mask)
         sock_fd, cells_fd = message.fds
         task_main.run(sock_fd, cells_fd, self._pid, self._preparation, settled)
-
-    def _settled(self, number: int, seconds: float, error: str) -> None:
-        """Tell the guardian that a task process is ready, or why there is none."""
-        body = messages.SETTLED_BODY.pack(seconds)
-        transport.send(self._sock, messages.SETTLED, number, body, error.encode()[:_LONGEST_TEXT])

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 import os
 import select
+import signal
 import socket
+import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -36,7 +39,7 @@ class Spare:
     pid: int = 0  # as the template says; 0 until then
     cost: float = 0.0  # seconds, of its start and its end
     is_settled: bool = False  # as it says itself
-    error: str = ""  # why it is no good
+    must_be_ready_at: float = math.inf  # seconds of time.monotonic()
 
     def close(self) -> None:
         """Close its files. The process then ends by itself."""
@@ -59,6 +62,7 @@ class Template:
         living: The pids of all its task processes.
         is_prepared: Whether it has imported what it is to import.
         is_retired: Whether another one has taken its place.
+        overdue: Why it was killed, if it or one of its task processes was not ready in time.
     """
 
     def __init__(self, number: int, become: Callable[[int], NoReturn], poll: select.poll) -> None:
@@ -70,6 +74,7 @@ class Template:
         self.living: set[int] = set()
         self.is_prepared = number == 0
         self.is_retired = False
+        self.overdue = ""
         self._become = become
         self._poll = poll
         self._forking: dict[int, Spare] = {}
@@ -77,10 +82,15 @@ class Template:
         self._prepare: tuple[bytes, list[int]] | None = None
         self._late = b""
         self._starts = 0
+        self._is_failing = False  # the last task process has
+        self._patience = math.inf  # seconds
+        self._must_be_ready_at = math.inf  # seconds of time.monotonic(), as for each spare
 
     def prepare(self, body: bytes, fds: list[int]) -> None:
         """Start it, and have it import what this message, of kind PREPARE, asks for."""
         self._prepare = body, fds
+        (self._patience,) = messages.PREPARE_BODY.unpack_from(body)
+        self._must_be_ready_at = time.monotonic() + self._patience
         self.start()
 
     def start(self) -> None:
@@ -112,7 +122,8 @@ class Template:
 
     def ask(self) -> None:
         """Ask for as many task processes as are missing. Raises OSError if there is no room."""
-        missing = self.wanted + self.ahead - len(self._forking) - len(self.spares)
+        ahead = 0 if self._is_failing else self.ahead  # only the owner's need is worth another try
+        missing = self.wanted + ahead - len(self._forking) - len(self.spares)
         if missing <= 0:
             return
         if self.sock is None:
@@ -127,7 +138,8 @@ class Template:
                 fds = [own_end.fileno(), cells_fd]
                 transport.send(self.sock, messages.FORK, serial, fds=fds)
                 undo.pop_all()
-            self._forking[serial] = Spare(owner_end, own_end, cells_fd)
+            ready_at = time.monotonic() + self._patience
+            self._forking[serial] = Spare(owner_end, own_end, cells_fd, must_be_ready_at=ready_at)
 
     def has_message(self) -> bool:
         """Whether there is something to receive, if only that it has ended."""
@@ -160,41 +172,58 @@ class Template:
         self._helpers = set(proctree.children_of(self.pid))
 
     def take(self, message: transport.Message) -> str:
-        """Note that a process was forked, or has settled in. Returns the error if it could not."""
+        """Note that a process was forked, or has settled in. Returns a report if it could not."""
         spare = self._forking.get(message.number)
         if message.kind == messages.FORKED:
             pid, seconds = messages.FORKED_BODY.unpack(message.body)
             self.living.add(pid)
         if spare is None:
             return ""  # it has failed to settle in before
+        report = ""
         if message.kind == messages.FORKED:
             spare.pid = pid
         else:
             (seconds,) = messages.SETTLED_BODY.unpack_from(message.body)
             spare.is_settled = True
             self._starts = 0
-            spare.error = bytes(message.body[messages.SETTLED_BODY.size :]).decode()
+            report = bytes(message.body[messages.SETTLED_BODY.size :]).decode()
+            self._is_failing = bool(report)
         spare.cost += seconds * (1 + _END_SHARE)
-        if spare.error:
+        if report:
             self._forking.pop(message.number).close()
         elif spare.is_settled and spare.pid:
             self.spares.append(self._forking.pop(message.number))
-        return spare.error
+        return report
 
-    def ended(self, pid: int) -> str:
-        """Note that one of its processes has ended. Returns an error if it had not settled in."""
+    def not_forked(self, number: int) -> None:
+        """Note that there was no room for a process."""
+        self._is_failing = True
+        self._forking.pop(number).close()
+
+    def ended(self, pid: int, status: int) -> str:
+        """Note that one of its processes has ended. Returns a report if it had not settled in."""
         self.living.discard(pid)
         self._helpers.discard(pid)
         for serial, spare in self._forking.items():
             if spare.pid == pid:
+                self._is_failing = True
                 self._forking.pop(serial).close()
-                return "a new task process has ended before it was ready"
+                return f"a new task process {how_ended(status)} before it was ready"
         for spare in self.spares:
             if spare.pid == pid:
                 self.spares.remove(spare)
                 spare.close()
                 break
         return ""
+
+    def end_if_overdue(self, now: float) -> None:
+        """Kill its process, and so all that it has forked, if something is not ready in time."""
+        late = [spare for spare in self._forking.values() if now > spare.must_be_ready_at]
+        if self.overdue or not (late or (now > self._must_be_ready_at and not self.is_prepared)):
+            return
+        what = "a new task process" if late else "the process that imports the modules"
+        self.overdue = f"{what} was not ready after {self._patience:g} seconds, and was ended"
+        proctree.send_signal(self.pid, signal.SIGKILL)
 
     def unregister(self) -> None:
         """Look for no more messages."""
@@ -223,3 +252,11 @@ class Template:
         self.lose()
         if self._prepare is not None:
             files.close(self._prepare[1])
+
+
+def how_ended(status: int) -> str:
+    """How a process has ended, in words, by its wait status."""
+    code = os.waitstatus_to_exitcode(status)
+    if code >= 0:
+        return f"ended with exit code {code}"
+    return f"was ended by signal {-code} ({signal.strsignal(-code)})"

@@ -33,6 +33,7 @@ _BY_NAME: Final = {__name__, reducers.__name__, "cloudpickle.cloudpickle"}
 """Modules whose functions the receiver has: to ask cloudpickle takes 2 us for each."""
 _class_ids: Final[weakref.WeakKeyDictionary[type, int]] = weakref.WeakKeyDictionary()
 _classes: Final[weakref.WeakValueDictionary[int, type]] = weakref.WeakValueDictionary()
+_kept: Final[dict[int, type]] = {}  # those that no call forgets
 _NUMBER_BITS: Final = 40
 _numbers: Final = itertools.count()
 _home = secrets.randbits(60)  # the other bits of the ids that this process gives
@@ -69,15 +70,27 @@ class Receiving:
         _receiver.names, _receiver.taken, _receiver.known = self._before
 
 
+def received() -> list[Any]:
+    """The functions and classes that have come with the current call."""
+    return list(_receiver.taken.values())
+
+
 def forget_classes() -> None:
     """Make the next call receive classes of its own, whatever others have done to theirs."""
-    if not _class_ids:
+    if len(_class_ids) == len(_kept):
         return
     _classes.clear()
     _class_ids.clear()
     with cloudpickle.cloudpickle._DYNAMIC_CLASS_TRACKER_LOCK:
         cloudpickle.cloudpickle._DYNAMIC_CLASS_TRACKER_BY_ID.clear()
         cloudpickle.cloudpickle._DYNAMIC_CLASS_TRACKER_BY_CLASS.clear()
+    _classes.update(_kept)
+    _class_ids.update({cls: known for known, cls in _kept.items()})
+
+
+def keep_classes() -> None:
+    """Make all calls receive the classes that this process has by now, as they are."""
+    _kept.update(_classes)
 
 
 def names_in(call: bytes) -> dict[str, Any]:
@@ -226,9 +239,12 @@ def _take(known: int, name: str, make: Callable[..., Any], args: tuple[Any, ...]
 
 
 def _take_class(known: int, name: str, make: Callable[..., Any], args: tuple[Any, ...]) -> Any:
-    """Receive a class with a call: as its caller has it now, except in the caller itself."""
+    """Receive a class with a call: as its caller has it now, except in the caller itself.
+
+    One that the initializer has received stays as that has left it.
+    """
     cls = _classes.get(known)
-    if cls is None or known >> _NUMBER_BITS != _home:
+    if cls is None or (known >> _NUMBER_BITS != _home and known not in _kept):
         cls = make(*args) if cls is None else cls
         _class_ids[cls] = known
         _receiver.unfilled[id(cls)] = cls

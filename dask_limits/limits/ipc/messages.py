@@ -26,26 +26,34 @@ VERDICT: Final = 7  # pickled Verdict, by the standard pickle
 UNBEGUN: Final = 8  # empty: the process ended before it began the call
 
 # From the owner to the guardian; the number is a row of the owner cells, or of a template.
-PREPARE: Final = 16  # make a template; packed Preparation. The answer is PREPARED
-SPAWN: Final = 10  # a task process of this template; the answer is SPAWNED or REFUSED
+PREPARE: Final = 16  # make a template: PREPARE_BODY, then packed Preparation. The answer is
+# PREPARED or FAILED
+SPAWN: Final = 10  # a task process of this template; the answer is SPAWNED, REFUSED or UNPREPARED
 END: Final = 11  # end this process; there is no answer
 CANCEL: Final = 12  # the body is the number of a call: end the process if it still runs that
 WAKE: Final = 13  # look for new calls in the owner cells
 
 # From the guardian to the owner.
-PREPARED: Final = 17  # the number is that of a template; the body says why it failed, or is empty
+PREPARED: Final = 17  # the number is that of a template
+FAILED: Final = 24  # the number is that of a template, which has ended; the body is a report
 SPAWNED: Final = 14  # the number is the row, the body SPAWNED_BODY, the file the socket
-REFUSED: Final = 15  # the body says why
+REFUSED: Final = 15  # the body says why: there is no room
+UNPREPARED: Final = 25  # a task process of this template has failed before its first call; the body
+# is a report
+# A report is the text of an error; after a null byte, the text of its traceback.
 
 # From the guardian to a template: LATE, PREPARE as it comes, and
 FORK: Final = 18  # with the files of a task process: its socket and its cells
 
-# From a template to the guardian: PREPARED, and
+# From a template to the guardian: PREPARED, FAILED, and
 LATE: Final = 22  # names of packages that task processes must import by themselves; it has ended
 FORKED: Final = 19  # the number is that of FORK, the body FORKED_BODY
-SETTLED: Final = 20  # from the task process: SETTLED_BODY, and the text of an error if it has none
+UNFORKED: Final = 26  # the number is that of FORK; the body says why there is no room
+SETTLED: Final = 20  # from the task process: SETTLED_BODY, and a report if it has failed
 ENDED: Final = 21  # the number is a pid, the body ENDED_BODY
 
+PREPARE_BODY: Final = struct.Struct("=d")
+"""Seconds that the template may take, and each of its task processes, until it is ready."""
 SPAWNED_BODY: Final = struct.Struct("=QdQ")
 """Pid of a task process, seconds that another one would cost, and the number of its template."""
 FORKED_BODY: Final = struct.Struct("=Qd")

@@ -80,6 +80,16 @@ class Outcomes:
         """The outcome of a call that was not started."""
         return self.failed(exceptions.CallError(f"{self.name}() could not be started: {why}"))
 
+    def unprepared(self, why: str, traceback: str) -> PackedOutcome[Any]:
+        """The outcome of a call that was not started because no process could be prepared."""
+        error = exceptions.PreloadError(
+            f"{self.name}() could not be started, because what was to be done before it failed"
+            f" (preload or initializer): {why}"
+        )
+        if traceback:
+            error.__cause__ = exceptions.RemoteTraceback(traceback)
+        return self.failed(error)
+
     def failed(
         self, error: exceptions.CallError, usage: Usage | None = None, stacks: str = ""
     ) -> PackedOutcome[Any]:

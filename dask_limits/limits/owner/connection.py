@@ -8,6 +8,7 @@ import select
 import socket
 import struct
 import subprocess
+import threading
 import time
 from collections import defaultdict, deque
 from collections.abc import Hashable, Sequence
@@ -23,7 +24,8 @@ from dask_limits.limits.owner.heartbeat import INTERVAL_S, Heartbeat
 from dask_limits.limits.owner.hold import Hold
 from dask_limits.limits.owner.inherited import Inherited
 from dask_limits.limits.owner.lease import Lease
-from dask_limits.limits.owner.templates import Preload, Templates
+from dask_limits.limits.owner.preload import Preload
+from dask_limits.limits.owner.templates import Templates
 from dask_limits.limits.owner.use import Use
 from dask_limits.limits.task.process_state import Setting
 
@@ -51,15 +53,17 @@ class Connection:
     port and no file name by which others could reach it.
     """
 
-    # There is no lock: a signal's handler, or the finalizer of an object, may call a function with
-    # limits while the same thread is anywhere in here. Each change is one step (see `Hold`).
+    # There is no lock, but for new templates: a signal's handler, or the finalizer of an object,
+    # may call a function with limits while the same thread is anywhere in here. Each change is one
+    # step (see `Hold`).
 
-    def __init__(self, max_calls: int | None, preload: Preload) -> None:
+    def __init__(self, max_calls: int | None) -> None:
         if why := proctree.why_not_readable():
             raise OSError(f"no limit can be enforced, because {why}")
         command = interpreter.command()
         self._max_calls = max_calls
-        self._templates = Templates(preload)
+        self._templates = Templates()
+        self._renewing = threading.RLock()
         self._idle: dict[Hashable, deque[Lease]] = defaultdict(deque)  # by the key of their use
         self._leases: set[Lease] = set()
         self._unanswered: list[None] = []  # one for each question of a call that was interrupted
@@ -113,6 +117,10 @@ class Connection:
             time.sleep(0.005)
         return self.lost
 
+    def want(self, preload: Preload) -> None:
+        """Have what the user asks for from now on; if it is the same object, nothing is done."""
+        self._templates.want(preload)
+
     def acquire(
         self, hold: Hold, use: Use, memory: int | None, cancel: CancelToken
     ) -> Lease | None:
@@ -123,13 +131,14 @@ class Connection:
 
         Raises:
             ConnectionError: if the guardian has ended, or is no longer as its owner is.
-            BlockingIOError: if the system has no room for another process, or it cannot be made as
-                the user wants it.
+            BlockingIOError: if the system has no room for another process.
+            NotPreparedError: if a process cannot be prepared as the user wants it.
         """
         self._holds.add(hold)
         if self._inherited.has_changed():
             raise OwnerHasChanged
         self._renew_template()
+        self._templates.check()
         while not (self.closed or cancel.cancelled):
             try:
                 hold.take_idle(self._idle[use.key])
@@ -148,22 +157,26 @@ class Connection:
     def _renew_template(self) -> None:
         """Have another template made if there is to be one."""
         self._templates.look_for_changes()
+        if self._templates.is_due:
+            with self._renewing:  # the other threads need the number of the new one
+                self._prepare_template()
+
+    def _prepare_template(self) -> None:
         if (wanted := self._templates.to_prepare()) is None:
             return
-        number, preparation = wanted
-        packed = pack(preparation, pickle.Pickler)
+        packed = pack(wanted.preparation, pickle.Pickler)
+        patience = messages.PREPARE_BODY.pack(wanted.preparation.patience)
         try:
-            self._tell(messages.PREPARE, number, packed.head, packed.fds)
+            self._tell(messages.PREPARE, wanted.number, patience + packed.head, packed.fds)
         finally:
             packed.close()
-        self._templates.asked(number)
+        self._templates.asked(wanted)
 
     def _take_over(self, hold: Hold, cancel: CancelToken) -> Lease | None:
         """Receive a new task process from the guardian."""
         templates = self._templates
         while not cancel.cancelled:
-            if templates.error:
-                raise BlockingIOError(templates.error)
+            templates.check()
             wanted = transport.record(messages.SPAWN, templates.number)
             try:
                 hold.ask(self._control.send, wanted, self._unanswered)
@@ -174,12 +187,17 @@ class Connection:
                 break
             if message.kind == messages.REFUSED:
                 raise BlockingIOError(bytes(message.body).decode())
+            if message.kind == messages.UNPREPARED:
+                templates.process_failed(message.number, bytes(message.body).decode())
+                self._renew_template()
+                continue
             if not message.fds:
                 raise BlockingIOError("this process has too many open files to receive another")
             lease = self._become_lease(hold, message)
-            if lease.template == templates.number:
+            if templates.suits(lease.template):
                 return lease
-            self.drop(hold)  # there is another template by now
+            self.drop(hold)  # there is another template by now, or is to be
+            self._renew_template()
         return None
 
     def _become_lease(self, hold: Hold, message: transport.Message) -> Lease:
@@ -206,9 +224,12 @@ class Connection:
                 continue
             if message is None:
                 raise ConnectionError("the guardian has ended")
-            if message.kind != messages.PREPARED:
+            if message.kind == messages.PREPARED:
+                self._templates.prepared(message.number)
+            elif message.kind == messages.FAILED:
+                self._templates.failed(message.number, bytes(message.body).decode())
+            else:
                 return message
-            self._templates.prepared(message.number, bytes(message.body).decode())
         return None
 
     def finish(self, hold: Hold, use: Use, seconds: float) -> None:

@@ -22,8 +22,8 @@ from dask_limits.limits.owner.answers import Outcomes
 from dask_limits.limits.owner.connection import Connection
 from dask_limits.limits.owner.hold import Hold
 from dask_limits.limits.owner.lease import Lease
+from dask_limits.limits.owner.preload import NOTHING, NotPreparedError, Preload
 from dask_limits.limits.owner.start import Start
-from dask_limits.limits.owner.templates import Preload
 from dask_limits.limits.owner.use import Use
 from dask_limits.limits.packed_outcome import PackedOutcome
 from dask_limits.units import whole_number
@@ -31,7 +31,6 @@ from dask_limits.units import whole_number
 R = TypeVar("R")
 
 _NO_LIMITS: Final = Limits()
-_NOTHING: Final = Preload()
 _MAX_STARTS = 3
 """How often to start a guardian that ends before the call begins."""
 _NO_ROOM = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC}
@@ -47,15 +46,19 @@ class Guardian:
 
     A task process is ended after `max_calls_per_process` calls, or when a call leaves it unfit for
     another.
+
+    Attributes:
+        preload: What to have done before calls come. Calls that begin from now on run in processes
+            that have done it, and not what it was before.
     """
 
     def __init__(
-        self, max_calls_per_process: int | None = None, preload: Preload = _NOTHING
+        self, max_calls_per_process: int | None = None, preload: Preload = NOTHING
     ) -> None:
         if max_calls_per_process is not None:
             whole_number(max_calls_per_process, "max_calls_per_process", none="no limit")
         self._max_calls = max_calls_per_process
-        self._preload = preload
+        self.preload = preload
         self._lock = threading.RLock()  # not Lock: a signal's handler may find it held
         self._start: Start | None = None
         self._retired: list[Connection] = []  # they take no more calls
@@ -126,12 +129,15 @@ class Guardian:
         try:
             for _ in range(_MAX_STARTS):
                 connection = self._connect()
+                connection.want(self.preload)
                 try:
                     return self._run_on(connection, use, outcomes, request, cancel)
                 except ConnectionError:  # it was killed, or closed, before the call began
                     self._disconnect(connection)
                 finally:
                     self._close_unused()
+        except NotPreparedError as error:
+            return outcomes.unprepared(error.why, error.traceback)
         except OSError as error:  # no room for another process, or file
             return outcomes.refused(str(error))
         return outcomes.refused("the guardian process ends as soon as it has started")
@@ -196,7 +202,7 @@ class Guardian:
     def _connect(self) -> Connection:
         start = self._start
         if start is None:
-            new = Start(self._max_calls, self._preload)
+            new = Start(self._max_calls)
             with self._lock:  # no call is in here: so no handler runs here either
                 if self._start is None:
                     self._start = new

@@ -13,7 +13,7 @@ from dask_limits.limits.owner.lease import Lease
 
 _socket_of: Final = functools.partial(Socket, socket.AF_UNIX, socket.SOCK_SEQPACKET, 0)
 
-_ANSWERS: Final = messages.SPAWNED, messages.REFUSED
+_ANSWERS: Final = messages.SPAWNED, messages.REFUSED, messages.UNPREPARED
 
 
 class Hold:

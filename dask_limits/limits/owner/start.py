@@ -6,7 +6,6 @@ from typing import Final
 
 from dask_limits.limits.linux import uninterrupted
 from dask_limits.limits.owner.connection import Connection
-from dask_limits.limits.owner.templates import Preload
 
 _LOOK_S: Final = 0.001
 """How often to look whether a guardian has started. That takes 30 ms."""
@@ -19,9 +18,8 @@ class Start:
     thread that waits: there is no lock.
     """
 
-    def __init__(self, max_calls: int | None, preload: Preload) -> None:
+    def __init__(self, max_calls: int | None) -> None:
         self._max_calls = max_calls
-        self._preload = preload
         self._to_do = [self._run]
         self._error: BaseException | None = None
         self.connection: Connection | None = None
@@ -51,6 +49,6 @@ class Start:
 
     def _run(self) -> None:
         try:
-            self.connection = Connection(self._max_calls, self._preload)
+            self.connection = Connection(self._max_calls)
         except BaseException as error:
             self._error = error

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import threading
 import time
-from collections.abc import Callable, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
-from dask_limits.limits.ipc import pickling
+from dask_limits.limits.owner.preload import NOTHING, NotPreparedError, Preload
 from dask_limits.limits.owner.versions import Versions
 from dask_limits.limits.task.preparation import Preparation
 from dask_limits.limits.task.process_state import Setting
@@ -15,41 +15,19 @@ from dask_limits.limits.task.process_state import Setting
 _REST: Final = 25
 """How many times as long as a template has taken the next one is put off, so that templates cost
 4 % at most. A smaller value learns sooner what calls import, at a higher cost."""
+_PATIENCE_S: Final = 600.0
+"""How long what the user asks for may take, in a template and in each task process. It is there to
+end what never ends by itself; a large model from a slow disk takes minutes."""
+_LEARNED_PATIENCE_S: Final = 60.0
+"""The same for what calls have imported. Calls can do without."""
 
 
-class Preload(NamedTuple):
-    """What the user wants before calls come."""
+class Wanted(NamedTuple):
+    """A template that is to be made."""
 
-    modules: tuple[str, ...] = ()
-    initializer: bytes = b""  # pickled, with its arguments
-
-    @classmethod
-    def of(
-        cls,
-        preload: Sequence[str] = (),
-        initializer: Callable[..., object] | None = None,
-        initargs: Sequence[Any] = (),
-    ) -> Preload:
-        """Check and pack the arguments of the public functions.
-
-        Raises:
-            TypeError: if one has the wrong type.
-            ValueError: if a module has no name that could be imported.
-        """
-        if isinstance(preload, str):
-            raise TypeError(f"preload={preload!r} is one string. Use a list: preload=[{preload!r}]")
-        for name in preload:
-            if not isinstance(name, str):
-                raise TypeError(f"preload has {name!r}, which is not the name of a module")
-            if not all(part.isidentifier() for part in name.split(".")):
-                raise ValueError(f"preload has {name!r}, which is not the name of a module")
-        if initializer is None:
-            if initargs:
-                raise ValueError("initargs has no effect without an initializer")
-            return cls(tuple(preload))
-        if not callable(initializer):
-            raise TypeError(f"initializer={initializer!r} cannot be called")
-        return cls(tuple(preload), pickling.dumps((initializer, tuple(initargs))))
+    number: int
+    epoch: int
+    preparation: Preparation
 
 
 class Templates:
@@ -60,24 +38,50 @@ class Templates:
 
     Attributes:
         number: The template for new task processes.
-        epoch: How often what calls have imported has changed. Processes of an earlier one are not
-            used again.
-        error: Why there is no template as the user asks for; empty if there is.
+        epoch: How often what calls have imported, or what the user asks for, has changed. Processes
+            of an earlier one are not used again.
     """
 
-    def __init__(self, preload: Preload) -> None:
+    def __init__(self) -> None:
         self.number = 0
         self.epoch = 0
-        self.error = ""
-        self._preload = preload
-        self._is_required = preload != Preload()
-        self._is_wanted = self._is_required
+        self._error = ""  # why there is no template as the user asks for
+        self._wanted = self._preload = NOTHING
+        self._changing = threading.RLock()
+        self._is_required = self._is_wanted = False
         self._numbers = itertools.count(1)
         self._asked: int | None = None  # the one that is being made
+        self._latest = 0  # the one that was asked for last
         self._asked_at = self._not_before = 0.0
         self._learned: dict[str, None] = {}
+        self._learn_after = 0.0  # seconds of time.monotonic(), as the other times
         self._versions = Versions()
         self._begun_at = {0: 0}  # each of them, in nanoseconds since 1970
+
+    def want(self, preload: Preload) -> None:
+        """Have what the user asks for from now on, instead of what it was before."""
+        if preload is self._wanted:
+            return
+        with self._changing:
+            if preload is not self._wanted:
+                self._preload = preload
+                self._is_required = preload != NOTHING
+                self._begin_epoch()
+                self._wanted = preload  # not before: other threads then do as it says
+
+    def _begin_epoch(self) -> None:
+        self.epoch += 1
+        self.number = 0
+        self._is_wanted, self._asked, self._not_before, self._error = True, None, 0.0, ""
+
+    def check(self) -> None:
+        """Raise a `NotPreparedError` if there is no template as the user asks for."""
+        if self._error:
+            raise NotPreparedError(self._error)
+
+    def suits(self, number: int) -> bool:
+        """Whether a new process of this template is what calls are to have."""
+        return number == self.number and not (number == 0 and self._is_required)
 
     def begun_at(self, number: int) -> int:
         """When a template began to import modules, in nanoseconds since 1970."""
@@ -89,44 +93,88 @@ class Templates:
         It is empty for all modules but the user's.
         """
         for name, file in imported.items():
-            if name not in self._learned:
-                self._learned[name] = None
-                self._is_wanted = True
             if file:
                 self._versions.note(name, file, since)
+        new = imported.keys() - self._learned.keys()
+        if new and time.monotonic() >= self._learn_after:
+            self._learned |= dict.fromkeys(imported)
+            self._is_wanted = True
 
     def look_for_changes(self) -> None:
         """Begin a new epoch if a module of the user's has changed since calls have imported it."""
         if self._versions.have_changed():
-            self.epoch += 1
-            self.number = 0
-            self._is_wanted, self._asked, self._not_before = True, None, 0.0
+            self._begin_epoch()
 
-    def to_prepare(self) -> tuple[int, Preparation] | None:
-        """The number and the contents of a template that is to be made now, if there is one."""
-        is_due = self._asked is None and time.monotonic() >= self._not_before
-        if not (self._is_wanted and is_due):
+    @property
+    def is_due(self) -> bool:
+        """Whether a template is to be made now."""
+        is_free = self._asked is None and time.monotonic() >= self._not_before
+        return self._is_wanted and is_free
+
+    def to_prepare(self) -> Wanted | None:
+        """A template that is to be made now, if there is one."""
+        if not self.is_due:
             return None
-        setting = Setting.here().for_another_process()
-        modules, initializer = self._preload
-        return next(self._numbers), Preparation(setting, modules, tuple(self._learned), initializer)
+        epoch = self.epoch
+        preparation = Preparation(
+            Setting.here().for_another_process(),
+            self._preload.modules,
+            tuple(self._learned),
+            self._preload.initializer,
+            patience=_PATIENCE_S if self._is_required else _LEARNED_PATIENCE_S,
+        )
+        return Wanted(next(self._numbers), epoch, preparation)
 
-    def asked(self, number: int) -> None:
+    def asked(self, wanted: Wanted) -> None:
         """Note that this template is being made."""
-        self._asked_at, self._asked, self._is_wanted = time.monotonic(), number, False
-        self._begun_at[number] = time.time_ns()
-        self.error = ""
+        if wanted.epoch != self.epoch or wanted.number < self._latest:
+            return  # what it imports has changed meanwhile, or a signal's handler has asked again
+        self._latest = wanted.number
+        self._asked_at, self._asked, self._is_wanted = time.monotonic(), wanted.number, False
+        self._begun_at[wanted.number] = time.time_ns()
+        self._error = ""
         if self._is_required and not self.number:
-            self.number = number  # calls wait for it
+            self.number = wanted.number  # calls wait for it
 
-    def prepared(self, number: int, error: str) -> None:
-        """Note that a template is ready, or why it is not."""
-        if number != self._asked:
-            return  # what it has imported has changed meanwhile
-        now = time.monotonic()
-        self._asked, self._not_before = None, now + _REST * (now - self._asked_at)
-        if not error:
+    def prepared(self, number: int) -> None:
+        """Note that a template is ready."""
+        if number == self._asked:  # otherwise what it has imported has changed meanwhile
+            self._rest(time.monotonic() - self._asked_at)
             self.number = number
-        elif self.number == number:
-            self.number, self.error = 0, error
+
+    def failed(self, number: int, error: str) -> None:
+        """Note that a template cannot be made, or that its processes are never ready, and why."""
+        if number == self._asked:
+            self._rest(time.monotonic() - self._asked_at)
+        elif number == self.number != 0:
+            self._rest(_PATIENCE_S)
+        if number != self.number:
+            return  # calls do not wait for it
+        if self._learned:
+            self._unlearn()
+        elif self._is_required:
+            self.number, self._error = 0, error
             self._is_wanted = True  # try again, after the rest
+
+    def process_failed(self, number: int, error: str) -> None:
+        """Note that a new task process of this template has not become ready, and why.
+
+        Raises:
+            NotPreparedError: if this is due to what the user has asked for.
+            BlockingIOError: if nothing was to be prepared.
+        """
+        if number == 0:
+            raise BlockingIOError(NotPreparedError(error).why)
+        if number == self.number:
+            if not self._learned:
+                raise NotPreparedError(error)
+            self._unlearn()
+
+    def _unlearn(self) -> None:
+        """Do without what calls have imported: it may be what has failed."""
+        self._learned = {}
+        self._learn_after = time.monotonic() + _REST * _LEARNED_PATIENCE_S
+        self._begin_epoch()
+
+    def _rest(self, seconds: float) -> None:
+        self._asked, self._not_before = None, time.monotonic() + _REST * seconds

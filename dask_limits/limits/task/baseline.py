@@ -45,7 +45,7 @@ class Baseline:
         self._rarer = self._kernel.read_rarer()
         self._kept = self._kernel.read_what_libraries_change()
         self._threads = self._kernel.threads()
-        self._python_threads = len(sys._current_frames())
+        self._python_threads = len(sys._current_frames())  # modules may have started some
         self._children = proctree.children_of(os.getpid())
         self._next_full_look = 0.0  # seconds of time.monotonic()
 

@@ -50,7 +50,7 @@ def users_among(names: Iterable[str]) -> dict[str, bytes]:
     for name in names:
         spec = _usable_spec_of(name)
         file = spec.origin if spec is not None and spec.has_location else None
-        if isinstance(file, str) and _is_users(file):
+        if isinstance(file, str) and is_users(file):
             found[name] = os.fsencode(f"{name}\0{file}\n")
     return found
 
@@ -96,5 +96,8 @@ def parse(description: memoryview) -> dict[str, str]:
     return {name: file for name, _, file in (line.partition("\0") for line in lines)}
 
 
-def _is_users(file: str) -> bool:
-    return not file.startswith(_FIXED) and not any(part in file for part in _INSTALLED)
+def is_users(file: str) -> bool:
+    """Whether a module of this file is the user's own."""
+    return (
+        bool(file) and not file.startswith(_FIXED) and not any(part in file for part in _INSTALLED)
+    )

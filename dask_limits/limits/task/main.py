@@ -19,8 +19,8 @@ from dask_limits.limits.linux import files, prctl, signals, standard_output
 from dask_limits.limits.task import fresh, imports
 from dask_limits.limits.task.baseline import Baseline
 from dask_limits.limits.task.own_memory import OwnMemory
-from dask_limits.limits.task.preparation import Preparation
-from dask_limits.limits.task.process_state import Setting
+from dask_limits.limits.task.preparation import Preparation, report_of
+from dask_limits.limits.task.process_state import Changes, Setting
 from dask_limits.limits.task.run_function import NOTHING, Ended, Runner
 
 _IDLE_GROWTH: Final = 256 * 2**20
@@ -54,17 +54,17 @@ def run(
     task_cells_fd: int,
     template: int,
     preparation: Preparation,
-    settled: Callable[[float, str], None],
+    settled: Callable[[float, bytes], None],
 ) -> NoReturn:
     """Be a task process, in a new child of the template, until the owner closes the socket.
 
-    Tells by `settled` what it has cost to become one, in seconds, and why it could not.
+    Tells by `settled` what it has cost to become one, in seconds, and by a report why it could not.
     """
     try:
         sock, cells = _settle_in(sock_fd, task_cells_fd, template)
         try:
-            if _prepare(preparation, settled):
-                TaskProcess(sock, cells, preparation.users).serve()
+            if (changes := _prepare(preparation, settled)) is not None:
+                TaskProcess(sock, cells, changes, preparation.users).serve()
         except OSError as error:
             if error.errno in (errno.EBADF, errno.ENOTSOCK, errno.ENOTCONN):
                 cells.put(0, task_cells.DEAF, 1)
@@ -95,40 +95,45 @@ def _settle_in(sock_fd: int, task_cells_fd: int, template: int) -> tuple[socket.
     return transport.adopt(sock_fd), cells
 
 
-def _prepare(preparation: Preparation, settled: Callable[[float, str], None]) -> bool:
-    """Do what comes before the first call. False if that has failed."""
-    error = ""
+def _prepare(preparation: Preparation, settled: Callable[[float, bytes], None]) -> Changes | None:
+    """Do what comes before the first call. None if that has failed."""
+    changes, report = None, b""
     start = time.monotonic()
     try:
-        preparation.in_task_process()
+        changes = preparation.in_task_process()
     except BaseException as why:
-        error = f"{type(why).__name__}: {why}"
-    settled(max(time.process_time(), time.monotonic() - start), error)
-    return not error
+        report = report_of(why)
+    settled(max(time.process_time(), time.monotonic() - start), report)
+    return changes
 
 
 class TaskProcess:
     """Receives calls, runs them, and sends answers."""
 
-    def __init__(self, sock: socket.socket, cells: TaskCells, imported: bytes) -> None:
+    def __init__(
+        self, sock: socket.socket, cells: TaskCells, changes: Changes, imported: bytes
+    ) -> None:
         self._sock = sock
         self._receiver = transport.Receiver(sock)
         self._task_cells = cells
         self._setting = Setting.here().for_another_process()
         self._memory = OwnMemory()
         self._first_idle_memory = 0
+        self._changes = changes
         self._runner = Runner(cells, self._memory)
         self._baseline = Baseline(cells)
         self._keeps = True  # what libraries keep on purpose; as the last call orders it
         self._modules = set(sys.modules)
         self._imported = imported  # before it, of the user's modules
+        self._has_imported = False  # the last call
 
     def serve(self) -> None:
         """Run calls until the other end is closed, or a call leaves this process unfit."""
         while self._is_fit() and (message := self._receiver.receive()) is not None:
             if message.kind == messages.SETTING:
-                self._setting = payload.unpack(message.body, message.fds)
+                setting = payload.unpack(message.body, message.fds)
                 message.close()
+                self._setting = self._changes.applied_to(setting)
                 self._setting.restore()
                 imports.look_into_archives_again()
                 continue
@@ -163,6 +168,7 @@ class TaskProcess:
         for part in imports.in_parts(self._imported + imports.describe(new)):
             transport.send(self._sock, messages.IMPORTED, number, part)
         self._imported = b""
+        self._has_imported = bool(new)
 
     def _is_fit(self) -> bool:
         """Restore what a call has changed, and check that nothing else is left of it.
@@ -171,6 +177,9 @@ class TaskProcess:
         with all that the call has left. A request that arrives meanwhile has not begun, and goes
         to another process.
         """
+        if self._has_imported and not self._keeps and self._setting.differs_here():
+            return False  # modules have changed path or environment, and would not do so again
+        self._has_imported = False
         if not self._baseline.restore(self._setting, self._keeps):
             return False
         call = self._task_cells.get(0, task_cells.CALL)

@@ -8,17 +8,20 @@ import importlib.abc
 import os
 import pickle
 import sys
-import threading
+import types
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
-from dask_limits.limits.task import imports
-from dask_limits.limits.task.process_state import Setting
+from dask_limits.limits import in_place
+from dask_limits.limits.ipc import by_value
+from dask_limits.limits.task import imports, script_globals, threads
+from dask_limits.limits.task.process_state import Changes, Setting
+from dask_limits.limits.tracebacks import say, text_of
 
-_FORKED_WITH_THREADS: Final = {"numpy", "scipy"}
-"""Packages whose threads may be there when a process forks: those of OpenBLAS, which ends them
-before a fork and starts new ones when they are needed (pthread_atfork(3))."""
+_INITIALIZER: Final = "<initializer>"
+"""Among the late packages: to unpickle the initializer and its arguments starts threads."""
+_LONGEST_TEXT: Final = 10_000  # characters; a message has room for two
 
 
 @dataclass
@@ -33,6 +36,7 @@ class Preparation:
         late: Packages that each task process imports by itself.
         users: What the template and then the task process have imported of the user's modules, as
             `imports.describe` says.
+        patience: How long it may take, in the template and in each task process, in seconds.
     """
 
     setting: Setting | None = None
@@ -41,6 +45,8 @@ class Preparation:
     initializer: bytes = b""
     late: frozenset[str] = field(default_factory=frozenset)
     users: bytes = b""
+    patience: float = 0.0
+    _before: Setting | None = None  # in the template
 
     def in_template(self, late: frozenset[str]) -> set[str]:
         """Import the modules, but for those of the packages `late`.
@@ -51,50 +57,78 @@ class Preparation:
         self.late = late
         if self.setting is not None:
             self.setting.restore()
+        self._before = Setting.here().for_another_process()
         imports.look_into_archives_again()
         watch = _ThreadWatch(late)
         sys.meta_path.insert(0, watch)
         try:
-            found = self._import(lambda package: package not in late)
+            found = self._import(lambda package: package not in late, watch.look)
+            if self.initializer and _INITIALIZER not in late:
+                with contextlib.suppress(_LatePackageNeeded), by_value.Receiving():
+                    pickle.loads(self.initializer)  # which imports what it needs
+                    watch.look(_INITIALIZER)
         finally:
             sys.meta_path.remove(watch)
         watch.look()
         self._note_users(imports.users_among(sys.modules.copy()))
-        return found | watch.starters
+        found = (found | watch.starters) - late
+        if watch.misses and not found:
+            raise RuntimeError("an import starts threads, and it cannot be told which one")
+        return found
 
-    def in_task_process(self) -> None:
-        """Import the modules of the late packages, and call the initializer."""
+    def in_task_process(self) -> Changes:
+        """Import the modules of the late packages, and call the initializer.
+
+        Returns what the preparation has changed of the owner's setting, here and in the template.
+        """
         before = set(sys.modules)
         if self.late:
-            self._import(self.late.__contains__)
+            self._import(self.late.__contains__, look=lambda package: None)
         if self.initializer:
-            initializer, args = pickle.loads(self.initializer)
-            initializer(*args)
+            with by_value.Receiving():
+                initializer, args = pickle.loads(self.initializer)
+                with script_globals.noted(initializer):
+                    in_place.call(initializer, args, {})
+            by_value.keep_classes()
         if len(before) != len(sys.modules):
             self._note_users(imports.users_among(sys.modules.keys() - before))
+        now = Setting.here()
+        return Changes(self._before or now, now)
 
     def _note_users(self, described: dict[str, bytes]) -> None:
         self.users += b"".join(described.values())
 
-    def _import(self, is_meant: Callable[[str], bool]) -> set[str]:
-        """Import the modules of the packages that are meant. Returns those that need a late one."""
+    def _import(self, is_meant: Callable[[str], bool], look: Callable[[str], object]) -> set[str]:
+        """Import the modules of the packages that are meant. Returns those that need a late one.
+
+        `look` is called after each, with its package if that is the user's.
+        """
         needs_late = set()
-        for name in self.preload:
-            if is_meant(package_of(name)):
+
+        def import_one(name: str) -> None:
+            if is_meant(package_of(name)) and name not in sys.modules:
                 try:
-                    importlib.import_module(name)
+                    module = importlib.import_module(name)
                 except _LatePackageNeeded:
                     needs_late.add(package_of(name))
+                else:
+                    is_users = imports.is_users(getattr(module, "__file__", None) or "")
+                    look(package_of(name) if is_users else "")
+
+        for name in self.preload:
+            import_one(name)
         with _silent():
             for name in self.learned:
-                if is_meant(package_of(name)) and name not in sys.modules:
-                    try:
-                        importlib.import_module(name)
-                    except _LatePackageNeeded:
-                        needs_late.add(package_of(name))
-                    except (Exception, SystemExit):
-                        pass  # calls import it by themselves, and get the error
+                # If it fails, calls import it by themselves, and get the error.
+                with contextlib.suppress(Exception, SystemExit):
+                    import_one(name)
         return needs_late
+
+
+def report_of(error: BaseException) -> bytes:
+    """A report, as `messages` has it."""
+    said, text = say(error).replace("\0", ""), text_of(error).replace("\0", "")
+    return f"{said[:_LONGEST_TEXT]}\0{text[-_LONGEST_TEXT:]}".encode(errors="backslashreplace")
 
 
 class _LatePackageNeeded(BaseException):
@@ -107,32 +141,49 @@ class _ThreadWatch(importlib.abc.MetaPathFinder):
     def __init__(self, late: frozenset[str]) -> None:
         self.starters: set[str] = set()
         self._late = late
-        self._threads = _n_threads()
+        self._threads = threads.count()
+        self._missed = threads.missed_by_a_fork()
         self._package = ""
 
     def find_spec(self, fullname: str, path: object, target: object = None) -> None:
         """Look whether the module before this one has started threads."""
-        self.look()
+        self.look(_users_package(sys._getframe(1)))
         self._package = package_of(fullname)
         if self._package in self._late:
             raise _LatePackageNeeded
 
-    def look(self) -> None:
-        """Note the package that was looked for last, if there are more threads now."""
-        threads = _n_threads()
-        in_python = threading.active_count() > 1
-        if threads > self._threads and (in_python or self._package not in _FORKED_WITH_THREADS):
-            self.starters.add(self._package)
-        self._threads = threads
+    @property
+    def misses(self) -> bool:
+        """Whether there are threads that a fork would be without."""
+        return self._missed > 0
+
+    def look(self, users: str = "") -> None:
+        """Note who has started the threads that are new and that a fork would be without.
+
+        This is the package of the user's that is being imported, if one is: it may have used what
+        it has imported. Otherwise it is the package that was looked for last.
+        """
+        now = threads.count()
+        if now == self._threads:
+            return
+        self._threads, missed_before, self._missed = now, self._missed, threads.missed_by_a_fork()
+        if self._missed > missed_before:
+            self.starters.add(users or self._package)
+
+
+def _users_package(frame: types.FrameType | None) -> str:
+    """The package of the module that imports another one in this frame; empty if not the user's."""
+    while frame is not None:
+        if frame.f_code.co_name == "<module>":
+            is_users = imports.is_users(frame.f_code.co_filename)
+            return package_of(frame.f_globals.get("__name__", "")) if is_users else ""
+        frame = frame.f_back
+    return ""
 
 
 def package_of(module: str) -> str:
     """The name of the package at the top that a module is in."""
     return module.partition(".")[0]
-
-
-def _n_threads() -> int:
-    return len(os.listdir("/proc/self/task"))
 
 
 @contextlib.contextmanager

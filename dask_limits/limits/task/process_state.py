@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import itertools
 import os
 import sys
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from dask_limits.limits.task.imports import folder_of
@@ -66,6 +67,15 @@ class Setting:
         known = [*path, self.directory]
         return [f for f in sys.path_importer_cache.copy() if f in folders and f not in known]
 
+    def differs_here(self) -> bool:
+        """Whether this process has another path, environment or directory."""
+        now = Setting.here(self.umask)
+        return (now.path, now.directory, now.environment) != (
+            self.path,
+            self.directory,
+            self.environment,
+        )
+
     def restore(self) -> None:
         """Restore it in this process, where it was changed."""
         os.umask(self.umask)
@@ -99,3 +109,30 @@ def umask_here() -> int:
     """The umask of this process: os.umask would change it, for other threads too."""
     with open("/proc/self/status", "rb") as status:
         return int(status.read().partition(b"\nUmask:")[2].split(None, 1)[0], 8)
+
+
+class Changes:
+    """What has changed from one setting of a process to a later one."""
+
+    def __init__(self, before: Setting, after: Setting) -> None:
+        own = {"path", "environment", "authkey"}
+        self._others = {
+            field.name: getattr(after, field.name)
+            for field in fields(Setting)
+            if field.name not in own and getattr(before, field.name) != getattr(after, field.name)
+        }
+        self._removed = before.environment.keys() - after.environment.keys()
+        self._set = dict(after.environment.items() - before.environment.items())
+        new = [path for path in after.path if path not in before.path]
+        self._at_start = [*itertools.takewhile(new.__contains__, after.path)]
+        self._at_end = [path for path in new if path not in self._at_start]
+
+    def applied_to(self, setting: Setting) -> Setting:
+        """Another setting with these changes."""
+        kept = {
+            name: value for name, value in setting.environment.items() if name not in self._removed
+        }
+        path = [*self._at_start, *setting.path, *self._at_end]
+        return replace(
+            setting, path=list(dict.fromkeys(path)), environment=kept | self._set, **self._others
+        )

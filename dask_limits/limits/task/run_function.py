@@ -15,6 +15,7 @@ from dask_limits.limits.ipc.payload import Payload
 from dask_limits.limits.ipc.task_cells import TaskCells
 from dask_limits.limits.linux import files, proctree, standard_output
 from dask_limits.limits.progress import restart_by
+from dask_limits.limits.task import script_globals
 from dask_limits.limits.task.callers_main import CallersMain
 from dask_limits.limits.task.grace import GraceWarning
 from dask_limits.limits.task.own_memory import OwnMemory
@@ -102,6 +103,7 @@ def _answer(
 ) -> tuple[int, Payload]:
     try:
         fn, args, kwargs = payload.unpack(head, fds)
+        script_globals.give(fn)
     except BaseException as error:
         return pickling.pack_unpicklable("arguments", error)
     finally:

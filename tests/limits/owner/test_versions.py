@@ -14,7 +14,7 @@ from processes import until
 
 from dask_limits.limits import Limits
 from dask_limits.limits.owner.guardian import Guardian
-from dask_limits.limits.owner.templates import Preload
+from dask_limits.limits.owner.preload import Preload
 
 each = pytest.mark.parametrize("isolation", ["clean", "warm", "fresh"])
 kept = pytest.mark.parametrize("isolation", ["clean", "warm"])

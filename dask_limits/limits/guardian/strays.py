@@ -8,6 +8,7 @@ it descends from, or else leads one that it has made. Each task process leads a 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Collection, Iterable
 from typing import Final, NamedTuple
 
@@ -110,8 +111,8 @@ class Strays:
         for parent in parents:
             for pid in proctree.children_of(parent.pid, threads=1):
                 process = None if pid in parent.own else proctree.read_process(pid)
-                if process is None:
-                    continue
+                if process is None or (process.has_ended and parent.pid != os.getpid()):
+                    continue  # a template collects it
                 its = self._family_of(process)
                 if its and process.started >= its.running_since() - _START_STEP_S:
                     its.strays.append(process)

@@ -147,7 +147,7 @@ def move_on(away, sessions):
     """Leave processes of which each lives for a moment only, and has another one go on."""
     for _ in range(8):
         if away() == 0:
-            for _ in range(1000):
+            for _ in range(100):
                 if sessions:
                     os.setsid()
                 if away():

@@ -363,7 +363,10 @@ class GuardianProcess:
         self._next_stray_look = time.monotonic() + _STRAYS_S
         templates = [template for template in self._templates.values() if template.pid]
         guardian = Parent(os.getpid(), own={template.pid for template in templates})
-        parents = [guardian, *(template.as_parent for template in templates)]
+        parents = [
+            guardian,
+            *(template.as_parent for template in templates if template.has_prepared),
+        ]
         orphans = self._strays.look(parents)
         new = orphans.keys() - self._orphans
         # A template may not have told us yet that a task process has ended.

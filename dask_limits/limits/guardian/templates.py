@@ -61,6 +61,7 @@ class Template:
         spares: Those that are ready.
         living: The pids of all its task processes.
         is_prepared: Whether it has imported what it is to import.
+        has_prepared: The same of its process: from then on, calls may give it children.
         is_retired: Whether another one has taken its place.
         overdue: Why it was killed, if it or one of its task processes was not ready in time.
     """
@@ -73,6 +74,7 @@ class Template:
         self.spares: deque[Spare] = deque()
         self.living: set[int] = set()
         self.is_prepared = number == 0
+        self.has_prepared = False
         self.is_retired = False
         self.overdue = ""
         self._become = become
@@ -96,6 +98,7 @@ class Template:
     def start(self) -> None:
         """Start its process."""
         self._starts += 1
+        self.has_prepared = self._prepare is None
         ours, theirs = transport.pair()
         with theirs:
             pid = os.fork()
@@ -168,7 +171,7 @@ class Template:
 
     def prepared(self) -> None:
         """Note that it has imported what it is to import."""
-        self.is_prepared = True
+        self.is_prepared = self.has_prepared = True
         self._helpers = set(proctree.children_of(self.pid))
 
     def take(self, message: transport.Message) -> str:

@@ -225,6 +225,7 @@ def test_what_the_imports_of_a_template_have_started_goes_on_until_the_guardian_
         f"for path, apart in {[(str(path), path.name == 'own') for path in pids]}:\n"
         "    sleep = subprocess.Popen(['sleep', '600'], start_new_session=apart)\n"
         "    with open(path, 'w') as file: print(sleep.pid, file=file)\n"
+        "import time; time.sleep(0.1)\n"  # while the guardian looks around
     )
     with Guardian(preload=Preload.of(["starts_programs"])) as guardian:
         for _ in range(5):

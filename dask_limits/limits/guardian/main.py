@@ -179,6 +179,8 @@ class GuardianProcess:
     def _serve(self, template: Template) -> None:
         """Give the owner the task processes that it waits for, and keep one ready for the next."""
         while template.wanted and template.spares:
+            if not self._free_rows and any(p.released for p in self._by_row.values()):
+                break  # one is free as soon as its process has ended
             template.wanted -= 1
             self._hand_out(template)
         template.ahead = int(template is self._current and bool(self._by_row))
@@ -285,6 +287,9 @@ class GuardianProcess:
         self._free_rows.append(process.row)
         self._strays.remove(process.family)
         process.close()
+        for template in list(self._templates.values()):
+            if template.wanted:
+                self._serve(template)
 
     def _look(self, now: float) -> None:
         """Look at each task process, and take the next step in ending those that are to end."""

@@ -131,7 +131,10 @@ class _Template:
         try:
             pickled = message.body[messages.PREPARE_BODY.size :]
             self._preparation = payload.unpack(pickled, message.fds)
-            if found := self._preparation.in_template(late):
+            signals.unblock_all(self._mask)  # programs that imports start inherit the mask
+            found = self._preparation.in_template(late)
+            self._mask = signals.block_all()
+            if found:
                 kind, body = messages.LATE, " ".join(late | found).encode()
         except BaseException as why:
             kind, body = messages.FAILED, report_of(why)

@@ -41,6 +41,10 @@ _WORTH: Final = 25
 processes cost 4 % at most. A smaller value replaces them sooner, at a higher cost."""
 
 
+_TIDYING_S: Final = 1.0
+"""How often, at most, to look for task processes that have ended while they were idle."""
+
+
 class OwnerHasChanged(ConnectionError):
     """A new child of the owner would inherit something else than its guardian has."""
 
@@ -70,6 +74,7 @@ class Connection:
         self.closed = False
         self._lost = False
         self._holds: set[Hold] = set()  # of the calls that use this
+        self._next_tidying = 0.0  # seconds of time.monotonic()
         self._inherited = Inherited()
         self._control, theirs = transport.pair()
         cells_fd = files.above_standard(owner_cells.make())
@@ -139,6 +144,8 @@ class Connection:
             raise OwnerHasChanged
         self._renew_template()
         self._templates.check()
+        if time.monotonic() >= self._next_tidying:
+            self._drop_ended()
         while not (self.closed or cancel.cancelled):
             try:
                 hold.take_idle(self._idle[use.key])
@@ -186,12 +193,17 @@ class Connection:
             if message is None:
                 break
             if message.kind == messages.REFUSED:
+                if self._drop_idle():  # their rows and files may be what is missing
+                    continue
                 raise BlockingIOError(bytes(message.body).decode())
             if message.kind == messages.UNPREPARED:
                 templates.process_failed(message.number, bytes(message.body).decode())
                 self._renew_template()
                 continue
             if not message.fds:
+                self.drop(hold)
+                if self._drop_idle():
+                    continue
                 raise BlockingIOError("this process has too many open files to receive another")
             lease = self._become_lease(hold, message)
             if templates.suits(lease.template):
@@ -241,9 +253,10 @@ class Connection:
         if not lease.finish() or lease.calls == self._max_calls or not pays:
             self.drop(hold)
             return
-        hold.make_idle(self._idle[use.key])
-        if self.closed:
-            self._drop_idle()
+        idle = self._idle[use.key]
+        hold.make_idle(idle)
+        if self.closed or self._idle.get(use.key) is not idle:  # no call will look there
+            self._drop_all(idle)
 
     def drop(self, hold: Hold) -> None:
         """End the task process that is held, if any, and everything below it, without waiting.
@@ -294,13 +307,26 @@ class Connection:
             self._inherited.close()
         self._drop_idle()
 
-    def _drop_idle(self) -> None:
-        hold = Hold()
-        for idle in list(self._idle.values()):
-            with contextlib.suppress(IndexError):
-                while True:
-                    hold.take_idle(idle)
-                    self.drop(hold)
+    def _drop_ended(self) -> None:
+        """Release those that have ended while they were idle, and may never be looked at again."""
+        self._next_tidying = time.monotonic() + _TIDYING_S
+        for key, idle in list(self._idle.items()):
+            if any(self._owner_cells.get(lease.row, owner_cells.GONE) for lease in idle.copy()):
+                self._drop_all(idle)
+            if not idle:
+                self._idle.pop(key, None)
+
+    def _drop_idle(self) -> bool:
+        """End all that are idle. Whether there were any."""
+        return True in [self._drop_all(idle) for idle in list(self._idle.values())]
+
+    def _drop_all(self, idle: deque[Lease]) -> bool:
+        hold, had_some = Hold(), bool(idle)
+        with contextlib.suppress(IndexError):
+            while True:
+                hold.take_idle(idle)
+                self.drop(hold)
+        return had_some
 
     def abandon(self) -> None:
         """Release a guardian that belongs to the process that we were forked from."""

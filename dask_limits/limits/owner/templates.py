@@ -34,7 +34,8 @@ class Templates:
     """Decides from which template a call's process comes, and when there must be a new one.
 
     Number 0 has imported nothing. Each later one gets what the user asks for, and what calls have
-    imported by then. There is no lock, see `Connection`: done twice, a step does no harm.
+    imported by then of installed packages and the standard library. There is no lock, see
+    `Connection`: done twice, a step does no harm.
 
     Attributes:
         number: The template for new task processes.
@@ -90,14 +91,15 @@ class Templates:
     def learn(self, imported: dict[str, str], since: int) -> None:
         """Note what a process has imported since some time: the file of each module.
 
-        It is empty for all modules but the user's.
+        It is empty for all modules but the user's. Those are not learned: what a module makes when
+        it is imported (random numbers, files, locks, child processes) would be one for all calls.
         """
         for name, file in imported.items():
             if file:
                 self._versions.note(name, file, since)
-        new = imported.keys() - self._learned.keys()
+        new = {name for name, file in imported.items() if not file} - self._learned.keys()
         if new and time.monotonic() >= self._learn_after:
-            self._learned |= dict.fromkeys(imported)
+            self._learned |= {name: None for name in imported if name in new}
             self._is_wanted = True
 
     def look_for_changes(self) -> None:

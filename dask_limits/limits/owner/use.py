@@ -25,6 +25,15 @@ class Use(NamedTuple):
 
 def function_key(fn: Callable[..., object]) -> Hashable:
     """What two callables have in common that are the same function, wherever it was unpickled."""
+    try:
+        key = _key_of(fn)
+        hash(key)
+    except Exception:  # of an object that answers for attributes in its own way
+        return type(fn).__module__, type(fn).__qualname__
+    return key
+
+
+def _key_of(fn: Callable[..., object]) -> Hashable:
     while isinstance(fn, functools.partial):
         fn = fn.func
     if (key := getattr(fn, "function_key", None)) is not None:  # of a call that is packed

@@ -62,7 +62,8 @@ class Preparation:
         watch = _ThreadWatch(late)
         sys.meta_path.insert(0, watch)
         try:
-            found = self._import(lambda package: package not in late, watch.look)
+            self._import(lambda package: package not in late, watch)
+            watch.importing = _INITIALIZER
             if self.initializer and _INITIALIZER not in late:
                 with contextlib.suppress(_LatePackageNeeded), by_value.Receiving():
                     pickle.loads(self.initializer)  # which imports what it needs
@@ -71,7 +72,7 @@ class Preparation:
             sys.meta_path.remove(watch)
         watch.look()
         self._note_users(imports.users_among(sys.modules.copy()))
-        found = (found | watch.starters) - late
+        found = watch.to_be_late - late
         if watch.misses and not found:
             raise RuntimeError("an import starts threads, and it cannot be told which one")
         return found
@@ -83,7 +84,7 @@ class Preparation:
         """
         before = set(sys.modules)
         if self.late:
-            self._import(self.late.__contains__, look=lambda package: None)
+            self._import(self.late.__contains__)
         if self.initializer:
             with by_value.Receiving():
                 initializer, args = pickle.loads(self.initializer)
@@ -98,22 +99,20 @@ class Preparation:
     def _note_users(self, described: dict[str, bytes]) -> None:
         self.users += b"".join(described.values())
 
-    def _import(self, is_meant: Callable[[str], bool], look: Callable[[str], object]) -> set[str]:
-        """Import the modules of the packages that are meant. Returns those that need a late one.
-
-        `look` is called after each, with its package if that is the user's.
-        """
-        needs_late = set()
+    def _import(self, is_meant: Callable[[str], bool], watch: _ThreadWatch | None = None) -> None:
+        """Import the modules of the packages that are meant."""
 
         def import_one(name: str) -> None:
-            if is_meant(package_of(name)) and name not in sys.modules:
-                try:
-                    module = importlib.import_module(name)
-                except _LatePackageNeeded:
-                    needs_late.add(package_of(name))
-                else:
-                    is_users = imports.is_users(getattr(module, "__file__", None) or "")
-                    look(package_of(name) if is_users else "")
+            if not is_meant(package_of(name)) or name in sys.modules:
+                return
+            if watch is None:
+                importlib.import_module(name)
+                return
+            watch.importing = package_of(name)
+            with contextlib.suppress(_LatePackageNeeded):
+                module = importlib.import_module(name)
+                is_users = imports.is_users(getattr(module, "__file__", None) or "")
+                watch.look(package_of(name) if is_users else "")
 
         for name in self.preload:
             import_one(name)
@@ -122,7 +121,6 @@ class Preparation:
                 # If it fails, calls import it by themselves, and get the error.
                 with contextlib.suppress(Exception, SystemExit):
                     import_one(name)
-        return needs_late
 
 
 def report_of(error: BaseException) -> bytes:
@@ -136,10 +134,18 @@ class _LatePackageNeeded(BaseException):
 
 
 class _ThreadWatch(importlib.abc.MetaPathFinder):
-    """Notes which packages start threads while they are imported. It finds no module itself."""
+    """Notes which packages start threads while they are imported, or need one that does.
+
+    It finds no module itself.
+
+    Attributes:
+        importing: The package that is being imported, as it was asked for.
+        to_be_late: The packages that are not to be imported in a template.
+    """
 
     def __init__(self, late: frozenset[str]) -> None:
-        self.starters: set[str] = set()
+        self.importing = ""
+        self.to_be_late: set[str] = set()
         self._late = late
         self._threads = threads.count()
         self._missed = threads.missed_by_a_fork()
@@ -150,6 +156,7 @@ class _ThreadWatch(importlib.abc.MetaPathFinder):
         self.look(_users_package(sys._getframe(1)))
         self._package = package_of(fullname)
         if self._package in self._late:
+            self.to_be_late.add(self.importing)  # a module may swallow what is raised
             raise _LatePackageNeeded
 
     @property
@@ -168,7 +175,7 @@ class _ThreadWatch(importlib.abc.MetaPathFinder):
             return
         self._threads, missed_before, self._missed = now, self._missed, threads.missed_by_a_fork()
         if self._missed > missed_before:
-            self.starters.add(users or self._package)
+            self.to_be_late.add(users or self._package)
 
 
 def _users_package(frame: types.FrameType | None) -> str:

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+import subprocess
 import sys
 import textwrap
 import threading
@@ -31,19 +32,29 @@ def guardian():
 
 @pytest.fixture
 def module(tmp_path, monkeypatch):
-    """Writes a module of the user's, which the owner can import."""
+    """Writes a module which the owner can import: the user's, or an installed one."""
+    installed_ones = tmp_path / "site-packages"
+    installed_ones.mkdir()
+    monkeypatch.syspath_prepend(str(installed_ones))
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     written = []
 
-    def write(name, text):
-        (tmp_path / f"{name}.py").write_text(textwrap.dedent(text))
+    def write(name, text, *, installed=False):
+        folder = installed_ones if installed else tmp_path
+        (folder / f"{name}.py").write_text(textwrap.dedent(text))
         written.append(name)
         return name
 
     yield write
     for name in written:
         sys.modules.pop(name, None)
+
+
+@pytest.fixture
+def no_rest(monkeypatch):
+    """Has what calls import learned at once."""
+    monkeypatch.setattr("dask_limits.limits.owner.templates._REST", 0)
 
 
 def call(guardian, fn, *args, **limits):
@@ -85,8 +96,9 @@ def test_warm_calls_share_a_process_however_long_they_take(guardian):
     assert [seen for seen, _ in ended] == [0, 1, 2]
 
 
+@pytest.mark.usefixtures("no_rest")
 def test_later_processes_have_what_a_first_call_has_imported(guardian, module):
-    name = module("learned", "def answer(): return 1")
+    name = module("learned", "def answer(): return 1", installed=True)
     assert not call(guardian, is_imported, name)
     assert call(guardian, import_and_answer, name) == 1
 
@@ -133,7 +145,87 @@ def test_a_guardian_preloads_modules_and_calls_the_initializer_in_each_process(m
             assert f"{pid} x" in begun.read_text().splitlines()
 
 
+def learn(guardian, name):
+    """Have calls import a module until there is a template of what they have imported."""
+    call(guardian, abs, -1)
+    before = {process.pid for process in templates(guardian)}
+    until(
+        lambda: (
+            call(guardian, import_and_answer, name) is not None
+            and {process.pid for process in templates(guardian)} - before
+        )
+    )
+
+
+def answer_late(name):
+    time.sleep(LONG_S)  # so that each has a process of its own
+    return os.getpid(), import_and_answer(name)
+
+
+@pytest.mark.usefixtures("no_rest")
+def test_what_a_module_of_the_users_makes_when_it_is_imported_is_each_call_s_own(guardian, module):
+    name = module(
+        "making",
+        """
+        import random, xmlrpc.client
+        made = random.Random().random()
+        def answer(): return made
+        """,
+    )
+    learn(guardian, name)
+    answers = {}
+
+    def answer():
+        pid, made = call(guardian, answer_late, name)
+        return answers.setdefault(pid, made)
+
+    until(lambda: answer() and len(answers) == 3)
+    assert len(set(answers.values())) == 3
+
+
+@pytest.mark.usefixtures("no_rest")
+def test_a_module_that_can_do_without_another_has_it_in_each_call(guardian, module):
+    module(
+        "heavy",
+        """
+        import threading
+        threading.Thread(target=threading.Event().wait, daemon=True).start()
+        """,
+        installed=True,
+    )
+    name = module(
+        "able",
+        """
+        try:
+            import heavy
+            has = True
+        except:
+            has = False
+        def answer(): return has
+        """,
+        installed=True,
+    )
+    learn(guardian, name)
+    assert {call(guardian, answer_late, name)[1] for _ in range(4)} == {True}
+
+
+def test_a_module_can_end_a_program_that_it_starts_while_it_is_preloaded(module):
+    name = module(
+        "starting",
+        """
+        import subprocess
+        program = subprocess.Popen(["sleep", "600"])
+        program.terminate()
+        def answer(): return status
+        status = program.wait()
+        """,
+    )
+    with Guardian(preload=Preload.of([name])) as guardian:
+        assert call(guardian, import_and_answer, name) == -signal.SIGTERM
+
+
 @pytest.mark.parametrize("preload", [[], ["base64"]], ids=["nothing preloaded", "preloaded"])
+@pytest.mark.usefixtures("no_rest")
 def test_no_call_waits_for_what_another_has_imported(module, tmp_path, preload):
     go = tmp_path / "go"
     name = module(
@@ -144,6 +236,7 @@ def test_no_call_waits_for_what_another_has_imported(module, tmp_path, preload):
             time.sleep(0.01)
         def answer(): return 1
         """,
+        installed=True,
     )
     go.touch()
     with Guardian(preload=Preload.of(preload)) as guardian:
@@ -244,6 +337,22 @@ def test_a_call_whose_template_is_killed_ends(guardian, tmp_path):
     thread.join()
     assert isinstance(ended[0].exception, exceptions.CrashError)
     until(lambda: not any(map(alive, below)))
+
+
+def test_functions_that_are_called_once_keep_no_files():
+    script = """
+        import resource
+        from dask_limits.limits import Limits
+        from dask_limits.limits.owner.guardian import Guardian
+        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (40, hard))
+        with Guardian() as guardian:
+            for n in range(60):
+                fn = eval("lambda: " + str(n))
+                fn.__qualname__ = f"number {n}"
+                assert guardian.run(fn, (), {}, Limits()).result() == n
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(script)], check=True, timeout=100)
 
 
 def test_processes_that_are_idle_for_long_are_given_back(guardian):

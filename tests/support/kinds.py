@@ -81,7 +81,7 @@ KINDS = [WALL_TIME, CPU_TIME, MEMORY, NUM_PROCESSES]
 def expect_breach(isolated: Isolated, kind: Kind, way: Callable[..., Any]) -> None:
     """Go past a limit in this way: it must be a breach, and the next call must work."""
     error = isolated(way, **kind.limits).run(kind.over).exception
-    assert isinstance(error, kind.breach), kind
+    assert isinstance(error, kind.breach), (kind, error)
     assert isolated(abs, wall_time=30)(-1) == 1
 
 

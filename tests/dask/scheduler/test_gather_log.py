@@ -125,4 +125,4 @@ def test_nothing_is_filtered_when_the_plugin_has_been_taken_away(client: Client)
         client.wait_for_workers(1)
         until(lambda: len(LOGGER.filters) == len(before) + 1)
         client.unregister_worker_plugin(LimitsWorkerPlugin.name)
-        assert LOGGER.filters == before
+        until(lambda: LOGGER.filters == before)

@@ -251,7 +251,7 @@ def test_when_the_plugin_is_taken_away_dask_places_tasks_as_ever(tmp_path: Path)
         client.register_plugin(LimitsWorkerPlugin())
         assert LimitsSchedulerPlugin.name in cluster.scheduler.plugins
         client.unregister_worker_plugin(LimitsWorkerPlugin.name)
-        assert LimitsSchedulerPlugin.name not in cluster.scheduler.plugins
+        until(lambda: LimitsSchedulerPlugin.name not in cluster.scheduler.plugins)
         with annotate(memory="1 GiB"):
             future = client.submit(abs, -1)
         with pytest.raises(ValueError, match="Invalid executor 'limits'"):

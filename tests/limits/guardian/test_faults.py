@@ -20,6 +20,7 @@ from processes import alive, until
 
 from dask_limits import exceptions
 from dask_limits.limits import CancelToken, LimitedCall, Limits
+from dask_limits.limits.ipc import owner_cells
 from dask_limits.limits.owner.guardian import Guardian
 
 
@@ -129,22 +130,26 @@ def test_a_detached_process_that_does_not_end_delays_the_answer_of_its_own_call_
     def start(number, **options):
         thread, _ = start_call(guardian, tmp_path / number, **options)
         detached = psutil.Process(int((tmp_path / number).read_text()))
-        (new,) = {lease.pid for lease in guardian._connection._leases} - seen
+        (new,) = guardian._connection._leases - seen
         seen.add(new)
-        return thread, psutil.Process(new), detached
+        return thread, new, detached
+
+    def kill(lease):
+        os.kill(lease.pid, signal.SIGKILL)
+        cells = guardian._connection._owner_cells
+        until(lambda: cells.get(lease.row, owner_cells.GONE))
 
     seen = set()
     first, first_process, stuck = start("1")
     second, second_process, _ = start("2")
     with unkillable(stuck.pid):
-        first_process.kill()
-        until(lambda: not first_process.is_running())  # else both may be found at one time
-        second_process.kill()
+        kill(first_process)  # and wait: else both may be found at one time
+        kill(second_process)
         second.join()
         assert first.is_alive()
         first.join()
         third, third_process, detached = start("3", held_bytes=2**29)
-        third_process.kill()
+        kill(third_process)
         third.join()
         assert gone([detached])
 

@@ -45,8 +45,8 @@ class Constructors(Submitter):
                 default, there is no limit.
             preload: Names of modules to import before the first call, such as
                 `["sklearn.ensemble"]`. Neither the time nor the memory of an import counts for a
-                call. Without this, modules that calls have imported are imported ahead for later
-                ones.
+                call. Without this, installed packages that calls have imported are imported
+                ahead for later ones.
             initializer: A function that each task process calls once, before its first call, and
                 whose time and memory count for no call either. What it sets in globals of the
                 script, in modules, in the environment and the like is there for each call.

@@ -270,12 +270,6 @@ def has_ended(pid: int) -> bool:
     return process is None or process.has_ended
 
 
-def session_of(pid: int) -> int:
-    """The session of a process; 0 if it has ended."""
-    process = read_process(pid)
-    return process.session if process is not None else 0
-
-
 def kill_tree(root: int) -> list[Process]:
     """End a process and everything below it, faster than it can fork.
 

@@ -39,8 +39,6 @@ uninterruptible sleep, the guardian gives up after 10 s."""
 _WORTH: Final = 25
 """How many times as long as a new process costs all calls in a clean one may take together. So new
 processes cost 4 % at most. A smaller value replaces them sooner, at a higher cost."""
-
-
 _TIDYING_S: Final = 1.0
 """How often, at most, to look for task processes that have ended while they were idle."""
 
@@ -311,14 +309,19 @@ class Connection:
         """Release those that have ended while they were idle, and may never be looked at again."""
         self._next_tidying = time.monotonic() + _TIDYING_S
         for key, idle in list(self._idle.items()):
-            if any(self._owner_cells.get(lease.row, owner_cells.GONE) for lease in idle.copy()):
-                self._drop_all(idle)
+            for lease in idle.copy():
+                if self._owner_cells.get(lease.row, owner_cells.GONE):
+                    hold = Hold()
+                    with contextlib.suppress(ValueError):
+                        hold.take_from_idle(idle, lease)
+                        self.drop(hold)
             if not idle:
                 self._idle.pop(key, None)
 
     def _drop_idle(self) -> bool:
         """End all that are idle. Whether there were any."""
-        return True in [self._drop_all(idle) for idle in list(self._idle.values())]
+        had_some = [self._drop_all(idle) for idle in list(self._idle.values())]
+        return any(had_some)
 
     def _drop_all(self, idle: deque[Lease]) -> bool:
         hold, had_some = Hold(), bool(idle)

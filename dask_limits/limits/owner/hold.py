@@ -40,6 +40,10 @@ class Hold:
         """Take over an idle task process. An `IndexError` if there is none."""
         uninterrupted.put(self.leases, idle.pop)
 
+    def take_from_idle(self, idle: deque[Lease], lease: Lease) -> None:
+        """Take over this idle task process. A `ValueError` if another thread has."""
+        uninterrupted.together((idle.remove, lease), (self.leases.append, lease))
+
     def make_idle(self, idle: deque[Lease]) -> None:
         """Return the task process to those that are idle."""
         uninterrupted.put(idle, self.leases.pop)

@@ -75,12 +75,6 @@ def gone(processes):
     return not any(alive(process.pid) for process in processes)
 
 
-@pytest.fixture
-def guardian():
-    with Guardian() as it:
-        yield it
-
-
 def test_when_the_guardian_is_killed_all_goes_and_the_caller_is_told(guardian, tmp_path):
     thread, outcomes = start_call(guardian, tmp_path / "pid")
     below = processes_of(guardian)

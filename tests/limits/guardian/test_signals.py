@@ -42,12 +42,6 @@ def signal_all(numbers, times=1):
     return ours_above()
 
 
-@pytest.fixture
-def guardian():
-    with Guardian() as it:
-        yield it
-
-
 def test_a_signal_to_our_processes_ends_nothing(guardian):
     before = guardian.run(ours_above, (), {}).result()
     assert len(before) >= 2

@@ -25,30 +25,19 @@ LONG_S = 0.2
 
 
 @pytest.fixture
-def guardian():
-    with Guardian() as it:
-        yield it
-
-
-@pytest.fixture
-def module(tmp_path, monkeypatch):
+def module(folder, monkeypatch):
     """Writes a module which the owner can import: the user's, or an installed one."""
-    installed_ones = tmp_path / "site-packages"
+    installed_ones = folder / "site-packages"
     installed_ones.mkdir()
     monkeypatch.syspath_prepend(str(installed_ones))
-    monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setattr(sys, "dont_write_bytecode", True)
-    written = []
 
     def write(name, text, *, installed=False):
-        folder = installed_ones if installed else tmp_path
-        (folder / f"{name}.py").write_text(textwrap.dedent(text))
-        written.append(name)
+        (installed_ones if installed else folder).joinpath(f"{name}.py").write_text(
+            textwrap.dedent(text)
+        )
         return name
 
-    yield write
-    for name in written:
-        sys.modules.pop(name, None)
+    return write
 
 
 @pytest.fixture
@@ -337,6 +326,27 @@ def test_a_call_whose_template_is_killed_ends(guardian, tmp_path):
     thread.join()
     assert isinstance(ended[0].exception, exceptions.CrashError)
     until(lambda: not any(map(alive, below)))
+
+
+def test_warm_processes_that_are_kept_stay_when_others_are_given_back(guardian):
+    kept = len(os.sched_getaffinity(0))
+    together = threading.Barrier(kept + 3)
+
+    def one():
+        together.wait()
+        call(guardian, note, 0.5, isolation="warm")
+
+    threads = [threading.Thread(target=one) for _ in range(kept + 3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    until(lambda: len(task_processes(guardian)) <= kept + 1)  # and the spare
+    pids = {process.pid for process in task_processes(guardian)}
+    for _ in range(3):
+        seen, pid = call(guardian, note, 0, isolation="warm")
+        assert seen
+        assert pid in pids
 
 
 def test_functions_that_are_called_once_keep_no_files():

@@ -20,25 +20,6 @@ each = pytest.mark.parametrize("isolation", ["clean", "warm", "fresh"])
 kept = pytest.mark.parametrize("isolation", ["clean", "warm"])
 
 
-@pytest.fixture
-def guardian():
-    with Guardian() as it:
-        yield it
-
-
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
-    """Where modules of the user's are; the owner forgets them after the test."""
-    monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setattr(sys, "dont_write_bytecode", True)
-    before = set(sys.modules)
-    yield tmp_path
-    for name in set(sys.modules) - before:
-        file = getattr(sys.modules[name], "__file__", None) or ""
-        if file.startswith(str(tmp_path)):
-            del sys.modules[name]
-
-
 def write(path, number):
     path.parent.mkdir(exist_ok=True)
     path.write_text(f"NUMBER = {number}\ndef answer():\n    return {number}\n")

@@ -27,12 +27,6 @@ KEPT = (
 """What a process that is kept for its libraries may keep."""
 
 
-@pytest.fixture
-def guardian():
-    with Guardian() as guardian:
-        yield guardian
-
-
 @pytest.mark.parametrize("name", sorted(CHANGES))
 def test_the_next_call_finds_what_the_first_call_found(guardian, name):
     before = guardian.run(view_of_any, (), {}).result()

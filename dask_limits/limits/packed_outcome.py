@@ -52,9 +52,9 @@ class PackedOutcome(Generic[R]):
             part = "exception" if kind == messages.RAISED else "result"
             return self.failed(_not_rebuilt(part, self.name, why), cause=why)
         if kind == messages.RETURNED:
-            return replace(self, value=packed)
+            return PackedOutcome(self.name, self.limits, self.usage, value=packed)
         if kind == messages.RAISED:
-            return replace(self, raised=packed)
+            return PackedOutcome(self.name, self.limits, self.usage, raised=packed)
         if kind == messages.EXITED:
             return self.failed(ExitError.of(self.name, packed.load()))
         if kind == messages.BREACHED:
@@ -93,11 +93,10 @@ class PackedOutcome(Generic[R]):
         """
         error: BaseException | None = None
         try:
-            with by_value.answers_to(sent):
-                if self.value is not None:
-                    return Outcome(usage=self.usage, value=self.value.load())
-                if self.raised is not None:
-                    error = self._raised(*self.raised.load())
+            if self.value is not None:
+                return Outcome(usage=self.usage, value=by_value.load_answer(self.value, sent))
+            if self.raised is not None:
+                error = self._raised(*by_value.load_answer(self.raised, sent))
         except BaseException as why:
             if is_by_signal(why):
                 raise

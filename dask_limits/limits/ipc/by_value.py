@@ -10,7 +10,6 @@ Source: https://github.com/cloudpipe/cloudpickle, whose pickler this extends.
 
 from __future__ import annotations
 
-import contextlib
 import copyreg
 import itertools
 import os
@@ -20,13 +19,14 @@ import sys
 import threading
 import types
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, Final
 
 import cloudpickle
 
 from dask_limits.limits.interrupted import is_by_signal
 from dask_limits.limits.ipc import reducers
+from dask_limits.limits.ipc.payload import Packed
 from dask_limits.limits.tracebacks import say
 
 _BY_NAME: Final = {__name__, reducers.__name__, "cloudpickle.cloudpickle"}
@@ -101,12 +101,11 @@ def names_in(call: bytes) -> dict[str, Any]:
     return names
 
 
-@contextlib.contextmanager
-def answers_to(sent: dict[int, Any]) -> Iterator[None]:
-    """A context in which this thread unpickles the answer to a call that has `sent` this."""
+def load_answer(answer: Packed, sent: dict[int, Any]) -> Any:
+    """Unpickle the answer to a call that has `sent` this."""
     before, _receiver.sent = _receiver.sent, sent
     try:
-        yield
+        return answer.load()
     finally:
         _receiver.sent = before
 

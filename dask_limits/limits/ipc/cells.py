@@ -46,6 +46,11 @@ class Cells:
         """Write a cell that holds seconds."""
         self._floats[row * self.CELLS + cell] = value
 
+    def put_all(self, row: int, first: int, values: bytes) -> None:
+        """Write cells that follow each other. A reader may see some of them before others."""
+        start = (row * self.CELLS + first) * 8
+        self._view[start : start + len(values)] = values
+
     def clear(self, row: int) -> None:
         """Set all cells of a row to 0."""
         start = row * self.CELLS * 8

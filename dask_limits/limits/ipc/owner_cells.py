@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import struct
 from typing import Final
 
 from dask_limits.limits.ipc.cells import Cells
@@ -31,15 +32,16 @@ CPU_TIME: Final = 3
 MEMORY: Final = 4
 NUM_PROCESSES: Final = 5
 GRACE_PERIOD: Final = 6  # seconds between a warning and the end; 0 is no warning
-START_METHOD: Final = 12  # how the fresh process of the call starts, as in messages.py; 0 is none
-SENT: Final = 13  # number of the last call that was sent to the process
-WARM: Final = 14  # 1 if the process is kept for what its calls leave in it
+START_METHOD: Final = 7  # how the fresh process of the call starts, as in messages.py; 0 is none
+WARM: Final = 8  # 1 if the process is kept for what its calls leave in it
+SENT: Final = 9  # number of the last call that was sent to the process
+ABOUT_CALL: Final = struct.Struct("=dddQQdQQ")  # the cells from START to WARM, for `Cells.put_all`
 # Written by the guardian.
-CONDEMNED: Final = 7  # number of the call for which it ends this process; 0 is none
-SEEN: Final = 8  # number of the call that the next three are about
-PEAK_MEMORY: Final = 9  # bytes
-PEAK_PROCESSES: Final = 10
-CPU_USED: Final = 11  # seconds
+CONDEMNED: Final = 10  # number of the call for which it ends this process; 0 is none
+SEEN: Final = 11  # number of the call that the next three are about
+PEAK_MEMORY: Final = 12  # bytes
+PEAK_PROCESSES: Final = 13
+CPU_USED: Final = 14  # seconds
 GONE: Final = 15  # 1 if the process has ended
 
 

@@ -178,7 +178,8 @@ class _Sink:
 
     def finish(self) -> bytes:
         """Write the buffers, and return the head."""
-        self.write(self._write_buffers())
+        if self._buffers:
+            self.write(self._write_buffers())
         for fd in self._fds:
             fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
         return b"".join((_HEAD.pack(self._file, len(self._buffers)), *self._parts))

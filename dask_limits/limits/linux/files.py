@@ -24,7 +24,8 @@ _MMAP_FAILED: Final = c_void_p(-1).value
 
 def close(fds: list[int]) -> None:
     """Close files, and clear the list of their numbers. If this is interrupted, call it again."""
-    uninterrupted.use_up(fds, os.close)
+    if fds:
+        uninterrupted.use_up(fds, os.close)
 
 
 def above_standard(fd: int) -> int:

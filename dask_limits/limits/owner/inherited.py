@@ -34,15 +34,18 @@ _OWN: Final = (
 _SENT: Final = (b"Umask", b"Cpus_allowed")
 """The same for what is sent with a call, see `Setting`."""
 _IGNORED: Final = b"SigIgn"
+_LAST_LINES: Final = b"\nvoluntary"
+"""Where that begins which changes all the time. If the rest is as it was, nothing has changed."""
 _CAP_SYS_ADMIN: Final = 1 << 21
 _NOT_IGNORED: Final = ~sum(1 << number - 1 for number in (1, 2, 13, 15, 17, 25))
 """Signals that task processes handle whatever the owner does: SIGHUP, SIGINT, SIGPIPE, SIGTERM,
 SIGCHLD, SIGXFSZ."""
 _SIZE: Final = 64 * 1024  # bytes, more than a process shows unless it is in thousands of groups
 _PERSONALITY_QUERY: Final = 0xFFFFFFFF
-_LOOK_AT_RARER_EVERY_S: Final = 0.001
-"""How often, at most, to look at what hardly any program changes: it takes 10 us, and 20 where
-namespaces count. So short calls share a look."""
+_LOOK_AT_RARER_EVERY_S: Final = 0.005
+"""How often, at most, to look at what hardly any program changes: it takes 40 us, or 100 where
+namespaces count and the processor has done something else meanwhile. So short calls share a look.
+"""
 
 _libc = ctypes.PyDLL(None)  # keeps the GIL: this call takes less time than to release it
 
@@ -62,7 +65,8 @@ class Inherited:
         self._rarer_files = [n for n in _RARER_FILES if os.path.exists(f"/proc/self/{n}")]
         self._attributes = prctl.Attributes(inherited=True)
         self._system_calls = SystemCalls()
-        lines = self._read_status().split(b"\n")
+        status = self._read_status()
+        lines = status.split(b"\n")
         place = {line.partition(b":")[0]: n for n, line in enumerate(lines)}
         others = *_OWN, *_SENT, _IGNORED
         self._lines = operator.itemgetter(
@@ -74,9 +78,8 @@ class Inherited:
         self._namespaces = os.listdir("/proc/self/ns") if capable else []
         # One that is closed now may be any file later.
         self._outputs = [fd for fd in (1, 2) if _identity(fd) is not None]
-        self.umask = 0
-        self._seen = b"", b"", 0  # lines of the last look, and the signals that one of them names
-        self._common = self._read()
+        self._status = self._take(status)
+        self._others = self._read_others()
         self._rarer = self._read_rarer()
         self._scheduling = self._system_calls.read_scheduling()
         self._next_look_at_rarer = 0.0  # seconds of time.monotonic()
@@ -84,7 +87,10 @@ class Inherited:
     def has_changed(self) -> bool:
         """Whether a child of this thread would inherit anything else now. 10 us."""
         try:
-            if self._read() != self._common or self._schedules_otherwise():
+            status = self._read_status()
+            if not status.startswith(self._seen) and self._take(status) != self._status:
+                return True
+            if self._read_others() != self._others or self._schedules_otherwise():
                 return True
             if (now := time.monotonic()) < self._next_look_at_rarer:
                 return False
@@ -93,18 +99,15 @@ class Inherited:
         except (OSError, LookupError, ValueError):  # someone has closed our files
             return True
 
-    def _read(self) -> tuple[object, ...]:
-        lines = self._read_status().split(b"\n")
-        umask, ignored = lines[self._umask], lines[self._ignored]
-        if (umask, ignored) != self._seen[:2]:
-            self.umask = int(umask.split()[1], 8)
-            self._seen = umask, ignored, int(ignored.split()[1], 16) & _NOT_IGNORED
-        return (
-            self._lines(lines),
-            self._seen[2],
-            os.pread(self._fds[1], _SIZE, 0),
-            *map(_identity, self._outputs),
-        )
+    def _take(self, status: bytes) -> tuple[object, ...]:
+        """What a child inherits of what the status shows."""
+        self._seen = status[: status.rindex(_LAST_LINES)]
+        lines = status.split(b"\n")
+        self.umask = int(lines[self._umask].split()[1], 8)
+        return self._lines(lines), int(lines[self._ignored].split()[1], 16) & _NOT_IGNORED
+
+    def _read_others(self) -> tuple[object, ...]:
+        return os.pread(self._fds[1], _SIZE, 0), *map(_identity, self._outputs)
 
     def _schedules_otherwise(self) -> bool:
         now = self._system_calls.read_scheduling()

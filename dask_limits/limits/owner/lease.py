@@ -65,17 +65,20 @@ class Lease:
         self.imported = {}
         if self.calls:  # otherwise it may have been in its template
             self.since = time.time_ns()
-        cells.put_float(row, owner_cells.WALL_TIME, limits.wall_time or 0.0)
-        cells.put_float(row, owner_cells.CPU_TIME, limits.cpu_time or 0.0)
-        cells.put(row, owner_cells.MEMORY, min(limits.memory or 0, 2**63))
-        cells.put(row, owner_cells.NUM_PROCESSES, min(limits.num_processes or 0, 2**63))
-        cells.put_float(row, owner_cells.GRACE_PERIOD, limits.grace_period)
         start_method = messages.START_METHODS.index(
             (limits.context or "fork") if limits.isolation == "fresh" else ""
         )
-        cells.put(row, owner_cells.START_METHOD, start_method)
-        cells.put(row, owner_cells.WARM, limits.isolation == "warm")
-        cells.put_float(row, owner_cells.START, time.monotonic())
+        about_call = owner_cells.ABOUT_CALL.pack(
+            time.monotonic(),
+            limits.wall_time or 0.0,
+            limits.cpu_time or 0.0,
+            min(limits.memory or 0, 2**63),
+            min(limits.num_processes or 0, 2**63),
+            limits.grace_period,
+            start_method,
+            limits.isolation == "warm",
+        )
+        cells.put_all(row, owner_cells.START, about_call)
         cells.put(row, owner_cells.CALL, self.number)
         if owner_cells.is_asleep(cells):
             self._wake_guardian()

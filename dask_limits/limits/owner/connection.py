@@ -4,6 +4,7 @@ import contextlib
 import functools
 import os
 import pickle
+import resource
 import select
 import socket
 import struct
@@ -11,7 +12,7 @@ import subprocess
 import threading
 import time
 from collections import defaultdict, deque
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 from dask_limits.limits.cancel import CancelToken
@@ -39,6 +40,11 @@ uninterruptible sleep, the guardian gives up after 10 s."""
 _WORTH: Final = 25
 """How many times as long as a new process costs all calls in a clean one may take together. So new
 processes cost 4 % at most. A smaller value replaces them sooner, at a higher cost."""
+_MOST_FUNCTIONS: Final = 50
+"""Functions with idle clean processes, each of which has some 4 MiB of its own and an open file
+here. With a smaller value, programs that call many functions in turn start more processes."""
+_FILES_SHARE: Final = 4
+"""At most one of so many of the files that this process may open is for such a function."""
 _TIDYING_S: Final = 1.0
 """How often, at most, to look for task processes that have ended while they were idle."""
 
@@ -66,11 +72,14 @@ class Connection:
         self._max_calls = max_calls
         self._templates = Templates()
         self._renewing = threading.RLock()
-        self._idle: dict[Hashable, deque[Lease]] = defaultdict(deque)  # by the key of their use
+        self._idle: dict[Use, deque[Lease]] = defaultdict(deque)
+        self._making_room = threading.RLock()
+        self._n_dropped = 0  # of those that were idle, to make room
         self._leases: set[Lease] = set()
         self._unanswered: list[None] = []  # one for each question of a call that was interrupted
         self.closed = False
         self._lost = False
+        self._most_functions = _most_functions()
         self._holds: set[Hold] = set()  # of the calls that use this
         self._next_tidying = 0.0  # seconds of time.monotonic()
         self._inherited = Inherited()
@@ -146,7 +155,7 @@ class Connection:
             self._drop_ended()
         while not (self.closed or cancel.cancelled):
             try:
-                hold.take_idle(self._idle[use.key])
+                hold.take_idle(self._idle[use])
             except IndexError:
                 return self._take_over(hold, cancel)
             lease = hold.lease
@@ -181,6 +190,7 @@ class Connection:
         """Receive a new task process from the guardian."""
         templates = self._templates
         while not cancel.cancelled:
+            n_dropped = self._n_dropped
             templates.check()
             wanted = transport.record(messages.SPAWN, templates.number)
             try:
@@ -191,7 +201,7 @@ class Connection:
             if message is None:
                 break
             if message.kind == messages.REFUSED:
-                if self._drop_idle():  # their rows and files may be what is missing
+                if self._make_room(n_dropped):
                     continue
                 raise BlockingIOError(bytes(message.body).decode())
             if message.kind == messages.UNPREPARED:
@@ -200,7 +210,7 @@ class Connection:
                 continue
             if not message.fds:
                 self.drop(hold)
-                if self._drop_idle():
+                if self._make_room(n_dropped):
                     continue
                 raise BlockingIOError("this process has too many open files to receive another")
             lease = self._become_lease(hold, message)
@@ -251,10 +261,12 @@ class Connection:
         if not lease.finish() or lease.calls == self._max_calls or not pays:
             self.drop(hold)
             return
-        idle = self._idle[use.key]
+        idle = self._idle[use]
         hold.make_idle(idle)
-        if self.closed or self._idle.get(use.key) is not idle:  # no call will look there
+        if self.closed or self._idle.get(use) is not idle:  # no call will look there
             self._drop_all(idle)
+        elif len(self._idle) > self._most_functions:
+            self._drop_oldest()
 
     def drop(self, hold: Hold) -> None:
         """End the task process that is held, if any, and everything below it, without waiting.
@@ -308,7 +320,8 @@ class Connection:
     def _drop_ended(self) -> None:
         """Release those that have ended while they were idle, and may never be looked at again."""
         self._next_tidying = time.monotonic() + _TIDYING_S
-        for key, idle in list(self._idle.items()):
+        self._most_functions = _most_functions()
+        for use, idle in list(self._idle.items()):
             for lease in idle.copy():
                 if self._owner_cells.get(lease.row, owner_cells.GONE):
                     hold = Hold()
@@ -316,7 +329,22 @@ class Connection:
                         hold.take_from_idle(idle, lease)
                         self.drop(hold)
             if not idle:
-                self._idle.pop(key, None)
+                self._idle.pop(use, None)
+
+    def _drop_oldest(self) -> None:
+        """End those of the functions that came first, so that few enough are left."""
+        functions = [use for use in list(self._idle) if not use.is_kept]
+        for use in functions[: -self._most_functions]:
+            self._drop_all(self._idle.pop(use, deque()))
+
+    def _make_room(self, n_dropped: int) -> bool:
+        """End all that are idle: their rows and files may be what is missing.
+
+        Whether there were any, or another thread has ended some since there were so many.
+        """
+        with self._making_room:
+            self._n_dropped += self._drop_idle()
+            return self._n_dropped != n_dropped
 
     def _drop_idle(self) -> bool:
         """End all that are idle. Whether there were any."""
@@ -339,3 +367,9 @@ class Connection:
         self._inherited.close()
         for lease in self._leases.copy():
             lease.sock.close()  # its process and its cells are still the owner's
+
+
+def _most_functions() -> int:
+    """How many functions may have idle processes."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return max(1, min(_MOST_FUNCTIONS, soft // _FILES_SHARE))

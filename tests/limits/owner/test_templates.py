@@ -8,6 +8,7 @@ import sys
 import textwrap
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module, reload
 
 import psutil
@@ -17,6 +18,7 @@ from processes import alive, until
 
 from dask_limits import exceptions
 from dask_limits.limits import Limits
+from dask_limits.limits.owner.connection import _MOST_FUNCTIONS
 from dask_limits.limits.owner.guardian import Guardian
 from dask_limits.limits.owner.preload import Preload
 
@@ -349,20 +351,38 @@ def test_warm_processes_that_are_kept_stay_when_others_are_given_back(guardian):
         assert pid in pids
 
 
-def test_functions_that_are_called_once_keep_no_files():
-    script = """
+@pytest.mark.parametrize(("files", "threads"), [(40, 1), (60, 8)])
+def test_functions_that_are_called_once_keep_no_files(files, threads):
+    script = f"""
         import resource
+        from concurrent.futures import ThreadPoolExecutor
         from dask_limits.limits import Limits
         from dask_limits.limits.owner.guardian import Guardian
         hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-        resource.setrlimit(resource.RLIMIT_NOFILE, (40, hard))
-        with Guardian() as guardian:
-            for n in range(60):
-                fn = eval("lambda: " + str(n))
-                fn.__qualname__ = f"number {n}"
-                assert guardian.run(fn, (), {}, Limits()).result() == n
+        resource.setrlimit(resource.RLIMIT_NOFILE, ({files}, hard))
+
+        def call(n):
+            fn = eval("lambda: " + str(n))
+            fn.__qualname__ = f"number {{n}}"
+            assert guardian.run(fn, (), {{}}, Limits()).result() == n
+
+        with Guardian() as guardian, ThreadPoolExecutor({threads}) as pool:
+            for _ in pool.map(call, range(60 * {threads})):
+                pass
     """
     subprocess.run([sys.executable, "-c", textwrap.dedent(script)], check=True, timeout=100)
+
+
+def test_functions_that_are_called_once_keep_few_processes(guardian):
+    def one(n):
+        fn = eval(f"lambda: {n}")
+        fn.__qualname__ = f"number {n}"
+        assert call(guardian, fn) == n
+
+    with ThreadPoolExecutor(4) as pool:
+        for _ in pool.map(one, range(100)):
+            pass
+    assert len(guardian._connection._leases) <= _MOST_FUNCTIONS
 
 
 def test_processes_that_are_idle_for_long_are_given_back(guardian):

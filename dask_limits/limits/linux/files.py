@@ -6,9 +6,7 @@ import ctypes
 import fcntl
 import mmap
 import os
-import pickle
 import resource
-import weakref
 from ctypes import c_int, c_long, c_size_t, c_void_p
 from typing import Final
 
@@ -18,8 +16,7 @@ _HIGH_FD: Final = 512
 _libc: Final = ctypes.CDLL(None, use_errno=True)
 _libc.mmap.argtypes = (c_void_p, c_size_t, c_int, c_int, c_int, c_long)
 _libc.mmap.restype = c_void_p
-_libc.munmap.argtypes = (c_void_p, c_size_t)
-_MMAP_FAILED: Final = c_void_p(-1).value
+_MAP_FIXED: Final = 0x10  # of mmap(2): in the place of what is mapped there
 
 
 def close(fds: list[int]) -> None:
@@ -71,29 +68,19 @@ def read(path: str, size: int = 64 * 1024) -> bytes:
 def map_privately(fd: int) -> memoryview:
     """The contents of a file as memory; what is written there is not written to the file.
 
-    Unlike `mmap.mmap`, this does not keep the file open: a process that holds many results would
-    run out of numbers for open files.
+    Unlike `mmap.mmap` of the file, this does not keep the file open: a process that holds many
+    results would run out of numbers for open files. The memory goes with the last part of the view,
+    by code in C alone, so that no signal's handler can come between.
 
     Raises:
         OSError: when there is no room for it.
     """
     size = os.fstat(fd).st_size
     protection = mmap.PROT_READ | mmap.PROT_WRITE
-    addresses: list[int] = []
-    try:
-        uninterrupted.put(addresses, _libc.mmap, None, size, protection, mmap.MAP_PRIVATE, fd, 0)
-        if addresses[0] == _MMAP_FAILED:
-            addresses.clear()
-            error = ctypes.get_errno()
-            raise OSError(error, os.strerror(error))
-        block = (ctypes.c_ubyte * size).from_address(addresses[0])
-        unmap = weakref.finalize(block, _unmap, addresses, size)
-        unmap.atexit = False  # it may be in use until the very end
-        return pickle.PickleBuffer(block).raw()  # each part of it keeps the block
-    except BaseException:  # Ctrl-C
-        _unmap(addresses, size)
-        raise
-
-
-def _unmap(addresses: list[int], size: int) -> None:
-    uninterrupted.use_up(addresses, _libc.munmap, size)
+    block = mmap.mmap(-1, size, mmap.MAP_PRIVATE, protection)  # of no file
+    address = ctypes.addressof(ctypes.c_char.from_buffer(block))
+    instead = mmap.MAP_PRIVATE | _MAP_FIXED
+    if _libc.mmap(address, size, protection, instead, fd, 0) != address:
+        error = ctypes.get_errno()
+        raise OSError(error, os.strerror(error))
+    return memoryview(block)

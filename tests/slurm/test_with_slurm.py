@@ -60,6 +60,33 @@ def test_a_run_has_the_jobs_that_it_asked_for_and_leaves_none(slurm: Slurm, tmp_
     assert not (tmp_path / "shared").exists()
 
 
+prepared: list[str] = []
+
+
+def prepare(text: str) -> None:
+    prepared.append(f"{text} in job {whereabouts()}")
+
+
+def what_is_prepared(seconds: float) -> tuple[bool, list[str], str]:
+    return "wave" in sys.modules, prepared, whereabouts(seconds)
+
+
+def test_each_call_in_a_job_finds_what_is_to_be_done_before_it(slurm: Slurm, tmp_path):
+    scheduler = made(tmp_path, preload=["wave"], initializer=prepare, initargs=["ready"])
+    task = scheduler.task(what_is_prepared, plugins=PynisherPlugin(walltime_limit=(60, "s")))
+    scheduler.on_start(lambda: [task.submit(seconds) for seconds in (0, 0.5, 0.5, 0)])
+    found = []
+    task.on_result(lambda _, value: found.append(value))
+    scheduler.run(timeout=100)
+    assert len(found) == 4
+    for is_imported, done, job in found:
+        assert is_imported
+        assert done == [f"ready in job {job}"]
+    assert "wave" not in sys.modules
+    assert not prepared
+    assert not slurm.jobs()
+
+
 def test_what_jobs_turn_out_to_be_too_small_for_is_refused_and_not_waited_for(tmp_path):
     # Without --mem, a job of two cores has 1000 MB here.
     scheduler = made(tmp_path, job_directives_skip=["--mem"])

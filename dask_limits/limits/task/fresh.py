@@ -186,10 +186,13 @@ class _Pynisher(pynisher.Pynisher):  # type: ignore[misc]
         )
 
     @property
-    def wall_time(self) -> float | None:
-        """The current limit, in seconds since pynisher began."""
+    def wall_time(self) -> float:
+        """The current limit, in seconds since pynisher began.
+
+        Never None: pynisher reads it again to compare it, and a call can write there in between.
+        """
         if self._task_cells.get(0, task_cells.CALL) != self._number:
-            return None
+            return math.inf
         return self._task_cells.get_float(0, task_cells.CLOCK) - self._since + self._seconds
 
     @wall_time.setter

@@ -53,6 +53,17 @@ def it_is_another_call(numbers, seconds):
     numbers[task_cells.CALL] += 1
 
 
+def it_is_now_this_call_and_now_another(numbers, seconds):
+    call = numbers[task_cells.CALL]
+
+    def go_on():
+        while True:
+            numbers[task_cells.CALL] = call + 1
+            numbers[task_cells.CALL] = call
+
+    threading.Thread(target=go_on, daemon=True).start()
+
+
 def it_is_done(numbers, seconds):
     numbers[task_cells.DONE] = numbers[task_cells.CALL]
 
@@ -108,6 +119,7 @@ def everything_is_zero(numbers, seconds):
 WAYS = [
     it_has_not_begun,
     it_is_another_call,
+    it_is_now_this_call_and_now_another,
     it_is_done,
     it_is_done_again_and_again,
     it_starts_in_the_future,

@@ -8,6 +8,8 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 _WAKE_EVERY_S: Final = 0.01
+_LAST_STEPS_S: Final = 0.5
+"""How long an interrupted coroutine, and tasks that it has started, may take to clean up."""
 
 
 class CoroutineRunner:
@@ -17,14 +19,17 @@ class CoroutineRunner:
     refuses a second one. But no other thread may run the coroutine: guards interrupt this one, and
     measure its CPU time.
 
-    This is a context. If `guarded`, enter it before the guards, as they may interrupt it anywhere:
-    its end restores this thread. Its loop then looks up from its waiting every 10 ms, for no
-    interrupt arrives while a thread waits. A loop that is made `at_once` cannot be interrupted
-    while it is made.
+    This is a context. If guards may interrupt it by an exception of the type `interrupt`, enter it
+    before them, as they do so anywhere: its end restores this thread. Its loop then looks up from
+    its waiting every 10 ms, for no interrupt arrives while a thread waits. A loop that is made
+    `at_once` cannot be interrupted while it is made.
     """
 
-    def __init__(self, *, guarded: bool = False, at_once: bool = False) -> None:
-        self._guarded = guarded
+    def __init__(
+        self, *, interrupt: type[BaseException] | None = None, at_once: bool = False
+    ) -> None:
+        self._interrupt = interrupt
+        self._in_callback: BaseException | None = None  # the interrupt, if it came in one
         self._outer = asyncio._get_running_loop()
         self._task = None if self._outer is None else asyncio.current_task(self._outer)
         self._coroutine: Coroutine[Any, Any, Any] | None = None
@@ -37,27 +42,63 @@ class CoroutineRunner:
         """Run a coroutine, the only one."""
         self._coroutine = coroutine
         loop = self._loop = self._loop or self._new_loop()
-        with asyncio.Runner(loop_factory=lambda: loop) as runner:
-            if self._outer is not None:
-                if self._task is not None:
-                    asyncio.tasks._leave_task(self._outer, self._task)
-                asyncio._set_running_loop(None)
-            try:
-                return runner.run(coroutine)
-            except BaseException as error:
-                error.__traceback__ = _users_traceback(error.__traceback__, coroutine)
-                raise
+        runner = asyncio.Runner(loop_factory=lambda: loop)
+        if self._outer is not None:
+            if self._task is not None:
+                asyncio.tasks._leave_task(self._outer, self._task)
+            asyncio._set_running_loop(None)
+        try:
+            result = runner.run(coroutine)
+        except BaseException as raised:
+            error = self._in_callback or raised
+            traceback = _users_traceback(error.__traceback__, coroutine)
+            if self._interrupt is not None and isinstance(error, self._interrupt):
+                self._end_tasks(loop, self._interrupt)
+            else:
+                runner.close()
+            error.__traceback__ = traceback
+            if error is not raised:
+                raise error from None
+            raise
+        runner.close()
+        return result
+
+    def _end_tasks(self, loop: asyncio.AbstractEventLoop, interrupt: type[BaseException]) -> None:
+        """Cancel all tasks, and let them clean up.
+
+        The interrupt may have come when the loop was about to take a step of a task, which then
+        never ends.
+        """
+        loop.set_exception_handler(_say_nothing)  # that a task is destroyed, for example
+        with contextlib.suppress(interrupt):
+            tasks = asyncio.all_tasks(loop)
+            for task in tasks:
+                task.cancel()
+            if tasks:
+                loop.run_until_complete(asyncio.wait(tasks, timeout=_LAST_STEPS_S))
+
+    def _on_error(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """End the loop if it has caught an interrupt as the error of a callback."""
+        error = context.get("exception")
+        if self._interrupt is not None and isinstance(error, self._interrupt):
+            self._in_callback = error
+            loop.stop()
+        else:
+            loop.default_exception_handler(context)
 
     def _new_loop(self) -> asyncio.AbstractEventLoop:
         loop = asyncio.new_event_loop()
-        if not self._guarded or type(loop) is not asyncio.SelectorEventLoop:  # of a user's policy
+        if self._interrupt is None:
             return loop
-        loop.close()
-        return asyncio.SelectorEventLoop(_WakingSelector())
+        if type(loop) is asyncio.SelectorEventLoop:  # otherwise it is of a user's policy
+            loop.close()
+            loop = asyncio.SelectorEventLoop(_WakingSelector())
+        loop.set_exception_handler(self._on_error)
+        return loop
 
     def __exit__(self, *_: object) -> None:
         if self._loop is not None and not self._loop.is_closed():  # it was not used, or interrupted
-            self._loop.set_exception_handler(lambda *_: None)  # which says that tasks are destroyed
+            self._loop.set_exception_handler(_say_nothing)
             with contextlib.suppress(RuntimeError):
                 self._loop.close()
         if self._coroutine is not None:
@@ -73,6 +114,10 @@ class _WakingSelector(selectors.DefaultSelector):
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         return super().select(_WAKE_EVERY_S if timeout is None else min(timeout, _WAKE_EVERY_S))
+
+
+def _say_nothing(*_: object) -> None:
+    pass
 
 
 def _users_traceback(tb: TracebackType | None, coroutine: Any) -> TracebackType | None:

@@ -60,7 +60,7 @@ def _coroutine_runner(fn: Callable[..., Any]) -> AbstractContextManager[Any]:
         return nullcontext()
     from dask_limits.limits.coroutines import CoroutineRunner
 
-    return CoroutineRunner(guarded=True, at_once=is_one)
+    return CoroutineRunner(interrupt=guards.GuardException, at_once=is_one)
 
 
 def _wall_guard(limits: Limits) -> guards.TimeGuard | None:

@@ -1,6 +1,8 @@
 """Calls in their caller's own process, and that they cannot do what they are said not to."""
 
 import asyncio
+import collections
+import functools
 import os
 import subprocess
 import sys
@@ -209,6 +211,61 @@ def test_a_coroutine_function_is_held_to_its_limits(call, fn, limits, breach):
     assert isinstance(outcome.exception, breach)
     assert outcome.usage.wall_time < 30
     assert "_in_a_coroutine" in outcome.exception.stacks
+
+
+async def lose_a_step_in_a_coroutine():
+    class Ready(collections.deque):
+        def popleft(self):
+            super().popleft()
+            loop._ready = collections.deque(self)
+            spin()
+
+    loop = asyncio.get_running_loop()
+    loop._ready = Ready(loop._ready)
+    await asyncio.sleep(0)
+
+
+async def call_back_in_a_coroutine():
+    asyncio.get_running_loop().call_soon(spin)
+    await asyncio.sleep(60)
+
+
+def spin():
+    end = time.monotonic() + 60
+    while time.monotonic() < end:
+        pass
+
+
+@AROUND
+@pytest.mark.parametrize("fn", [lose_a_step_in_a_coroutine, call_back_in_a_coroutine])
+def test_the_loop_of_a_coroutine_may_be_interrupted_anywhere(call, fn, caplog):
+    outcome = call(THREAD(fn, wall_time=0.2).run)
+    assert isinstance(outcome.exception, exceptions.WallTimeBreach)
+    assert fn.__name__ in outcome.exception.stacks
+    assert not caplog.records
+
+
+async def clean_up_in_a_coroutine(cleaned_up):
+    async def clean_up(name):
+        try:
+            await asyncio.sleep(60)
+        finally:
+            await asyncio.sleep(0)
+            cleaned_up.add(name)
+
+    other = asyncio.create_task(clean_up("task"))
+    await clean_up("coroutine")
+    await other
+
+
+@AROUND
+def test_a_coroutine_and_its_tasks_clean_up_when_it_is_interrupted(call):
+    cleaned_up = set()
+    outcome = call(
+        functools.partial(THREAD(clean_up_in_a_coroutine, wall_time=0.2).run, cleaned_up)
+    )
+    assert isinstance(outcome.exception, exceptions.WallTimeBreach)
+    assert cleaned_up == {"task", "coroutine"}
 
 
 @AROUND

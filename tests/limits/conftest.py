@@ -1,7 +1,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+import textwrap
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -26,3 +27,25 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         file = getattr(sys.modules[name], "__file__", None) or ""
         if file.startswith(str(tmp_path)):
             del sys.modules[name]
+
+
+@pytest.fixture
+def module(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """Writes a module which the owner can import: the user's, or an installed one."""
+    installed_ones = folder / "site-packages"
+    installed_ones.mkdir()
+    monkeypatch.syspath_prepend(str(installed_ones))
+
+    def write(name: str, text: str, *, installed: bool = False) -> str:
+        (installed_ones if installed else folder).joinpath(f"{name}.py").write_text(
+            textwrap.dedent(text)
+        )
+        return name
+
+    return write
+
+
+@pytest.fixture
+def no_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Has what calls import learned at once."""
+    monkeypatch.setattr("dask_limits.limits.owner.templates._REST", 0)

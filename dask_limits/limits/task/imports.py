@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Final
@@ -19,17 +19,18 @@ _MOST_BYTES: Final = 100_000
 """Of a list of modules in one message. scikit-learn has 700 modules, 30,000 bytes."""
 
 
-def describe(names: Iterable[str]) -> bytes:
+def describe(names: Iterable[str], not_ahead: Container[str]) -> bytes:
     """The modules of these names that can be imported elsewhere: for each its name and its file.
 
     The file is left out for modules of the standard library and of installed packages, which do not
-    change while a program runs. `parse` reads it.
+    change while a program runs. These are left out themselves if they are among `not_ahead`, since
+    they are described only so that later processes import them ahead. `parse` reads it.
     """
     users = users_among(names)
     lines = (
         users.get(name) or os.fsencode(f"{name}\0\n")
         for name in names
-        if _usable_spec_of(name) is not None
+        if name in users or (name not in not_ahead and _usable_spec_of(name) is not None)
     )
     return b"".join(lines)
 

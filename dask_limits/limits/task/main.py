@@ -18,6 +18,7 @@ from dask_limits.limits.ipc.task_cells import TaskCells
 from dask_limits.limits.linux import files, prctl, signals, standard_output
 from dask_limits.limits.task import fresh, imports
 from dask_limits.limits.task.baseline import Baseline
+from dask_limits.limits.task.own_changes import OwnChanges
 from dask_limits.limits.task.own_memory import OwnMemory
 from dask_limits.limits.task.preparation import Preparation, report_of
 from dask_limits.limits.task.process_state import Changes, Setting
@@ -121,6 +122,7 @@ class TaskProcess:
         self._first_idle_memory = 0
         self._changes = changes
         self._runner = Runner(cells, self._memory)
+        self._own_changes = OwnChanges()  # before the hooks are noted
         self._baseline = Baseline(cells)
         self._keeps = True  # what libraries keep on purpose; as the last call orders it
         self._modules = set(sys.modules)
@@ -135,6 +137,7 @@ class TaskProcess:
                 message.close()
                 self._setting = self._changes.applied_to(setting)
                 self._setting.restore()
+                self._own_changes.begin_call()
                 imports.look_into_archives_again()
                 continue
             number = message.number
@@ -165,7 +168,8 @@ class TaskProcess:
         """Tell the owner what the call has imported, so that later processes have it from start."""
         new = [name for name in sys.modules if name not in self._modules]
         self._modules = set(sys.modules)
-        for part in imports.in_parts(self._imported + imports.describe(new)):
+        description = imports.describe(new, self._own_changes.imported_after(new))
+        for part in imports.in_parts(self._imported + description):
             transport.send(self._sock, messages.IMPORTED, number, part)
         self._imported = b""
         self._has_imported = bool(new)
@@ -182,6 +186,8 @@ class TaskProcess:
         self._has_imported = False
         if not self._baseline.restore(self._setting, self._keeps):
             return False
+        if self._own_changes.has_looked:
+            self._own_changes.begin_call()
         call = self._task_cells.get(0, task_cells.CALL)
         warned = self._task_cells.get(0, task_cells.WARNED) == call
         return call == 0 or not (warned or self._has_grown())

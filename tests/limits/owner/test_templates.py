@@ -26,28 +26,6 @@ LONG_S = 0.2
 """Of a call that is worth a process of its own, on a busy machine too."""
 
 
-@pytest.fixture
-def module(folder, monkeypatch):
-    """Writes a module which the owner can import: the user's, or an installed one."""
-    installed_ones = folder / "site-packages"
-    installed_ones.mkdir()
-    monkeypatch.syspath_prepend(str(installed_ones))
-
-    def write(name, text, *, installed=False):
-        (installed_ones if installed else folder).joinpath(f"{name}.py").write_text(
-            textwrap.dedent(text)
-        )
-        return name
-
-    return write
-
-
-@pytest.fixture
-def no_rest(monkeypatch):
-    """Has what calls import learned at once."""
-    monkeypatch.setattr("dask_limits.limits.owner.templates._REST", 0)
-
-
 def call(guardian, fn, *args, **limits):
     return guardian.run(fn, args, {}, Limits(wall_time=60, **limits)).result()
 

@@ -78,7 +78,7 @@ class Inherited:
         self._namespaces = os.listdir("/proc/self/ns") if capable else []
         # One that is closed now may be any file later.
         self._outputs = [fd for fd in (1, 2) if _identity(fd) is not None]
-        self._status = self._take(status)
+        self._status, self._seen = self._take(status), status
         self._others = self._read_others()
         self._rarer = self._read_rarer()
         self._scheduling = self._system_calls.read_scheduling()
@@ -88,20 +88,28 @@ class Inherited:
         """Whether a child of this thread would inherit anything else now. 10 us."""
         try:
             status = self._read_status()
-            if not status.startswith(self._seen) and self._take(status) != self._status:
+            if not status.startswith(self._seen) and not self._shows_the_same(status):
                 return True
             if self._read_others() != self._others or self._schedules_otherwise():
                 return True
             if (now := time.monotonic()) < self._next_look_at_rarer:
                 return False
+            if self._read_rarer() != self._rarer:
+                return True
             self._next_look_at_rarer = now + _LOOK_AT_RARER_EVERY_S
-            return self._read_rarer() != self._rarer
+            return False
         except (OSError, LookupError, ValueError):  # someone has closed our files
             return True
 
+    def _shows_the_same(self, status: bytes) -> bool:
+        """Whether a status shows what a child has inherited; if so, it is known the next time."""
+        if self._take(status) != self._status:
+            return False
+        self._seen = status[: status.rindex(_LAST_LINES)]
+        return True
+
     def _take(self, status: bytes) -> tuple[object, ...]:
         """What a child inherits of what the status shows."""
-        self._seen = status[: status.rindex(_LAST_LINES)]
         lines = status.split(b"\n")
         self.umask = int(lines[self._umask].split()[1], 8)
         return self._lines(lines), int(lines[self._ignored].split()[1], 16) & _NOT_IGNORED

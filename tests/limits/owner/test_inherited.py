@@ -1,6 +1,7 @@
 """Calls have what a new child of their owner would have, whatever the owner has changed."""
 
 import os
+import signal
 import subprocess
 import sys
 import textwrap
@@ -210,3 +211,12 @@ def test_nothing_has_changed_for_another_thread():
     inherited.close()
     assert found == [False]
     assert inherited.has_changed()
+
+
+def test_what_has_changed_is_seen_by_each_look_until_it_is_as_before():
+    inherited = Inherited()
+    before = signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    assert [inherited.has_changed() for _ in range(3)] == [True] * 3
+    signal.signal(signal.SIGUSR1, before)
+    assert [inherited.has_changed() for _ in range(3)] == [False] * 3
+    inherited.close()

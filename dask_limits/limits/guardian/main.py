@@ -234,8 +234,8 @@ class GuardianProcess:
             self._prepared(template)
         elif message.kind == messages.FAILED:
             self._failed(template, bytes(message.body).decode())
-        elif message.kind == messages.LATE:
-            template.start_again(late=bytes(message.body))
+        elif message.kind == messages.EXCLUDED:
+            template.start_again(bytes(message.body))
         elif message.kind == messages.ENDED:
             body = messages.ENDED_BODY.unpack(message.body)
             self._bury(EndedProcess(message.number, *body))

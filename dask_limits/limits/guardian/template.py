@@ -18,6 +18,7 @@ from typing import NamedTuple, NoReturn
 from dask_limits.limits.ipc import messages, payload, transport
 from dask_limits.limits.linux import prctl, signals
 from dask_limits.limits.task import main as task_main
+from dask_limits.limits.task.import_watch import NOTHING_EXCLUDED, Excluded
 from dask_limits.limits.task.preparation import Preparation, report_of
 
 
@@ -102,12 +103,12 @@ class _Template:
     def serve(self) -> None:
         """Prepare, if asked to; then fork until the guardian closes the socket."""
         message = self._receiver.receive()
-        late: frozenset[str] = frozenset()
-        if message is not None and message.kind == messages.LATE:
-            late = frozenset(bytes(message.body).decode().split())
+        excluded = NOTHING_EXCLUDED
+        if message is not None and message.kind == messages.EXCLUDED:
+            excluded = Excluded.unpacked(bytes(message.body))
             message = self._receiver.receive()
         if message is not None and message.kind == messages.PREPARE:
-            if not self._prepare(message, late):
+            if not self._prepare(message, excluded):
                 return
             message = self._receiver.receive()
         children = ChildSignal()
@@ -125,17 +126,17 @@ class _Template:
                     self._report_ended()
             message = self._receiver.receive()
 
-    def _prepare(self, message: transport.Message, late: frozenset[str]) -> bool:
+    def _prepare(self, message: transport.Message, excluded: Excluded) -> bool:
         """Import what the owner asks for. False if another template has to, or none can."""
         kind, body = messages.PREPARED, b""
         try:
             pickled = message.body[messages.PREPARE_BODY.size :]
             self._preparation = payload.unpack(pickled, message.fds)
             signals.unblock_all(self._mask)  # programs that imports start inherit the mask
-            found = self._preparation.in_template(late)
+            found = self._preparation.in_template(excluded)
             self._mask = signals.block_all()
-            if found:
-                kind, body = messages.LATE, " ".join(late | found).encode()
+            if found != NOTHING_EXCLUDED:
+                kind, body = messages.EXCLUDED, (excluded | found).packed()
         except BaseException as why:
             kind, body = messages.FAILED, report_of(why)
         transport.send(self._sock, kind, message.number, body)

@@ -82,7 +82,7 @@ class Template:
         self._forking: dict[int, Spare] = {}
         self._helpers: set[int] = set()  # processes that its imports have started
         self._prepare: tuple[bytes, list[int]] | None = None
-        self._late = b""
+        self._excluded = b""
         self._starts = 0
         self._is_failing = False  # the last task process has
         self._patience = math.inf  # seconds
@@ -107,16 +107,16 @@ class Template:
         self.pid, self.sock, self._receiver = pid, ours, transport.Receiver(ours)
         self._poll.register(ours, select.POLLIN)
         with contextlib.suppress(ConnectionError):  # it has ended, and is collected soon
-            if self._late:
-                transport.send(ours, messages.LATE, self.number, self._late)
+            if self._excluded:
+                transport.send(ours, messages.EXCLUDED, self.number, self._excluded)
             if self._prepare is not None:
                 body, fds = self._prepare
                 transport.send(ours, messages.PREPARE, self.number, body, fds=fds)
 
-    def start_again(self, late: bytes) -> None:
+    def start_again(self, excluded: bytes) -> None:
         """Start it anew, with packages that it must not import."""
         self.lose()
-        self._late = late
+        self._excluded = excluded
         self.start()
 
     def can_start(self) -> bool:

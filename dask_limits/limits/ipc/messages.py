@@ -42,11 +42,11 @@ UNPREPARED: Final = 25  # a task process of this template has failed before its 
 # is a report
 # A report is the text of an error; after a null byte, the text of its traceback.
 
-# From the guardian to a template: LATE, PREPARE as it comes, and
+# From the guardian to a template: EXCLUDED, PREPARE as it comes, and
 FORK: Final = 18  # with the files of a task process: its socket and its cells
 
 # From a template to the guardian: PREPARED, FAILED, and
-LATE: Final = 22  # names of packages that task processes must import by themselves; it has ended
+EXCLUDED: Final = 22  # packages that it must not import, see import_watch.py; it has ended
 FORKED: Final = 19  # the number is that of FORK, the body FORKED_BODY
 UNFORKED: Final = 26  # the number is that of FORK; the body says why there is no room
 SETTLED: Final = 20  # from the task process: SETTLED_BODY, and a report if it has failed

@@ -19,6 +19,7 @@ from dask_limits.limits.task.kernel_state import KernelState
 from dask_limits.limits.task.libc_environment import LibcEnvironment
 from dask_limits.limits.task.open_files import OpenFiles
 from dask_limits.limits.task.process_state import Setting
+from dask_limits.limits.task.random_state import RandomStates
 
 _LOOKS_AT_THREADS: Final = 10
 _THREAD_END_S: Final = 0.0002
@@ -33,9 +34,9 @@ millisecond share a look, and a longer call has its own."""
 class Baseline:
     """What this process was like when this was made, before its first call."""
 
-    def __init__(self, cells: TaskCells) -> None:
+    def __init__(self, cells: TaskCells, random: RandomStates) -> None:
         self._cells = cells
-        self._restored = Restored()
+        self._restored = Restored(random)
         self._environment = LibcEnvironment(os.environ._data)  # type: ignore[attr-defined]
         self._hooks = Hooks()
         self._settings = settings()

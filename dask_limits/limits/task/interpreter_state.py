@@ -10,6 +10,8 @@ from __future__ import annotations
 import _locale
 import _signal  # type: ignore[import-not-found]
 import builtins
+import contextvars
+import decimal
 import gc
 import signal
 import socket
@@ -38,28 +40,48 @@ def settings() -> tuple[object, ...]:
     )
 
 
+def settings_of_libraries() -> tuple[object, ...]:
+    """What some libraries change for good, but for import hooks, path, and filters of warnings."""
+    system = dict.fromkeys(("path", "path_hooks", "meta_path"))
+    return (
+        {**vars(sys), **system},
+        vars(builtins).copy(),
+        _other_hooks(),
+        _locale.setlocale(_locale.LC_ALL),
+        _decimal_settings(),
+        dict(contextvars.copy_context()),
+    )
+
+
+def _decimal_settings() -> tuple[object, ...]:
+    *settings, _flags, traps = decimal.getcontext().__reduce__()[1]
+    return *settings, traps
+
+
 class Hooks:
     """What some libraries change when they are imported, as it was when this was made."""
 
     def __init__(self) -> None:
         self._sys = vars(sys).copy()
         self._builtins = vars(builtins).copy()
-        self._others = _other_hooks()
+        self._others = _import_hooks(), _other_hooks()
 
     def are_same(self) -> bool:
         """Whether nothing has changed. 5 us."""
         return (
             vars(sys) == self._sys
             and vars(builtins) == self._builtins
-            and _other_hooks() == self._others
+            and (_import_hooks(), _other_hooks()) == self._others
         )
+
+
+def _import_hooks() -> tuple[object, ...]:
+    return sys.meta_path.copy(), sys.path_hooks.copy()
 
 
 def _other_hooks() -> tuple[object, ...]:
     return (
         sys.argv.copy(),
-        sys.meta_path.copy(),
-        sys.path_hooks.copy(),
         sys.getswitchinterval(),
         sys.getdlopenflags(),
         sys.get_int_max_str_digits(),
@@ -100,41 +122,42 @@ class Restored:
     What modules have set that a call has imported stays: they would not set it again.
     """
 
-    def __init__(self) -> None:
-        self._random = RandomStates()
-        decimal = sys.modules.get("decimal")
-        self._decimals = decimal.getcontext().copy() if decimal is not None else None
+    def __init__(self, random: RandomStates) -> None:
+        self._random = random
         self._remember()
 
     def _remember(self) -> None:
         self._modules = len(sys.modules)
         self._filters = list(warnings.filters)
         self._locale = _locale.setlocale(_locale.LC_ALL)
+        self._decimals = decimal.getcontext().copy()
+        self._decimal_settings = _decimal_settings()
 
-    def are_same(self) -> bool:
-        """Whether nothing has changed."""
+    def restore(self) -> bool:
+        """Restore it. False if some of it stays."""
+        is_sure = self._random.restore()
+        signal.set_wakeup_fd(-1)
+        policy = _event_loop_policy()
+        if hasattr(policy, "_local"):
+            policy._local = type(policy._local)()  # as before the first event loop of this thread
+        has_imported = len(sys.modules) != self._modules
+        if has_imported and not self._are_same():
+            is_sure = False
+            self._remember()
+        elif not self._common_are_same():
+            warnings.filters[:] = self._filters  # type: ignore[index]
+            _locale.setlocale(_locale.LC_ALL, self._locale)
+        # Calls see this one, also where each has its own context variables.
+        decimal.setcontext(self._decimals.copy())
+        self._modules = len(sys.modules)
+        # A new process shows again what has been shown once.
+        warnings._filters_mutated()  # type: ignore[attr-defined]
+        return is_sure
+
+    def _common_are_same(self) -> bool:
         return (
             warnings.filters == self._filters and _locale.setlocale(_locale.LC_ALL) == self._locale
         )
 
-    def restore(self) -> bool:
-        """Restore it. False if some of it stays."""
-        self._random.restore()
-        signal.set_wakeup_fd(-1)
-        if self._decimals is not None:
-            # Calls see this one, also where each has its own context variables.
-            sys.modules["decimal"].setcontext(self._decimals.copy())
-        policy = _event_loop_policy()
-        if hasattr(policy, "_local"):
-            policy._local = type(policy._local)()  # as before the first event loop of this thread
-        stays = False
-        if not self.are_same():
-            if stays := len(sys.modules) != self._modules:
-                self._remember()
-            else:
-                warnings.filters[:] = self._filters  # type: ignore[index]
-                _locale.setlocale(_locale.LC_ALL, self._locale)
-        self._modules = len(sys.modules)
-        # A new process shows again what has been shown once.
-        warnings._filters_mutated()  # type: ignore[attr-defined]
-        return not stays
+    def _are_same(self) -> bool:
+        return self._common_are_same() and _decimal_settings() == self._decimal_settings

@@ -17,7 +17,7 @@ from typing import Final
 from dask_limits.limits.linux import files, prctl
 from dask_limits.limits.linux.system_calls import SystemCalls
 
-_FILES: Final = ("limits", "oom_score_adj", "timers")
+_FILES: Final = ("limits", "oom_score_adj")
 _RARER_FILES: Final = ("coredump_filter", "cgroup", "autogroup", "loginuid")
 """Files in `/proc/self` that show nothing that changes by itself."""
 _CHANGING: Final = (b"State", b"Ngid", b"FDSize", b"SigQ", b"SigCgt", b"Threads", b"Vm", b"Rss")
@@ -46,6 +46,7 @@ class KernelState:
     def __init__(self) -> None:
         self._status = files.open_out_of_the_way("/proc/self/status")
         self._stat = files.open_out_of_the_way("/proc/self/stat")
+        self._timers = _open_those_that_are_there(["/proc/self/timers"])
         self._files = _open_those_that_are_there(f"/proc/self/{name}" for name in _FILES)
         self._rarer_files = _open_those_that_are_there(f"/proc/self/{n}" for n in _RARER_FILES)
         self._folders = _open_those_that_are_there(["/proc/self/ns"])
@@ -53,6 +54,10 @@ class KernelState:
         self._lines = operator.itemgetter(*(n for n, line in enumerate(lines) if _stays(line)))
         place = {line.partition(b":")[0]: n for n, line in enumerate(lines)}
         self._caught, self._threads = place[b"SigCgt"], place[b"Threads"]
+        self._shared = place[b"RssShmem"]
+        self._restored = operator.itemgetter(
+            *(n for n, line in enumerate(lines) if line.startswith(_SET))
+        )
         self._locked = operator.itemgetter(place[b"VmLck"], place[b"VmPin"])
         capable = int(lines[place[b"CapPrm"]].split()[1], 16) & _CAP_SYS_ADMIN
         # Without this capability a process can enter no other namespace of these, unless it enters
@@ -79,9 +84,7 @@ class KernelState:
             self._lines(lines),
             [os.pread(fd, _SIZE, 0) for fd in self._files],
             os.stat("/")[1:3],
-            signal.getitimer(signal.ITIMER_REAL)[0] > 0,
-            signal.getitimer(signal.ITIMER_VIRTUAL)[0] > 0,
-            signal.getitimer(signal.ITIMER_PROF)[0] > 0,
+            *self._read_timers(),
             self._system_calls.read_scheduling(),
         )
 
@@ -107,6 +110,31 @@ class KernelState:
             int(self._last[self._caught].split()[1], 16) & ~_LIBC_SIGNALS,
             self._actions.read(),
         )
+
+    def read_what_is_restored(self) -> tuple[bytes, ...]:
+        """Umask and processors at the last reading."""
+        return self._restored(self._last)  # type: ignore[no-any-return]
+
+    def read_what_a_fork_is_without(self) -> tuple[object, ...]:
+        """Timers that run, and at the last reading memory that is locked."""
+        return (*self._read_timers(), self._locked(self._last))
+
+    def _read_timers(self) -> tuple[object, ...]:
+        return (
+            [os.pread(fd, _SIZE, 0) for fd in self._timers],
+            signal.getitimer(signal.ITIMER_REAL)[0] > 0,
+            signal.getitimer(signal.ITIMER_VIRTUAL)[0] > 0,
+            signal.getitimer(signal.ITIMER_PROF)[0] > 0,
+        )
+
+    def shared_memory(self) -> int:
+        """How much memory is shared with other processes that have it, in KiB. As `threads`."""
+        return int(self._last[self._shared].split()[1])
+
+    def close(self) -> None:
+        """Read no more."""
+        open_files = [*self._timers, *self._files, *self._rarer_files, *self._folders]
+        files.close([self._status, self._stat, *open_files])
 
     def threads(self) -> int:
         """How many threads this process had at the last reading, those of libraries included."""

@@ -65,7 +65,7 @@ def run(
         sock, cells = _settle_in(sock_fd, task_cells_fd, template)
         try:
             if (changes := _prepare(preparation, settled)) is not None:
-                TaskProcess(sock, cells, changes, preparation.users).serve()
+                TaskProcess(sock, cells, changes, preparation).serve()
         except OSError as error:
             if error.errno in (errno.EBADF, errno.ENOTSOCK, errno.ENOTCONN):
                 cells.put(0, task_cells.DEAF, 1)
@@ -112,7 +112,7 @@ class TaskProcess:
     """Receives calls, runs them, and sends answers."""
 
     def __init__(
-        self, sock: socket.socket, cells: TaskCells, changes: Changes, imported: bytes
+        self, sock: socket.socket, cells: TaskCells, changes: Changes, preparation: Preparation
     ) -> None:
         self._sock = sock
         self._receiver = transport.Receiver(sock)
@@ -123,10 +123,10 @@ class TaskProcess:
         self._changes = changes
         self._runner = Runner(cells, self._memory)
         self._own_changes = OwnChanges()  # before the hooks are noted
-        self._baseline = Baseline(cells)
+        self._baseline = Baseline(cells, preparation.random)
         self._keeps = True  # what libraries keep on purpose; as the last call orders it
         self._modules = set(sys.modules)
-        self._imported = imported  # before it, of the user's modules
+        self._imported = preparation.users  # before it, of the user's modules
         self._has_imported = False  # the last call
 
     def serve(self) -> None:
@@ -181,8 +181,12 @@ class TaskProcess:
         with all that the call has left. A request that arrives meanwhile has not begun, and goes
         to another process.
         """
-        if self._has_imported and not self._keeps and self._setting.differs_here():
-            return False  # modules have changed path or environment, and would not do so again
+        if (
+            self._has_imported
+            and not self._keeps
+            and (self._setting.differs_here() or self._runner.context_differs())
+        ):
+            return False  # modules have changed path, environment, ..., and would not do so again
         self._has_imported = False
         if not self._baseline.restore(self._setting, self._keeps):
             return False

@@ -29,7 +29,7 @@ class OpenFiles:
         self._others = [int(name) for name in os.listdir("/proc/self/fd")]
         self._others = [fd for fd in self._others if _is_inheritable(fd) is not None]
         self._inheritable = list(map(_is_inheritable, self._others))
-        self._count = _count()
+        self._count = count()
         self._most = self._count + resource.getrlimit(resource.RLIMIT_NOFILE)[0] // _MOST_KEPT
 
     def known_are_same(self) -> bool:
@@ -42,11 +42,16 @@ class OpenFiles:
 
     def none_left(self) -> bool:
         """Whether there are no more than at first."""
-        return _count() == self._count
+        return count() == self._count
 
     def few_left(self) -> bool:
         """Whether enough can be opened if all that are left stay."""
-        return _count() <= self._most
+        return count() <= self._most
+
+
+def standard_identities() -> list[int | None]:
+    """Which files the standard ones are."""
+    return list(map(_identity, range(3)))
 
 
 def _identity(fd: int) -> int | None:
@@ -65,6 +70,7 @@ def _is_inheritable(fd: int) -> bool | None:
         return None
 
 
-def _count() -> int:
+def count() -> int:
+    """How many files are open. 1 us."""
     # Linux tells the number of files as the size of this directory since 6.2; before, it is 0.
     return os.stat("/proc/self/fd").st_size or len(os.listdir("/proc/self/fd"))

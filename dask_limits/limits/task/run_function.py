@@ -46,6 +46,7 @@ class Runner:
         self._memory = memory
         self._pid = os.getpid()
         self._longest_step = 0.0
+        self._context = contextvars.copy_context()
         # Of all those that this process has waited for.
         self.children_cpu_time = proctree.children_cpu_time()
         restart_by(self._restart_clock)
@@ -65,8 +66,9 @@ class Runner:
         if self._is_fresh:
             cells.begin_for_good(number)
         around = warning.can_reach_it() if warning else NOTHING
-        # What it sets in context variables, such as the precision of decimals, goes with it.
-        kind, end = contextvars.copy_context().run(_run, head, fds, around)
+        # What it sets in context variables, such as NumPy's handling of errors, goes with it.
+        self._context = contextvars.copy_context()
+        kind, end = self._context.run(_run, head, fds, around)
         if os.getpid() != self._pid:
             os._exit(0)  # the call has forked, and this is its child, which has returned too
         if orders.captures:
@@ -79,6 +81,10 @@ class Runner:
         cpu_time = time.process_time() + self.children_cpu_time - cpu_before
         peak = self._memory.peak_of_call()
         return Ended(kind, end, wall_time, self._longest_step, cpu_time, peak)
+
+    def context_differs(self) -> bool:
+        """Whether the last call, or a module that it has imported, has set context variables."""
+        return dict(self._context) != dict(contextvars.copy_context())
 
     def _restart_clock(self) -> None:
         self.task_cells.put_float(0, task_cells.CLOCK, self._end_step())

@@ -24,11 +24,6 @@ _SYMBOLS: Final = [
 ]
 
 
-def count() -> int:
-    """How many threads there are, of any kind. 10 us."""
-    return len(os.listdir("/proc/self/task"))
-
-
 def missed_by_a_fork() -> int:
     """How many threads a fork would be without, and would wait for."""
     names = []

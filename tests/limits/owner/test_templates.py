@@ -1,7 +1,9 @@
 """From where the processes of calls come: clean ones, from templates that have the imports."""
 
 import contextlib
+import decimal
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -14,6 +16,7 @@ from importlib import import_module, reload
 import psutil
 import pytest
 from our_processes import task_processes, templates
+from process_view import differences, view_of_any
 from processes import alive, until
 
 from dask_limits import exceptions
@@ -263,6 +266,208 @@ def test_what_starts_threads_is_imported_in_each_process(module):
         with Guardian(preload=Preload.of([name])) as guardian:
             assert call(guardian, is_imported, name)
             assert call(guardian, import_and_answer, name) is True
+
+
+OWN = {
+    "an open file": """
+        import os, tempfile
+        file = tempfile.TemporaryFile(buffering=0)
+        file.write(b"abc")
+        file.seek(0)
+        def answer(): return file.read(1) == b"a"
+        """,
+    "a pipe": """
+        import os
+        read, write = os.pipe()
+        def answer(): return os.write(write, b"ab"[:1]) and os.read(read, 9) == b"a"
+        """,
+    "sockets": """
+        import socket
+        ours, theirs = socket.socketpair()
+        def answer():
+            theirs.send(b"a")
+            return ours.recv(9, socket.MSG_PEEK) == b"a"
+        """,
+    "a number that processes share": """
+        import multiprocessing
+        number = multiprocessing.Value("i", 0)
+        def answer():
+            with number:
+                number.value += 1
+                return number.value == 1
+        """,
+    "a lock that processes share": """
+        import multiprocessing
+        lock = multiprocessing.Lock()
+        def answer(): return lock.acquire(timeout=1)
+        """,
+    "shared memory": """
+        import mmap
+        memory = mmap.mmap(-1, 4096)
+        def answer():
+            memory[0] += 1
+            return memory[0] == 1
+        """,
+    "a program": """
+        import subprocess
+        program = subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        def answer():
+            program.stdin.close()
+            return program.wait() == 0
+        """,
+    "a thread": """
+        import threading
+        def work():
+            asked.wait()
+            answered.set()
+        asked, answered = threading.Event(), threading.Event()
+        threading.Thread(target=work, daemon=True).start()
+        def answer():
+            asked.set()
+            return answered.wait(10)
+        """,
+    "a timer": """
+        import signal
+        signal.setitimer(signal.ITIMER_VIRTUAL, 1000)
+        def answer(): return signal.getitimer(signal.ITIMER_VIRTUAL)[0] > 0
+        """,
+}
+"""What a module may leave when it is imported, and whether a process has one of its own."""
+DRAWS = {
+    "of Python": "import random; made = random.Random(); draw = made.random",
+    "of Python, in a function": "import random\ndef draw(it=random.Random()): return it.random()",
+    "of NumPy": "import numpy; made = numpy.random.default_rng(); draw = made.random",
+    "of NumPy, of old": "import numpy; draw = numpy.random.RandomState().random_sample",
+    "spawned": "import numpy; made = numpy.random.SFC64(); "
+    "draw = lambda: int(made.seed_seq.spawn(1)[0].generate_state(1)[0])",
+}
+
+
+@pytest.fixture(params=["preloaded", "learned"])
+def imported_ahead(request, monkeypatch, module):
+    """Writes a module, and has it imported ahead. Returns what calls it, in a process each."""
+    monkeypatch.setattr("dask_limits.limits.owner.templates._REST", 0)
+    with contextlib.ExitStack() as guardians:
+
+        def import_ahead(text):
+            is_learned = request.param == "learned"
+            names = [module("leaving", text, installed=is_learned)]
+            guardian = guardians.enter_context(
+                Guardian(preload=Preload.of([] if is_learned else names), max_calls_per_process=1)
+            )
+            if is_learned:
+                learn_all(guardian, module, names)
+            return guardian
+
+        yield import_ahead
+
+
+def learn_all(guardian, module, names):
+    """Have installed modules learned: until another one is, that leaves nothing."""
+    beside = module("beside", "", installed=True)
+
+    def use():
+        for name in [beside, *names]:
+            import_module(name)
+
+    call(guardian, use)
+    until(lambda: call(guardian, is_imported, beside))
+
+
+@pytest.mark.parametrize("left", OWN)
+def test_what_a_module_leaves_when_it_is_imported_is_each_process_s_own(imported_ahead, left):
+    guardian = imported_ahead(OWN[left])
+    assert [call(guardian, import_and_answer, "leaving") for _ in range(3)] == [True] * 3
+
+
+@pytest.mark.parametrize("kind", DRAWS)
+def test_generators_that_a_module_makes_draw_other_numbers_in_each_process(imported_ahead, kind):
+    pytest.importorskip("numpy")
+    guardian = imported_ahead(DRAWS[kind] + "\ndef answer(): return draw()")
+    drawn = [call(guardian, import_and_answer, "leaving") for _ in range(3)]
+    assert len(set(drawn)) == 3
+
+
+@pytest.mark.parametrize("seed", ["7", "2**127 + 9"])
+def test_generators_that_a_module_has_seeded_draw_the_same_numbers(imported_ahead, seed):
+    numpy = pytest.importorskip("numpy")
+    guardian = imported_ahead(
+        f"""
+        import numpy, random
+        python, made = random.Random({seed}), numpy.random.default_rng({seed})
+        def answer(): return python.random(), made.random()
+        """
+    )
+    wanted = random.Random(eval(seed)).random(), numpy.random.default_rng(eval(seed)).random()
+    assert {call(guardian, import_and_answer, "leaving") for _ in range(3)} == {wanted}
+
+
+def test_a_module_that_seeds_the_global_generators_seeds_those_of_each_process(imported_ahead):
+    numpy = pytest.importorskip("numpy")
+    guardian = imported_ahead(
+        """
+        import numpy, random
+        random.seed(7)
+        numpy.random.seed(7)
+        def answer(): return random.random(), numpy.random.random_sample()
+        """
+    )
+    wanted = random.Random(7).random(), numpy.random.RandomState(7).random_sample()
+    assert {call(guardian, import_and_answer, "leaving") for _ in range(3)} == {wanted}
+
+
+CHANGES = {
+    "recursion limit": "import sys; sys.setrecursionlimit(1234)",
+    "socket timeout": "import socket; socket.setdefaulttimeout(3)",
+    "handler": "import signal; signal.signal(signal.SIGUSR1, print)",
+    "nice": "import os; os.nice(3)",
+    "resource limit": "import resource; resource.setrlimit(resource.RLIMIT_CORE, (0, 0))",
+    "processors": "import os; os.sched_setaffinity(0, [max(os.sched_getaffinity(0))])",
+    "umask": "import os; os.umask(0o123)",
+    "directory": "import os; os.chdir('/')",
+    "decimals": "import decimal; decimal.getcontext().prec = 50",
+    "context variable": "import contextvars; contextvars.ContextVar('x').set(1)",
+    "locale": "import locale; locale.setlocale(locale.LC_ALL, 'C.UTF-8')",
+    "hook": "import sys; sys.excepthook = print",
+    "garbage": "import gc; gc.disable()",
+    "standard input": "import os; os.close(0); os.open('/dev/zero', os.O_RDONLY)",
+    "timer": "import signal; signal.setitimer(signal.ITIMER_PROF, 1000)",
+    "slack": "import ctypes; ctypes.CDLL(None).prctl(29, 77777, 0, 0, 0)",
+    "stacks": "import faulthandler; faulthandler.enable(1)",
+}
+"""What a module may change, when it is imported, of its process."""
+
+
+@pytest.mark.parametrize("changed", CHANGES)
+@pytest.mark.usefixtures("no_rest")
+def test_what_a_learned_module_changes_is_not_so_for_functions_that_do_not_use_it(module, changed):
+    name = module("changing_all", CHANGES[changed] + "\ndef answer(): return 1", installed=True)
+    user = module("using", f"import {name}", installed=True)
+    with Guardian(max_calls_per_process=1) as guardian:
+        before = call(guardian, view_of_any)
+        learn_all(guardian, module, [user])
+        assert not differences(before, call(guardian, view_of_any))
+        assert not call(guardian, is_imported, user)
+        assert call(guardian, import_and_answer, name) == 1
+
+
+def test_what_a_preloaded_module_changes_is_so_for_all_calls(module):
+    name = module("changing_all", CHANGES["recursion limit"])
+    with Guardian(preload=Preload.of([name])) as guardian:
+        assert call(guardian, sys.getrecursionlimit) == 1234
+
+
+@pytest.mark.usefixtures("no_rest")
+@pytest.mark.parametrize("isolation", ["clean", "warm"])
+def test_what_an_import_changes_for_decimals_holds_in_its_process(guardian, module, isolation):
+    name = module("precise", "import decimal\ndecimal.getcontext().prec = 50", installed=True)
+
+    def divide():
+        import_module(name)
+        return str(decimal.Decimal(1) / 3)
+
+    answers = {call(guardian, divide, isolation=isolation) for _ in range(6)}
+    assert {len(text) for text in answers} == {52}
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ from dask_limits.limits.ipc import task_cells
 from dask_limits.limits.linux import prctl
 from dask_limits.limits.task.baseline import Baseline
 from dask_limits.limits.task.process_state import Setting
+from dask_limits.limits.task.random_state import RandomStates
 
 SECONDS = float(os.environ.get("DASK_LIMITS_PROPERTY_SECONDS", "4"))
 NOBODY = 65534
@@ -84,7 +85,7 @@ def settle_in(root):
     warnings.resetwarnings()  # pytest makes errors of them
     cells = task_cells.TaskCells(task_cells.make())
     cells.collect_stacks()
-    return Baseline(cells), Setting.here().for_another_process()
+    return Baseline(cells, RandomStates()), Setting.here().for_another_process()
 
 
 def live_through(steps, root, keep):

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import for_everyone
 import pytest
 
 from dask_limits.limits.owner.guardian import Guardian
@@ -49,3 +52,19 @@ def module(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
 def no_rest(monkeypatch: pytest.MonkeyPatch) -> None:
     """Has what calls import learned at once."""
     monkeypatch.setattr("dask_limits.limits.owner.templates._REST", 0)
+
+
+@pytest.fixture
+def run_for_everyone(tmp_path: Path) -> Callable[..., str]:
+    """Run a program as root, where every user can run this interpreter. Returns what it prints."""
+    if os.geteuid() != 0 or not for_everyone.is_possible():
+        pytest.skip("needs root, and mounts")
+
+    def run(*arguments: object) -> str:
+        folder = tmp_path / "mounts"
+        folder.mkdir()
+        command = for_everyone.python(*arguments, where=folder)
+        return subprocess.check_output(command, text=True, timeout=200)
+
+    tmp_path.chmod(0o755)
+    return run

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 import os
 import pickle
 import resource
@@ -45,6 +46,10 @@ _MOST_FUNCTIONS: Final = 50
 here. With a smaller value, programs that call many functions in turn start more processes."""
 _FILES_SHARE: Final = 4
 """At most one of so many of the files that this process may open is for such a function."""
+_ROOM_WAIT_S: Final = 2.0
+"""How long to ask for a process again after idle ones were ended to make room. They take some ms,
+on a busy machine more."""
+_ROOM_RETRY_S: Final = 0.005
 _TIDYING_S: Final = 1.0
 """How often, at most, to look for task processes that have ended while they were idle."""
 
@@ -74,7 +79,7 @@ class Connection:
         self._renewing = threading.RLock()
         self._idle: dict[Use, deque[Lease]] = defaultdict(deque)
         self._making_room = threading.RLock()
-        self._n_dropped = 0  # of those that were idle, to make room
+        self._made_room_at = -math.inf  # seconds of time.monotonic()
         self._leases: set[Lease] = set()
         self._unanswered: list[None] = []  # one for each question of a call that was interrupted
         self.closed = False
@@ -190,7 +195,6 @@ class Connection:
         """Receive a new task process from the guardian."""
         templates = self._templates
         while not cancel.cancelled:
-            n_dropped = self._n_dropped
             templates.check()
             wanted = transport.record(messages.SPAWN, templates.number)
             try:
@@ -201,7 +205,7 @@ class Connection:
             if message is None:
                 break
             if message.kind == messages.REFUSED:
-                if self._make_room(n_dropped):
+                if self._make_room():
                     continue
                 raise BlockingIOError(bytes(message.body).decode())
             if message.kind == messages.UNPREPARED:
@@ -210,7 +214,7 @@ class Connection:
                 continue
             if not message.fds:
                 self.drop(hold)
-                if self._make_room(n_dropped):
+                if self._make_room():
                     continue
                 raise BlockingIOError("this process has too many open files to receive another")
             lease = self._become_lease(hold, message)
@@ -337,14 +341,19 @@ class Connection:
         for use in functions[: -self._most_functions]:
             self._drop_all(self._idle.pop(use, deque()))
 
-    def _make_room(self, n_dropped: int) -> bool:
-        """End all that are idle: their rows and files may be what is missing.
+    def _make_room(self) -> bool:
+        """End all that are idle: they have rows, files and processes. Whether to ask again.
 
-        Whether there were any, or another thread has ended some since there were so many.
+        That is so for some time: it takes them time to end, and the answer may be that to a
+        question of another thread, which has asked before.
         """
         with self._making_room:
-            self._n_dropped += self._drop_idle()
-            return self._n_dropped != n_dropped
+            if self._drop_idle():
+                self._made_room_at = time.monotonic()
+            elif time.monotonic() > self._made_room_at + _ROOM_WAIT_S:
+                return False
+        time.sleep(_ROOM_RETRY_S)
+        return True
 
     def _drop_idle(self) -> bool:
         """End all that are idle. Whether there were any."""

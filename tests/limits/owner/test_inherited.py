@@ -37,22 +37,6 @@ CHANGES = {
 }
 
 
-@pytest.fixture
-def run_for_everyone(tmp_path):
-    """Run a program as root, where every user can run this interpreter. Returns what it prints."""
-    if os.geteuid() != 0 or not for_everyone.is_possible():
-        pytest.skip("needs root, and mounts")
-
-    def run(*arguments):
-        folder = tmp_path / "mounts"
-        folder.mkdir()
-        command = for_everyone.python(*arguments, where=folder)
-        return subprocess.check_output(command, text=True, timeout=200)
-
-    tmp_path.chmod(0o755)
-    return run
-
-
 @pytest.mark.timeout(200)
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_call_inherits_what_its_owner_has_changed_as_a_child_does(change, run_for_everyone):

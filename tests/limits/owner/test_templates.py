@@ -556,6 +556,33 @@ def test_functions_that_are_called_once_keep_no_files(files, threads):
     subprocess.run([sys.executable, "-c", textwrap.dedent(script)], check=True, timeout=100)
 
 
+@pytest.mark.parametrize("threads", [1, 4])
+def test_no_call_is_refused_while_idle_processes_take_its_room(threads, run_for_everyone, tmp_path):
+    program = tmp_path / "program.py"
+    program.write_text(
+        textwrap.dedent(f"""
+        import os, resource
+        from concurrent.futures import ThreadPoolExecutor
+        from dask_limits.limits import Limits
+        from dask_limits.limits.owner.guardian import Guardian
+
+        os.setgid(54321)
+        os.setuid(54321)
+        resource.setrlimit(resource.RLIMIT_NPROC, (25, 25))
+
+        def call(n):
+            fn = eval("lambda: " + str(n))
+            fn.__qualname__ = f"number {{n}}"
+            assert guardian.run(fn, (), {{}}, Limits()).result() == n
+
+        with Guardian() as guardian, ThreadPoolExecutor({threads}) as pool:
+            for _ in pool.map(call, range(100)):
+                pass
+        """)
+    )
+    assert run_for_everyone(program) == ""
+
+
 def test_functions_that_are_called_once_keep_few_processes(guardian):
     def one(n):
         fn = eval(f"lambda: {n}")

@@ -19,6 +19,7 @@ EXITED: Final = 5  # the exit status that sys.exit asked for
 UNPICKLABLE: Final = 6  # (part, why, what the call raised or "", text of a traceback)
 BREACHED: Final = 9  # the name of the limit for which pynisher has ended the call
 IMPORTED: Final = 23  # before the answer: what the call has imported, see imports.py
+PREPARED_IMPORTS: Final = 27  # before the first answer: the same, of the user's modules, before it
 ANSWERS: Final = {RETURNED, RAISED, EXITED, UNPICKLABLE, BREACHED}
 
 # From the guardian to the owner, on the socket of a task process.

@@ -158,6 +158,7 @@ class Connection:
         self._templates.check()
         if time.monotonic() >= self._next_tidying:
             self._drop_ended()
+        templates = self._templates
         while not (self.closed or cancel.cancelled):
             try:
                 hold.take_idle(self._idle[use])
@@ -165,7 +166,8 @@ class Connection:
                 return self._take_over(hold, cancel)
             lease = hold.lease
             is_gone = self._owner_cells.get(lease.row, owner_cells.GONE)
-            is_stale = lease.epoch != self._templates.epoch
+            is_stale = lease.epoch != templates.epoch or templates.are_stale(lease.users)
+            lease.changes = templates.changes
             if not is_gone and not is_stale and lease.has_room_for(memory):
                 return lease
             self.drop(hold)
@@ -231,7 +233,7 @@ class Connection:
         def make(sock: transport.Socket) -> Lease:
             lease = Lease(self._owner_cells, row, pid, sock, wake, self._heartbeat)
             lease.cost, lease.template, lease.epoch = cost, template, self._templates.epoch
-            lease.since = self._templates.begun_at(template)
+            lease.changes = self._templates.changes
             return lease
 
         lease = hold.become_lease(message, make)
@@ -260,6 +262,9 @@ class Connection:
         """End a call of this length: keep the task process for the next one, if it is fit."""
         lease = hold.lease
         lease.spent += seconds
+        if lease.prepared:
+            self._templates.note_prepared(lease.prepared, lease.template)
+            lease.prepared = {}
         self._templates.learn(lease.imported, lease.since)
         pays = use.is_kept or lease.spent < _WORTH * lease.cost
         if not lease.finish() or lease.calls == self._max_calls or not pays:

@@ -51,8 +51,11 @@ class Lease:
         self.cost = 0.0  # seconds, of another process
         self.template = 0  # the number of the one that it was forked from
         self.epoch = 0  # of what it has imported; see Templates
+        self.changes = 0  # of the user's modules before the current or the last call
+        self.prepared: dict[str, str] = {}  # what it had of them before its first call
         self.imported: dict[str, str] = {}  # by the current or the last call
-        self.since = 0  # when the first of these may have been, in nanoseconds since 1970
+        self.since = 0  # when that call began, in nanoseconds since 1970
+        self.users: dict[str, int] = {}  # its modules of the user's: `changes` before the import
         self.reusable = True
 
     def begin(self, limits: Limits, request: Payload, umask: int) -> bool:
@@ -63,8 +66,7 @@ class Lease:
         row, cells = self.row, self._owner_cells
         self.number = next(_numbers)
         self.imported = {}
-        if self.calls:  # otherwise it may have been in its template
-            self.since = time.time_ns()
+        self.since = time.time_ns()
         start_method = messages.START_METHODS.index(
             (limits.context or "fork") if limits.isolation == "fresh" else ""
         )
@@ -138,6 +140,8 @@ class Lease:
                 return None
             if message is None:
                 return None
+            if message.kind == messages.PREPARED_IMPORTS:
+                self.prepared |= imports.parse(message.body)
             if message.kind == messages.IMPORTED and message.number == self.number:
                 self.imported |= imports.parse(message.body)
             condemned = self._owner_cells.get(self.row, owner_cells.CONDEMNED) == self.number
@@ -168,6 +172,9 @@ class Lease:
         """End the call. True if the process is fit for another one."""
         self._forget_call()
         self.calls += 1
+        for name, file in self.imported.items():
+            if file:
+                self.users.setdefault(name, self.changes)
         return self.reusable and not self._owner_cells.get(self.row, owner_cells.CONDEMNED)
 
     def _forget_call(self) -> None:

@@ -57,6 +57,7 @@ class Templates:
         self._learned: dict[str, None] = {}
         self._learn_after = 0.0  # seconds of time.monotonic(), as the other times
         self._versions = Versions()
+        self._in_templates: set[str] = set()  # modules of the user's
         self._begun_at = {0: 0}  # each of them, in nanoseconds since 1970
 
     def want(self, preload: Preload) -> None:
@@ -88,8 +89,24 @@ class Templates:
         """When a template began to import modules, in nanoseconds since 1970."""
         return self._begun_at.get(number) or time.time_ns()
 
+    @property
+    def changes(self) -> int:
+        """How often modules of the user's have changed since calls have imported them."""
+        return self._versions.changes
+
+    def are_stale(self, users: dict[str, int]) -> bool:
+        """Whether modules of the user's have changed after these changes, each since its own."""
+        changed = self._versions.changed
+        return any(changed.get(name, 0) > seen for name, seen in users.items())
+
+    def note_prepared(self, files: dict[str, str], template: int) -> None:
+        """Note what processes of this template have of the user's modules before they run calls."""
+        self._in_templates |= files.keys()
+        for name, file in files.items():
+            self._versions.note(name, file, self.begun_at(template))
+
     def learn(self, imported: dict[str, str], since: int) -> None:
-        """Note what a process has imported since some time: the file of each module.
+        """Note what a call has imported since some time: the file of each module.
 
         It is empty for all modules but the user's. Those are not learned: what a module makes when
         it is imported (random numbers, files, locks, child processes) would be one for all calls.
@@ -103,8 +120,12 @@ class Templates:
             self._is_wanted = True
 
     def look_for_changes(self) -> None:
-        """Begin a new epoch if a module of the user's has changed since calls have imported it."""
-        if self._versions.have_changed():
+        """Look which modules of the user's have changed since calls have imported them.
+
+        Begin a new epoch if it is one that processes have before they run calls.
+        """
+        changed = self._versions.find_changed()
+        if changed and not self._in_templates.isdisjoint(changed):
             self._begin_epoch()
 
     @property

@@ -24,9 +24,16 @@ _CLOCK_STEP_NS: Final = 10_000_000
 
 
 class Versions:
-    """Knows the versions that calls have imported, by the names of modules."""
+    """Knows the versions that calls have imported, by the names of modules.
+
+    Attributes:
+        changes: How often modules of another version have been found.
+        changed: Which change was the last one of a module.
+    """
 
     def __init__(self) -> None:
+        self.changes = 0
+        self.changed: dict[str, int] = {}
         self._versions: dict[str, Version] = {}
         self._next_look_at_files = 0.0  # seconds of time.monotonic()
         self._searched = _searched_folders()
@@ -45,11 +52,12 @@ class Versions:
             version = version._replace(is_unknown=True)
         self._versions[name] = version
 
-    def have_changed(self) -> bool:
-        """Whether the owner would run another version of a module now. Says so once."""
+    def find_changed(self) -> set[str]:
+        """The modules of which the owner would run another version now. Each is found once."""
         start = time.monotonic()
         at_files = start >= self._next_look_at_files
-        changed = False
+        found: list[tuple[str, Version]] = []
+        changed = set()
         if (searched := _searched_folders()) != self._searched:
             self._searched = searched
             self._find_again()
@@ -59,10 +67,14 @@ class Versions:
                 continue
             now = Version.now(name, version.file)
             if version.differs_from(now):
-                changed = True
+                changed.add(name)
             elif now.spec is version.spec:
                 continue  # the owner has not read its file again: look again next time
-            self._versions[name] = now
+            found.append((name, now))
+        if changed:  # note this first: other threads do not find them any more
+            self.changes += 1
+            self.changed |= dict.fromkeys(changed, self.changes)
+        self._versions |= found
         if at_files:
             now_s = time.monotonic()
             self._next_look_at_files = now_s + _REST * (now_s - start)

@@ -169,8 +169,10 @@ class TaskProcess:
         new = [name for name in sys.modules if name not in self._modules]
         self._modules = set(sys.modules)
         description = imports.describe(new, self._own_changes.imported_after(new))
-        for part in imports.in_parts(self._imported + description):
-            transport.send(self._sock, messages.IMPORTED, number, part)
+        reports = (messages.PREPARED_IMPORTS, self._imported), (messages.IMPORTED, description)
+        for kind, report in reports:
+            for part in imports.in_parts(report):
+                transport.send(self._sock, kind, number, part)
         self._imported = b""
         self._has_imported = bool(new)
 

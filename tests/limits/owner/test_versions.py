@@ -265,10 +265,10 @@ def test_a_file_of_the_future_costs_one_new_process_and_no_more(guardian, folder
 
     call(guardian, look, isolation="warm")
     assert len({call(guardian, look, isolation="warm")[1] for _ in range(5)}) <= 2
-    before = guardian._connection._templates.epoch
+    before = guardian._connection._templates.changes
     for _ in range(5):
         call(guardian, look, isolation="warm")
-    assert guardian._connection._templates.epoch == before
+    assert guardian._connection._templates.changes == before
 
 
 def test_a_module_that_nobody_has_changed_makes_nothing_new(guardian, folder):
@@ -281,6 +281,30 @@ def test_a_module_that_nobody_has_changed_makes_nothing_new(guardian, folder):
     for _ in range(10):
         call(guardian, ask, "same")
     assert guardian._connection._templates.epoch == 0
+    assert guardian._connection._templates.changes == 0
+
+
+def test_a_warm_process_stays_when_what_it_has_not_imported_changes(guardian, folder):
+    write(folder / "model.py", 1)
+
+    def model():
+        ask("model")
+        return os.getpid()
+
+    def warm():
+        return call(guardian, model, isolation="warm")
+
+    until(lambda: warm() == warm())  # it was written only just
+    pid = warm()
+    for n in range(5):
+        write(folder / f"written{n}.py", n)
+        assert call(guardian, ask, f"written{n}") == n
+        assert warm() == pid
+        write(folder / f"written{n}.py", n + 100)
+        until(lambda n=n: call(guardian, ask, f"written{n}") == n + 100)
+        assert warm() == pid
+    write(folder / "model.py", 22)
+    until(lambda: warm() != pid)
 
 
 def test_modules_that_load_themselves_when_they_are_used_do_not_because_of_us(guardian, folder):

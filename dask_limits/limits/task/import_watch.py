@@ -56,7 +56,6 @@ class ImportWatch(importlib.abc.MetaPathFinder):
     """A context in which imports are watched. It finds modules as the other finders do.
 
     Attributes:
-        found: The packages that are to be excluded, beyond those that are.
         generators: Those of NumPy that each fork is to seed.
     """
 
@@ -80,11 +79,14 @@ class ImportWatch(importlib.abc.MetaPathFinder):
 
     @property
     def found(self) -> Excluded:
-        """The packages that are to be excluded, beyond those that are."""
-        return Excluded(
-            frozenset(self._late - self._excluded.late),
-            frozenset(self._left_out - self._excluded.left_out),
-        )
+        """The packages that are to be excluded, beyond those that are.
+
+        Late ones come last: only while they are imported is it seen which need one that is left
+        out, and so must be left out too.
+        """
+        left_out = self._left_out - self._excluded.left_out
+        late = set() if left_out else self._late - self._excluded.late
+        return Excluded(frozenset(late), frozenset(left_out))
 
     @contextlib.contextmanager
     def importing(self, package: str, *, is_learned: bool = True) -> Iterator[None]:

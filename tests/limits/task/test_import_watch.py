@@ -1,0 +1,122 @@
+"""Which packages a template must not import, and how it imports the others."""
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+PROGRAM = """
+import json, os
+from dask_limits.limits.task.import_watch import NOTHING_EXCLUDED
+from dask_limits.limits.task.preparation import Preparation
+
+# As templates do, one process after the other: each imports modules, and says what to exclude.
+excluded = NOTHING_EXCLUDED
+while True:
+    read, write = os.pipe()
+    if os.fork() == 0:
+        preparation = Preparation(preload=PRELOAD, learned=LEARNED)
+        found = preparation.in_template(excluded)
+        os.write(write, (excluded | found).packed())
+        os._exit(0)
+    os.close(write)
+    before, excluded = excluded, type(excluded).unpacked(os.read(read, 10_000))
+    os.close(read)
+    os.wait()
+    if excluded == before:
+        break
+print(json.dumps([sorted(part) for part in excluded]))
+"""
+OPENS = "import os; file = os.open('/dev/null', os.O_RDONLY)"
+CHANGES = "import sys; sys.setrecursionlimit(1234)"
+
+
+@pytest.fixture
+def excluded(tmp_path):
+    """Which packages are late, and which are left out, of modules with these texts."""
+
+    def excluded(modules, *, preload=(), learned=()):
+        for name, text in modules.items():
+            (tmp_path / f"{name}.py").write_text(textwrap.dedent(text))
+        program = f"PRELOAD, LEARNED = {tuple(preload)}, {tuple(learned)}\n{PROGRAM}"
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
+        done = subprocess.run(
+            [sys.executable, "-c", program],
+            env=environment,
+            capture_output=True,
+            timeout=100,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr.decode()
+        late, left_out = json.loads(done.stdout)
+        return late, left_out
+
+    return excluded
+
+
+def test_a_package_that_leaves_something_is_excluded_with_those_that_need_it(excluded):
+    modules = {
+        "opening": "import wave; " + OPENS,
+        "needing": "import fractions, opening, colorsys",
+        "also": "import fractions, opening",
+        "other": "import fractions, wave",
+    }
+    names = ["other", "needing", "also", "opening"]
+    assert excluded(modules, preload=names) == (["also", "needing", "opening"], [])
+    assert excluded(modules, learned=names) == (["also", "needing", "opening"], [])
+
+
+def test_what_changes_the_process_is_left_out_only_if_nobody_has_asked_for_it(excluded):
+    modules = {"raising": CHANGES, "needing": "import raising", "other": "import wave"}
+    names = ["raising", "needing", "other"]
+    assert excluded(modules, learned=names) == ([], ["needing", "raising"])
+    assert excluded(modules, preload=names) == ([], [])
+    assert excluded(modules, preload=["needing"], learned=["raising"]) == ([], [])
+
+
+def test_what_is_late_needs_nothing_that_is_left_out(excluded):
+    modules = {"raising": CHANGES, "opening": "import raising; " + OPENS}
+    _, left_out = excluded(modules, learned=["raising", "opening"])
+    assert left_out == ["opening", "raising"]
+
+
+def test_what_a_package_has_tidied_up_when_it_is_imported_does_not_count(excluded):
+    modules = {
+        "tidy": f"""
+        {OPENS}
+        import subprocess
+        program = subprocess.Popen(["sleep", "100"])
+        before = __import__("sys").getrecursionlimit()
+        __import__("sys").setrecursionlimit(1234)
+        import wave, fractions, colorsys
+        os.close(file)
+        program.kill()
+        program.wait()
+        __import__("sys").setrecursionlimit(before)
+        """
+    }
+    assert excluded(modules, learned=["tidy"]) == ([], [])
+
+
+def test_a_package_can_ask_whether_one_that_is_excluded_is_there(excluded):
+    modules = {
+        "opening": OPENS,
+        "asking": "import importlib.util; assert importlib.util.find_spec('opening')",
+    }
+    assert excluded(modules, learned=["opening", "asking"]) == (["opening"], [])
+
+
+def test_modules_have_the_loaders_that_they_would_have(excluded):
+    modules = {
+        "looking": """
+        import json.tool, _json, wave
+        for module in (json, json.tool, _json, wave, __import__(__name__)):
+            for loader in (module.__loader__, module.__spec__.loader):
+                name = type(loader).__name__
+                assert name in ("SourceFileLoader", "ExtensionFileLoader", "type"), name
+        """
+    }
+    assert excluded(modules, preload=["looking"]) == ([], [])

@@ -25,6 +25,10 @@ NUMBERS = sorted({*range(1, 65)} - {signal.SIGKILL, signal.SIGSTOP})
 """All signals that a process can ignore; two of them are hidden by the C library."""
 
 
+WARM = Limits(isolation="warm")
+"""All calls in one process, which has the same above it. Another may come from a later template."""
+
+
 def ours_above():
     """The processes of ours above the one that runs a call."""
     found, process = [], psutil.Process().parent()
@@ -43,10 +47,10 @@ def signal_all(numbers, times=1):
 
 
 def test_a_signal_to_our_processes_ends_nothing(guardian):
-    before = guardian.run(ours_above, (), {}).result()
+    before = guardian.run(ours_above, (), {}, WARM).result()
     assert len(before) >= 2
     for number in NUMBERS:
-        outcome = guardian.run(signal_all, ([number],), {})
+        outcome = guardian.run(signal_all, ([number],), {}, WARM)
         assert (number, outcome.exception, outcome.value) == (number, None, before)
 
 
@@ -110,9 +114,9 @@ def test_a_call_sees_the_signals_of_its_own(guardian):
 
 def test_a_forged_end_of_a_child_harms_nothing(guardian):
     """SIGCHLD wakes our processes, and cannot be ignored."""
-    before = guardian.run(ours_above, (), {}).result()
-    assert guardian.run(signal_all, ([signal.SIGCHLD], 5000), {}).result() == before
-    assert guardian.run(ours_above, (), {}).result() == before
+    before = guardian.run(ours_above, (), {}, WARM).result()
+    assert guardian.run(signal_all, ([signal.SIGCHLD], 5000), {}, WARM).result() == before
+    assert guardian.run(ours_above, (), {}, WARM).result() == before
 
 
 # -- SIGSTOP, which cannot be ignored --------------------------------------------------------

@@ -97,7 +97,7 @@ class Templates:
     def are_stale(self, users: dict[str, int]) -> bool:
         """Whether modules of the user's have changed after these changes, each since its own."""
         changed = self._versions.changed
-        return any(changed.get(name, 0) > seen for name, seen in users.items())
+        return bool(changed) and any(changed.get(name, 0) > seen for name, seen in users.items())
 
     def note_prepared(self, files: dict[str, str], template: int) -> None:
         """Note what processes of this template have of the user's modules before they run calls."""

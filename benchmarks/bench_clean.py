@@ -14,7 +14,7 @@ from rich.table import Table
 
 from dask_limits.limits import Limits
 from dask_limits.limits.owner.guardian import Guardian
-from dask_limits.limits.owner.templates import Preload
+from dask_limits.limits.owner.preload import NOTHING, Preload
 
 IDLE_S = 20
 LEVELS = ("warm", "clean")
@@ -67,7 +67,7 @@ def milliseconds(guardian: Guardian, seconds: float, times: int, level: str) -> 
 def imports() -> Table:
     """Calls that use scikit-learn: the first one, the second, and one after a breach."""
     table = Table("", "s", "MiB", title="A call that uses scikit-learn: wall time and memory")
-    for name, preload in (("", Preload()), (", preloaded", Preload.of(["sklearn.ensemble"]))):
+    for name, preload in (("", NOTHING), (", preloaded", Preload.of(["sklearn.ensemble"]))):
         with Guardian(preload=preload) as guardian:
             for level in LEVELS:
                 limits = Limits(wall_time=60, isolation=level)

@@ -91,7 +91,7 @@ def test_a_name_of_dask_that_is_missing_is_shown_with_what_happens_without_it(mo
 
 @pytest.mark.timeout(120)
 def test_what_does_not_hold_is_named_and_the_exit_code_is_1():
-    done = run(open_files=12)
+    done = run(open_files=20)
     assert done.returncode == 1
     assert "Failed: " in done.stdout
     assert "isolation fresh" in done.stdout

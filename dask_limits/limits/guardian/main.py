@@ -6,6 +6,7 @@ calls import.
 
 from __future__ import annotations
 
+import functools
 import gc
 import os
 import resource
@@ -15,6 +16,7 @@ import socket
 import struct
 import time
 import traceback
+from collections.abc import Callable
 from typing import Final, NoReturn
 
 from dask_limits.limits.guardian import template as template_process
@@ -56,7 +58,7 @@ class GuardianProcess:
         self._owner_cells = cells
         self._by_row: dict[int, TaskProcess] = {}
         self._by_pid: dict[int, TaskProcess] = {}
-        # Each task process needs two open files here. Task processes get the owner's own limit.
+        # Task processes get the owner's own limit.
         self._open_files = resource.getrlimit(resource.RLIMIT_NOFILE)
         hard = self._open_files[1]
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -141,7 +143,7 @@ class GuardianProcess:
             self._want(row)
         elif kind == messages.PREPARE:
             template = self._add_template(row)
-            template.prepare(bytes(body), fds)
+            self._start(template, functools.partial(template.prepare, bytes(body), fds))
         elif kind == messages.WAKE:
             owner_cells.set_asleep(self._owner_cells, False)
             self._idle_ticks = 0
@@ -178,32 +180,33 @@ class GuardianProcess:
 
     def _serve(self, template: Template) -> None:
         """Give the owner the task processes that it waits for, and keep one ready for the next."""
-        while template.wanted and template.spares:
-            if not self._free_rows and any(p.released for p in self._by_row.values()):
-                break  # one is free as soon as its process has ended
-            template.wanted -= 1
-            self._hand_out(template)
-        template.ahead = int(template is self._current and bool(self._by_row))
-        template.close_spares(template.ahead)
         try:
+            while template.wanted and template.spares:
+                if not self._free_rows and any(p.released for p in self._by_row.values()):
+                    break  # one is free as soon as its process has ended
+                self._hand_out(template)
+                template.wanted -= 1
+            template.ahead = int(template is self._current and bool(self._by_row))
+            template.close_spares(template.ahead)
             template.ask()
         except ConnectionError:
-            pass  # it has ended, and is collected soon
+            pass  # it has ended, and is collected soon, or the owner has
         except OSError as error:
             self._refuse_all(template, str(error))
 
     def _hand_out(self, template: Template) -> None:
         """Give the owner a task process."""
-        spare, cells = template.spares.popleft(), self._owner_cells
+        spare, cells = template.spares[0], self._owner_cells
         if not self._free_rows:
-            spare.close()
             self._refuse(f"{owner_cells.ROWS - 1} calls are running, the maximum")
             return
-        row = self._free_rows.pop()
+        row = self._free_rows[-1]
         cells.clear(row)
         process = TaskProcess(
             row, spare.pid, cells, spare.own_end, spare.task_cells_fd, self._leftovers
         )
+        self._free_rows.pop()
+        template.spares.popleft()
         self._strays.add(process.family)
         self._by_row[row] = self._by_pid[spare.pid] = process
         body = messages.SPAWNED_BODY.pack(spare.pid, spare.cost, template.number)
@@ -235,7 +238,8 @@ class GuardianProcess:
         elif message.kind == messages.FAILED:
             self._failed(template, bytes(message.body).decode())
         elif message.kind == messages.EXCLUDED:
-            template.start_again(bytes(message.body))
+            excluded = bytes(message.body)
+            self._start(template, functools.partial(template.start_again, excluded))
         elif message.kind == messages.ENDED:
             body = messages.ENDED_BODY.unpack(message.body)
             self._bury(EndedProcess(message.number, *body))
@@ -245,6 +249,13 @@ class GuardianProcess:
         else:
             self._refuse_one(template, template.take(message))
             self._serve(template)
+
+    def _start(self, template: Template, start: Callable[[], None]) -> None:
+        """Start a template that is to import something, if there is room for it."""
+        try:
+            start()
+        except OSError as error:
+            self._failed(template, str(error))
 
     def _failed(self, template: Template, report: str) -> None:
         """A template, or each of its task processes, is never ready."""

@@ -2,12 +2,14 @@
 
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
 import textwrap
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -22,6 +24,7 @@ from dask_limits import exceptions
 from dask_limits.limits import CancelToken, LimitedCall, Limits
 from dask_limits.limits.ipc import owner_cells
 from dask_limits.limits.owner.guardian import Guardian
+from dask_limits.limits.owner.preload import NOTHING, Preload
 
 
 def start_call(guardian, marker: Path, held_bytes=0):
@@ -224,6 +227,27 @@ def test_when_the_owner_is_killed_all_goes(tmp_path, forked):
     finally:
         for process in own_fork:
             process.kill()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root sees the open files of a guardian")
+def test_a_guardian_that_can_open_no_more_files_refuses_calls_and_goes_on(guardian, capfd):
+    with ThreadPoolExecutor(6) as pool:  # so that it has more open files than poll(2) waits for
+        list(pool.map(lambda _: guardian.run(time.sleep, (0.5,), {}), range(6)))
+    pid = guardian_process(guardian).pid
+    before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    open_files = {int(link.name) for link in Path(f"/proc/{pid}/fd").iterdir()}
+    lowest_free = min(set(range(len(open_files) + 1)) - open_files)
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (lowest_free, before[1]))
+    outcomes = [guardian.run(bool, (0,), {})]
+    guardian.preload = Preload.of(["email.message"])
+    outcomes.append(guardian.run(abs, (-1,), {}))
+    refusals = [str(o.exception) for o in outcomes if not o.ok]  # it may just have closed a file
+    assert all("Too many open files" in refusal for refusal in refusals)
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
+    guardian.preload = NOTHING
+    assert guardian.run(abs, (-1,), {}).ok
+    assert guardian_process(guardian).pid == pid
+    assert capfd.readouterr().err == ""
 
 
 def test_the_reaper_the_guardian_and_the_template_outlive_ctrl_c_and_sigterm(guardian):

@@ -10,6 +10,7 @@ import time
 from importlib import import_module
 
 import cloudpickle
+import psutil
 import pytest
 from isolations import nothing_goes_on, on_processes
 from kinds import KINDS
@@ -215,24 +216,27 @@ def test_what_nobody_can_be_charged_for_is_ended_and_harms_no_other_call(tmp_pat
 # -- what is not a stray ---------------------------------------------------------------------
 
 
-def test_what_the_imports_of_a_template_have_started_goes_on_until_the_guardian_ends(
+def children_here():
+    return [child.pid for child in psutil.Process().children()]
+
+
+def test_what_imports_have_started_is_each_process_s_own_and_ends_with_the_guardian(
     tmp_path, monkeypatch
 ):
     monkeypatch.syspath_prepend(str(tmp_path))
-    pids = [tmp_path / name for name in ("same", "own")]
+    started = tmp_path / "started"
     (tmp_path / "starts_programs.py").write_text(
         "import subprocess\n"
-        f"for path, apart in {[(str(path), path.name == 'own') for path in pids]}:\n"
+        "for apart in (False, True):\n"
         "    sleep = subprocess.Popen(['sleep', '600'], start_new_session=apart)\n"
-        "    with open(path, 'w') as file: print(sleep.pid, file=file)\n"
+        f"    with open({str(started)!r}, 'a') as file: print(sleep.pid, file=file)\n"
         "import time; time.sleep(0.1)\n"  # while the guardian looks around
     )
-    with Guardian(preload=Preload.of(["starts_programs"])) as guardian:
-        for _ in range(5):
-            assert guardian.run(time.sleep, (0.1,), {}, Limits(num_processes=1)).ok
-        helpers = set(map(written_pid, pids))
-        assert all(map(alive, helpers))
-    all_gone(helpers)
+    with Guardian(preload=Preload.of(["starts_programs"]), max_calls_per_process=1) as guardian:
+        seen = [set(guardian.run(children_here, (), {}).result()) for _ in range(3)]
+        assert [len(pids) for pids in seen] == [2, 2, 2]
+        assert len(set.union(*seen)) == 6
+    all_gone(set(map(int, started.read_text().split())))
 
 
 def put_many_beside():

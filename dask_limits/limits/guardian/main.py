@@ -266,8 +266,8 @@ class GuardianProcess:
 
     def _prepared(self, template: Template) -> None:
         """A template has imported what it was to import."""
-        transport.send(self._control, messages.PREPARED, template.number)
-        template.prepared()
+        body = messages.PREPARED_BODY.pack(template.prepared())
+        transport.send(self._control, messages.PREPARED, template.number, body)
         for other in list(self._templates.values()):
             if 0 < other.number < template.number:
                 template.wanted, other.wanted = template.wanted + other.wanted, 0

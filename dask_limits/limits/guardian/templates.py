@@ -86,13 +86,15 @@ class Template:
         self._starts = 0
         self._is_failing = False  # the last task process has
         self._patience = math.inf  # seconds
-        self._must_be_ready_at = math.inf  # seconds of time.monotonic(), as for each spare
+        self._asked_at = 0.0  # seconds of time.monotonic()
+        self._must_be_ready_at = math.inf  # as well, as for each spare
 
     def prepare(self, body: bytes, fds: list[int]) -> None:
         """Start it, and have it import what this message, of kind PREPARE, asks for."""
         self._prepare = body, fds
         (self._patience,) = messages.PREPARE_BODY.unpack_from(body)
-        self._must_be_ready_at = time.monotonic() + self._patience
+        self._asked_at = time.monotonic()
+        self._must_be_ready_at = self._asked_at + self._patience
         self.start()
 
     def start(self) -> None:
@@ -169,10 +171,11 @@ class Template:
         """Whether it has forked this task process, and not said so yet."""
         return any(task_cells.pid(spare.task_cells_fd) == pid for spare in self._forking.values())
 
-    def prepared(self) -> None:
-        """Note that it has imported what it is to import."""
+    def prepared(self) -> float:
+        """Note that it has imported what it is to import. Returns the seconds that it has taken."""
         self.is_prepared = self.has_prepared = True
         self._helpers = set(proctree.children_of(self.pid))
+        return time.monotonic() - self._asked_at
 
     def take(self, message: transport.Message) -> str:
         """Note that a process was forked, or has settled in. Returns a report if it could not."""

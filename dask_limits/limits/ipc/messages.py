@@ -35,7 +35,8 @@ CANCEL: Final = 12  # the body is the number of a call: end the process if it st
 WAKE: Final = 13  # look for new calls in the owner cells
 
 # From the guardian to the owner.
-PREPARED: Final = 17  # the number is that of a template
+PREPARED: Final = 17  # the number is that of a template; the body is a PREPARED_BODY
+PREPARED_BODY: Final = struct.Struct("=d")  # seconds that it has taken
 FAILED: Final = 24  # the number is that of a template, which has ended; the body is a report
 SPAWNED: Final = 14  # the number is the row, the body SPAWNED_BODY, the file the socket
 REFUSED: Final = 15  # the body says why: there is no room

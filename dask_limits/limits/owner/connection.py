@@ -251,7 +251,8 @@ class Connection:
             if message is None:
                 raise ConnectionError("the guardian has ended")
             if message.kind == messages.PREPARED:
-                self._templates.prepared(message.number)
+                (seconds,) = messages.PREPARED_BODY.unpack(message.body)
+                self._templates.prepared(message.number, seconds)
             elif message.kind == messages.FAILED:
                 self._templates.failed(message.number, bytes(message.body).decode())
             else:

@@ -159,10 +159,10 @@ class Templates:
         if self._is_required and not self.number:
             self.number = wanted.number  # calls wait for it
 
-    def prepared(self, number: int) -> None:
-        """Note that a template is ready."""
+    def prepared(self, number: int, seconds: float) -> None:
+        """Note that a template is ready, perhaps for long, and how many seconds it has taken."""
         if number == self._asked:  # otherwise what it has imported has changed meanwhile
-            self._rest(time.monotonic() - self._asked_at)
+            self._rest(seconds)
             self.number = number
 
     def failed(self, number: int, error: str) -> None:

@@ -24,6 +24,7 @@ from dask_limits.limits import Limits
 from dask_limits.limits.owner.connection import _MOST_FUNCTIONS
 from dask_limits.limits.owner.guardian import Guardian
 from dask_limits.limits.owner.preload import Preload
+from dask_limits.limits.owner.templates import Templates
 
 LONG_S = 0.2
 """Of a call that is worth a process of its own, on a busy machine too."""
@@ -115,6 +116,19 @@ def test_a_guardian_preloads_modules_and_calls_the_initializer_in_each_process(m
             assert call(guardian, is_imported, name)
             _, pid = call(guardian, note, LONG_S)
             assert f"{pid} x" in begun.read_text().splitlines()
+
+
+def test_a_template_that_was_ready_long_before_its_owner_looked_delays_no_other():
+    made = Templates()
+    made.learn({"wave": ""}, 0)
+    wanted = made.to_prepare()
+    made.asked(wanted)
+    time.sleep(0.5)
+    made.prepared(wanted.number, 0.001)
+    assert made.number == wanted.number
+    made.learn({"colorsys": ""}, 0)
+    time.sleep(0.1)
+    assert made.is_due
 
 
 def learn(guardian, name):

@@ -46,9 +46,7 @@ class NewGenerators:
                 self.to_be_seeded += filter(self._has_seeded_itself, _of_kind(new, kind))
             elif issubclass(kind, random.Random) and not issubclass(kind, random.SystemRandom):
                 self._python.update(_of_kind(new, kind))
-            elif (
-                kind.__qualname__ == "_RandomNameSequence"
-            ):  # of tempfile: has one for each process
+            elif kind.__qualname__ == "_RandomNameSequence":  # of tempfile: has one per process
                 self._safe.update(_of_kind(new, kind))
         safe = {id(getattr(sequence, "_rng", None)) for sequence in self._safe}
         return frozenset(set(map(id, self._python)) - safe)

@@ -13,11 +13,18 @@ import pytest
 from processes import until
 
 from dask_limits.limits import Limits
+from dask_limits.limits.owner import versions
 from dask_limits.limits.owner.guardian import Guardian
 from dask_limits.limits.owner.preload import Preload
 
 each = pytest.mark.parametrize("isolation", ["clean", "warm", "fresh"])
 kept = pytest.mark.parametrize("isolation", ["clean", "warm"])
+
+
+@pytest.fixture(autouse=True)
+def each_call_looks_at_files(monkeypatch):
+    """Else the next look is put off, by long on a busy machine."""
+    monkeypatch.setattr(versions, "_REST", 0)
 
 
 def write(path, number):

@@ -170,8 +170,9 @@ class GuardianProcess:
 
     def _want(self, number: int) -> None:
         """The owner waits for a task process of this template."""
-        # One that was retired meanwhile has a successor.
-        template = self._templates.get(number) or self._templates[max(self._templates)]
+        # One that was retired meanwhile has a successor, and may end at any moment.
+        in_use = {n: t for n, t in self._templates.items() if not t.is_retired}
+        template = in_use.get(number) or in_use[max(in_use)]
         before, self._current = self._current, template
         template.wanted += 1
         self._serve(template)

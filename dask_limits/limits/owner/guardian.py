@@ -33,6 +33,8 @@ R = TypeVar("R")
 _NO_LIMITS: Final = Limits()
 _MAX_STARTS = 3
 """How often to start a guardian that ends before the call begins."""
+_MAX_TRIES = 20
+"""How often to start one for a thread while other threads, which differ from it, do so too."""
 _NO_ROOM = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC}
 _LOSS_WAIT_S = 2.0
 """A guardian that loses its reaper ends the task processes first, and then itself."""
@@ -127,20 +129,26 @@ class Guardian:
     ) -> PackedOutcome[Any]:
         """Run a call; with another guardian if this one is lost before the call began."""
         try:
-            for _ in range(_MAX_STARTS):
+            lost = 0
+            for _ in range(_MAX_TRIES):
                 connection = self._connect()
                 connection.want(self.preload)
                 try:
                     return self._run_on(connection, use, outcomes, request, cancel)
                 except ConnectionError:  # it was killed, or closed, before the call began
+                    lost += connection.lost
                     self._disconnect(connection)
+                    if lost == _MAX_STARTS:
+                        return outcomes.refused("the guardian process ends as soon as it starts")
                 finally:
                     self._close_unused()
         except NotPreparedError as error:
             return outcomes.unprepared(error.why, error.traceback)
         except OSError as error:  # no room for another process, or file
             return outcomes.refused(str(error))
-        return outcomes.refused("the guardian process ends as soon as it has started")
+        return outcomes.refused(
+            "what its threads' children inherit differs, or changes all the time"
+        )
 
     def _run_on(
         self,

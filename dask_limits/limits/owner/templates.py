@@ -55,6 +55,9 @@ class Templates:
         self._latest = 0  # the one that was asked for last
         self._asked_at = self._not_before = 0.0
         self._learned: dict[str, None] = {}
+        self._asked_for: tuple[str, ...] = ()  # what is learned by the one that is being made
+        self._proven: set[str] = set()  # what was, by the last one that was ready
+        self._failing: set[str] = set()  # what may have ended one
         self._learn_after = 0.0  # seconds of time.monotonic(), as the other times
         self._versions = Versions()
         self._in_templates: set[str] = set()  # modules of the user's
@@ -115,6 +118,7 @@ class Templates:
             if file:
                 self._versions.note(name, file, since)
         new = {name for name, file in imported.items() if not file} - self._learned.keys()
+        new -= self._failing
         if new and time.monotonic() >= self._learn_after:
             self._learned |= {name: None for name in imported if name in new}
             self._is_wanted = True
@@ -152,7 +156,7 @@ class Templates:
         """Note that this template is being made."""
         if wanted.epoch != self.epoch or wanted.number < self._latest:
             return  # what it imports has changed meanwhile, or a signal's handler has asked again
-        self._latest = wanted.number
+        self._latest, self._asked_for = wanted.number, wanted.preparation.learned
         self._asked_at, self._asked, self._is_wanted = time.monotonic(), wanted.number, False
         self._begun_at[wanted.number] = time.time_ns()
         self._error = ""
@@ -163,12 +167,14 @@ class Templates:
         """Note that a template is ready, perhaps for long, and how many seconds it has taken."""
         if number == self._asked:  # otherwise what it has imported has changed meanwhile
             self._rest(seconds)
-            self.number = number
+            self.number, self._proven = number, {*self._asked_for}
 
     def failed(self, number: int, error: str) -> None:
         """Note that a template cannot be made, or that its processes are never ready, and why."""
         if number == self._asked:
             self._rest(time.monotonic() - self._asked_at)
+            if number != self.number:
+                self._go_on_without({*self._asked_for} - self._proven)
         elif number == self.number != 0:
             self._rest(_PATIENCE_S)
         if number != self.number:
@@ -193,9 +199,14 @@ class Templates:
                 raise NotPreparedError(error)
             self._unlearn()
 
+    def _go_on_without(self, failing: set[str]) -> None:
+        """Learn these modules no more: one of them has ended the last template."""
+        self._failing |= failing
+        self._learned = {name: None for name in self._learned if name not in failing}
+
     def _unlearn(self) -> None:
         """Do without what calls have imported: it may be what has failed."""
-        self._learned = {}
+        self._learned, self._proven = {}, set()
         self._learn_after = time.monotonic() + _REST * _LEARNED_PATIENCE_S
         self._begin_epoch()
 

@@ -64,8 +64,10 @@ def run(
     try:
         sock, cells = _settle_in(sock_fd, task_cells_fd, template)
         try:
+            own_changes = OwnChanges()  # before the hooks are noted
             if (changes := _prepare(preparation, settled)) is not None:
-                TaskProcess(sock, cells, changes, preparation).serve()
+                own_changes.end_preparation()
+                TaskProcess(sock, cells, changes, preparation, own_changes).serve()
         except OSError as error:
             if error.errno in (errno.EBADF, errno.ENOTSOCK, errno.ENOTCONN):
                 cells.put(0, task_cells.DEAF, 1)
@@ -112,7 +114,12 @@ class TaskProcess:
     """Receives calls, runs them, and sends answers."""
 
     def __init__(
-        self, sock: socket.socket, cells: TaskCells, changes: Changes, preparation: Preparation
+        self,
+        sock: socket.socket,
+        cells: TaskCells,
+        changes: Changes,
+        preparation: Preparation,
+        own_changes: OwnChanges,
     ) -> None:
         self._sock = sock
         self._receiver = transport.Receiver(sock)
@@ -122,7 +129,7 @@ class TaskProcess:
         self._first_idle_memory = 0
         self._changes = changes
         self._runner = Runner(cells, self._memory)
-        self._own_changes = OwnChanges()  # before the hooks are noted
+        self._own_changes = own_changes
         self._baseline = Baseline(cells, preparation.random)
         self._keeps = True  # what libraries keep on purpose; as the last call orders it
         self._modules = set(sys.modules)

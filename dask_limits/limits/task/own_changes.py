@@ -29,13 +29,21 @@ class OwnChanges(importlib.abc.MetaPathFinder):
 
     def __init__(self) -> None:
         sys.meta_path.insert(0, self)
+        self._is_prepared_otherwise = False
+        self.begin_call()
+
+    def end_preparation(self) -> None:
+        """Take what the initializer has changed for a change of each call's own."""
+        self.find_spec("", None)
+        self._is_prepared_otherwise = self._before is not None
         self.begin_call()
 
     def begin_call(self) -> None:
         """Compare with the state of now."""
         self.has_looked = False
         self._seen = _state_here()
-        self._before: set[str] | None = None  # what was imported before the first change
+        # What was imported before the first change.
+        self._before = set(sys.modules) if self._is_prepared_otherwise else None
 
     def find_spec(self, fullname: str, path: object, target: object = None) -> None:
         """Look for changes. 2 us."""

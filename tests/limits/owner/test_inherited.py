@@ -7,6 +7,7 @@ import sys
 import textwrap
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import for_everyone
@@ -204,3 +205,13 @@ def test_what_has_changed_is_seen_by_each_look_until_it_is_as_before():
     signal.signal(signal.SIGUSR1, before)
     assert [inherited.has_changed() for _ in range(3)] == [False] * 3
     inherited.close()
+
+
+def test_threads_that_differ_refuse_each_other_no_calls():
+    def call_niced(nice):
+        os.nice(nice)  # of this thread alone
+        return [guardian.run(os.nice, (0,), {}).exception for _ in range(4)]
+
+    with Guardian() as guardian, ThreadPoolExecutor(3) as pool:
+        for exceptions in pool.map(call_niced, range(3)):
+            assert exceptions == [None] * 4

@@ -82,6 +82,57 @@ def test_later_processes_have_what_a_first_call_has_imported(guardian, module):
     until(lambda: call(guardian, again, name))
 
 
+@pytest.mark.usefixtures("no_rest")
+def test_a_learned_module_that_ends_the_template_ends_no_learning(guardian, module):
+    text = """
+        import os
+        def answer(): return 1
+        if open("/proc/self/comm").read() == "limits-template\\n":
+            os._exit(3)
+    """
+    ending, good = (
+        module("ending", text, installed=True),
+        module("good", "def answer(): return 2", installed=True),
+    )
+    assert call(guardian, import_and_answer, ending) == 1
+
+    def again(n, m):
+        time.sleep(LONG_S)  # so that each has a process of its own
+        was_there = is_imported(n)
+        return import_and_answer(n), was_there, import_and_answer(m)
+
+    until(lambda: call(guardian, again, good, ending) == (2, True, 1))
+
+
+@pytest.mark.usefixtures("no_rest")
+def test_modules_are_not_learned_without_what_the_initializer_has_set(module):
+    name = module(
+        "depending", "import os; BACKEND = os.environ.get('A_BACKEND', '')", installed=True
+    )
+
+    def choose():
+        os.environ["A_BACKEND"] = "set"
+
+    def use():
+        backend = import_module(name).BACKEND
+        time.sleep(LONG_S)
+        return backend
+
+    with Guardian(preload=Preload.of((), choose)) as guardian:
+        assert [call(guardian, use) for _ in range(8)] == ["set"] * 8
+
+
+@pytest.mark.usefixtures("no_rest")
+def test_no_call_is_lost_while_one_template_takes_the_place_of_another(guardian, module):
+    def use(name):
+        answer = import_and_answer(name)
+        time.sleep(0.15)  # meanwhile, a template with the last module gets ready
+        return answer
+
+    names = [module(f"part_{n}", "def answer(): return 1", installed=True) for n in range(40)]
+    assert [call(guardian, use, name) for name in names] == [1] * 40
+
+
 def test_calls_run_the_code_that_their_caller_would_run_after_a_reload(guardian, module):
     name = module("edited", "def answer(): return 1")
     mine = import_module(name)

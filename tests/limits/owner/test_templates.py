@@ -312,21 +312,24 @@ def test_calls_are_refused_with_the_reason_if_the_initializer_fails():
         assert "No such file" in str(error)
 
 
+THREADED = """
+    import threading
+    def work():
+        while True:
+            asked.wait()
+            asked.clear()
+            answered.set()
+    asked, answered = threading.Event(), threading.Event()
+    threading.Thread(target=work, daemon=True).start()
+    def answer():
+        asked.set()
+        return answered.wait(10)
+"""
+"""Has a thread that works for it, which no fork has."""
+
+
 def test_what_starts_threads_is_imported_in_each_process(module):
-    threaded = """
-        import threading
-        def work():
-            while True:
-                asked.wait()
-                asked.clear()
-                answered.set()
-        asked, answered = threading.Event(), threading.Event()
-        threading.Thread(target=work, daemon=True).start()
-        def answer():
-            asked.set()
-            return answered.wait(10)
-    """
-    names = [module("threaded", threaded), module("above", "from threaded import answer")]
+    names = [module("threaded", THREADED), module("above", "from threaded import answer")]
     for name in names:
         with Guardian(preload=Preload.of([name])) as guardian:
             assert call(guardian, is_imported, name)
@@ -380,17 +383,7 @@ OWN = {
             program.stdin.close()
             return program.wait() == 0
         """,
-    "a thread": """
-        import threading
-        def work():
-            asked.wait()
-            answered.set()
-        asked, answered = threading.Event(), threading.Event()
-        threading.Thread(target=work, daemon=True).start()
-        def answer():
-            asked.set()
-            return answered.wait(10)
-        """,
+    "a thread": THREADED,
     "a timer": """
         import signal
         signal.setitimer(signal.ITIMER_VIRTUAL, 1000)

@@ -15,24 +15,16 @@ from importlib import import_module, reload
 
 import psutil
 import pytest
+from on_guardian import LONG_S, call
 from our_processes import task_processes, templates
 from process_view import differences, view_of_any
 from processes import alive, until
 
 from dask_limits import exceptions
-from dask_limits.limits import Limits
 from dask_limits.limits.owner.connection import _MOST_FUNCTIONS
 from dask_limits.limits.owner.guardian import Guardian
 from dask_limits.limits.owner.preload import Preload
 from dask_limits.limits.owner.templates import Templates
-
-LONG_S = 0.2
-"""Of a call that is worth a process of its own, on a busy machine too."""
-
-
-def call(guardian, fn, *args, **limits):
-    return guardian.run(fn, args, {}, Limits(wall_time=60, **limits)).result()
-
 
 noted = []
 

@@ -10,9 +10,9 @@ import time
 import zipfile
 
 import pytest
+from on_guardian import call
 from processes import until
 
-from dask_limits.limits import Limits
 from dask_limits.limits.owner import versions
 from dask_limits.limits.owner.guardian import Guardian
 from dask_limits.limits.owner.preload import Preload
@@ -35,10 +35,6 @@ def write(path, number):
 
 def ask(name, function="answer"):
     return getattr(importlib.import_module(name), function)()
-
-
-def call(guardian, fn, *args, **limits):
-    return guardian.run(fn, args, {}, Limits(wall_time=60, **limits)).result()
 
 
 @each

@@ -6,14 +6,11 @@ import time
 from importlib import import_module
 
 import pytest
+from on_guardian import LONG_S, call
 from processes import until
-
-from dask_limits.limits import Limits
 
 pytestmark = pytest.mark.usefixtures("no_rest")
 
-LONG_S = 0.2
-"""Of a call that is worth a process of its own, on a busy machine too."""
 READER = """
 import os, sys
 seen = os.environ.get("BACKEND", ""), sys.path[0], os.getcwd(), type(sys.meta_path[0]).__name__
@@ -25,10 +22,6 @@ class Hook:
 
     def find_spec(self, *_):
         pass
-
-
-def call(guardian, fn, *args, **limits):
-    return guardian.run(fn, args, {}, Limits(wall_time=60, **limits)).result()
 
 
 def import_all(names):

@@ -315,8 +315,9 @@ class GuardianProcess:
         if now >= self._next_tidying:
             self._next_tidying = now + _LONGEST_SLEEP_S
             self._give_back(now)
-            for template in self._templates.values():
-                template.end_if_overdue(now)
+            for template in list(self._templates.values()):
+                if template.end_if_overdue(now) and not template.is_retired:
+                    self._failed(template, template.overdue)
         if busy:
             self._idle_ticks = 0
             owner_cells.set_asleep(self._owner_cells, False)

@@ -63,7 +63,7 @@ class Template:
         is_prepared: Whether it has imported what it is to import.
         has_prepared: The same of its process: from then on, calls may give it children.
         is_retired: Whether another one has taken its place.
-        overdue: Why it was killed, if it or one of its task processes was not ready in time.
+        overdue: Why it is used no more, if it or a task process of it was not ready in time.
     """
 
     def __init__(self, number: int, become: Callable[[int], NoReturn], poll: select.poll) -> None:
@@ -222,14 +222,24 @@ class Template:
                 break
         return ""
 
-    def end_if_overdue(self, now: float) -> None:
-        """Kill its process, and so all that it has forked, if something is not ready in time."""
+    def end_if_overdue(self, now: float) -> bool:
+        """Kill what is not ready in time. Whether that were task processes, and not its own.
+
+        Those end alone: calls may run in others that it has forked.
+        """
         late = [spare for spare in self._forking.values() if now > spare.must_be_ready_at]
-        if self.overdue or not (late or (now > self._must_be_ready_at and not self.is_prepared)):
-            return
+        is_late = now > self._must_be_ready_at and not self.is_prepared
+        if not (late or is_late):
+            return False
         what = "a new task process" if late else "the process that imports the modules"
         self.overdue = f"{what} was not ready after {self._patience:g} seconds, and was ended"
-        proctree.send_signal(self.pid, signal.SIGKILL)
+        self._must_be_ready_at = math.inf  # once is enough
+        for spare in late:
+            spare.must_be_ready_at = math.inf
+        ends_alone = all(spare.pid for spare in late) and not is_late  # else it forks no more
+        for pid in [spare.pid for spare in late] if ends_alone else [self.pid]:
+            proctree.send_signal(pid, signal.SIGKILL)
+        return ends_alone
 
     def unregister(self) -> None:
         """Look for no more messages."""

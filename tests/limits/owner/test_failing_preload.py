@@ -1,6 +1,7 @@
 """Imports and initializers that go wrong: calls end with the reason, and nothing waits."""
 
 import ctypes
+import fcntl
 import os
 import signal
 import sys
@@ -88,6 +89,31 @@ def test_what_never_ends_is_ended_and_later_calls_are_told_at_once(where, monkey
         until(lambda: len(templates(guardian)) == 1)
         guardian.preload = Preload.of([], abs, [1])
         assert call(guardian, abs, -1).value == 1
+
+
+def test_a_process_that_is_never_ready_ends_no_other(monkeypatch, tmp_path):
+    monkeypatch.setattr(owner_templates, "_PATIENCE_S", 3.0)
+    lock, begun, go_on = (tmp_path / name for name in ("lock", "begun", "go_on"))
+
+    def take():
+        sys.kept = lock.open("w")
+        fcntl.flock(sys.kept, fcntl.LOCK_EX)
+
+    def run():
+        begun.touch()
+        until(go_on.exists)
+        return "well"
+
+    with Guardian(preload=Preload.of([], take)) as guardian, ThreadPoolExecutor(1) as threads:
+        running = threads.submit(call, guardian, run)
+        until(begun.exists)
+        ended = call(guardian, abs, -1)
+        assert type(ended.exception) is exceptions.PreloadError
+        assert "a new task process was not ready after 3 seconds" in str(ended.exception)
+        until(lambda: len(task_processes(guardian)) == 1)
+        go_on.touch()
+        assert running.result().value == "well"
+        until(lambda: len(templates(guardian)) == 1)
 
 
 def test_a_call_that_waits_for_a_slow_initializer_can_be_cancelled():

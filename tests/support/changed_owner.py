@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -27,6 +28,12 @@ CHILD = """if True:
     from process_view import view_of_any
     print(json.dumps(view_of_any()))
 """
+IGNORED_BY_SHELLS = {
+    number
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT)
+    if signal.getsignal(number) is signal.SIG_IGN
+}
+"""By those that run this in the background, or for longer than a terminal."""
 INHERITED = ("files", "status", "kernel")
 OWN = {
     "files environ": "as it was when its program began",
@@ -35,6 +42,8 @@ OWN = {
     **dict.fromkeys(("kernel prctl 2", "kernel prctl 3", "kernel prctl 37"), "of the process"),
 }
 """What calls do not inherit from their owner."""
+HIDDEN = sum(1 << number - 1 for number in (32, 33, *IGNORED_BY_SHELLS))
+"""The two signals that C libraries keep for themselves, and those that calls handle anyway."""
 View = dict[str, str]
 
 
@@ -58,9 +67,9 @@ def in_a_call(options: dict[str, Any]) -> View | None:
 
 
 def _without_hidden(view: View) -> View:
-    """Without the two signals that C libraries keep for themselves: tests may run with either."""
+    """Without signals that differ by how tests are run."""
     ignored = int(view["status SigIgn"].strip("'\\t"), 16)
-    return view | {"status SigIgn": hex(ignored & ~(0b11 << 31))}
+    return view | {"status SigIgn": hex(ignored & ~HIDDEN)}
 
 
 def differences(name: str, number: int, options: dict[str, Any]) -> Iterator[str]:

@@ -37,9 +37,9 @@ _IGNORED: Final = b"SigIgn"
 _LAST_LINES: Final = b"\nvoluntary"
 """Where that begins which changes all the time. If the rest is as it was, nothing has changed."""
 _CAP_SYS_ADMIN: Final = 1 << 21
-_NOT_IGNORED: Final = ~sum(1 << number - 1 for number in (1, 2, 13, 15, 17, 25))
-"""Signals that task processes handle whatever the owner does: SIGHUP, SIGINT, SIGPIPE, SIGTERM,
-SIGCHLD, SIGXFSZ."""
+_NOT_IGNORED: Final = ~sum(1 << number - 1 for number in (1, 2, 3, 13, 15, 17, 25))
+"""Signals that task processes handle whatever the owner does: SIGHUP, SIGINT, SIGQUIT, SIGPIPE,
+SIGTERM, SIGCHLD, SIGXFSZ. system(3) ignores SIGINT and SIGQUIT while a program runs."""
 _SIZE: Final = 64 * 1024  # bytes, more than a process shows unless it is in thousands of groups
 _PERSONALITY_QUERY: Final = 0xFFFFFFFF
 _LOOK_AT_RARER_EVERY_S: Final = 0.005

@@ -39,7 +39,7 @@ def undo_guardian(open_files: tuple[int, int], *keep: int) -> None:
     os.setsid()
     signal.set_wakeup_fd(-1)
     signals.stop_ignoring()
-    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD):
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGCHLD):
         signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     resource.setrlimit(resource.RLIMIT_NOFILE, open_files)

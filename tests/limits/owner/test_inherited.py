@@ -1,5 +1,6 @@
 """Calls have what a new child of their owner would have, whatever the owner has changed."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -13,6 +14,7 @@ from pathlib import Path
 import for_everyone
 import pytest
 from isolations import on_processes
+from processes import until
 
 from dask_limits.limits import limit
 from dask_limits.limits.owner.guardian import Guardian, default_guardian
@@ -34,7 +36,7 @@ CHANGES = {
     "change_memory_policy": [0],
     "change_personality": [0, 1],
     "write_about_itself": [0, 1, 3, 5],
-    "change_a_handler": [62, 69, 73],
+    "change_a_handler": [69, 71, 73],
 }
 
 
@@ -186,6 +188,27 @@ def test_an_owner_that_changes_nothing_keeps_its_guardian():
         subprocess.run(["true"], check=True)
         assert guardian.run(abs, (-1,), {}).ok
         assert guardian._connection is connection
+
+
+def test_a_program_that_runs_by_system_changes_nothing(tmp_path):
+    """system(3) ignores SIGINT and SIGQUIT meanwhile."""
+    begun, go_on = tmp_path / "begun", tmp_path / "go_on"
+    program = f"touch {begun}; while [ ! -e {go_on} ]; do sleep 0.01; done"
+    with Guardian() as guardian, ThreadPoolExecutor(1) as threads, contextlib.ExitStack() as last:
+        last.callback(go_on.touch)
+        assert guardian.run(abs, (-1,), {}).ok
+        before = guardian._connection
+        ended = threads.submit(os.system, program)
+        until(begun.exists)
+        assert guardian.run(signal.getsignal, (signal.SIGQUIT,), {}).value == signal.SIG_DFL
+        assert guardian._connection is before
+        guardian.close()
+        assert guardian.run(signal.getsignal, (signal.SIGQUIT,), {}).value == signal.SIG_DFL
+        meanwhile = guardian._connection
+        go_on.touch()
+        assert ended.result() == 0
+        assert guardian.run(abs, (-1,), {}).ok
+        assert guardian._connection is meanwhile
 
 
 def test_nothing_has_changed_for_another_thread():

@@ -25,10 +25,12 @@ _LOOKS_AT_THREADS: Final = 10
 _THREAD_END_S: Final = 0.0002
 """A thread that Python has joined may still be about to end: look again after so many seconds."""
 
-_FULL_LOOK_EVERY_S: Final = 0.001
-"""How often to look at what hardly any function changes, at most: it takes 25 us or so, and would
-make calls of a few microseconds, thousands a second, take half as long again. So the calls of one
-millisecond share a look, and a longer call has its own."""
+_FULL_LOOK_AFTER_S: Final = 1e-5
+"""How long functions may have run without a look at what hardly any of them changes: it takes 35 us
+or so, and would make functions that take less than one take half as long again. So these share a
+look, and each longer one has its own."""
+_FULL_LOOK_EVERY_S: Final = 0.005
+"""The same, whatever they are: arguments can change something while they are unpickled, too."""
 
 
 class Baseline:
@@ -49,13 +51,16 @@ class Baseline:
         self._python_threads = len(sys._current_frames())  # modules may have started some
         self._children = proctree.children_of(os.getpid())
         self._next_full_look = 0.0  # seconds of time.monotonic()
+        self._unlooked = 0.0  # seconds that functions have run since the last one
 
-    def restore(self, setting: Setting, keep: bool) -> bool:
+    def restore(self, setting: Setting, keep: bool, busy: float) -> bool:
         """Restore what a call has changed, as far as that is sure. False if more has changed.
 
-        With `keep`, what libraries keep on purpose may stay: open files, while they are few, their
-        own threads, locked memory, handlers of signals in C, and hooks in the interpreter.
+        Its function has been `busy` for so many seconds. With `keep`, what libraries keep on
+        purpose may stay: open files, while they are few, their own threads, locked memory, handlers
+        of signals in C, and hooks in the interpreter.
         """
+        self._unlooked += busy
         try:
             setting.restore()
             self._environment.restore(setting.environment)
@@ -68,7 +73,7 @@ class Baseline:
                 and self._kernel.read() == self._common
                 and not self._leaves_something()
                 and (self._files.few_left() if keep else restored and self._is_as_before())
-                and (time.monotonic() < self._next_full_look or self._look_fully(keep))
+                and (self._has_looked_fully() or self._look_fully(keep))
             )
         except BaseException:  # of something that a call has put in the place of something else
             return False
@@ -76,8 +81,13 @@ class Baseline:
     def _is_as_before(self) -> bool:
         return self._files.none_left() and self._hooks.are_same() and not self._has_more_threads()
 
+    def _has_looked_fully(self) -> bool:
+        is_recent = time.monotonic() < self._next_full_look
+        return is_recent and self._unlooked < _FULL_LOOK_AFTER_S
+
     def _look_fully(self, keep: bool) -> bool:
         self._next_full_look = time.monotonic() + _FULL_LOOK_EVERY_S
+        self._unlooked = 0.0
         return (
             self._files.are_same()
             and self._kernel.read_rarer() == self._rarer

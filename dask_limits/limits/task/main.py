@@ -197,7 +197,7 @@ class TaskProcess:
         ):
             return False  # modules have changed path, environment, ..., and would not do so again
         self._has_imported = False
-        if not self._baseline.restore(self._setting, self._keeps):
+        if not self._baseline.restore(self._setting, self._keeps, self._runner.busy):
             return False
         if self._own_changes.has_looked:
             self._own_changes.begin_call()

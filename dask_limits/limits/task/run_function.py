@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
+import math
 import os
 import time
 from typing import Final, NamedTuple
@@ -34,8 +35,24 @@ class Ended(NamedTuple):
     peak_memory: int  # beyond what the process had before the call
 
 
+class _Stopwatch:
+    """Measures how long a block takes, in seconds."""
+
+    seconds = math.inf  # as long as it has not ended
+
+    def __enter__(self) -> None:
+        self._start = time.perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        self.seconds = time.perf_counter() - self._start
+
+
 class Runner:
-    """Runs functions in this process, one at a time, and notes that in the task cells."""
+    """Runs functions in this process, one at a time, and notes that in the task cells.
+
+    Attributes:
+        busy: Seconds that the function of the last call has itself run; infinite if not measured.
+    """
 
     def __init__(
         self, cells: TaskCells, memory: OwnMemory, *, is_fresh: bool = False, cpu_beside: float = 0
@@ -46,6 +63,7 @@ class Runner:
         self._memory = memory
         self._pid = os.getpid()
         self._longest_step = 0.0
+        self.busy = math.inf
         self._context = contextvars.copy_context()
         # Of all those that this process has waited for.
         self.children_cpu_time = proctree.children_cpu_time()
@@ -65,7 +83,8 @@ class Runner:
         cells.put(0, task_cells.CALL, number)
         if self._is_fresh:
             cells.begin_for_good(number)
-        around = warning.can_reach_it() if warning else NOTHING
+        stopwatch = _Stopwatch()
+        around = warning.can_reach_it() if warning else stopwatch
         # What it sets in context variables, such as NumPy's handling of errors, goes with it.
         self._context = contextvars.copy_context()
         kind, end = self._context.run(_run, head, fds, around)
@@ -74,6 +93,7 @@ class Runner:
         if orders.captures:
             standard_output.flush()  # this may take a while, in which the call still runs
         wall_time = self._end_step() - start
+        self.busy = stopwatch.seconds
         cells.put(0, task_cells.DONE, number)
         if warning is not None:
             warning.take_back_handlers()

@@ -27,6 +27,7 @@ from dask_limits.limits.task.random_state import RandomStates
 
 SECONDS = float(os.environ.get("DASK_LIMITS_PROPERTY_SECONDS", "4"))
 NOBODY = 65534
+SHORTEST = 1e-5  # seconds that a call takes which changes something
 REPORT = 900  # a number above those of the files that a task process has
 KEPT = (
     *("open_files", "interpreter", "signals action"),
@@ -93,8 +94,9 @@ def live_through(steps, root, keep):
     baseline, setting = settle_in(root)
     before = in_call(view)
     for name, number in steps:
+        baseline.restore(setting, keep, busy=0)  # as after a call that has done nothing
         in_call(attempt, name, number)
-        if not baseline.restore(setting, keep):
+        if not baseline.restore(setting, keep, busy=SHORTEST):
             return f"unfit after {name} {number}"
         found = differences(before, in_call(view))
         if found := [one for one in found if not (keep and one.startswith(KEPT))]:

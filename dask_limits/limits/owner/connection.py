@@ -166,8 +166,8 @@ class Connection:
                 return self._take_over(hold, cancel)
             lease = hold.lease
             is_gone = self._owner_cells.get(lease.row, owner_cells.GONE)
-            is_stale = lease.epoch != templates.epoch or templates.are_stale(lease.users)
-            lease.changes = templates.changes
+            is_stale = lease.epoch != templates.epoch or templates.are_stale(lease.versions)
+            lease.changes, lease.folders = templates.versions
             if not is_gone and not is_stale and lease.has_room_for(memory):
                 return lease
             self.drop(hold)
@@ -233,7 +233,7 @@ class Connection:
         def make(sock: transport.Socket) -> Lease:
             lease = Lease(self._owner_cells, row, pid, sock, wake, self._heartbeat)
             lease.cost, lease.template, lease.epoch = cost, template, self._templates.epoch
-            lease.changes = self._templates.changes
+            lease.changes, lease.folders = self._templates.versions
             return lease
 
         lease = hold.become_lease(message, make)
@@ -266,7 +266,7 @@ class Connection:
         if lease.prepared:
             self._templates.note_prepared(lease.prepared, lease.template)
             lease.prepared = {}
-        self._templates.learn(lease.imported, lease.since)
+        self._templates.learn(lease.imported, lease.since, lease.folders)
         pays = use.is_kept or lease.spent < _WORTH * lease.cost
         if not lease.finish() or lease.calls == self._max_calls or not pays:
             self.drop(hold)

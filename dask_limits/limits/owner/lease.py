@@ -14,6 +14,7 @@ from dask_limits.limits.linux import proctree
 from dask_limits.limits.linux.standard_output import Capture
 from dask_limits.limits.outcome import Usage
 from dask_limits.limits.owner.heartbeat import INTERVAL_S, Heartbeat
+from dask_limits.limits.owner.versions import Folders
 from dask_limits.limits.task import imports
 from dask_limits.limits.task.process_state import Setting
 
@@ -51,11 +52,12 @@ class Lease:
         self.cost = 0.0  # seconds, of another process
         self.template = 0  # the number of the one that it was forked from
         self.epoch = 0  # of what it has imported; see Templates
-        self.changes = 0  # of the user's modules before the current or the last call
-        self.prepared: dict[str, str] = {}  # what it had of them before its first call
-        self.imported: dict[str, str] = {}  # by the current or the last call
+        self.changes = 0  # of modules before the current or the last call
+        self.folders: Folders = [], ""  # where the owner looked for modules then
+        self.prepared: dict[str, str | None] = {}  # what it had imported before its first call
+        self.imported: dict[str, str | None] = {}  # by the current or the last call
         self.since = 0  # when that call began, in nanoseconds since 1970
-        self.users: dict[str, int] = {}  # its modules of the user's: `changes` before the import
+        self.versions: dict[str, int] = {}  # of what it has imported: `changes` before that
         self.reusable = True
 
     def begin(self, limits: Limits, request: Payload, umask: int) -> bool:
@@ -173,8 +175,8 @@ class Lease:
         self._forget_call()
         self.calls += 1
         for name, file in self.imported.items():
-            if file:
-                self.users.setdefault(name, self.changes)
+            if file or "." not in name:
+                self.versions.setdefault(name, self.changes)
         return self.reusable and not self._owner_cells.get(self.row, owner_cells.CONDEMNED)
 
     def _forget_call(self) -> None:

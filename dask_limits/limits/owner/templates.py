@@ -5,10 +5,12 @@ from __future__ import annotations
 import itertools
 import threading
 import time
+from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 from dask_limits.limits.owner.preload import NOTHING, NotPreparedError, Preload
-from dask_limits.limits.owner.versions import Versions
+from dask_limits.limits.owner.versions import Folders, Versions
+from dask_limits.limits.task.imports import package_of
 from dask_limits.limits.task.preparation import Preparation
 from dask_limits.limits.task.process_state import Setting
 
@@ -60,8 +62,8 @@ class Templates:
         self._failing: set[str] = set()  # what may have ended one
         self._learn_after = 0.0  # seconds of time.monotonic(), as the other times
         self._versions = Versions()
-        self._in_templates: set[str] = set()  # modules of the user's
-        self._begun_at = {0: 0}  # each of them, in nanoseconds since 1970
+        self._in_templates: set[str] = set()  # modules of the user's, and packages
+        self._begun: dict[int, tuple[int, Folders]] = {}  # each: when, and where modules were
 
     def want(self, preload: Preload) -> None:
         """Have what the user asks for from now on, instead of what it was before."""
@@ -88,48 +90,54 @@ class Templates:
         """Whether a new process of this template is what calls are to have."""
         return number == self.number and not (number == 0 and self._is_required)
 
-    def begun_at(self, number: int) -> int:
-        """When a template began to import modules, in nanoseconds since 1970."""
-        return self._begun_at.get(number) or time.time_ns()
-
     @property
-    def changes(self) -> int:
-        """How often modules of the user's have changed since calls have imported them."""
-        return self._versions.changes
+    def versions(self) -> tuple[int, Folders]:
+        """How often modules have changed since calls have imported them, and where they are."""
+        return self._versions.changes, self._versions.folders
 
-    def are_stale(self, users: dict[str, int]) -> bool:
-        """Whether modules of the user's have changed after these changes, each since its own."""
+    def are_stale(self, modules: dict[str, int]) -> bool:
+        """Whether modules have changed after these changes, each since its own."""
         changed = self._versions.changed
-        return bool(changed) and any(changed.get(name, 0) > seen for name, seen in users.items())
+        return bool(changed) and any(changed.get(name, 0) > seen for name, seen in modules.items())
 
-    def note_prepared(self, files: dict[str, str], template: int) -> None:
-        """Note what processes of this template have of the user's modules before they run calls."""
-        self._in_templates |= files.keys()
-        for name, file in files.items():
-            self._versions.note(name, file, self.begun_at(template))
+    def note_prepared(self, imported: dict[str, str | None], template: int) -> None:
+        """Note what processes of this template have imported before they run calls."""
+        self._in_templates |= imported.keys()
+        begun_at, folders = self._begun.get(template) or (time.time_ns(), self._versions.folders)
+        self._note_changed(self._versions.note(imported, begun_at, folders))
 
-    def learn(self, imported: dict[str, str], since: int) -> None:
-        """Note what a call has imported since some time: the file of each module.
+    def learn(self, imported: dict[str, str | None], since: int, folders: Folders) -> None:
+        """Note what a call has imported since some time, when these folders were looked at.
 
-        It is empty for all modules but the user's. Those are not learned: what a module makes when
-        it is imported (random numbers, files, locks, child processes) would be one for all calls.
+        Modules of the user's are not learned: what a module makes when it is imported (random
+        numbers, files, locks, child processes) would be one for all calls.
         """
-        for name, file in imported.items():
-            if file:
-                self._versions.note(name, file, since)
-        new = {name for name, file in imported.items() if not file} - self._learned.keys()
-        new -= self._failing
+        if imported:
+            moved = self._versions.note(imported, since, folders)
+            self._learn({n for n, file in imported.items() if file is None}, imported)
+            self._note_changed(moved)
+
+    def _learn(self, ahead: set[str], in_order: Iterable[str]) -> None:
+        new = ahead - self._learned.keys() - self._failing
         if new and time.monotonic() >= self._learn_after:
-            self._learned |= {name: None for name in imported if name in new}
+            self._learned |= {name: None for name in in_order if name in new}
             self._is_wanted = True
 
     def look_for_changes(self) -> None:
-        """Look which modules of the user's have changed since calls have imported them.
+        """Look which modules calls would import in another version now."""
+        self._note_changed(self._versions.find_changed())
 
-        Begin a new epoch if it is one that processes have before they run calls.
+    def _note_changed(self, changed: set[str]) -> None:
+        """Begin a new epoch if these are among what processes have before they run calls.
+
+        Installed packages that have moved are not learned: they may be the user's own now.
         """
-        changed = self._versions.find_changed()
-        if changed and not self._in_templates.isdisjoint(changed):
+        if not changed:
+            return
+        learned = dict.fromkeys(n for n in self._learned if package_of(n) not in changed)
+        has_learned = len(learned) != len(self._learned)
+        self._learned = learned
+        if has_learned or not self._in_templates.isdisjoint(changed):
             self._begin_epoch()
 
     @property
@@ -158,7 +166,7 @@ class Templates:
             return  # what it imports has changed meanwhile, or a signal's handler has asked again
         self._latest, self._asked_for = wanted.number, wanted.preparation.learned
         self._asked_at, self._asked, self._is_wanted = time.monotonic(), wanted.number, False
-        self._begun_at[wanted.number] = time.time_ns()
+        self._begun[wanted.number] = time.time_ns(), self._versions.folders
         self._error = ""
         if self._is_required and not self.number:
             self.number = wanted.number  # calls wait for it

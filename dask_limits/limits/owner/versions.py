@@ -1,20 +1,19 @@
-"""Which versions of the user's modules calls have imported, and whether their owner has others now.
+"""Which versions of modules calls have imported, and whether they would import others now.
 
-A call runs the code that its owner would run. Where the owner has imported a module, that is what
-it has in memory, which a reload changes; otherwise it is what the file of the module says.
+A call runs what a new process would import: what is found on its owner's path, as its file says.
+What the owner itself has in memory may be older, until it reloads it.
 """
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 import time
-import types
-from collections.abc import Iterator
 from importlib.machinery import PathFinder
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple, TypeAlias
 
-from dask_limits.limits.task.imports import spec_of
+from dask_limits.limits.task.imports import package_of, spec_of
 
 _REST: Final = 25
 """How many times as long as a look at files has taken the next one is put off. So they cost 4 % at
@@ -22,27 +21,46 @@ most: a microsecond for each file, as a rule with each call."""
 _CLOCK_STEP_NS: Final = 10_000_000
 """By how much the time of a file may be before it was written: kernels count it in steps."""
 
+Folders: TypeAlias = tuple[list[str], str]
+"""Where modules are looked for: the path, and the directory that an empty entry of it means."""
+
 
 class Versions:
     """Knows the versions that calls have imported, by the names of modules.
 
     Attributes:
         changes: How often modules of another version have been found.
-        changed: Which change was the last one of a module.
+        changed: Which change was the last one of a module or package.
+        folders: Where the owner looked for modules at the last look at changes.
     """
 
     def __init__(self) -> None:
         self.changes = 0
         self.changed: dict[str, int] = {}
+        self.folders = _folders_here()
+        self._packages: set[str] = set()
         self._versions: dict[str, Version] = {}
         self._next_look_at_files = 0.0  # seconds of time.monotonic()
-        self._searched = _searched_folders()
 
-    def note(self, name: str, file: str, since: int) -> None:
-        """A call has imported this module from this file, at some time after `since`.
+    def note(self, modules: dict[str, str | None], since: int, folders: Folders) -> set[str]:
+        """A process has imported these modules at some time after `since`, from these folders.
 
-        That is in nanoseconds since 1970. If the file has been written meanwhile, nobody knows what
-        the call has got; nor if another call has found the module elsewhere.
+        That is in nanoseconds since 1970. Of modules that may change, the file is given. Returns
+        the packages that would be found elsewhere by now.
+        """
+        packages = set(map(package_of, modules))
+        moved = _find_moved(packages, folders, self.folders)
+        self._packages |= packages
+        for name, file in modules.items():
+            if file:
+                self._note_file(name, file, since)
+        self._note_moved(moved)
+        return moved
+
+    def _note_file(self, name: str, file: str, since: int) -> None:
+        """If it has been written meanwhile, nobody knows what the process has got.
+
+        Nor if another process has found the module elsewhere.
         """
         known = self._versions.get(name)
         if known is not None and known.file == file:
@@ -53,78 +71,84 @@ class Versions:
         self._versions[name] = version
 
     def find_changed(self) -> set[str]:
-        """The modules of which the owner would run another version now. Each is found once."""
+        """The modules and packages of which calls would import another version now.
+
+        Each is found once.
+        """
         start = time.monotonic()
         at_files = start >= self._next_look_at_files
-        found: list[tuple[str, Version]] = []
-        changed = set()
-        if (searched := _searched_folders()) != self._searched:
-            self._searched = searched
-            self._find_again()
+        folders = _folders_here()
+        moved = _find_moved(self._packages, self.folders, folders)
+        self._note_moved(moved)
+        self.folders = folders
+        found, changed = [], set()
         for name, version in list(self._versions.items()):
-            same_file = not at_files or _state_of(version.file) == version.state
-            if same_file and spec_of(name) is version.spec and not version.is_unknown:
+            if not at_files and not version.is_unknown and spec_of(name) is version.spec:
                 continue
             now = Version.now(name, version.file)
-            if version.differs_from(now):
+            if version.is_unknown or now.state != version.state:
                 changed.add(name)
             elif now.spec is version.spec:
-                continue  # the owner has not read its file again: look again next time
+                continue
             found.append((name, now))
-        if changed:  # note this first: other threads do not find them any more
-            self.changes += 1
-            self.changed |= dict.fromkeys(changed, self.changes)
+        self._note_changed(changed)  # first: other threads do not find them any more
         self._versions |= found
         if at_files:
             now_s = time.monotonic()
             self._next_look_at_files = now_s + _REST * (now_s - start)
-        return changed
+        return changed | moved
 
-    def _find_again(self) -> None:
-        """Look which modules the owner would find elsewhere now, among those that it has not yet.
+    def _note_moved(self, packages: set[str]) -> None:
+        self._note_changed(packages)
+        if packages:  # what calls find next is no change
+            for name in list(self._versions):
+                if package_of(name) in packages:
+                    self._versions.pop(name, None)
 
-        Those in packages have moved with these.
-        """
-        for name, version in list(self._versions.items()):
-            if version.spec is None and "." not in name:
-                found = PathFinder.find_spec(name)
-                if found is not None and found.has_location and found.origin != version.file:
-                    self._versions[name] = version._replace(is_unknown=True)
+    def _note_changed(self, names: set[str]) -> None:
+        if names:
+            self.changes += 1
+            self.changed |= dict.fromkeys(names, self.changes)
 
 
 class Version(NamedTuple):
     """One version of a module."""
 
     file: str
-    spec: object  # in the owner; None if it has not imported the module. A reload makes a new one
-    code: tuple[object, ...]  # the same: what a tool changes that reloads functions one by one
     state: tuple[int, ...]  # of the file; empty if there is none
+    spec: object  # in the owner. A reload makes a new one: then the file has changed, as a rule
     is_unknown: bool = False
 
     @classmethod
     def now(cls, name: str, file: str) -> Version:
         """The version of now."""
-        return cls(file, spec_of(name), tuple(_code_in(sys.modules.get(name))), _state_of(file))
+        return cls(file, _state_of(file), spec_of(name))
 
     def written_after(self, since: int) -> bool:
         """Whether its file was."""
         return bool(self.state) and self.state[0] > since - _CLOCK_STEP_NS
 
-    def differs_from(self, now: Version) -> bool:
-        """Whether the owner runs other code now. A file that it has not read again is no matter."""
-        if self.is_unknown:
-            return True
-        if self.spec is None or now.spec is None:
-            return self.state != now.state
-        return self.spec is not now.spec or (self.state != now.state and self.code != now.code)
 
-
-def _searched_folders() -> tuple[list[str], str]:
-    """Where a module is looked for: the path; an empty entry means the directory."""
+def _folders_here() -> Folders:
     try:
         return sys.path.copy(), os.getcwd() if "" in sys.path else ""
     except OSError:  # it has been removed
         return sys.path.copy(), ""
+
+
+def _find_moved(packages: set[str], before: Folders, now: Folders) -> set[str]:
+    """Those of these packages that are found elsewhere now. 20 us for each."""
+    if before == now:
+        return set()
+    importlib.invalidate_caches()
+    return {name for name in packages.copy() if _place_of(name, before) != _place_of(name, now)}
+
+
+def _place_of(package: str, folders: Folders) -> object:
+    """Where a module at the top is found: its file, or the folders of a namespace package."""
+    path, directory = folders
+    spec = PathFinder.find_spec(package, [entry or directory for entry in path])
+    return spec and (spec.origin or list(spec.submodule_search_locations or ()))
 
 
 def _state_of(file: str) -> tuple[int, ...]:
@@ -136,22 +160,3 @@ def _state_of(file: str) -> tuple[int, ...]:
     except OSError:
         return ()
     return status.st_ctime_ns, status.st_ino, status.st_size
-
-
-def _code_in(module: types.ModuleType | None) -> Iterator[object]:
-    """The code of the functions of a module and of its classes, and its constants."""
-    for value in list(vars(module).values()) if isinstance(module, types.ModuleType) else ():
-        if isinstance(value, type):
-            yield from map(_code_of, list(vars(value).values()))
-        else:
-            yield _code_of(value)
-
-
-def _code_of(value: Any) -> object:
-    if isinstance(value, property):
-        value = value.fget
-    elif isinstance(value, classmethod | staticmethod):
-        value = value.__func__
-    if isinstance(value, types.FunctionType):
-        return value.__code__
-    return value if type(value) in (str, bytes, int, float) else None

@@ -4,7 +4,8 @@ A fork of a template shares with all others what an import has made there and is
 own, such as an open file, and is without what no fork has, such as a thread. A package that leaves
 such things is late: each task process imports it by itself. And an import may change the process,
 for functions too that do not use the package: what calls have imported is then left out, and what
-the user has asked for stays.
+the user has asked for stays. So is what needs modules of the user's: those are imported ahead only
+where the user has asked for it.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ from collections.abc import Iterator, Sequence
 from importlib.machinery import ExtensionFileLoader, ModuleSpec
 from typing import Any, Final, NamedTuple
 
+from dask_limits.limits.task import imports
 from dask_limits.limits.task.import_effects import ImportEffects
+from dask_limits.limits.task.imports import package_of
 
 
 class Excluded(NamedTuple):
@@ -124,10 +127,11 @@ class ImportWatch(importlib.abc.MetaPathFinder):
                 return spec
         return None
 
-    def check(self, module: str) -> None:
-        """Stop an import that needs a package that is excluded."""
-        package = package_of(module)
-        if self._is_learned and package in self._excluded.left_out:
+    def check(self, spec: ModuleSpec) -> None:
+        """Stop an import that needs a package that is excluded, or a module of the user's."""
+        package = package_of(spec.name)
+        is_left_out = package in self._excluded.left_out or imports.users_file(spec)
+        if self._is_learned and is_left_out:
             self._left_out.update(self._running)
         elif package in self._excluded.late:
             self._late.update(self._running)  # a module may swallow what is raised
@@ -184,7 +188,7 @@ class _WatchedLoader(importlib.abc.Loader):
 
     def create_module(self, spec: ModuleSpec) -> types.ModuleType | None:
         """Make the module. One in C may run here already."""
-        self._watch.check(spec.name)
+        self._watch.check(spec)
         if not isinstance(self._loader, ExtensionFileLoader):
             return self._create(spec)
         with self._watch.running(spec.name):
@@ -200,8 +204,3 @@ class _WatchedLoader(importlib.abc.Loader):
         spec.loader = module.__loader__ = self._loader
         with self._watch.running(spec.name):
             self._loader.exec_module(module)
-
-
-def package_of(module: str) -> str:
-    """The name of the package at the top that a module is in."""
-    return module.partition(".")[0]

@@ -20,19 +20,23 @@ _MOST_BYTES: Final = 100_000
 
 
 def describe(names: Iterable[str], not_ahead: Container[str]) -> bytes:
-    """The modules of these names that can be imported elsewhere: for each its name and its file.
+    """The modules of these names that can be imported elsewhere, as `parse` reads them.
 
-    The file is left out for modules of the standard library and of installed packages, which do not
-    change while a program runs. These are left out themselves if they are among `not_ahead`, since
-    they are described only so that later processes import them ahead. `parse` reads it.
+    Of what is not to be imported ahead, modules of the user's and packages at the top are enough:
+    others do not change while a program runs, but all of a package may be found elsewhere.
     """
-    users = users_among(names)
-    lines = (
-        users.get(name) or os.fsencode(f"{name}\0\n")
-        for name in names
-        if name in users or (name not in not_ahead and _usable_spec_of(name) is not None)
-    )
-    return b"".join(lines)
+    lines = []
+    for name in names:
+        spec = _usable_spec_of(name)
+        if spec is None:
+            continue
+        if file := users_file(spec):
+            lines.append(f"{name}\0{file}\n")
+        elif name not in not_ahead:
+            lines.append(f"{name}\n")
+        elif "." not in name:
+            lines.append(f"{name}\0\n")
+    return os.fsencode("".join(lines))
 
 
 def in_parts(description: bytes) -> Iterator[bytes]:
@@ -43,17 +47,6 @@ def in_parts(description: bytes) -> Iterator[bytes]:
             end = description.rindex(b"\n", 0, _MOST_BYTES) + 1
         yield description[:end]
         description = description[end:]
-
-
-def users_among(names: Iterable[str]) -> dict[str, bytes]:
-    """The same for those of the user's alone: each by its name."""
-    found = {}
-    for name in names:
-        spec = _usable_spec_of(name)
-        file = spec.origin if spec is not None and spec.has_location else None
-        if isinstance(file, str) and is_users(file):
-            found[name] = os.fsencode(f"{name}\0{file}\n")
-    return found
 
 
 def spec_of(name: str) -> object:
@@ -91,10 +84,19 @@ def look_into_archives_again() -> None:
             finder.invalidate_caches()
 
 
-def parse(description: memoryview) -> dict[str, str]:
-    """The files of modules by their names, in the order in which the modules were imported."""
-    lines = os.fsdecode(bytes(description)).split("\n")[:-1]
-    return {name: file for name, _, file in (line.partition("\0") for line in lines)}
+def parse(description: memoryview) -> dict[str, str | None]:
+    """The modules of a description, in the order in which they were imported.
+
+    Those of the user's have their file, and those that may be imported ahead None.
+    """
+    lines = (line.partition("\0") for line in os.fsdecode(bytes(description)).split("\n")[:-1])
+    return {name: file if separator else None for name, separator, file in lines}
+
+
+def users_file(spec: ModuleSpec) -> str:
+    """The file of a module of the user's; empty for other modules."""
+    file = spec.origin
+    return file if spec.has_location and isinstance(file, str) and is_users(file) else ""
 
 
 def is_users(file: str) -> bool:
@@ -102,3 +104,8 @@ def is_users(file: str) -> bool:
     return (
         bool(file) and not file.startswith(_FIXED) and not any(part in file for part in _INSTALLED)
     )
+
+
+def package_of(module: str) -> str:
+    """The name of the package at the top that a module is in."""
+    return module.partition(".")[0]

@@ -133,7 +133,7 @@ class TaskProcess:
         self._baseline = Baseline(cells, preparation.random)
         self._keeps = True  # what libraries keep on purpose; as the last call orders it
         self._modules = set(sys.modules)
-        self._imported = preparation.users  # before it, of the user's modules
+        self._imported = preparation.imported  # before it
         self._has_imported = False  # the last call
 
     def serve(self) -> None:

@@ -14,12 +14,8 @@ from typing import Any, Final
 from dask_limits.limits import in_place
 from dask_limits.limits.ipc import by_value
 from dask_limits.limits.task import generators, imports, script_globals
-from dask_limits.limits.task.import_watch import (
-    NOTHING_EXCLUDED,
-    Excluded,
-    ImportWatch,
-    package_of,
-)
+from dask_limits.limits.task.import_watch import NOTHING_EXCLUDED, Excluded, ImportWatch
+from dask_limits.limits.task.imports import package_of
 from dask_limits.limits.task.process_state import Changes, Setting
 from dask_limits.limits.task.random_state import RandomStates, of_numpy
 from dask_limits.limits.tracebacks import say, text_of
@@ -39,8 +35,8 @@ class Preparation:
         learned: Names of modules that calls have imported; those that cannot be are left out.
         initializer: A pickled function and its arguments, for each task process; or nothing.
         excluded: Packages that the template does not import.
-        users: What the template and then the task process have imported of the user's modules, as
-            `imports.describe` says.
+        imported: What the template and then the task process have imported, as `imports.describe`
+            says.
         patience: How long it may take, in the template and in each task process, in seconds.
         random: In a task process, the global generators of random numbers.
     """
@@ -50,7 +46,7 @@ class Preparation:
     learned: tuple[str, ...] = ()
     initializer: bytes = b""
     excluded: Excluded = NOTHING_EXCLUDED
-    users: bytes = b""
+    imported: bytes = b""
     patience: float = 0.0
     random: RandomStates = field(init=False, repr=False)
     _before: Setting | None = None  # in the template
@@ -63,6 +59,7 @@ class Preparation:
         template.
         """
         self.excluded = excluded
+        before = set(sys.modules)
         if self.setting is not None:
             self.setting.restore()
         self._before = Setting.here().for_another_process()
@@ -81,7 +78,7 @@ class Preparation:
                 with watch.importing(_INITIALIZER, is_learned=False), by_value.Receiving():
                     pickle.loads(self.initializer)  # which imports what it needs
         self._generators = [it for it in watch.generators if it is not of_numpy()]
-        self._note_users(imports.users_among(sys.modules.copy()))
+        self._note_imports_since(before)
         return watch.found
 
     def in_task_process(self) -> Changes:
@@ -105,8 +102,7 @@ class Preparation:
                     importlib.import_module(name)
             if self.initializer:
                 self._initialize()
-        if len(before) != len(sys.modules):
-            self._note_users(imports.users_among(sys.modules.keys() - before))
+        self._note_imports_since(before)
         now = Setting.here()
         return Changes(self._before or now, now)
 
@@ -117,8 +113,10 @@ class Preparation:
                 in_place.call(initializer, args, {})
         by_value.keep_classes()
 
-    def _note_users(self, described: dict[str, bytes]) -> None:
-        self.users += b"".join(described.values())
+    def _note_imports_since(self, before: set[str]) -> None:
+        if len(before) != len(sys.modules):
+            new = sys.modules.keys() - before
+            self.imported += imports.describe(new, new)
 
 
 def report_of(error: BaseException) -> bytes:

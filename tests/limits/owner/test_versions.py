@@ -13,7 +13,7 @@ import pytest
 from on_guardian import call
 from processes import until
 
-from dask_limits.limits.owner import versions
+from dask_limits.limits.owner import templates, versions
 from dask_limits.limits.owner.guardian import Guardian
 from dask_limits.limits.owner.preload import Preload
 
@@ -68,6 +68,20 @@ def test_a_module_of_a_namespace_package(guardian, folder, isolation):
 
 
 @each
+def test_a_reload_is_seen_also_while_no_files_are_looked_at(
+    guardian, folder, isolation, monkeypatch
+):
+    write(folder / "reloaded.py", 1)
+    module = importlib.import_module("reloaded")
+    assert call(guardian, ask, "reloaded", isolation=isolation) == 1
+    monkeypatch.setattr(versions, "_REST", 1e9)
+    call(guardian, abs, -1, isolation=isolation)
+    write(folder / "reloaded.py", 22)
+    importlib.reload(module)
+    assert call(guardian, ask, "reloaded", isolation=isolation) == 22
+
+
+@each
 def test_a_module_that_the_owner_has_forgotten_and_imported_again(guardian, folder, isolation):
     write(folder / "again.py", 1)
     assert call(guardian, ask, "again", isolation=isolation) == ask("again")
@@ -84,7 +98,6 @@ def test_a_module_that_is_executed_again_in_place(guardian, folder, isolation):
     module = importlib.import_module("patched")
     assert call(guardian, ask, "patched", isolation=isolation) == 1
     write(folder / "patched.py", 22)
-    assert call(guardian, ask, "patched", isolation=isolation) in (1, 22)  # it is edited alone
     exec(compile((folder / "patched.py").read_text(), module.__file__, "exec"), vars(module))
     assert module.answer() == 22
     assert call(guardian, ask, "patched", isolation=isolation) == 22
@@ -134,6 +147,62 @@ def test_a_module_that_another_one_on_the_path_comes_before(
     for number in (1, 22):
         write(folder / "new" / "shadowed.py", number)
         assert call(guardian, ask, "shadowed", isolation=isolation) == number
+
+
+@each
+def test_a_namespace_package_that_another_one_on_the_path_comes_before(
+    guardian, folder, isolation, monkeypatch
+):
+    for n, name in enumerate(("old", "new")):
+        (folder / name).mkdir()
+        write(folder / name / "shared" / "module.py", n)
+    monkeypatch.syspath_prepend(str(folder / "old"))
+    assert call(guardian, ask, "shared.module", isolation=isolation) == 0
+    monkeypatch.syspath_prepend(str(folder / "new"))
+    assert call(guardian, ask, "shared.module", isolation=isolation) == 1
+    monkeypatch.setattr(sys, "path", [p for p in sys.path if p != str(folder / "new")])
+    assert call(guardian, ask, "shared.module", isolation=isolation) == 0
+
+
+@each
+@pytest.mark.parametrize("when", ["learned", "preloaded", "not learned", "while a call runs"])
+def test_a_module_of_the_user_s_that_comes_before_an_installed_one(
+    folder, isolation, when, monkeypatch
+):
+    write(folder / "site-packages" / "needed.py", 1)
+    (folder / "site-packages" / "needing.py").write_text("from needed import answer\n")
+    monkeypatch.syspath_prepend(str(folder / "site-packages"))
+    monkeypatch.setattr(templates, "_REST", 0)
+
+    def run():
+        if when == "not learned":
+            os.environ["CHANGED"] = "1"
+        is_ahead, found = "needed" in sys.modules, ask("needing")
+        if when == "while a call runs" and not (folder / "go_on").exists():
+            (folder / "begun").touch()
+            until((folder / "go_on").exists)
+        return is_ahead, found
+
+    preload = Preload.of(["needing"] if when == "preloaded" else [])
+    with Guardian(preload=preload) as guardian:
+        before = threading.Thread(
+            target=call, args=(guardian, run), kwargs={"isolation": isolation}
+        )
+        before.start()
+        if when == "while a call runs":
+            until((folder / "begun").exists)
+        else:
+            before.join()
+        if when == "learned":
+            until(lambda: call(guardian, run) == (True, 1))
+        monkeypatch.syspath_prepend(str(folder / "mine"))
+        write(folder / "mine" / "needed.py", 22)
+        (folder / "go_on").touch()
+        before.join()
+        for _ in range(3):
+            assert call(guardian, run, isolation=isolation)[1] == 22
+        write(folder / "mine" / "needed.py", 333)
+        assert call(guardian, run, isolation=isolation)[1] == 333
 
 
 @each
@@ -268,23 +337,33 @@ def test_a_file_of_the_future_costs_one_new_process_and_no_more(guardian, folder
 
     call(guardian, look, isolation="warm")
     assert len({call(guardian, look, isolation="warm")[1] for _ in range(5)}) <= 2
-    before = guardian._connection._templates.changes
+    before = guardian._connection._templates.versions[0]
     for _ in range(5):
         call(guardian, look, isolation="warm")
-    assert guardian._connection._templates.changes == before
+    assert guardian._connection._templates.versions[0] == before
 
 
-def test_a_module_that_nobody_has_changed_makes_nothing_new(guardian, folder):
+def test_a_module_that_nobody_has_changed_makes_nothing_new(guardian, folder, monkeypatch):
     write(folder / "same.py", 1)
     importlib.import_module("same")
     time.sleep(0.02)
     for _ in range(10):
         assert call(guardian, ask, "same") == 1
-    write(folder / "same.py", 22)  # the owner goes on with what it has
+    monkeypatch.syspath_prepend(str(folder / "empty"))
     for _ in range(10):
         call(guardian, ask, "same")
     assert guardian._connection._templates.epoch == 0
-    assert guardian._connection._templates.changes == 0
+    assert guardian._connection._templates.versions[0] == 0
+
+
+@each
+def test_a_module_that_is_edited_and_that_the_owner_goes_on_with(guardian, folder, isolation):
+    write(folder / "edited.py", 1)
+    assert ask("edited") == 1
+    for number in (1, 22, 333):
+        write(folder / "edited.py", number)
+        assert call(guardian, ask, "edited", isolation=isolation) == number
+    assert ask("edited") == 1
 
 
 def test_a_warm_process_stays_when_what_it_has_not_imported_changes(guardian, folder):

@@ -39,10 +39,15 @@ def excluded(tmp_path):
     """Which packages are late, and which are left out, of modules with these texts."""
 
     def excluded(modules, *, preload=(), learned=()):
+        installed = tmp_path / "site-packages"
+        installed.mkdir(exist_ok=True)
         for name, text in modules.items():
-            (tmp_path / f"{name}.py").write_text(textwrap.dedent(text))
+            folder = tmp_path if name.startswith("users") else installed
+            (folder / f"{name}.py").write_text(textwrap.dedent(text))
         program = f"PRELOAD, LEARNED = {tuple(preload)}, {tuple(learned)}\n{PROGRAM}"
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
+        environment = os.environ | {
+            "PYTHONPATH": os.pathsep.join(map(str, (tmp_path, installed, *sys.path)))
+        }
         done = subprocess.run(
             [sys.executable, "-c", program],
             env=environment,
@@ -55,6 +60,12 @@ def excluded(tmp_path):
         return late, left_out
 
     return excluded
+
+
+def test_what_needs_modules_of_the_users_is_not_imported_ahead_unless_asked_for(excluded):
+    modules = {"users_own": "", "needing": "import users_own", "other": "import wave"}
+    assert excluded(modules, learned=["needing", "other"]) == ([], ["needing"])
+    assert excluded(modules, preload=["needing", "other"]) == ([], [])
 
 
 def test_a_package_that_leaves_something_is_excluded_with_those_that_need_it(excluded):

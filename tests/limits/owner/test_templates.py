@@ -138,14 +138,6 @@ def test_calls_run_the_code_that_their_caller_would_run_after_a_reload(guardian,
         until(lambda: len(task_processes(guardian)) <= 4)
 
 
-def test_calls_run_an_edited_module_that_their_caller_has_not_imported(guardian, module):
-    name = module("helper", "def answer(): return 1")
-    for n in range(2, 5):
-        assert call(guardian, import_and_answer, name) == n - 1
-        module(name, f"def answer(): return {n}")
-        assert call(guardian, import_and_answer, name) == n
-
-
 def test_a_guardian_preloads_modules_and_calls_the_initializer_in_each_process(module, tmp_path):
     name = module("wanted", "def answer(): return 1")
     begun = tmp_path / "begun"

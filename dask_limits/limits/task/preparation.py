@@ -90,11 +90,10 @@ class Preparation:
         for generator in self._generators:
             generators.seed(generator)
         late = self.excluded.late
-        with _silent() if late else contextlib.nullcontext():
-            for name in self.learned:
-                if package_of(name) in late - self.excluded.left_out:
-                    with _passing_over_errors():
-                        importlib.import_module(name)
+        for name in self.learned:
+            if package_of(name) in late - self.excluded.left_out:
+                with _passing_over_errors():
+                    importlib.import_module(name)
         self.random = RandomStates()
         with self.random.preparing() if late or self.initializer else contextlib.nullcontext():
             for name in self.preload:
@@ -132,7 +131,10 @@ def _passing_over_errors() -> contextlib.AbstractContextManager[None]:
 
 @contextlib.contextmanager
 def _silent() -> Iterator[None]:
-    """Discard what is printed: the call that imported the modules has printed it already."""
+    """Discard what is printed: the call that imported the modules has printed it already.
+
+    A module that keeps a file to print to is late: it gets the real one, in each process.
+    """
     saved = {number: os.dup(number) for number in (1, 2)}
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for number in saved:

@@ -9,6 +9,9 @@ import pytest
 from on_guardian import LONG_S, call
 from processes import until
 
+from dask_limits.limits.owner.guardian import Guardian
+from dask_limits.limits.owner.preload import Preload
+
 pytestmark = pytest.mark.usefixtures("no_rest")
 
 READER = """
@@ -22,6 +25,22 @@ class Hook:
 
     def find_spec(self, *_):
         pass
+
+
+def test_what_a_preloaded_module_sets_of_a_library_is_seen_by_what_calls_import(module):
+    module("options", "initialize = True", installed=True)
+    reader = module("reader", "import options; seen = options.initialize", installed=True)
+    settings = module("settings", "import options; options.initialize = False")
+
+    def use():
+        had = reader in sys.modules
+        seen = import_module(reader).seen
+        time.sleep(LONG_S)
+        return had, seen
+
+    with Guardian(preload=Preload.of([settings])) as guardian:
+        assert call(guardian, use) == (False, False)
+        until(lambda: call(guardian, use) == (True, False))
 
 
 def import_all(names):

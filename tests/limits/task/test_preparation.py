@@ -1,10 +1,15 @@
 """What a template imports, and what each task process must import by itself."""
 
+import importlib
+import itertools
 import os
 import subprocess
 import sys
+import time
 
 import pytest
+from on_guardian import LONG_S, call
+from processes import until
 
 from dask_limits.limits import Limits
 from dask_limits.limits.owner.guardian import Guardian
@@ -82,3 +87,34 @@ def test_calls_can_use_what_a_module_has_computed_with_threads(tmp_path, monkeyp
     with Guardian(preload=Preload.of(["fits"])) as guardian:
         for _ in range(4):
             assert guardian.run(use, (), {}, Limits(wall_time=60)).result() == 5000
+
+
+PRINTS = """
+import os
+print("imported", flush=True)
+output = os.dup(1)
+"""
+
+
+@pytest.mark.usefixtures("no_rest")
+@pytest.mark.parametrize("how", ["learned", "preload", "initializer"])
+def test_modules_print_where_the_owner_does_if_each_process_imports_them(module, capfd, how):
+    name = module("printing", PRINTS, installed=True)
+
+    def use(number):
+        was_there = name in sys.modules
+        os.write(importlib.import_module(name).output, f"used {number}\n".encode())
+        time.sleep(LONG_S)  # so that each has a process of its own
+        return was_there
+
+    def initialize():
+        print("initialized", flush=True)
+
+    preload = {"preload": ([name],), "initializer": ([], initialize)}.get(how, ())
+    with Guardian(preload=Preload.of(*preload)) as guardian:
+        assert call(guardian, use, 1) == (how == "preload")
+        numbers = itertools.count(2)
+        until(lambda: call(guardian, use, next(numbers)))
+    lines = capfd.readouterr().out.split("\n")
+    assert {"imported", *(f"used {n}" for n in range(1, next(numbers)))} < {*lines}
+    assert ("initialized" in lines) == (how == "initializer")

@@ -26,6 +26,7 @@ from dask_limits.limits.guardian.strays import Parent, Strays
 from dask_limits.limits.guardian.task_process import TaskProcess
 from dask_limits.limits.guardian.template import ChildSignal, EndedProcess, collect_ended
 from dask_limits.limits.guardian.templates import Template, how_ended
+from dask_limits.limits.guardian.temporary_folders import TemporaryFolders
 from dask_limits.limits.ipc import messages, owner_cells, transport
 from dask_limits.limits.ipc.cells import Cells
 from dask_limits.limits.linux import proctree
@@ -52,7 +53,7 @@ _KEPT_WARM: Final = len(os.sched_getaffinity(0))
 class GuardianProcess:
     """The guardian's loop; `control` is its socket with the owner."""
 
-    def __init__(self, control: socket.socket, cells: Cells) -> None:
+    def __init__(self, control: socket.socket, cells: Cells, folders: TemporaryFolders) -> None:
         self._control = control
         self._receiver = transport.Receiver(control)
         self._owner_cells = cells
@@ -68,6 +69,7 @@ class GuardianProcess:
         self._orphans: set[int] = set()  # what calls have detached, and is still there
         self._leftovers = Leftovers()
         self._strays = Strays()
+        self._folders = folders
         self._next_stray_look = 0.0
         self._reaper = os.getppid()
         self._next_check = 0.0
@@ -346,6 +348,7 @@ class GuardianProcess:
                     self._refuse_one(template, report)
                     self._serve(template)
                 self._end_if_retired(template)
+        self._folders.note_end(ended.pid)
         process = self._by_pid.pop(ended.pid, None)
         if process is None:
             self._strays.note_end(ended)
@@ -380,12 +383,9 @@ class GuardianProcess:
         """
         self._next_stray_look = time.monotonic() + _STRAYS_S
         templates = [template for template in self._templates.values() if template.pid]
-        guardian = Parent(os.getpid(), own={template.pid for template in templates})
-        parents = [
-            guardian,
-            *(template.as_parent for template in templates if template.has_prepared),
-        ]
-        orphans = self._strays.look(parents)
+        own = self._folders.removers.union(template.pid for template in templates)
+        parents = (template.as_parent for template in templates if template.has_prepared)
+        orphans = self._strays.look([Parent(os.getpid(), own), *parents])
         new = orphans.keys() - self._orphans
         # A template may not have told us yet that a task process has ended.
         sessions = {orphans[pid].session for pid in new} & self._by_pid.keys()
@@ -394,4 +394,6 @@ class GuardianProcess:
         if orphans or self._orphans:
             for process in self._by_row.values():
                 process.note_orphans(orphans, self._orphans)
+        else:
+            self._folders.remove()
         self._orphans = set(orphans)

@@ -17,13 +17,18 @@ from typing import NoReturn
 from dask_limits.limits.guardian.leftovers import Leftovers
 from dask_limits.limits.guardian.main import GuardianProcess
 from dask_limits.limits.guardian.template import collect_ended
+from dask_limits.limits.guardian.temporary_folders import TemporaryFolders
 from dask_limits.limits.ipc import owner_cells, transport
 from dask_limits.limits.ipc.cells import Cells
 from dask_limits.limits.linux import prctl, proctree, signals
+from dask_limits.limits.task import temporary_folder
 
 
-def main(control_fd: int, owner_cells_fd: int) -> NoReturn:
-    """Become a reaper, and start the guardian, which gets these files."""
+def main(control_fd: int, owner_cells_fd: int, folder: str) -> NoReturn:
+    """Become a reaper, and start the guardian, which gets these files.
+
+    Temporary folders of multiprocessing are made in `folder`.
+    """
     _open_standard_files()
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     signals.ignore_all()  # we end with the owner
@@ -34,6 +39,9 @@ def main(control_fd: int, owner_cells_fd: int) -> NoReturn:
     # What a call has left is removed when it ends; nobody needs a warning about each. Python hands
     # these options on to the resource trackers that it starts.
     sys.warnoptions.append("ignore:resource_tracker:UserWarning")
+    prefix = temporary_folder.prefix_in(folder)
+    folders = TemporaryFolders(prefix)
+    temporary_folder.use(prefix)
     owner = os.getppid()
     prctl.become_subreaper()
     guardian = os.fork()
@@ -48,8 +56,9 @@ def main(control_fd: int, owner_cells_fd: int) -> NoReturn:
             prctl.set_name("limits-guardian")
             cells = Cells(owner_cells.ROWS, owner_cells_fd)
             owner_cells.seal(owner_cells_fd)
-            GuardianProcess(transport.adopt(control_fd), cells).run()
+            GuardianProcess(transport.adopt(control_fd), cells, folders).run()
         _end_children()
+        folders.remove_all()
     except BaseException:
         traceback.print_exc()
     finally:

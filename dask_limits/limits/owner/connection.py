@@ -30,10 +30,11 @@ from dask_limits.limits.owner.preload import Preload
 from dask_limits.limits.owner.templates import Templates
 from dask_limits.limits.owner.use import Use
 from dask_limits.limits.task.process_state import Setting
+from dask_limits.limits.task.temporary_folder import parent_here
 
 _PROGRAM = (
-    "import sys; sys.path[:] = sys.argv[3:];"
-    " from dask_limits.limits.guardian.reaper import main; main(int(sys.argv[1]), int(sys.argv[2]))"
+    "import sys; sys.path[:] = sys.argv[4:]; from dask_limits.limits.guardian.reaper import main;"
+    " main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3])"
 )
 _END_WAIT_S = 15.0
 """How long to wait for all our processes to end. They take milliseconds; for one in an
@@ -95,7 +96,7 @@ class Connection:
         path = Setting.here().for_another_process().path
         try:
             self._process = subprocess.Popen(
-                [*command, "-c", _PROGRAM, *map(str, fds), *path],
+                [*command, "-c", _PROGRAM, *map(str, fds), parent_here(), *path],
                 stdin=subprocess.DEVNULL,
                 pass_fds=fds,
                 start_new_session=True,  # Ctrl-C in a terminal is for the owner alone

@@ -14,6 +14,7 @@ from typing import Final
 
 from dask_limits.limits.ipc.task_cells import TaskCells
 from dask_limits.limits.linux import proctree
+from dask_limits.limits.task import temporary_folder
 from dask_limits.limits.task.interpreter_state import Hooks, Restored, settings
 from dask_limits.limits.task.kernel_state import KernelState
 from dask_limits.limits.task.libc_environment import LibcEnvironment
@@ -50,6 +51,7 @@ class Baseline:
         self._threads = self._kernel.threads()
         self._python_threads = len(sys._current_frames())  # modules may have started some
         self._children = proctree.children_of(os.getpid())
+        self._keeps_folder = temporary_folder.is_made()  # by the initializer
         self._next_full_look = 0.0  # seconds of time.monotonic()
         self._unlooked = 0.0  # seconds that functions have run since the last one
 
@@ -67,7 +69,7 @@ class Baseline:
             faulthandler.cancel_dump_traceback_later()
             self._cells.collect_stacks()
             restored = self._restored.restore()
-            return (
+            is_as_before = (
                 self._files.known_are_same()
                 and settings() == self._settings
                 and self._kernel.read() == self._common
@@ -75,6 +77,9 @@ class Baseline:
                 and (self._files.few_left() if keep else restored and self._is_as_before())
                 and (self._has_looked_fully() or self._look_fully(keep))
             )
+            if is_as_before and not self._keeps_folder:
+                temporary_folder.remove()  # nothing is left that uses it
+            return is_as_before
         except BaseException:  # of something that a call has put in the place of something else
             return False
 

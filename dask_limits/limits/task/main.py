@@ -16,7 +16,7 @@ from typing import Final, NoReturn
 from dask_limits.limits.ipc import messages, payload, task_cells, transport
 from dask_limits.limits.ipc.task_cells import TaskCells
 from dask_limits.limits.linux import files, prctl, signals, standard_output
-from dask_limits.limits.task import fresh, imports
+from dask_limits.limits.task import fresh, imports, temporary_folder
 from dask_limits.limits.task.baseline import Baseline
 from dask_limits.limits.task.own_changes import OwnChanges
 from dask_limits.limits.task.own_memory import OwnMemory
@@ -37,6 +37,7 @@ def undo_guardian(open_files: tuple[int, int], *keep: int) -> None:
     """
     prctl.die_with_parent(signal.SIGKILL)
     os.setsid()
+    temporary_folder.use_another()
     signal.set_wakeup_fd(-1)
     signals.stop_ignoring()
     for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGCHLD):
@@ -87,6 +88,7 @@ def _settle_in(sock_fd: int, task_cells_fd: int, template: int) -> tuple[socket.
         os._exit(0)
     prctl.become_subreaper()
     prctl.set_name("limits-task")
+    temporary_folder.use_another()
     files_before = sock_fd, task_cells_fd
     sock_fd, task_cells_fd = map(files.out_of_the_way, files_before)
     files.close([*files_before])

@@ -8,21 +8,26 @@ import re
 import subprocess
 import sys
 import textwrap
+import threading
 import time
+from multiprocessing.connection import Listener
 from multiprocessing.shared_memory import SharedMemory
+from multiprocessing.util import get_temp_dir
 from pathlib import Path
 
 import cloudpickle
 import psutil
 import pytest
-from isolations import PROCESSES, SPAWN
+from isolations import PROCESSES, SPAWN, WARM
 from processes import all_gone, until
 
 from dask_limits import exceptions
-from dask_limits.limits import limit
+from dask_limits.limits import LimitedCall, Limits, limit
+from dask_limits.limits.owner.guardian import Guardian
+from dask_limits.limits.owner.preload import Preload
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
-KEPT = []  # by the process that runs a call
+KEPT: list[object] = []  # by the process that runs a call
 SHARED = Path("/dev/shm")
 
 
@@ -53,7 +58,47 @@ def with_a_spawned_pool():
     return [SHARED / f"sem.{lock._semlock.name[1:]}"]
 
 
-WAYS = {fn.__name__: fn for fn in (with_joblib, with_shared_memory, with_a_spawned_pool)}
+def with_a_forkserver():
+    process = multiprocessing.get_context("forkserver").Process(target=os.getpid)
+    process.start()
+    process.join()
+    return [Path(get_temp_dir())]
+
+
+def with_a_manager():
+    manager = multiprocessing.Manager()
+    KEPT.append(manager)
+    return [Path(manager.address)]
+
+
+def with_a_folder_of_a_spawned_process():
+    pool = multiprocessing.get_context("spawn").Pool(1)
+    KEPT.append(pool)
+    return [Path(pool.apply(get_temp_dir))]
+
+
+def with_a_listener_in_a_fork():
+    read, write = os.pipe()
+    if os.fork() == 0:
+        with Listener(family="AF_UNIX") as listener:
+            os.write(write, str(listener.address).encode())
+            time.sleep(600)
+    return [Path(os.read(read, 1000).decode())]
+
+
+def with_a_folder_of_a_call_in_it():
+    def note_folder(note):
+        note.with_suffix(".part").write_text(get_temp_dir())
+        note.with_suffix(".part").rename(note)
+        time.sleep(600)
+
+    note, within = Path(get_temp_dir(), "note"), LimitedCall(note_folder, Limits(wall_time=600))
+    threading.Thread(target=within.run, args=[note], daemon=True).start()
+    until(note.exists)
+    return [Path(note.read_text())]
+
+
+WAYS = {name: way for name, way in globals().items() if name.startswith("with_")}
 
 
 def note_what_is_made(note, way, end):
@@ -85,6 +130,7 @@ def test_what_a_resource_tracker_knows_of_goes_with_its_call(isolated, way, end,
     outcome = isolated(note_what_is_made, num_processes=20).run(note, way, end)
     made = [Path(line) for line in note.read_text().splitlines()]
     assert made
+    made += [path.parent for path in made if path.parent.name.startswith("pymp-")]
     until(lambda: not any(path.exists() for path in made))
     kinds = {
         returns: type(None),
@@ -92,6 +138,48 @@ def test_what_a_resource_tracker_knows_of_goes_with_its_call(isolated, way, end,
         crashes: exceptions.CrashError,
     }
     assert isinstance(outcome.exception, kinds[end])
+
+
+def test_a_folder_of_multiprocessing_goes_with_its_call_when_the_process_stays():
+    def make_folder():
+        folder = Path(get_temp_dir())
+        (folder / "socket").touch()
+        return os.getpid(), folder
+
+    call = WARM(make_folder)
+    first, folder = call.run().value
+    until(lambda: not folder.exists())
+    assert call.run().value == (first, folder)
+
+
+def test_a_folder_of_an_initializer_stays_as_long_as_its_process():
+    def ask(_):
+        return Path(KEPT[0].address).exists()
+
+    with Guardian(preload=Preload.of([], with_a_manager)) as guardian:
+        ended = [guardian.run(ask, [n], {}, Limits(wall_time=60)) for n in range(3)]
+        assert [end.value for end in ended] == [True] * 3
+
+
+def test_a_program_keeps_its_own_temporary_folder(tmp_path):
+    program = textwrap.dedent(
+        """
+        import multiprocessing, os, tempfile
+        from multiprocessing.util import get_temp_dir
+        from dask_limits.limits import limit
+
+        def work():
+            multiprocessing.Manager()
+            os._exit(3)
+
+        limit(work, wall_time=60).run()
+        assert tempfile.tempdir is None, "it can be chosen by TMPDIR until it is needed"
+        limit(get_temp_dir, wall_time=60).run()
+        """
+    )
+    environment = os.environ | {"TMPDIR": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", program], env=environment, check=True)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("end", ["returns", "crashes"])
@@ -158,23 +246,24 @@ def test_what_a_tracker_knows_of_goes_when_a_process_of_ours_is_killed(name, tmp
         import time
         from pathlib import Path
         from multiprocessing.shared_memory import SharedMemory
+        from multiprocessing.util import get_temp_dir
         from dask_limits.limits import limit
 
         def share():
-            memory = SharedMemory(create=True, size=100)
-            Path({str(tmp_path / "part")!r}).write_text(memory.name)
-            Path({str(tmp_path / "part")!r}).rename({str(tmp_path / "name")!r})
+            memory, part = SharedMemory(create=True, size=100), Path({str(tmp_path / "part")!r})
+            part.write_text(f"{SHARED}/{{memory.name}}\\n{{get_temp_dir()}}")
+            part.rename({str(tmp_path / "paths")!r})
             time.sleep(600)
 
         limit(share, wall_time=600).run()
         """
     )
     owner = psutil.Popen([sys.executable, "-c", program])
-    until((tmp_path / "name").exists)
-    path = SHARED / (tmp_path / "name").read_text()
-    assert path.exists()
+    until((tmp_path / "paths").exists)
+    paths = [Path(line) for line in (tmp_path / "paths").read_text().splitlines()]
+    assert all(path.exists() for path in paths)
     below = owner.children(recursive=True)
     (owner if name == "owner" else next(p for p in below if p.name() == name)).kill()
     owner.wait()
-    until(lambda: not path.exists())
+    until(lambda: not any(path.exists() for path in paths))
     all_gone({p.pid for p in below})

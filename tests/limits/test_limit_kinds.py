@@ -7,7 +7,18 @@ import threading
 import time
 
 import pytest
-from isolations import EACH, FORKSERVER, FRESH, SPAWN, WARM, nothing_goes_on, on_each, on_fresh
+from isolations import (
+    EACH,
+    FORKSERVER,
+    FRESH,
+    SPAWN,
+    WARM,
+    nothing_goes_on,
+    on_all,
+    on_each,
+    on_fresh,
+    on_processes,
+)
 from kinds import KINDS, each_kind_on, each_kind_on_each
 from overdoing import detach, sprout
 
@@ -95,7 +106,7 @@ def test_a_breach_in_a_child_is_one_of_the_call(isolated, kind):
 # -- what is no breach -----------------------------------------------------------------------
 
 
-@on_each("peak_memory")
+@on_processes
 @pytest.mark.parametrize(
     "greedy",
     [
@@ -112,7 +123,7 @@ def test_memory_of_one_call_does_not_count_against_the_next(isolated, greedy):
     assert after.usage.peak_memory < 100 * 2**20
 
 
-@on_each("peak_memory")
+@on_processes
 def test_what_an_earlier_call_has_left_is_no_memory_of_the_next(isolated):
     def leave():
         sys.modules["kept"] = bytearray(30 * 2**20)
@@ -127,7 +138,7 @@ def test_what_an_earlier_call_has_left_is_no_memory_of_the_next(isolated):
         assert abs(outcome.usage.peak_memory - 60 * 2**20) < 2 * 2**20
 
 
-@on_each()
+@on_all
 def test_a_large_argument_does_not_count_against_the_next_call(isolated):
     assert isolated(len, wall_time=30)(bytes(200_000_000)) == 200_000_000
     assert isolated(time.sleep, memory="100 MiB").run(0.05).ok
@@ -230,7 +241,7 @@ def test_a_spike_is_a_breach_after_a_call_with_a_higher_one(isolated):
         assert 100 * 2**20 < error.usage.peak_memory < 155e6
 
 
-@on_each("children")
+@on_processes
 def test_cpu_time_of_children_of_an_earlier_call_is_not_the_next_ones(isolated):
     def burn_in_child():
         pid = os.fork()

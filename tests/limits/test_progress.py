@@ -7,7 +7,7 @@ import time
 
 import cloudpickle
 import pytest
-from isolations import EACH, FORKSERVER, SPAWN, on_each, on_processes
+from isolations import EACH, FORKSERVER, SPAWN, on_all, on_each, on_processes
 
 from dask_limits import exceptions
 from dask_limits.limits import progress
@@ -86,7 +86,7 @@ def test_it_does_not_restart_the_clock_of_cpu_time(isolated):
     assert isinstance(error, exceptions.CpuTimeBreach)
 
 
-@on_each()
+@on_all
 def test_the_next_call_has_a_clock_of_its_own(isolated):
     isolated(walk, wall_time=5)(3)
 

@@ -64,6 +64,8 @@ def able_to(*needed: str) -> list[Isolated]:
     return [it for it in EACH if not any((it.name, what) in CANNOT for what in needed)]
 
 
+on_all = pytest.mark.parametrize("isolated", [*EACH, WARM], ids=str)
+"""For what a call may leave to another: clean processes run calls of one function alone."""
 on_processes = pytest.mark.parametrize("isolated", PROCESSES, ids=str)
 on_fresh = pytest.mark.parametrize("isolated", FRESH_BY_EACH_METHOD, ids=str)
 

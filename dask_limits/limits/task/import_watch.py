@@ -107,7 +107,7 @@ class ImportWatch(importlib.abc.MetaPathFinder):
         finally:
             self._look()
             self._judge(first, self._last)
-            before, self._rarer = self._rarer, self._effects.read_rarer()
+            before, self._rarer = self._rarer, self._effects.read_rarer(package)
             self._suspects = {package}, {package}
             self._judge(before, self._rarer)
             self._running = []

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Container, Iterable, Iterator
 from importlib.machinery import ModuleSpec
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 from zipimport import zipimporter
 
 _FIXED: Final = (
@@ -50,11 +50,16 @@ def in_parts(description: bytes) -> Iterator[bytes]:
 
 
 def spec_of(name: str) -> object:
-    """The spec of a module, even if the module loads itself when an attribute is asked for."""
+    """The spec of a module, even if it loads itself when an attribute is asked for."""
+    return namespace_of(sys.modules.get(name)).get("__spec__")
+
+
+def namespace_of(module: object) -> dict[str, Any]:
+    """The globals of a module, even if it loads itself when an attribute is asked for."""
     try:
-        return object.__getattribute__(sys.modules.get(name), "__dict__").get("__spec__")
+        return object.__getattribute__(module, "__dict__")  # type: ignore[no-any-return]
     except AttributeError:
-        return None
+        return {}
 
 
 def folder_of(name: str) -> str:

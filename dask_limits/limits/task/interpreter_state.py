@@ -12,7 +12,9 @@ import _signal  # type: ignore[import-not-found]
 import builtins
 import contextvars
 import decimal
+import faulthandler
 import gc
+import logging
 import signal
 import socket
 import sys
@@ -23,6 +25,8 @@ from typing import Any, Final
 
 from dask_limits.limits.task.random_state import RandomStates
 
+_CSV_FIELD: Final = 131_072
+"""Bytes that a field may have where no module has set it."""
 _SIGNALS: Final = sorted(map(int, signal.valid_signals()))
 
 
@@ -50,6 +54,22 @@ def settings_of_libraries() -> tuple[object, ...]:
         _locale.setlocale(_locale.LC_ALL),
         _decimal_settings(),
         dict(contextvars.copy_context()),
+    )
+
+
+def settings_of_standard_library() -> tuple[object, ...]:
+    """What the standard library keeps for all modules, beyond its functions and classes."""
+    # Modules may be there and not have run yet.
+    field_size_limit = getattr(sys.modules.get("csv"), "field_size_limit", lambda: _CSV_FIELD)
+    context = getattr(sys.modules.get("multiprocessing.context"), "_default_context", None)
+    chosen = context and context._actual_context
+    root = logging.getLogger()
+    return (
+        (root.handlers.copy(), root.filters.copy(), root.level, logging.root.manager.disable),
+        chosen and chosen.get_start_method(),
+        threading.stack_size(),
+        faulthandler.is_enabled(),
+        field_size_limit(),
     )
 
 

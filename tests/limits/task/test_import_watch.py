@@ -43,7 +43,9 @@ def excluded(tmp_path):
         installed.mkdir(exist_ok=True)
         for name, text in modules.items():
             folder = tmp_path if name.startswith("users") else installed
-            (folder / f"{name}.py").write_text(textwrap.dedent(text))
+            file = folder / f"{name.replace('.', '/')}.py"
+            file.parent.mkdir(exist_ok=True)
+            file.write_text(textwrap.dedent(text))
         program = f"PRELOAD, LEARNED = {tuple(preload)}, {tuple(learned)}\n{PROGRAM}"
         environment = os.environ | {
             "PYTHONPATH": os.pathsep.join(map(str, (tmp_path, installed, *sys.path)))
@@ -86,6 +88,50 @@ def test_what_changes_the_process_is_left_out_only_if_nobody_has_asked_for_it(ex
     assert excluded(modules, learned=names) == ([], ["needing", "raising"])
     assert excluded(modules, preload=names) == ([], [])
     assert excluded(modules, preload=["needing"], learned=["raising"]) == ([], [])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "import socket; socket.getaddrinfo = len",
+        "import subprocess; subprocess.Popen = type('Other', (subprocess.Popen,), {})",
+        "import os.path; del os.path.commonpath",
+        "import sys, types; sys.modules['json'] = types.ModuleType('json')",
+        "import earlier; earlier.answer = len",
+        "import logging; logging.basicConfig()",
+        "import logging; logging.disable(50)",
+        "import logging; logging.setLoggerClass(type('Other', (logging.Logger,), {}))",
+        "import multiprocessing; multiprocessing.set_start_method('spawn')",
+        "import threading; threading.excepthook = print",
+        "import threading; threading.stack_size(2**20)",
+        "import faulthandler; faulthandler.enable()",
+        "import csv; csv.field_size_limit(7)",
+        "import warnings; warnings.showwarning = print",
+    ],
+)
+def test_a_package_that_changes_what_is_no_part_of_it_is_left_out(excluded, text):
+    modules = {"earlier": "def answer(): return 1", "changing": text}
+    assert excluded(modules, learned=["earlier", "changing"]) == ([], ["changing"])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "import mimetypes; mimetypes.guess_type('a.png')",
+        "import tempfile; tempfile.gettempdir()",
+        "import csv, multiprocessing.pool, concurrent.futures as it; it.ProcessPoolExecutor",
+        "import earlier; earlier.number = 2; earlier.new = len",
+        "import logging; logging.getLogger(__name__).addHandler(logging.StreamHandler())",
+        "import earlier.part; earlier.answer()",
+    ],
+)
+def test_a_package_that_uses_others_is_not(excluded, text):
+    modules = {
+        "earlier.__init__": "number = 1\ndef answer(): return 1",
+        "earlier.part": "import earlier; earlier.answer = lambda: 2",
+        "using": text,
+    }
+    assert excluded(modules, learned=["earlier", "using"]) == ([], [])
 
 
 def test_what_is_late_needs_nothing_that_is_left_out(excluded):

@@ -62,7 +62,7 @@ def _run_coroutine(coroutine: Any) -> Any:
 def exit_status(exit_: SystemExit) -> int:
     """The exit status as the interpreter sets it: `sys.exit()` is 0, `sys.exit("text")` is 1."""
     code = 0 if exit_.code is None else exit_.code
-    return code & 0xFF if isinstance(code, int) else 1
+    return int(code) & 0xFF if isinstance(code, int) else 1
 
 
 def name_of(fn: Callable[..., object]) -> str:

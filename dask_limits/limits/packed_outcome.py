@@ -14,7 +14,8 @@ from dask_limits.exceptions import (
 )
 from dask_limits.limits.breaches import breach
 from dask_limits.limits.interrupted import is_by_signal
-from dask_limits.limits.ipc import by_value, messages, payload, pickling
+from dask_limits.limits.ipc import answer, by_value, messages, pickling
+from dask_limits.limits.ipc.answer import Answer
 from dask_limits.limits.ipc.payload import Packed
 from dask_limits.limits.limits import Limits
 from dask_limits.limits.outcome import Outcome, Usage
@@ -44,22 +45,21 @@ class PackedOutcome(Generic[R]):
     value: Packed | None = None  # that it returned
     raised: Packed | None = None  # what it raised, with the text of its traceback
 
-    def with_answer(self, kind: int, head: memoryview, fds: list[int]) -> PackedOutcome[R]:
-        """The same call as its task process says it ended. The files may be closed after this."""
-        try:
-            packed = payload.take(head, fds)
-        except Exception as why:
+    def with_answer(self, end: Answer) -> PackedOutcome[R]:
+        """The same call as its task process says it ended."""
+        kind, content = end
+        if isinstance(content, Exception):
             part = "exception" if kind == messages.RAISED else "result"
-            return self.failed(_not_rebuilt(part, self.name, why), cause=why)
+            return self.failed(_not_rebuilt(part, self.name, content), cause=content)
         if kind == messages.RETURNED:
-            return PackedOutcome(self.name, self.limits, self.usage, value=packed)
+            return PackedOutcome(self.name, self.limits, self.usage, value=content)
         if kind == messages.RAISED:
-            return PackedOutcome(self.name, self.limits, self.usage, raised=packed)
+            return PackedOutcome(self.name, self.limits, self.usage, raised=content)
         if kind == messages.EXITED:
-            return self.failed(ExitError.of(self.name, packed.load()))
+            return self.failed(ExitError.of(self.name, content))
         if kind == messages.BREACHED:
-            return self.failed(breach(self.name, self.limits, packed.load(), self.usage, ""))
-        part, said, what, text = packed.load()
+            return self.failed(breach(self.name, self.limits, content, self.usage, ""))
+        part, said, what, text = content
         message = _PICKLING[part].format(call=self.name, why=said, what=what)
         return self.failed(CallPicklingError(message, part=part), cause=RemoteTraceback(text))
 
@@ -75,7 +75,7 @@ class PackedOutcome(Generic[R]):
         else:
             kind, packed = pickling.pack_raised(error)
         with packed:
-            return end.with_answer(kind, memoryview(packed.head), list(packed.fds))
+            return end.with_answer(answer.read(kind, memoryview(packed.head), list(packed.fds)))
 
     def failed(
         self, error: CallError, *, stacks: str = "", cause: BaseException | None = None

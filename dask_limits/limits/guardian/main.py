@@ -212,7 +212,7 @@ class GuardianProcess:
         template.spares.popleft()
         self._strays.add(process.family)
         self._by_row[row] = self._by_pid[spare.pid] = process
-        body = messages.SPAWNED_BODY.pack(spare.pid, spare.cost, template.number)
+        body = messages.SPAWNED_BODY.pack(spare.pid, spare.cost, template.number, process.key)
         with spare.owner_end as end:  # also if the owner has ended
             transport.send(self._control, messages.SPAWNED, row, body, fds=[end.fileno()])
 

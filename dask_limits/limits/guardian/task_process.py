@@ -10,6 +10,7 @@ process is ended in steps, one in each pass of the guardian's loop:
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import pickle
@@ -56,6 +57,7 @@ class TaskProcess:
         self.cause = ""  # why it is being ended; empty if it is not
         self.dead = False
         self.released = False  # whether the owner needs it no more
+        self.key = os.urandom(8)  # its call cannot know: it is made after the process
         self._owner_cells = cells
         self._task_cells = TaskCells(task_cells_fd)
         self._sock = sock  # a copy of its end: to send a verdict even when the process has ended
@@ -105,7 +107,7 @@ class TaskProcess:
         if self.dead and self._verdict is None and number:
             # Until the owner knows, it may start another call there, which has not begun and can
             # run elsewhere.
-            self._verdict = messages.UNBEGUN, number, b""
+            self._verdict = messages.UNBEGUN, number, self.key
         elif self.cause and not self.dead:
             self._go_on_ending(now)
         if self.cause or self.dead:
@@ -243,7 +245,7 @@ class TaskProcess:
         elif not self.cause and watch.warned_of and self._exit_code in _DEATHS_BY_WARNING:
             cause = watch.warned_of  # the call has restored what these signals do by default
         verdict = watch.verdict(cause, self._exit_code, self._used, self._task_cells.stacks())
-        self._verdict = messages.VERDICT, watch.number, pickle.dumps(verdict)
+        self._verdict = messages.VERDICT, watch.number, self.key + pickle.dumps(verdict)
 
     def _deliver(self) -> None:
         """Send the verdict, if any, once the socket has room for it; then shut the socket down."""
@@ -251,9 +253,10 @@ class TaskProcess:
             return
         try:
             transport.send(self._sock, *self._verdict, flags=socket.MSG_DONTWAIT)
-            self._sock.shutdown(socket.SHUT_RDWR)
         except BlockingIOError:
             return
         except OSError:
-            pass  # the owner has abandoned this call
+            pass  # the owner has abandoned this call, or the call has left no room for a verdict
+        with contextlib.suppress(OSError):
+            self._sock.shutdown(socket.SHUT_RDWR)
         self._hung_up = True

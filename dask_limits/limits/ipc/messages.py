@@ -15,16 +15,18 @@ REQUEST: Final = 2  # ORDERS, then packed (function, args, kwargs). If output is
 # From a task process to its owner: ACCOUNT, then packed:
 RETURNED: Final = 3  # the value
 RAISED: Final = 4  # (the exception, the text of its traceback)
+# or, packed as texts:
 EXITED: Final = 5  # the exit status that sys.exit asked for
-UNPICKLABLE: Final = 6  # (part, why, what the call raised or "", text of a traceback)
+UNPICKLABLE: Final = 6  # part, why, what the call raised or "", text of a traceback
 BREACHED: Final = 9  # the name of the limit for which pynisher has ended the call
 IMPORTED: Final = 23  # before the answer: what the call has imported, see imports.py
 PREPARED_IMPORTS: Final = 27  # before the first answer: the same, of the user's modules, before it
 ANSWERS: Final = {RETURNED, RAISED, EXITED, UNPICKLABLE, BREACHED}
 
-# From the guardian to the owner, on the socket of a task process.
+# From the guardian to the owner, on the socket of a task process: the key that was in SPAWNED_BODY,
+# by which calls, which can write there too, are told from the guardian, then:
 VERDICT: Final = 7  # pickled Verdict, by the standard pickle
-UNBEGUN: Final = 8  # empty: the process ended before it began the call
+UNBEGUN: Final = 8  # nothing: the process ended before it began the call
 
 # From the owner to the guardian; the number is a row of the owner cells, or of a template.
 PREPARE: Final = 16  # make a template: PREPARE_BODY, then packed Preparation. The answer is
@@ -56,8 +58,9 @@ ENDED: Final = 21  # the number is a pid, the body ENDED_BODY
 
 PREPARE_BODY: Final = struct.Struct("=d")
 """Seconds that the template may take, and each of its task processes, until it is ready."""
-SPAWNED_BODY: Final = struct.Struct("=QdQ")
-"""Pid of a task process, seconds that another one would cost, and the number of its template."""
+SPAWNED_BODY: Final = struct.Struct("=QdQ8s")
+"""Pid of a task process, seconds that another one would cost, the number of its template, and the
+key of what the guardian sends on the socket of the process."""
 FORKED_BODY: Final = struct.Struct("=Qd")
 """Pid of a task process, and CPU seconds that its template has spent on it."""
 SETTLED_BODY: Final = struct.Struct("=d")
@@ -66,9 +69,7 @@ ENDED_BODY: Final = struct.Struct("=idQQ")
 """Wait status of a process, its CPU seconds, its peak bytes, and its session."""
 
 ACCOUNT: Final = struct.Struct("=dddQQ")
-"""Of a call that has ended: wall seconds, wall seconds of its longest step without progress, CPU
-seconds, peak bytes beyond what its process had before it, and bytes that the process had before its
-first call."""
+"""Of a call that has ended, see `Account`."""
 FRESH_ACCOUNT: Final = struct.Struct("=dddQ")
 """From a fresh process to its task process: ACCOUNT without the last field."""
 ORDERS: Final = struct.Struct("=dddB??")
@@ -84,6 +85,16 @@ class Orders(NamedTuple):
     start_method: int  # how to start a fresh process for the call: its index in START_METHODS
     captures: bool  # whether its output goes to files that come with the request
     keeps: bool  # whether its process is used again with what libraries keep in it on purpose
+
+
+class Account(NamedTuple):
+    """What a call that has ended has used, as its task process says."""
+
+    wall_time: float  # seconds, as the next two
+    longest_step: float  # wall time without progress
+    cpu_time: float
+    peak_memory: int  # bytes beyond what its process had before it
+    first_memory: int  # bytes that the process had before its first call
 
 
 class Verdict(NamedTuple):

@@ -86,6 +86,21 @@ def unpack(head: memoryview, fds: list[int]) -> Any:
     return take(head, fds).load()
 
 
+def pack_texts(*texts: str) -> Payload:
+    """Pack texts, for who must not unpickle what comes: unpickling can run any code."""
+    return pack("\0".join(text.replace("\0", "\\0") for text in texts), _TextWriter)
+
+
+class _TextWriter:
+    """Writes a text instead of pickling it."""
+
+    def __init__(self, sink: _Sink, *_: object, **__: object) -> None:
+        self._sink = sink
+
+    def dump(self, text: str) -> None:
+        self._sink.write(text.encode(errors="surrogatepass"))
+
+
 class Packed:
     """A pickled object that was received and is not unpickled yet.
 
@@ -103,6 +118,10 @@ class Packed:
     def load(self) -> Any:
         """Unpickle the object. Raises what unpickling raises."""
         return pickle.loads(self._pickled, buffers=self._buffers)
+
+    def texts(self) -> list[str]:
+        """The texts that were packed as such."""
+        return bytes(self._pickled).decode(errors="surrogatepass").split("\0")
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> tuple[Any, ...]:
         def pass_on(buffer: Buffer) -> Any:

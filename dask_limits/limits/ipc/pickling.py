@@ -56,7 +56,7 @@ def pack_unpicklable(
 
     `what` is the exception that the call raised, if any, and `text` its traceback.
     """
-    return messages.UNPICKLABLE, pack((part, say(why), what, text or text_of(why)))
+    return messages.UNPICKLABLE, payload.pack_texts(part, say(why), what, text or text_of(why))
 
 
 def without_history(error: BaseException) -> BaseException:

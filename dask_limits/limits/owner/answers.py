@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import pickle
 import signal
 from dataclasses import replace
 from typing import Any, Final
 
 from dask_limits import exceptions
 from dask_limits.limits.breaches import BREACHES, breach, where
-from dask_limits.limits.ipc import messages
 from dask_limits.limits.ipc.messages import Verdict
-from dask_limits.limits.ipc.transport import Message
 from dask_limits.limits.limits import Limits
 from dask_limits.limits.outcome import Usage
 from dask_limits.limits.owner.lease import Lease
+from dask_limits.limits.owner.received import Ended
 from dask_limits.limits.packed_outcome import PackedOutcome
 from dask_limits.limits.tracebacks import users_stacks
 from dask_limits.units import format_bytes
@@ -49,32 +47,37 @@ class Outcomes:
         self.name = name
         self.limits = limits
 
-    def of_message(self, lease: Lease, message: Message) -> PackedOutcome[Any]:
-        """The outcome that a message tells of, from the task process or from the guardian.
+    def of(self, lease: Lease, end: Ended | Verdict) -> PackedOutcome[Any]:
+        """The outcome of a call that ended so, as the task process says, or the guardian.
 
         If the task process cannot run another call, its lease is marked.
         """
-        if message.kind == messages.VERDICT:
+        if isinstance(end, Verdict):
             lease.reusable = False
-            return self._of_verdict(lease, pickle.loads(message.body))
-        if message.kind not in messages.ANSWERS or len(message.body) <= messages.ACCOUNT.size:
-            lease.reusable = False
-            return self.ended("deaf")
-        usage, longest_step = lease.account(message.body)
-        head = message.body[messages.ACCOUNT.size :]
-        end: PackedOutcome[Any] = PackedOutcome(self.name, self.limits, usage)
-        end = end.with_answer(message.kind, head, message.fds)
-        breached = _breached(self.limits, usage, longest_step)
+            return self._of_verdict(lease, end)
+        usage = lease.usage(end.account)
+        outcome: PackedOutcome[Any] = PackedOutcome(self.name, self.limits, usage)
+        outcome = outcome.with_answer(end.answer)
+        breached = _breached(self.limits, usage, end.account.longest_step)
         if not breached:
-            return end
+            return outcome
         # The call ended before the guardian saw that it was over a limit.
-        return end.failed(breach(self.name, self.limits, breached, usage, ""), cause=end.exception)
+        over = breach(self.name, self.limits, breached, usage, "")
+        return outcome.failed(over, cause=outcome.exception)
 
-    def ended(self, how: str, usage: Usage | None = None, stacks: str = "") -> PackedOutcome[Any]:
+    def ended(
+        self,
+        how: str,
+        usage: Usage | None = None,
+        stacks: str = "",
+        cause: Exception | None = None,
+    ) -> PackedOutcome[Any]:
         """The outcome of a call that ended in one of the ways in `_ENDS`."""
         make, text = _ENDS[how]
         shown = where(stacks) if how == "mute" else ""
-        return self.failed(make(f"{self.name}() {text}{shown}"), usage, stacks)
+        error = make(f"{self.name}() {text}{shown}")
+        error.__cause__ = cause
+        return self.failed(error, usage, stacks)
 
     def refused(self, why: str) -> PackedOutcome[Any]:
         """The outcome of a call that was not started."""

@@ -228,13 +228,15 @@ class Connection:
         return None
 
     def _become_lease(self, hold: Hold, message: transport.Message) -> Lease:
-        row, (pid, cost, template) = message.number, messages.SPAWNED_BODY.unpack(message.body)
+        row = message.number
+        pid, cost, template, key = messages.SPAWNED_BODY.unpack(message.body)
         wake = functools.partial(self._tell, messages.WAKE, 0)
 
         def make(sock: transport.Socket) -> Lease:
             lease = Lease(self._owner_cells, row, pid, sock, wake, self._heartbeat)
             lease.cost, lease.template, lease.epoch = cost, template, self._templates.epoch
             lease.changes, lease.folders = self._templates.versions
+            lease.key = key
             return lease
 
         lease = hold.become_lease(message, make)

@@ -12,7 +12,7 @@ from typing import Any, Final, Self, TypeVar
 
 from dask_limits.limits.cancel import CancelToken
 from dask_limits.limits.in_place import name_of
-from dask_limits.limits.ipc import messages, payload, pickling
+from dask_limits.limits.ipc import payload, pickling
 from dask_limits.limits.ipc.by_value import CallPickler
 from dask_limits.limits.ipc.payload import Payload
 from dask_limits.limits.limits import Limits
@@ -23,6 +23,7 @@ from dask_limits.limits.owner.connection import Connection
 from dask_limits.limits.owner.hold import Hold
 from dask_limits.limits.owner.lease import Lease
 from dask_limits.limits.owner.preload import NOTHING, NotPreparedError, Preload
+from dask_limits.limits.owner.received import MalformedError, Unbegun
 from dask_limits.limits.owner.start import Start
 from dask_limits.limits.owner.use import Use
 from dask_limits.limits.packed_outcome import PackedOutcome
@@ -193,14 +194,15 @@ class Guardian:
         end = functools.partial(connection.cancel, lease.row, lease.number)
         if not cancel.on_cancel(end):
             end()
-        message = lease.wait()
-        if message is not None:
-            if message.kind == messages.UNBEGUN:
-                return None
-            try:
-                return outcomes.of_message(lease, message)
-            finally:
-                message.close()
+        try:
+            ended = lease.wait()
+        except MalformedError as why:
+            lease.reusable = False
+            return outcomes.ended("deaf", cause=why)
+        if isinstance(ended, Unbegun):
+            return None
+        if ended is not None:
+            return outcomes.of(lease, ended)
         lease.reusable = False
         if connection.wait_for_loss(_LOSS_WAIT_S):
             self._disconnect(connection)

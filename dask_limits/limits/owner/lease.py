@@ -13,9 +13,9 @@ from dask_limits.limits.limits import Limits
 from dask_limits.limits.linux import proctree
 from dask_limits.limits.linux.standard_output import Capture
 from dask_limits.limits.outcome import Usage
+from dask_limits.limits.owner import received
 from dask_limits.limits.owner.heartbeat import INTERVAL_S, Heartbeat
 from dask_limits.limits.owner.versions import Folders
-from dask_limits.limits.task import imports
 from dask_limits.limits.task.process_state import Setting
 
 _numbers = itertools.count(1)  # of the calls of this process
@@ -49,6 +49,7 @@ class Lease:
         self.number = 0  # of the current or the last call
         self.calls = 0  # that it has run
         self.spent = 0.0  # seconds, in these
+        self.key = b""  # of verdicts
         self.cost = 0.0  # seconds, of another process
         self.template = 0  # the number of the one that it was forked from
         self.epoch = 0  # of what it has imported; see Templates
@@ -121,13 +122,16 @@ class Lease:
             transport.send(self.sock, messages.SETTING, self.number, state.head, fds=state.fds)
             state.close()
 
-    def wait(self) -> transport.Message | None:
+    def wait(self) -> received.End | None:
         """Wait for the end of the call: its answer, or the guardian's verdict.
 
         The answer of a process that is condemned for this call does not count: the call was not
         done in time, and may have ended only because a signal interrupted a system call.
 
         None if the guardian or the socket is lost.
+
+        Raises:
+            MalformedError: if something came that none of our processes sends.
         """
         while True:
             try:
@@ -142,24 +146,34 @@ class Lease:
                 return None
             if message is None:
                 return None
-            if message.kind == messages.PREPARED_IMPORTS:
-                self.prepared |= imports.parse(message.body)
-            if message.kind == messages.IMPORTED and message.number == self.number:
-                self.imported |= imports.parse(message.body)
-            condemned = self._owner_cells.get(self.row, owner_cells.CONDEMNED) == self.number
-            from_guardian = message.kind in (messages.VERDICT, messages.UNBEGUN)
-            is_answer = message.kind in messages.ANSWERS and not condemned
-            if message.number == self.number and (from_guardian or is_answer):
-                return message
-            message.close()
+            try:
+                if message.number == self.number and (end := self._take(message)) is not None:
+                    return end
+            finally:
+                message.close()
+            self._heartbeat.check()  # a call can send more and more
+
+    def _take(self, message: transport.Message) -> received.End | None:
+        """Take a message about the current call. None if it does not end the call."""
+        condemned = self._owner_cells.get(self.row, owner_cells.CONDEMNED) == self.number
+        if condemned and message.kind in messages.ANSWERS:
+            return None
+        what = received.read(message, self.key)
+        if not isinstance(what, dict):
+            return what
+        if message.kind == messages.IMPORTED:
+            self.imported |= what
+        else:
+            self.prepared |= what
+        return None
 
     def output(self) -> tuple[str | None, str | None]:
         """Standard output and standard error of the call; None if they are not captured."""
         return (None, None) if self._capture is None else self._capture.texts()
 
-    def account(self, body: memoryview) -> tuple[Usage, float]:
-        """The usage of the call by its answer, and the seconds of its longest step."""
-        wall_time, step, cpu_time, peak, self._first_memory = messages.ACCOUNT.unpack_from(body)
+    def usage(self, account: messages.Account) -> Usage:
+        """The usage of the call: as its task process says, and as the guardian has seen."""
+        wall_time, _, cpu_time, peak, self._first_memory = account
         self._held_at_most += peak
         processes = 1
         cells, row = self._owner_cells, self.row
@@ -168,7 +182,7 @@ class Lease:
             processes = cells.get(row, owner_cells.PEAK_PROCESSES)
             cpu_time = max(cpu_time, cells.get_float(row, owner_cells.CPU_USED))
         stdout, stderr = self.output()
-        return Usage(wall_time, cpu_time, peak, processes, stdout=stdout, stderr=stderr), step
+        return Usage(wall_time, cpu_time, peak, processes, stdout=stdout, stderr=stderr)
 
     def finish(self) -> bool:
         """End the call. True if the process is fit for another one."""

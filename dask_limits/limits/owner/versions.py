@@ -153,10 +153,11 @@ def _place_of(package: str, folders: Folders) -> object:
 
 def _state_of(file: str) -> tuple[int, ...]:
     """What changes with the contents of a file, or of the archive that it is in."""
-    try:
-        status = os.stat(file)
-    except NotADirectoryError:
-        return _state_of(os.path.dirname(file))
-    except OSError:
-        return ()
-    return status.st_ctime_ns, status.st_ino, status.st_size
+    while True:
+        try:
+            status = os.stat(file)
+            return status.st_ctime_ns, status.st_ino, status.st_size
+        except NotADirectoryError:
+            file = os.path.dirname(file)
+        except OSError:
+            return ()

@@ -30,7 +30,10 @@ def describe(names: Iterable[str], not_ahead: Container[str]) -> bytes:
         spec = _usable_spec_of(name)
         if spec is None:
             continue
-        if file := users_file(spec):
+        file = users_file(spec)
+        if not name or not {"\n", "\0"}.isdisjoint(name + file):
+            continue  # a line cannot hold it
+        if file:
             lines.append(f"{name}\0{file}\n")
         elif name not in not_ahead:
             lines.append(f"{name}\n")
@@ -93,9 +96,20 @@ def parse(description: memoryview) -> dict[str, str | None]:
     """The modules of a description, in the order in which they were imported.
 
     Those of the user's have their file, and those that may be imported ahead None.
+
+    Raises:
+        ValueError: if it is none of `describe`.
     """
-    lines = (line.partition("\0") for line in os.fsdecode(bytes(description)).split("\n")[:-1])
-    return {name: file if separator else None for name, separator, file in lines}
+    *lines, rest = os.fsdecode(bytes(description)).split("\n")
+    modules: dict[str, str | None] = {}
+    for line in lines:
+        name, *files = line.split("\0")
+        if not name or len(files) > 1:
+            raise ValueError("this is no description of modules")
+        modules[name] = files[0] if files else None
+    if rest:
+        raise ValueError("this is the beginning of a description")
+    return modules
 
 
 def users_file(spec: ModuleSpec) -> str:

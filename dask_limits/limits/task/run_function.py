@@ -138,7 +138,7 @@ def _answer(
         with around:
             value = in_place.call(fn, args, kwargs)
     except SystemExit as error:
-        return messages.EXITED, pickling.pack(in_place.exit_status(error))
+        return messages.EXITED, payload.pack_texts(str(in_place.exit_status(error)))
     except BaseException as error:
         return pickling.pack_raised(error)
     return pickling.pack_returned(value)

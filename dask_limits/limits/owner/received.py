@@ -1,0 +1,65 @@
+"""Reads what comes on the socket of a task process.
+
+The calls of that process have its end of the socket too, so anything may come. It is read here
+before anything is done with it. What calls return or raise stays pickled; of the rest, nothing can
+run code. Verdicts are sent by the same end, but with a key that only the guardian has.
+"""
+
+from __future__ import annotations
+
+import math
+import pickle
+import struct
+from typing import Final, NamedTuple, TypeAlias
+
+from dask_limits.limits.ipc import answer, messages
+from dask_limits.limits.ipc.answer import Answer
+from dask_limits.limits.ipc.messages import Account, Verdict
+from dask_limits.limits.ipc.transport import Message
+from dask_limits.limits.task import imports
+
+_WRONG: Final = (ArithmeticError, LookupError, TypeError, ValueError, struct.error)
+
+
+class MalformedError(Exception):
+    """None of our processes sends this: a call has written to the socket of its process."""
+
+
+class Ended(NamedTuple):
+    """How a call ended, as its task process says."""
+
+    account: Account
+    answer: Answer
+
+
+class Unbegun(NamedTuple):
+    """The process has ended before it began the call, as the guardian says."""
+
+
+End: TypeAlias = Ended | Verdict | Unbegun
+Modules: TypeAlias = dict[str, str | None]
+
+
+def read(message: Message, key: bytes) -> End | Modules | None:
+    """Read a message. None for one of another kind: it does not matter what is written there.
+
+    Raises:
+        MalformedError: if it is not as the kind says, or none of the guardian, whose `key` this is.
+    """
+    kind, _, body, fds = message
+    try:
+        if kind in messages.ANSWERS:
+            account = Account(*messages.ACCOUNT.unpack_from(body))
+            wall_time, longest_step, cpu_time, *_ = account
+            if not (min(account) >= 0 and wall_time + longest_step + cpu_time < math.inf):
+                raise ValueError(account)
+            return Ended(account, answer.read(kind, body[messages.ACCOUNT.size :], fds))
+        if kind in (messages.IMPORTED, messages.PREPARED_IMPORTS):
+            return imports.parse(body)
+        if kind not in (messages.VERDICT, messages.UNBEGUN):
+            return None
+        if body[: len(key)] != key:
+            raise ValueError("this is no verdict of the guardian")
+        return pickle.loads(body[len(key) :]) if kind == messages.VERDICT else Unbegun()
+    except _WRONG as why:
+        raise MalformedError(f"a message of kind {kind} with {len(body)} bytes") from why

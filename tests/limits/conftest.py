@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import textwrap
@@ -9,6 +8,7 @@ from pathlib import Path
 
 import for_everyone
 import pytest
+from required import need, need_root
 
 from dask_limits.limits.owner.guardian import Guardian
 
@@ -57,8 +57,8 @@ def no_rest(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def run_for_everyone(tmp_path: Path) -> Callable[..., str]:
     """Run a program as root, where every user can run this interpreter. Returns what it prints."""
-    if os.geteuid() != 0 or not for_everyone.is_possible():
-        pytest.skip("needs root, and mounts")
+    need_root()
+    need(for_everyone.is_possible(), "the right to mount")
 
     def run(*arguments: object) -> str:
         folder = tmp_path / "mounts"

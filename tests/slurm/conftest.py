@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from processes import until
 from real_slurm import Slurm, start, stop
+from required import need
 
 pytest.register_assert_rewrite("slurm_faults")
 
@@ -38,9 +39,7 @@ def slurm_of_the_session() -> Iterator[Slurm]:
         slurm = start(folder, "--with", str(os.getpid()))
     except subprocess.CalledProcessError as error:
         stop(folder)
-        if os.environ.get("DASK_LIMITS_NEEDS_SLURM") == "1":
-            pytest.fail(f"no SLURM: {error.stderr}")
-        pytest.skip(f"no SLURM: {error.stderr}")
+        need(False, f"a SLURM: {error.stderr}")
     yield slurm
     stop(folder)
 

@@ -19,6 +19,7 @@ from isolations import FRESH, on_processes
 from our_processes import guardian_process, task_processes
 from overdoing import wait_on
 from processes import alive, until
+from required import need, needs
 
 from dask_limits import exceptions
 from dask_limits.limits import CancelToken, LimitedCall, Limits
@@ -60,8 +61,7 @@ def unkillable(pid):
     with subprocess.Popen(
         [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as tracer:
-        if tracer.stdout.readline() != "0\n":
-            pytest.skip("no process may trace another here")
+        need(tracer.stdout.readline() == "0\n", "the right to trace another process")
         try:
             yield
         finally:
@@ -229,7 +229,7 @@ def test_when_the_owner_is_killed_all_goes(tmp_path, forked):
             process.kill()
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root sees the open files of a guardian")
+@needs(os.geteuid() == 0, "root, who alone sees the open files of a guardian")
 def test_a_guardian_that_can_open_no_more_files_refuses_calls_and_goes_on(guardian, capfd):
     with ThreadPoolExecutor(6) as pool:  # so that it has more open files than poll(2) waits for
         list(pool.map(lambda _: guardian.run(time.sleep, (0.5,), {}), range(6)))

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import textwrap
 
-import pytest
+from required import need
 
 PROGRAM = textwrap.dedent(
     """
@@ -118,7 +118,6 @@ def test_a_call_reaches_no_memory_and_no_file_of_ours(tmp_path):
     script.write_text(PROGRAM)
     without = []
     if os.geteuid() == 0:
-        if shutil.which("setpriv") is None:
-            pytest.skip("root cannot do without its rights here")
+        need(shutil.which("setpriv"), "setpriv, for root to do without its rights")
         without = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"]
     subprocess.run([*without, sys.executable, script], check=True, timeout=100)

@@ -17,6 +17,7 @@ from kinds import KINDS
 from our_processes import templates
 from overdoing import grow, spin, wait_on
 from processes import alive, all_gone, until, written_pid
+from required import needs
 
 from dask_limits import exceptions
 from dask_limits.limits import Limits
@@ -74,10 +75,12 @@ def in_a_session_of_its_own():
     return child
 
 
-WAYS = [twice_removed, in_a_session_of_its_own]
-if SYS_CLONE is not None:
-    WAYS += [sibling, below_a_sibling]
-needs_clone = pytest.mark.skipif(SYS_CLONE is None, reason="its number is not known here")
+needs_clone = needs(SYS_CLONE, "the number of clone(2), which is not known here")
+WAYS = [
+    twice_removed,
+    in_a_session_of_its_own,
+    *(pytest.param(away, marks=needs_clone) for away in (sibling, below_a_sibling)),
+]
 each_way = pytest.mark.parametrize("away", WAYS, ids=lambda away: away.__name__)
 
 

@@ -15,6 +15,7 @@ import for_everyone
 import pytest
 from isolations import on_processes
 from processes import until
+from required import need_root
 
 from dask_limits.limits import limit
 from dask_limits.limits.owner.guardian import Guardian, default_guardian
@@ -78,8 +79,7 @@ def test_calls_of_an_owner_that_is_no_longer_root_are_not_root(isolated, run_for
 
 
 def test_an_owner_whose_new_user_may_not_run_its_interpreter_is_told_so(tmp_path):
-    if os.geteuid() != 0:
-        pytest.skip("needs root")
+    need_root()
     interpreter = tmp_path / "closed" / "python"
     interpreter.parent.mkdir(mode=0o700)
     interpreter.symlink_to(sys.executable)

@@ -18,6 +18,7 @@ from changing import CHANGES, change
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from process_view import differences, view
+from required import need_root
 
 from dask_limits.limits.ipc import task_cells
 from dask_limits.limits.linux import prctl
@@ -117,8 +118,7 @@ def attempt(name, number):
 
 @pytest.fixture(params=[True, False], ids=["root", "nobody"])
 def root(request):
-    if os.geteuid() != 0:
-        pytest.skip("needs root")
+    need_root()
     return request.param
 
 

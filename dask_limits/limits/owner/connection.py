@@ -93,10 +93,11 @@ class Connection:
         cells_fd = files.above_standard(owner_cells.make())
         self._owner_cells = Cells(owner_cells.ROWS, cells_fd)
         fds = [theirs.fileno(), cells_fd]
-        path = Setting.here().for_another_process().path
+        here = Setting.here().for_another_process()
         try:
             self._process = subprocess.Popen(
-                [*command, "-c", _PROGRAM, *map(str, fds), parent_here(), *path],
+                [*command, "-c", _PROGRAM, *map(str, fds), parent_here(), *here.path],
+                env=here.environment,  # other threads may be changing this process's own, in C
                 stdin=subprocess.DEVNULL,
                 pass_fds=fds,
                 start_new_session=True,  # Ctrl-C in a terminal is for the owner alone

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import copy
 import itertools
 import pickle
 import time
@@ -117,7 +116,7 @@ class Lease:
         """Send the owner's setting if it has changed: module path, directory, environment."""
         setting = Setting.here(umask)
         if setting != self._seen_setting:
-            self._seen_setting = copy.deepcopy(setting)
+            self._seen_setting = setting = setting.copy()
             state = pack(setting.for_another_process(), pickle.Pickler, self._state)
             transport.send(self.sock, messages.SETTING, self.number, state.head, fds=state.fds)
             state.close()

@@ -46,13 +46,17 @@ class Setting:
             umask = umask_here()
         return cls(sys.path, directory, environment, authkey, umask, os.sched_getaffinity(0))
 
+    def copy(self) -> Setting:
+        """The state as it is now. Each copy is one step, as other threads may change the state."""
+        return replace(self, path=self.path.copy(), environment=self.environment.copy())
+
     def for_another_process(self) -> Setting:
         """A copy that can be unpickled in any process."""
         path = [os.fsdecode(p) for p in self.path if isinstance(p, str | bytes | os.PathLike)]
         path = [self._where_it_leads(str(entry)) for entry in path]
         if "" in path:
             path += self._folders_left(path)
-        return replace(self, path=path, environment=dict(self.environment))
+        return replace(self, path=path, environment=self.environment.copy())
 
     def _where_it_leads(self, entry: str) -> str:
         """The folder that an entry of the path means here, whatever the directory is by now."""

@@ -1,6 +1,7 @@
 """Owners in odd circumstances, and that calls do not change their owner."""
 
 import ctypes
+import functools
 import multiprocessing
 import os
 import signal
@@ -78,6 +79,33 @@ def test_proxies_of_the_owners_managers_connect_in_a_call_by_a_key_that_nobody_c
                 assert len(items) == 1
     finally:
         process.authkey = before
+
+
+def test_threads_can_change_environment_and_path_while_others_make_calls(monkeypatch, request):
+    for n in range(300):  # it takes a while to copy that many
+        monkeypatch.setenv(f"VARIABLE_{n}", "1")
+        monkeypatch.syspath_prepend(f"/no/such/folder/{n}")
+    request.addfinalizer(functools.partial(sys.setswitchinterval, sys.getswitchinterval()))
+    sys.setswitchinterval(20e-6)
+    is_over = threading.Event()
+
+    def change():
+        while not is_over.is_set():
+            for n in range(50):
+                os.environ[f"CHANGED_{n}"] = "1"
+                sys.path.append(f"/no/such/folder/of/{n}")
+            for n in range(50):
+                del os.environ[f"CHANGED_{n}"]
+                sys.path.pop()
+
+    thread = threading.Thread(target=change)
+    thread.start()
+    try:
+        errors = {repr(run(abs, -1, wall_time=60).exception) for _ in range(100)}
+    finally:
+        is_over.set()
+        thread.join()
+    assert errors == {"None"}
 
 
 def test_an_environment_larger_than_a_message_comes_through(monkeypatch):

@@ -364,7 +364,7 @@ class GuardianProcess:
         for pid in forked:
             if proctree.read_process(pid) is None:  # it had been collected, and not reported
                 self._bury(EndedProcess(pid, status=signal.SIGKILL, cpu_time=0.0, peak_memory=0))
-        if not template.is_prepared or template.overdue:
+        if not template.was_prepared or template.overdue:
             how = f"the process that imported the modules {how_ended(status)}"
             self._failed(template, template.overdue or how)
         elif template.is_retired:
@@ -384,7 +384,7 @@ class GuardianProcess:
         self._next_stray_look = time.monotonic() + _STRAYS_S
         templates = [template for template in self._templates.values() if template.pid]
         own = self._folders.removers.union(template.pid for template in templates)
-        parents = (template.as_parent for template in templates if template.has_prepared)
+        parents = (template.as_parent for template in templates if template.is_prepared)
         orphans = self._strays.look([Parent(os.getpid(), own), *parents])
         new = orphans.keys() - self._orphans
         # A template may not have told us yet that a task process has ended.

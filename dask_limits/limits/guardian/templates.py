@@ -60,8 +60,9 @@ class Template:
         ahead: How many more to have ready.
         spares: Those that are ready.
         living: The pids of all its task processes.
-        is_prepared: Whether it has imported what it is to import.
-        has_prepared: The same of its process: from then on, calls may give it children.
+        is_prepared: Whether its process has imported what it is to import. From then on, calls may
+            give it children.
+        was_prepared: Whether this process or an earlier one has.
         is_retired: Whether another one has taken its place.
         overdue: Why it is used no more, if it or a task process of it was not ready in time.
     """
@@ -73,8 +74,8 @@ class Template:
         self.wanted = self.ahead = 0
         self.spares: deque[Spare] = deque()
         self.living: set[int] = set()
-        self.is_prepared = number == 0
-        self.has_prepared = False
+        self.is_prepared = False
+        self.was_prepared = number == 0
         self.is_retired = False
         self.overdue = ""
         self._become = become
@@ -100,7 +101,7 @@ class Template:
     def start(self) -> None:
         """Start its process."""
         self._starts += 1
-        self.has_prepared = self._prepare is None
+        self.is_prepared = self._prepare is None
         ours, theirs = transport.pair()
         with theirs:
             pid = os.fork()
@@ -173,7 +174,7 @@ class Template:
 
     def prepared(self) -> float:
         """Note that it has imported what it is to import. Returns the seconds that it has taken."""
-        self.is_prepared = self.has_prepared = True
+        self.is_prepared = self.was_prepared = True
         self._helpers = set(proctree.children_of(self.pid))
         return time.monotonic() - self._asked_at
 
@@ -228,7 +229,7 @@ class Template:
         Those end alone: calls may run in others that it has forked.
         """
         late = [spare for spare in self._forking.values() if now > spare.must_be_ready_at]
-        is_late = now > self._must_be_ready_at and not self.is_prepared
+        is_late = now > self._must_be_ready_at and not self.was_prepared
         if not (late or is_late):
             return False
         what = "a new task process" if late else "the process that imports the modules"

@@ -100,6 +100,25 @@ def test_when_the_reaper_is_killed_all_goes_and_the_next_call_works(guardian, tm
     assert guardian.run(abs, (-1,), {}).result() == 1
 
 
+def test_when_a_call_kills_its_template_the_calls_of_that_crash_and_the_next_one_works(
+    guardian, tmp_path
+):
+    thread, outcomes = start_call(guardian, tmp_path / "pid")
+    grandchild = psutil.Process(int((tmp_path / "pid").read_text()))
+
+    def kill_template():
+        os.kill(os.getppid(), signal.SIGKILL)
+        time.sleep(60)
+
+    killed = guardian.run(kill_template, (), {})
+    thread.join()
+    for outcome in (killed, *outcomes):
+        assert type(outcome.exception) is exceptions.CrashError
+        assert outcome.exception.signal == signal.SIGKILL
+    assert gone([grandchild])
+    assert guardian.run(abs, (-1,), {}).result() == 1
+
+
 def test_when_a_task_process_is_killed_its_call_is_told_so_and_its_children_go(guardian, tmp_path):
     thread, outcomes = start_call(guardian, tmp_path / "pid")
     grandchild = psutil.Process(int((tmp_path / "pid").read_text()))

@@ -15,8 +15,12 @@ from dask_limits.limits.task.preparation import Preparation
 from dask_limits.limits.task.process_state import Setting
 
 _REST: Final = 25
-"""How many times as long as a template has taken the next one is put off, so that templates cost
-4 % at most. A smaller value learns sooner what calls import, at a higher cost."""
+"""How many times as long as a template has taken a program rests for it, so that templates cost 4 %
+at most. A smaller value learns sooner what calls import, at a higher cost."""
+_AHEAD: Final = 2
+"""Templates that need not be rested for before the next one is made. Programs call several
+functions when they begin, which import one library after the other: so all are learned in seconds.
+A larger value has more CPU time go into templates there."""
 _PATIENCE_S: Final = 600.0
 """How long what the user asks for may take, in a template and in each task process. It is there to
 end what never ends by itself; a large model from a slow disk takes minutes."""
@@ -55,7 +59,7 @@ class Templates:
         self._numbers = itertools.count(1)
         self._asked: int | None = None  # the one that is being made
         self._latest = 0  # the one that was asked for last
-        self._asked_at = self._not_before = 0.0
+        self._asked_at = self._not_before = self._rested_at = 0.0
         self._learned: dict[str, None] = {}
         self._asked_for: tuple[str, ...] = ()  # what is learned by the one that is being made
         self._proven: set[str] = set()  # what was, by the last one that was ready
@@ -174,7 +178,8 @@ class Templates:
     def prepared(self, number: int, seconds: float) -> None:
         """Note that a template is ready, perhaps for long, and how many seconds it has taken."""
         if number == self._asked:  # otherwise what it has imported has changed meanwhile
-            self._rest(seconds)
+            self._rested_at = max(self._rested_at, time.monotonic()) + _REST * seconds
+            self._asked, self._not_before = None, self._rested_at - _AHEAD * _REST * seconds
             self.number, self._proven = number, {*self._asked_for}
 
     def failed(self, number: int, error: str) -> None:

@@ -166,6 +166,16 @@ def test_a_template_that_was_ready_long_before_its_owner_looked_delays_no_other(
     assert made.is_due
 
 
+def test_the_first_templates_come_at_once_and_later_ones_cost_little():
+    made = Templates()
+    for n in range(8):
+        made.learn({f"module_{n}": None}, 0, ([], ""))
+        assert made.is_due == (n < 3)
+        if made.is_due:
+            made.asked(made.to_prepare())
+            made.prepared(n + 1, 10)
+
+
 def learn(guardian, name):
     """Have calls import a module until there is a template of what they have imported."""
     call(guardian, abs, -1)

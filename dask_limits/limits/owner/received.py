@@ -40,11 +40,12 @@ End: TypeAlias = Ended | Verdict | Unbegun
 Modules: TypeAlias = dict[str, str | None]
 
 
-def read(message: Message, key: bytes) -> End | Modules | None:
-    """Read a message. None for one of another kind: it does not matter what is written there.
+def read(message: Message, key: bytes) -> End | Modules:
+    """Read a message.
 
     Raises:
-        MalformedError: if it is not as the kind says, or none of the guardian, whose `key` this is.
+        MalformedError: if it is not as its kind says, or of no kind that comes here, or a verdict
+            without the `key` of the guardian.
     """
     kind, _, body, fds = message
     try:
@@ -57,7 +58,7 @@ def read(message: Message, key: bytes) -> End | Modules | None:
         if kind in (messages.IMPORTED, messages.PREPARED_IMPORTS):
             return imports.parse(body)
         if kind not in (messages.VERDICT, messages.UNBEGUN):
-            return None
+            raise ValueError(kind)
         if body[: len(key)] != key:
             raise ValueError("this is no verdict of the guardian")
         return pickle.loads(body[len(key) :]) if kind == messages.VERDICT else Unbegun()

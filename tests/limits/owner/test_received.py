@@ -17,6 +17,7 @@ from dask_limits import exceptions
 from dask_limits.limits import Limits
 from dask_limits.limits.ipc import messages, payload, task_cells, transport
 from dask_limits.limits.owner import received
+from dask_limits.limits.task import fresh
 from dask_limits.limits.task.main import TaskProcess
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # a call shall not import pytest
@@ -89,6 +90,8 @@ def test_whatever_a_call_sends_it_has_an_outcome_and_the_next_call_runs(
         ("UNBEGUN", b""),
         ("IMPORTED", b"\0\n"),
         ("PREPARED_IMPORTS", b"os"),
+        ("SPAWNED", b""),
+        ("REQUEST", b""),
     ],
 )
 def test_what_none_of_our_processes_sends_is_the_end_of_its_call(guardian, kind, body):
@@ -97,6 +100,18 @@ def test_what_none_of_our_processes_sends_is_the_end_of_its_call(guardian, kind,
     assert "the socket of its process" in str(error)
     assert type(error.__cause__) is received.MalformedError
     assert run(guardian, abs, (-1,)).value == 1
+
+
+def test_a_fresh_process_that_answers_something_else_ends_its_call_at_once(guardian):
+    def answer():
+        (sender,) = (one for one in gc.get_objects() if type(one) is fresh._Sender)
+        account = messages.FRESH_ACCOUNT.pack(0, 0, 0, 0)
+        transport.send(sender.sock, messages.SPAWN, sender.number, account)
+
+    limits = Limits(wall_time=60, isolation="fresh")
+    error = guardian.run(answer, (), {}, limits).exception
+    assert type(error) is exceptions.CrashError
+    assert "the socket of its process" in str(error)
 
 
 def test_nothing_but_a_result_runs_code_in_the_caller(guardian, tmp_path):

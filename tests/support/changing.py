@@ -20,6 +20,7 @@ import random
 import resource
 import signal
 import socket
+import struct
 import sys
 import tempfile
 import threading
@@ -93,16 +94,24 @@ def _leave_other_file(n: int) -> None:
 
 def _leave_a_lock(n: int) -> None:
     file = tempfile.TemporaryFile()  # noqa: SIM115
-    if n % 2:
+    way = n % 3
+    if way == 0:
+        fcntl.lockf(file, fcntl.LOCK_EX)
+    elif way == 1:
         fcntl.flock(file, fcntl.LOCK_EX)
     else:
-        fcntl.lockf(file, fcntl.LOCK_EX)
+        lock = struct.pack("hhqqi", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+        fcntl.fcntl(file, 37, lock)  # F_OFD_SETLK
     _keep(file)
 
 
 def _listen(n: int) -> None:
-    server = socket.socket()
-    server.bind(("127.0.0.1", 0))
+    if n % 2:
+        server = socket.socket(socket.AF_UNIX)
+        server.bind("")  # to a name that nothing has
+    else:
+        server = socket.socket()
+        server.bind(("127.0.0.1", 0))
     server.listen()
     _keep(server)
 

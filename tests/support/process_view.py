@@ -55,7 +55,10 @@ _libc = ctypes.CDLL(None, use_errno=True)
 def view() -> dict[str, Any]:
     """What this process shows, to be compared with what it shows later."""
     shown: dict[str, Any] = {}
-    for part in (_files, _status, _kernel, _open_files, _signals, _environment, _interpreter):
+    for part in (
+        *(_files, _status, _kernel, _open_files, _held),
+        *(_signals, _environment, _interpreter),
+    ):
         shown |= {f"{part.__name__[1:]} {name}": value for name, value in part()}
     return shown
 
@@ -134,6 +137,20 @@ def _open_files() -> Iterator[tuple[str, object]]:
             info = (_PROC / f"fdinfo/{number}").read_text().splitlines()
             kept = [line for line in info if line.startswith(("flags", "lock"))]
             yield str(number), (_kind(os.readlink(f"/proc/self/fd/{number}")), kept)
+
+
+def _held() -> Iterator[tuple[str, object]]:
+    """What only one process can have."""
+    locks, ports = [], 0
+    for number in map(int, os.listdir("/proc/self/fd")):
+        with contextlib.suppress(OSError):
+            info = (_PROC / f"fdinfo/{number}").read_text().splitlines()
+            locks += [line.split()[2] for line in info if line.startswith("lock:")]
+            if os.readlink(f"/proc/self/fd/{number}").startswith("socket:"):
+                with socket.socket(fileno=os.dup(number)) as found:
+                    ports += found.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+    yield "locks", locks
+    yield "ports", ports
 
 
 def _kind(what: str) -> str:

@@ -59,8 +59,8 @@ class Baseline:
         """Restore what a call has changed, as far as that is sure. False if more has changed.
 
         Its function has been `busy` for so many seconds. With `keep`, what libraries keep on
-        purpose may stay: open files, while they are few, their own threads, locked memory, handlers
-        of signals in C, and hooks in the interpreter.
+        purpose may stay: open files, while they are few and lock out nobody, their own threads,
+        locked memory, handlers of signals in C, and hooks in the interpreter.
         """
         self._unlooked += busy
         try:
@@ -74,7 +74,7 @@ class Baseline:
                 and settings() == self._settings
                 and self._kernel.read() == self._common
                 and not self._leaves_something()
-                and (self._files.few_left() if keep else restored and self._is_as_before())
+                and (self._files.may_stay() if keep else restored and self._is_as_before())
                 and (self._has_looked_fully() or self._look_fully(keep))
             )
             if is_as_before and not self._keeps_folder:

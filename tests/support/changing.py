@@ -378,6 +378,16 @@ def _change_sys(n: int) -> None:
         sys.stdout.reconfigure(encoding="latin-1", line_buffering=False)
 
 
+def _change_threads(n: int) -> None:
+    way = n % 3
+    if way == 0:
+        threading.stack_size((n + 64) * 4096)
+    elif way == 1:
+        threading.excepthook = _nothing
+    else:
+        threading.main_thread().name = f"thread {n}"
+
+
 def _nothing(*_: object) -> None:
     return None
 

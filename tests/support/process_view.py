@@ -49,6 +49,16 @@ _PRCTL_VALUES = (3, 5, 7, 9, 11, 13, 16, 19, 27, 30, 34, 39, 42, 46, 56, 58, 66,
 _PRCTL_STORED = (2, 25, 37)
 _PIDS = ("Pid", "Tgid", "PPid", "NStgid", "NSpid", "NSpgid", "NSsid")
 _SYSCALLS = {"x86_64": (315, 252, 239, 250), "aarch64": (275, 31, 236, 219)}
+_OF_LIBRARIES = (
+    *("open_files", "interpreter", "signals action"),
+    *("status SigCgt", "status Threads", "status VmLck", "status VmPin"),
+)
+"""What libraries may keep in a process that is kept for them, ..."""
+_PLAIN_SETTINGS = (
+    *("interpreter argv", "interpreter gc.get_threshold"),
+    *("interpreter sys.getswitchinterval", "interpreter sys.get_int_max_str_digits"),
+)
+"""... but for these."""
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -78,6 +88,15 @@ def differences(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
         f"{name}: {one.get(name)!r} -> {other.get(name)!r}"
         for name in sorted({*one, *other})
         if one.get(name) != other.get(name)
+    ]
+
+
+def of_no_library(differences: list[str]) -> list[str]:
+    """Those that a process which is kept for its libraries may not have."""
+    return [
+        one
+        for one in differences
+        if not one.startswith(_OF_LIBRARIES) or one.startswith(_PLAIN_SETTINGS)
     ]
 
 
@@ -209,6 +228,8 @@ def _interpreter() -> Iterator[tuple[str, object]]:
     yield "decimal", str(decimal.getcontext())
     yield "context", sorted(var.name for var in contextvars.copy_context())
     yield "threads", (threading.active_count(), threading.gettrace(), threading.getprofile())
+    yield "new threads", (threading.stack_size(), threading.excepthook)
+    yield "thread", threading.main_thread().name
     yield "timeout", socket.getdefaulttimeout()
     yield "tracemalloc", tracemalloc.is_tracing()
     yield "callbacks", list(gc.callbacks)

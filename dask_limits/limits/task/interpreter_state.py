@@ -67,7 +67,6 @@ def settings_of_standard_library() -> tuple[object, ...]:
     return (
         (root.handlers.copy(), root.filters.copy(), root.level, logging.root.manager.disable),
         chosen and chosen.get_start_method(),
-        threading.stack_size(),
         faulthandler.is_enabled(),
         field_size_limit(),
     )
@@ -112,6 +111,9 @@ def _other_hooks() -> tuple[object, ...]:
         gc.callbacks.copy(),
         threading.gettrace(),
         threading.getprofile(),
+        threading.excepthook,
+        threading.stack_size(),
+        threading.main_thread().name,
         tracemalloc.is_tracing(),
         _own_event_loop_policy(),
         *map(_text_settings, (sys.stdin, sys.stdout, sys.stderr)),
@@ -139,7 +141,9 @@ def _own_event_loop_policy() -> type | None:
 class Restored:
     """What is restored after each call: warnings, locale, event loop, generators of random numbers.
 
-    What modules have set that a call has imported stays: they would not set it again.
+    So are the arguments of the program, the switch interval, the digits that an integer may have,
+    and the thresholds of the garbage collector: libraries set these when they are imported, if at
+    all. What modules have set that a call has imported stays: they would not set it again.
     """
 
     def __init__(self, random: RandomStates) -> None:
@@ -150,6 +154,8 @@ class Restored:
         self._modules = len(sys.modules)
         self._filters = list(warnings.filters)
         self._locale = _locale.setlocale(_locale.LC_ALL)
+        self._argv, self._arguments = sys.argv, sys.argv.copy()
+        self._plain = _plain_settings()
         self._decimals = decimal.getcontext().copy()
         self._decimal_settings = _decimal_settings()
 
@@ -167,6 +173,8 @@ class Restored:
         elif not self._common_are_same():
             warnings.filters[:] = self._filters  # type: ignore[index]
             _locale.setlocale(_locale.LC_ALL, self._locale)
+            sys.argv, self._argv[:] = self._argv, self._arguments
+            _restore_plain(*self._plain)
         # Calls see this one, also where each has its own context variables.
         decimal.setcontext(self._decimals.copy())
         self._modules = len(sys.modules)
@@ -176,8 +184,21 @@ class Restored:
 
     def _common_are_same(self) -> bool:
         return (
-            warnings.filters == self._filters and _locale.setlocale(_locale.LC_ALL) == self._locale
+            warnings.filters == self._filters
+            and _locale.setlocale(_locale.LC_ALL) == self._locale
+            and sys.argv == self._arguments
+            and _plain_settings() == self._plain
         )
 
     def _are_same(self) -> bool:
         return self._common_are_same() and _decimal_settings() == self._decimal_settings
+
+
+def _plain_settings() -> tuple[float, int, tuple[int, ...]]:
+    return sys.getswitchinterval(), sys.get_int_max_str_digits(), gc.get_threshold()
+
+
+def _restore_plain(switch_interval: float, digits: int, thresholds: tuple[int, ...]) -> None:
+    sys.setswitchinterval(switch_interval + 5e-7)  # which cuts off what is below a microsecond
+    sys.set_int_max_str_digits(digits)
+    gc.set_threshold(*thresholds)

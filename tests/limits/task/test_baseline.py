@@ -13,19 +13,13 @@ import warnings
 import cloudpickle
 import pytest
 from changing import CHANGES, change
-from process_view import differences, view_of_any
+from process_view import differences, of_no_library, view_of_any
 
 from dask_limits.limits import Limits
 from dask_limits.limits.owner.guardian import Guardian
 from dask_limits.limits.owner.preload import Preload
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # a call shall not import pytest
-
-KEPT = (
-    *("open_files", "interpreter", "signals action"),
-    *("status SigCgt", "status Threads", "status VmLck", "status VmPin"),
-)
-"""What a process that is kept for its libraries may keep."""
 
 
 def relay(fn, *args):
@@ -46,7 +40,7 @@ def test_the_next_call_finds_what_the_first_call_found(run, name):
     for number in (0, 1, 7):
         run(change, name, number)
         found = differences(before, run(view_of_any).result())
-        assert not [one for one in found if not one.startswith(KEPT)], number
+        assert not of_no_library(found), number
 
 
 def test_the_call_after_some_quick_ones_is_looked_at_too(guardian):

@@ -17,7 +17,7 @@ import pytest
 from changing import CHANGES, change
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from process_view import differences, view
+from process_view import differences, of_no_library, view
 from required import need_root
 
 from dask_limits.limits.ipc import task_cells
@@ -30,18 +30,14 @@ SECONDS = float(os.environ.get("DASK_LIMITS_PROPERTY_SECONDS", "4"))
 NOBODY = 65534
 SHORTEST = 1e-5  # seconds that a call takes which changes something
 REPORT = 900  # a number above those of the files that a task process has
-KEPT = (
-    *("open_files", "interpreter", "signals action"),
-    *("status SigCgt", "status Threads", "status VmLck", "status VmPin"),
-)
-"""What libraries may keep where a process is kept for them."""
 RESTORED = [
     *[("use_and_tidy_up", n) for n in range(4)],
     *[("change_the_environment", n) for n in range(72)],
     *[("change_directory", n) for n in range(3)],
     *[("change_stacks", n) for n in (0, 1, 3, 4)],
     *[("change_libraries", n) for n in (0, 1, 2, 3, 4, 7, 10)],
-    *[("set_a_wakeup_file", 0), ("change_sys", 19), ("change_sys", 22)],
+    *[("change_sys", n) for n in (1, 3, 13, 18, 19, 22, 61)],
+    *[("change_gc", 1), ("set_a_wakeup_file", 0)],
 ]
 """Changes after which a process is used again."""
 STEPS = st.lists(st.tuples(st.sampled_from(sorted(CHANGES)), st.integers(0, 10_000)), max_size=8)
@@ -100,7 +96,7 @@ def live_through(steps, root, keep):
         if not baseline.restore(setting, keep, busy=SHORTEST):
             return f"unfit after {name} {number}"
         found = differences(before, in_call(view))
-        if found := [one for one in found if not (keep and one.startswith(KEPT))]:
+        if found := of_no_library(found) if keep else found:
             return "\n".join([f"{name} {number} leaves", *found])
     return "fit"
 

@@ -5,7 +5,7 @@ from typing import Any
 
 
 def preload(
-    modules: Iterable[str],
+    modules: Iterable[str] = (),
     initializer: Callable[..., object] | None = None,
     initargs: Iterable[Any] = (),
 ) -> None:
@@ -16,11 +16,11 @@ def preload(
     begins comes after the imports, in a new process. Neither their time nor their memory counts for
     a call.
 
-    Each call of this function replaces what was asked for before: `preload([])` asks for nothing.
+    Each call of this function replaces what was asked for before: `preload()` asks for nothing.
     See `Scheduler.with_processes` for what happens if a module or the initializer fails.
 
     Args:
-        modules: Names of modules, such as `["sklearn.ensemble"]`.
+        modules: Names of modules, such as `["sklearn.ensemble"]`. By default, none.
         initializer: A function that each process calls once, before its first call.
         initargs: Its arguments.
 
@@ -35,7 +35,7 @@ def preload(
         >>> dask_limits.preload(["wave"])
         >>> dask_limits.limit(lambda: "wave" in sys.modules, wall_time=10)()
         True
-        >>> dask_limits.preload([])
+        >>> dask_limits.preload()
     """
     from dask_limits.limits.owner.guardian import default_guardian
     from dask_limits.limits.owner.preload import Preload

@@ -209,6 +209,15 @@ def test_what_is_preloaded_last_holds_from_the_next_call_on():
     assert call()["global"] is None
 
 
+def test_an_initializer_needs_no_modules():
+    try:
+        dask_limits.preload(initializer=load, initargs=["a"])
+        assert limit(look, wall_time=30)()["global"] == "a"
+    finally:
+        dask_limits.preload()
+    assert limit(look, wall_time=30)()["global"] is None
+
+
 def test_the_initializer_of_a_pool_can_preload():
     preload = dask_limits.preload
     with ProcessPoolExecutor(1, initializer=preload, initargs=(["wave"],)) as pool:

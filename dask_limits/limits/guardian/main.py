@@ -22,11 +22,11 @@ from typing import Final, NoReturn
 from dask_limits.limits.guardian import template as template_process
 from dask_limits.limits.guardian.leftovers import Leftovers
 from dask_limits.limits.guardian.monitor import TICK_S
+from dask_limits.limits.guardian.remains import Remains
 from dask_limits.limits.guardian.strays import Parent, Strays
 from dask_limits.limits.guardian.task_process import TaskProcess
 from dask_limits.limits.guardian.template import ChildSignal, EndedProcess, collect_ended
 from dask_limits.limits.guardian.templates import Template, how_ended
-from dask_limits.limits.guardian.temporary_folders import TemporaryFolders
 from dask_limits.limits.ipc import messages, owner_cells, transport
 from dask_limits.limits.ipc.cells import Cells
 from dask_limits.limits.linux import proctree
@@ -53,7 +53,7 @@ _KEPT_WARM: Final = len(os.sched_getaffinity(0))
 class GuardianProcess:
     """The guardian's loop; `control` is its socket with the owner."""
 
-    def __init__(self, control: socket.socket, cells: Cells, folders: TemporaryFolders) -> None:
+    def __init__(self, control: socket.socket, cells: Cells, remains: Remains) -> None:
         self._control = control
         self._receiver = transport.Receiver(control)
         self._owner_cells = cells
@@ -69,7 +69,7 @@ class GuardianProcess:
         self._orphans: set[int] = set()  # what calls have detached, and is still there
         self._leftovers = Leftovers()
         self._strays = Strays()
-        self._folders = folders
+        self._remains = remains
         self._next_stray_look = 0.0
         self._reaper = os.getppid()
         self._next_check = 0.0
@@ -205,9 +205,7 @@ class GuardianProcess:
             return
         row = self._free_rows[-1]
         cells.clear(row)
-        process = TaskProcess(
-            row, spare.pid, cells, spare.own_end, spare.task_cells_fd, self._leftovers
-        )
+        process = TaskProcess(row, spare, cells, self._remains.groups, self._leftovers)
         self._free_rows.pop()
         template.spares.popleft()
         self._strays.add(process.family)
@@ -348,7 +346,7 @@ class GuardianProcess:
                     self._refuse_one(template, report)
                     self._serve(template)
                 self._end_if_retired(template)
-        self._folders.note_end(ended.pid)
+        self._remains.note_end(ended.pid)
         process = self._by_pid.pop(ended.pid, None)
         if process is None:
             self._strays.note_end(ended)
@@ -383,7 +381,7 @@ class GuardianProcess:
         """
         self._next_stray_look = time.monotonic() + _STRAYS_S
         templates = [template for template in self._templates.values() if template.pid]
-        own = self._folders.removers.union(template.pid for template in templates)
+        own = self._remains.helpers.pids.union(template.pid for template in templates)
         parents = (template.as_parent for template in templates if template.is_prepared)
         orphans = self._strays.look([Parent(os.getpid(), own), *parents])
         new = orphans.keys() - self._orphans
@@ -395,5 +393,5 @@ class GuardianProcess:
             for process in self._by_row.values():
                 process.note_orphans(orphans, self._orphans)
         else:
-            self._folders.remove()
+            self._remains.remove()
         self._orphans = set(orphans)

@@ -2,12 +2,12 @@ from __future__ import annotations
 
 import math
 import os
-import socket
 import time
 from dataclasses import replace
 from typing import Final
 
 from dask_limits.limits.guardian.children import child_to_name
+from dask_limits.limits.guardian.groups import Groups
 from dask_limits.limits.guardian.memory import CallMemory
 from dask_limits.limits.guardian.notes import Notes
 from dask_limits.limits.guardian.strays import Family
@@ -15,8 +15,7 @@ from dask_limits.limits.guardian.template import EndedProcess
 from dask_limits.limits.ipc import owner_cells
 from dask_limits.limits.ipc.cells import Cells
 from dask_limits.limits.ipc.messages import Verdict
-from dask_limits.limits.ipc.task_cells import TaskCells
-from dask_limits.limits.linux import proctree
+from dask_limits.limits.linux import cgroup, proctree
 from dask_limits.limits.outcome import ChildProcess, Usage
 from dask_limits.limits.task.grace import SIGNALS
 
@@ -32,6 +31,11 @@ _FORKS_PER_S: Final = 5000
 _PROCESSORS: Final = os.cpu_count() or 1
 _COSTLY_SHARE: Final = 0.05
 """Share of the guardian's time for looking through the threads of one call for their children."""
+_CPU_STEPS_S: Final = 0.05
+"""By how much the CPU time of processes that /proc shows, in steps of 10 ms each, may differ from
+that of their group."""
+_GROUPED_AFTER_S: Final = 3.0
+"""How long a call has run when it gets a control group."""
 _DONE_CPU_S: Final = 1.0
 """CPU seconds that a process may use beyond the limit of a call that is done, to send its answer
 and get ready for the next one."""
@@ -44,15 +48,16 @@ class Watch:
         self,
         cells: Cells,
         row: int,
-        noted: TaskCells,
-        sock: socket.socket,
+        notes: Notes,
         pid: int,
-        number: int,
         family: Family,
+        groups: Groups,
     ) -> None:
-        self.number = number
+        self.number = notes.number
         self._family = family
-        self.notes = Notes(cells, row, noted, sock, number)
+        self._groups = groups
+        self._group = ""  # the folder of its control group, once it has run for long
+        self.notes = notes
         self._owner_cells = cells
         self._row = row
         self._pid = pid
@@ -67,6 +72,7 @@ class Watch:
         self._below: list[proctree.Process] = []
         self._next_scan = 0.0
         self._waited = self._vanished = self._cpu_time = 0.0
+        self._unseen_before = 0.0  # CPU seconds that its group has counted before this call
         self._child: ChildProcess | None = None
         self._memory: CallMemory | None = None
         self._peak_processes = 1
@@ -93,7 +99,8 @@ class Watch:
         notes.found(cpu_time, sum(p.resident for p in self._counted(root)), had_begun)
         if notes.is_fresh and not notes.has_begun:
             return "wall_time" if now >= self.wall_deadline else ""
-        cpu_time = max(cpu_time - notes.cpu_before, self._cpu_time)
+        cpu_time += self._unseen_cpu_time(cpu_time, now) - notes.cpu_before
+        cpu_time = max(cpu_time, self._cpu_time)
         memory = self._look_at_memory(root, now, had_begun)
         below = sum(not p.has_ended for p in self._below)
         processes = 1 + max(below - notes.beside, 0)
@@ -190,6 +197,19 @@ class Watch:
         """CPU seconds of the tree; with a fresh process, without those of the task process."""
         total = proctree.cpu_time_below(root, self._below) + self._vanished
         return total if self.notes.is_fresh else total + proctree.cpu_seconds(self._pid)
+
+    def _unseen_cpu_time(self, seen: float, now: float) -> float:
+        """CPU seconds of the call, beyond those seen, that its control group counts, if any."""
+        if now - self.notes.start < _GROUPED_AFTER_S:
+            return 0.0
+        seen += proctree.cpu_seconds(self._pid) if self.notes.is_fresh else 0.0
+        if not self._group:
+            self._group = self._groups.move(self._pid, [p.pid for p in self._below])
+            self._unseen_before = cgroup.cpu_seconds(self._group) - seen
+        if not self._group:
+            return 0.0
+        unseen = cgroup.cpu_seconds(self._group) - seen - self._unseen_before
+        return unseen if unseen > _CPU_STEPS_S else 0.0
 
     def _counted(self, root: proctree.Process) -> list[proctree.Process]:
         """The processes whose memory counts. A task process that has a fresh one only waits."""

@@ -51,7 +51,7 @@ class Notes:
         self._row = row
         self._task_cells = noted
         self._sock = sock
-        self._number = number
+        self.number = number
         self._handed_over = cells.get_float(row, owner_cells.START)
         self._method = messages.START_METHODS[cells.get(row, owner_cells.START_METHOD)]
         self.is_fresh = self._method != ""
@@ -72,16 +72,16 @@ class Notes:
             )
         if self.has_begun:
             self._clock = _within(self._clock, noted.get_float(0, task_cells.CLOCK), now)
-        elif self._owner_cells.get(self._row, owner_cells.SENT) == self._number:
+        elif self._owner_cells.get(self._row, owner_cells.SENT) == self.number:
             self._sent_at = min(self._sent_at, now)
-        if noted.get(0, task_cells.DONE) == self._number:
+        if noted.get(0, task_cells.DONE) == self.number:
             self._done_at = min(self._done_at, now)
 
     def _is_noted_as_begun(self) -> bool:
-        if self._task_cells.get(0, task_cells.CALL) == self._number:
+        if self._task_cells.get(0, task_cells.CALL) == self.number:
             return True
         # A fresh process takes time to start. In any other, the call begins when it is sent.
-        return self.is_fresh and self._task_cells.has_begun_for_good(self._number)
+        return self.is_fresh and self._task_cells.has_begun_for_good(self.number)
 
     def found(self, cpu_time: float, memory: int, had_begun: bool) -> None:
         """Take CPU seconds and bytes of all that counts, found at a look, `had_begun` before it.
@@ -123,12 +123,12 @@ class Notes:
     @property
     def is_done(self) -> bool:
         """Whether the call says that it is done: its answer is sent, or will be at once."""
-        return self._task_cells.get(0, task_cells.DONE) == self._number
+        return self._task_cells.get(0, task_cells.DONE) == self.number
 
     @property
     def is_answered(self) -> bool:
         """Whether it says that the answer is sent."""
-        return self._task_cells.get(0, task_cells.ANSWERED) == self._number
+        return self._task_cells.get(0, task_cells.ANSWERED) == self.number
 
     def time_to_answer(self) -> float:
         """Seconds by which a call that is done may be over its wall time; inf while its owner has

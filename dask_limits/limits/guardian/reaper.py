@@ -16,8 +16,8 @@ from typing import NoReturn
 
 from dask_limits.limits.guardian.leftovers import Leftovers
 from dask_limits.limits.guardian.main import GuardianProcess
+from dask_limits.limits.guardian.remains import Remains
 from dask_limits.limits.guardian.template import collect_ended
-from dask_limits.limits.guardian.temporary_folders import TemporaryFolders
 from dask_limits.limits.ipc import owner_cells, transport
 from dask_limits.limits.ipc.cells import Cells
 from dask_limits.limits.linux import prctl, proctree, signals
@@ -40,7 +40,7 @@ def main(control_fd: int, owner_cells_fd: int, folder: str) -> NoReturn:
     # these options on to the resource trackers that it starts.
     sys.warnoptions.append("ignore:resource_tracker:UserWarning")
     prefix = temporary_folder.prefix_in(folder)
-    folders = TemporaryFolders(prefix)
+    remains = Remains(prefix)
     temporary_folder.use(prefix)
     owner = os.getppid()
     prctl.become_subreaper()
@@ -56,9 +56,9 @@ def main(control_fd: int, owner_cells_fd: int, folder: str) -> NoReturn:
             prctl.set_name("limits-guardian")
             cells = Cells(owner_cells.ROWS, owner_cells_fd)
             owner_cells.seal(owner_cells_fd)
-            GuardianProcess(transport.adopt(control_fd), cells, folders).run()
+            GuardianProcess(transport.adopt(control_fd), cells, remains).run()
         _end_children()
-        folders.remove_all()
+        remains.remove_all()
     except BaseException:
         traceback.print_exc()
     finally:

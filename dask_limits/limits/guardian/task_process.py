@@ -19,10 +19,13 @@ import socket
 import time
 from typing import Final
 
+from dask_limits.limits.guardian.groups import Groups
 from dask_limits.limits.guardian.leftovers import Leftovers
 from dask_limits.limits.guardian.monitor import Watch
+from dask_limits.limits.guardian.notes import Notes
 from dask_limits.limits.guardian.strays import Family
 from dask_limits.limits.guardian.template import EndedProcess
+from dask_limits.limits.guardian.templates import Spare
 from dask_limits.limits.ipc import messages, owner_cells, task_cells, transport
 from dask_limits.limits.ipc.cells import Cells
 from dask_limits.limits.ipc.task_cells import TaskCells, is_whole
@@ -46,22 +49,24 @@ class TaskProcess:
     def __init__(
         self,
         row: int,
-        pid: int,
+        spare: Spare,
         cells: Cells,
-        sock: socket.socket,
-        task_cells_fd: int,
+        groups: Groups,
         leftovers: Leftovers,
     ) -> None:
         self.row = row
-        self.pid = pid
+        self.pid = pid = spare.pid
         self.cause = ""  # why it is being ended; empty if it is not
         self.dead = False
         self.released = False  # whether the owner needs it no more
         self.key = os.urandom(8)  # its call cannot know: it is made after the process
         self._owner_cells = cells
-        self._task_cells = TaskCells(task_cells_fd)
-        self._sock = sock  # a copy of its end: to send a verdict even when the process has ended
+        self._task_cells = TaskCells(spare.task_cells_fd)
+        self._sock = (
+            spare.own_end
+        )  # a copy of its end: to send a verdict even when the process has ended
         self._leftovers = leftovers
+        self._groups = groups
         self.family = Family(pid, self._running_since)
         self._watch: Watch | None = None
         self._stacks_until = math.inf
@@ -135,8 +140,9 @@ class TaskProcess:
     def _watch_call(self, number: int) -> Watch:
         if self._watch is None or self._watch.number != number:
             self.family.forget()
-            noted, sock, family = self._task_cells, self._sock, self.family
-            self._watch = Watch(self._owner_cells, self.row, noted, sock, self.pid, number, family)
+            notes = Notes(self._owner_cells, self.row, self._task_cells, self._sock, number)
+            its = self.pid, self.family, self._groups
+            self._watch = Watch(self._owner_cells, self.row, notes, *its)
         return self._watch
 
     def _warn(self, watch: Watch, number: int) -> None:

@@ -77,8 +77,10 @@ class OpenFiles:
 
 
 def _numbers() -> set[int]:
-    found = [int(name) for name in os.listdir("/proc/self/fd")]
-    return {fd for fd in found if _is_inheritable(fd) is not None}  # without that of the directory
+    found = set(map(int, os.listdir("/proc/self/fd")))
+    lowest = os.open("/", os.O_RDONLY)  # has the number that the listed folder had
+    os.close(lowest)
+    return found - {lowest}
 
 
 def _watched(numbers: list[int]) -> list[int]:

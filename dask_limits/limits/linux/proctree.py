@@ -194,6 +194,15 @@ def cpu_seconds(pid: int) -> float:
         return 0.0
 
 
+def queued_seconds() -> float:
+    """Seconds that the main thread of this process has waited for a processor; 0 if not known.
+
+    Source: `Documentation/scheduler/sched-stats.rst` of the kernel, /proc/<pid>/schedstat.
+    """
+    words = _read("/proc/self/schedstat").split()
+    return int(words[1]) / 1e9 if words else 0.0
+
+
 class Pages(NamedTuple):
     """The resident pages of a process by how many processes have them, in bytes."""
 

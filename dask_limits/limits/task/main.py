@@ -15,7 +15,7 @@ from typing import Final, NoReturn
 
 from dask_limits.limits.ipc import messages, payload, task_cells, transport
 from dask_limits.limits.ipc.task_cells import TaskCells
-from dask_limits.limits.linux import files, prctl, signals, standard_output
+from dask_limits.limits.linux import files, prctl, proctree, signals, standard_output
 from dask_limits.limits.task import fresh, imports, temporary_folder
 from dask_limits.limits.task.baseline import Baseline
 from dask_limits.limits.task.own_changes import OwnChanges
@@ -103,12 +103,13 @@ def _settle_in(sock_fd: int, task_cells_fd: int, template: int) -> tuple[socket.
 def _prepare(preparation: Preparation, settled: Callable[[float, bytes], None]) -> Changes | None:
     """Do what comes before the first call. None if that has failed."""
     changes, report = None, b""
-    start = time.monotonic()
+    start = time.monotonic() - proctree.queued_seconds()
     try:
         changes = preparation.in_task_process()
     except BaseException as why:
         report = report_of(why)
-    settled(max(time.process_time(), time.monotonic() - start), report)
+    took = time.monotonic() - proctree.queued_seconds() - start  # on a busy machine no more
+    settled(max(time.process_time(), took), report)
     return changes
 
 

@@ -38,3 +38,33 @@ def test_calls_are_refused_where_proc_does_not_show_their_processes(place):
 
 def test_calls_run_in_a_pid_namespace_with_a_proc_of_its_own():
     assert run_in(["--pid", "--fork", "--mount-proc"]) == "None\n"
+
+
+WAITS_FOR_A_PROCESSOR = """
+import os, time
+from dask_limits.limits.linux import prctl, proctree
+os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])
+other = os.fork()
+if other == 0:
+    prctl.die_with_parent(9)
+    while True:
+        pass
+try:
+    start, cpu_before = time.monotonic(), time.process_time()
+    while time.process_time() < cpu_before + 0.5:
+        pass
+    waited = time.monotonic() - start - 0.5
+    queued = proctree.queued_seconds()
+    assert waited / 2 < queued, (waited, queued)
+    time.sleep(0.01)  # whatever is queued has run
+    before = proctree.queued_seconds()
+    start = time.monotonic()
+    time.sleep(1)
+    assert proctree.queued_seconds() - before < 0.9 * (time.monotonic() - start)
+finally:
+    os.kill(other, 9)
+"""
+
+
+def test_waiting_for_a_processor_is_told_from_other_waiting():
+    subprocess.run([sys.executable, "-c", WAITS_FOR_A_PROCESSOR], check=True, timeout=100)

@@ -2,6 +2,8 @@
 
 import os
 import pickle
+import resource
+import subprocess
 import sys
 import threading
 import time
@@ -169,6 +171,23 @@ def test_the_threads_of_blas_are_no_breach(isolated):
 @on_each()
 def test_sleeping_costs_no_cpu_time(isolated):
     assert isolated(time.sleep, cpu_time=0.2).run(0.5).ok
+
+
+def run_programs_of_shells(seconds, times):
+    """Returns the CPU time that they have used."""
+    program = f"import time\nwhile time.process_time() < {seconds}: pass"
+    for _ in range(times):
+        # The shell lives on for some looks after its program, whose time it has taken over.
+        shell = ["/bin/sh", "-c", '"$0" -S -c "$1"; sleep 0.2', sys.executable, program]
+        subprocess.run(shell, check=True)
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+@on_processes()
+def test_cpu_time_that_a_child_has_waited_for_counts_once(isolated):
+    outcome = isolated(run_programs_of_shells, wall_time=60).run(0.3, 3)
+    assert outcome.usage.cpu_time < 1.1 * outcome.result() + 0.1
 
 
 @on_fresh

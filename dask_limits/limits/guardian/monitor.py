@@ -185,12 +185,13 @@ class Watch:
         for strays ourselves, which are no children of the call's processes.
         """
         still, its = {p.pid for p in self._below}, {root.pid, *(p.pid for p in known)}
-        gone = [p for p in known if p.pid not in still and p.parent in its]
-        used = sum(p.cpu_time + p.waited_cpu_time for p in gone)
-        waited = root.waited_cpu_time + sum(p.waited_cpu_time for p in self._below)
+        gone = [p for p in known if p.pid not in still]
+        used = sum(p.cpu_time + p.waited_cpu_time for p in gone if p.parent in its)
+        # What those have waited for is part of what their parents have waited for now.
+        before = self._waited - sum(p.waited_cpu_time for p in gone)
+        self._waited = root.waited_cpu_time + sum(p.waited_cpu_time for p in self._below)
         if used:
-            self._vanished += max(used - max(waited - self._waited, 0.0), 0.0)
-        self._waited = waited
+            self._vanished += max(used - max(self._waited - before, 0.0), 0.0)
         self._vanished += self._family.take_ended_cpu_time()
 
     def _tree_cpu_time(self, root: proctree.Process) -> float:

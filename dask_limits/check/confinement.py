@@ -6,18 +6,18 @@ What each would add is in docs/security.md.
 from __future__ import annotations
 
 import ctypes
+import os
 import platform
 import subprocess
 import sys
 from pathlib import Path
 from typing import Final
 
-from dask_limits.limits.linux import cgroup
-
 _LANDLOCK_CREATE_RULESET: Final = 444  # the same on all machines
 _LANDLOCK_VERSION: Final = 1  # asks for the version, and makes no set of rules
 _LANDLOCK_WITH_SIGNALS: Final = 6
 _NEW_USER_AND_PID: Final = 0x10000000 | 0x20000000  # CLONE_NEWUSER, CLONE_NEWPID
+_MOUNTS: Final = (Path("/sys/fs/cgroup"), Path("/sys/fs/cgroup/unified"))
 
 
 def find_confinement() -> dict[str, str]:
@@ -32,13 +32,21 @@ def find_confinement() -> dict[str, str]:
 
 def _cgroup() -> str:
     """Whether this process may make groups below its own, and with which controllers."""
-    folder = cgroup.own_folder()
-    if folder is None:
+    try:
+        lines = Path("/proc/self/cgroup").read_text().splitlines()
+    except OSError:
         return "not found"
-    if not cgroup.is_writable(folder):
-        return "not writable"
-    controllers = Path(folder, "cgroup.controllers").read_text().split()
-    return "writable, " + (f"with {', '.join(controllers)}" if controllers else "bare")
+    own = next((line[3:].lstrip("/") for line in lines if line.startswith("0::")), None)
+    if own is None:
+        return "not found"
+    for mount in _MOUNTS:
+        group = mount / own
+        if (group / "cgroup.procs").exists():
+            if not all(os.access(path, os.W_OK) for path in (group, group / "cgroup.procs")):
+                return "not writable"
+            controllers = (group / "cgroup.controllers").read_text().split()
+            return "writable, " + (f"with {', '.join(controllers)}" if controllers else "bare")
+    return "not found"
 
 
 def _landlock() -> str:

@@ -64,11 +64,7 @@ class Groups:
     def remove_all(self) -> None:
         """The same with those of all processes, of which none is left."""
         give_up_at = time.monotonic() + _END_WAIT_S
-        while self._folder and time.monotonic() < give_up_at:
-            gone = [cgroup.end(folder) for folder in _folders_in(self._folder)]
-            if all(gone):
-                cgroup.end(self._folder)
-                return
+        while self._folder and not cgroup.end(self._folder) and time.monotonic() < give_up_at:
             time.sleep(0.001)
 
 
@@ -92,15 +88,7 @@ def _remove_those_without_an_owner(own: str) -> None:
     """Remove what is left where both a guardian and its reaper were killed. Groups with members
     stay.
     """
-    for folder in _folders_in(own):
-        name, _, pid = os.path.basename(folder).rpartition("-")[0].rpartition("-")
-        if name == _NAME and pid.isdigit() and proctree.read_process(int(pid)) is None:
-            for empty in (*_folders_in(folder), folder):
-                cgroup.remove(empty)
-
-
-def _folders_in(folder: str) -> list[str]:
-    try:
-        return [entry.path for entry in os.scandir(folder) if entry.is_dir()]
-    except OSError:
-        return []
+    for name in os.listdir(own):
+        kind, _, pid = name.rpartition("-")[0].rpartition("-")
+        if kind == _NAME and pid.isdigit() and proctree.read_process(int(pid)) is None:
+            cgroup.remove(os.path.join(own, name))

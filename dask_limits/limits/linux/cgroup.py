@@ -18,8 +18,9 @@ _KILL: Final = "cgroup.kill"  # since Linux 5.14
 def own_folder() -> str | None:
     """The folder of the group that this process is in; None where this machine shows none."""
     try:
-        with open("/proc/self/cgroup") as groups:
-            own = next((line[3:].strip().lstrip("/") for line in groups if line[:3] == "0::"), None)
+        with open("/proc/self/cgroup", "rb") as groups:
+            lines = map(os.fsdecode, groups)
+            own = next((line[3:].strip().lstrip("/") for line in lines if line[:3] == "0::"), None)
     except OSError:
         return None
     folders = [] if own is None else [os.path.join(mount, own) for mount in _MOUNTS]
@@ -46,18 +47,19 @@ def can_be_ended(folder: str) -> bool:
 
 
 def remove(folder: str) -> bool:
-    """Remove a group without members. Whether it is gone."""
-    try:
-        os.rmdir(folder)
-    except FileNotFoundError:
-        return True
-    except OSError:
-        return False
+    """Remove a group, and all below it, if they are without members. Whether it is gone."""
+    for lowest, *_ in os.walk(folder, topdown=False):
+        try:
+            os.rmdir(lowest)
+        except FileNotFoundError:
+            pass
+        except OSError:
+            return False
     return True
 
 
 def end(folder: str) -> bool:
-    """Remove a group, or else end all its members. Whether it is gone."""
+    """Remove a group, or else end all members of it and of those below. Whether it is gone."""
     if remove(folder):
         return True
     with contextlib.suppress(OSError):

@@ -111,6 +111,7 @@ def test_groups_go_with_their_processes_and_with_the_guardian(guardian, long_cal
     pid, token = long_call
     group = group_of(pid)
     assert list(groups_of(guardian)) == [group.parent]
+    (group / "of its own" / "below").mkdir(parents=True)
     token.cancel()
     until(lambda: not group.exists())
     guardian.close()
@@ -130,6 +131,6 @@ def test_groups_that_both_have_left_go_with_the_next_guardian(guardian):
     ended = subprocess.Popen(["true"])
     ended.wait()
     left = Path(OWN, f"dask-limits-{ended.pid}-abcdef")
-    (left / "1").mkdir(parents=True)
+    (left / "1" / f"dask-limits-{ended.pid}-fedcba" / "2").mkdir(parents=True)
     guardian.run(os.getpid, (), {}).result()
     assert not left.exists()

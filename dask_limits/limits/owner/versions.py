@@ -11,13 +11,14 @@ import os
 import sys
 import time
 from importlib.machinery import PathFinder
-from typing import Final, NamedTuple, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
-from dask_limits.limits.task.imports import package_of, spec_of
+from dask_limits.limits.task.imports import namespace_of, package_of, spec_of
 
 _REST: Final = 25
 """How many times as long as a look at files has taken the next one is put off. So they cost 4 % at
 most: a microsecond for each file, as a rule with each call."""
+_MOST_TRIES: Final = 100
 _CLOCK_STEP_NS: Final = 10_000_000
 """By how much the time of a file may be before it was written: kernels count it in steps."""
 
@@ -41,6 +42,8 @@ class Versions:
         self._packages: set[str] = set()
         self._versions: dict[str, Version] = {}
         self._next_look_at_files = 0.0  # seconds of time.monotonic()
+        self._noted = 0  # how often versions were noted that may have to be looked at
+        self._looked_at: tuple[int, list[_Seen]] = 0, []  # `_noted` before it, and what was seen
 
     def note(self, modules: dict[str, str | None], since: int, folders: Folders) -> set[str]:
         """A process has imported these modules at some time after `since`, from these folders.
@@ -69,6 +72,7 @@ class Versions:
         if known is not None or version.written_after(since):
             version = version._replace(is_unknown=True)
         self._versions[name] = version
+        self._noted += 1
 
     def find_changed(self) -> set[str]:
         """The modules and packages of which calls would import another version now.
@@ -81,7 +85,15 @@ class Versions:
         moved = _find_moved(self._packages, self.folders, folders)
         self._note_moved(moved)
         self.folders = folders
-        found, changed = [], set()
+        noted, seen = self._looked_at
+        if not at_files and noted == self._noted and _are_same(seen):
+            return moved
+        return moved | self._look_at(start, at_files)
+
+    def _look_at(self, start: float, at_files: bool) -> set[str]:
+        """Look at each module that has another spec, may have another version, or has a file."""
+        noted, found, changed = self._noted, [], set()
+        seen = list(map(_Seen.now, list(self._versions)))
         for name, version in list(self._versions.items()):
             if not at_files and not version.is_unknown and spec_of(name) is version.spec:
                 continue
@@ -93,10 +105,11 @@ class Versions:
             found.append((name, now))
         self._note_changed(changed)  # first: other threads do not find them any more
         self._versions |= found
+        self._looked_at = noted, seen
         if at_files:
             now_s = time.monotonic()
             self._next_look_at_files = now_s + _REST * (now_s - start)
-        return changed | moved
+        return changed
 
     def _note_moved(self, packages: set[str]) -> None:
         self._note_changed(packages)
@@ -104,11 +117,28 @@ class Versions:
             for name in list(self._versions):
                 if package_of(name) in packages:
                     self._versions.pop(name, None)
+                    self._noted += 1
 
     def _note_changed(self, names: set[str]) -> None:
         if names:
             self.changes += 1
             self.changed |= dict.fromkeys(names, self.changes)
+
+
+class _Seen(NamedTuple):
+    """A module of the owner; None if it has not imported it."""
+
+    name: str
+    module: object
+    namespace: dict[str, Any]
+    spec: object
+
+    @classmethod
+    def now(cls, name: str) -> _Seen:
+        """That of now."""
+        module = sys.modules.get(name)
+        namespace = namespace_of(module)
+        return cls(name, module, namespace, namespace.get("__spec__"))
 
 
 class Version(NamedTuple):
@@ -140,8 +170,23 @@ def _find_moved(packages: set[str], before: Folders, now: Folders) -> set[str]:
     """Those of these packages that are found elsewhere now. 20 us for each."""
     if before == now:
         return set()
-    importlib.invalidate_caches()
+    _invalidate_caches()
     return {name for name in packages.copy() if _place_of(name, before) != _place_of(name, now)}
+
+
+def _invalidate_caches() -> None:
+    for _ in range(_MOST_TRIES):
+        try:
+            importlib.invalidate_caches()
+        except KeyError:  # another thread does so too, and was faster with one of them
+            continue
+        return
+
+
+def _are_same(seen: list[_Seen]) -> bool:
+    """Whether the owner has these modules as they were seen. 0.1 us for each."""
+    get = sys.modules.get
+    return all(get(name) is it and its.get("__spec__") is spec for name, it, its, spec in seen)
 
 
 def _place_of(package: str, folders: Folders) -> object:

@@ -91,6 +91,35 @@ def test_a_module_that_the_owner_has_forgotten_and_imported_again(guardian, fold
     assert call(guardian, ask, "again", isolation=isolation) == 22
 
 
+class OftenTooLate:
+    """Takes back what finders know together with other threads, as these do."""
+
+    def __init__(self):
+        self.left = 3
+
+    def find_spec(self, *_):
+        return None
+
+    def invalidate_caches(self):
+        if self.left:
+            self.left -= 1
+            raise KeyError("a folder that another thread has forgotten")
+
+
+def test_other_threads_may_forget_what_finders_know_at_the_same_time(
+    guardian, folder, tmp_path, monkeypatch
+):
+    write(folder / "shared.py", 1)
+    assert call(guardian, ask, "shared") == 1
+    (tmp_path / "first").mkdir()
+    write(tmp_path / "first" / "shared.py", 22)
+    finder = OftenTooLate()
+    monkeypatch.setattr(sys, "meta_path", [*sys.meta_path, finder])
+    monkeypatch.setattr(sys, "path", [str(tmp_path / "first"), *sys.path])
+    assert call(guardian, ask, "shared") == 22
+    assert not finder.left
+
+
 @each
 def test_a_module_that_is_executed_again_in_place(guardian, folder, isolation):
     """As tools do that replace functions one by one."""

@@ -83,6 +83,9 @@ def _judged(name: str, limits: Limits, outcome: Outcome[Any], last_step: float) 
         limit, usage = "memory", replace(usage, peak_memory=round(error.memory * 1024))
     elif limits.wall_time is not None and last_step > limits.wall_time:
         limit = "wall_time"
+    elif isinstance(error, _CpuTimeExceeded) and error.seconds == limits.cpu_time:
+        # The guard was there before the function: by its clock, the function may have used less.
+        limit, usage = "cpu_time", replace(usage, cpu_time=max(usage.cpu_time, error.seconds))
     elif limits.cpu_time is not None and usage.cpu_time > limits.cpu_time:
         limit = "cpu_time"
     else:
@@ -99,6 +102,14 @@ def _stack(error: BaseException) -> str:
     return "\n".join(["Current thread (most recent call first):", *lines])
 
 
+class _CpuTimeExceeded(guards.GuardException):
+    """A thread has used more CPU time than this."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__("The call went over its cpu_time limit.")
+        self.seconds = seconds
+
+
 class _CpuGuard(Guard):
     """Interrupts a thread that uses more CPU time than this."""
 
@@ -112,16 +123,17 @@ class _CpuGuard(Guard):
 
 
 class _CpuEntry(Entry):
-    __slots__ = ("_clock", "_until")
+    __slots__ = ("_clock", "_seconds", "_until")
 
     def __init__(self, guard: Guard, what: str, seconds: float) -> None:
         super().__init__(guard, what, due=time.monotonic() + seconds)
         self._clock = time.pthread_getcpuclockid(self.ident)
+        self._seconds = seconds
         self._until = time.clock_gettime(self._clock) + seconds
 
     def look(self, now: float) -> guards.GuardException | None:
         left = self._until - time.clock_gettime(self._clock)
         if left <= 0 and now >= self.next_at:
-            return guards.GuardException("The call went over its cpu_time limit.")
+            return _CpuTimeExceeded(self._seconds)
         self.due = now + max(left, _CHECK_INTERVAL_MS / 1000)
         return None

@@ -495,7 +495,8 @@ def test_ctrl_c_while_a_cluster_starts_leaves_nothing(at: str, tmp_path: Path) -
         finally:
             for process in in_session(script.pid):
                 process.kill()
-    assert said == "interrupted\n"
+    assert said.endswith("interrupted\n")
+    assert "KeyboardInterrupt" not in said  # on a busy machine Dask logs a lost connection
     assert script.returncode == 0
 
 

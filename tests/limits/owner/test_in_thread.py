@@ -15,7 +15,8 @@ from isolations import CANNOT, THREAD
 from overdoing import SPIN, wait_on
 
 from dask_limits import exceptions
-from dask_limits.limits import CancelToken, Limits, run_call
+from dask_limits.limits import CancelToken, Limits, Outcome, Usage, run_call
+from dask_limits.limits.owner import in_thread
 from dask_limits.limits.owner.guardian import default_guardian
 
 
@@ -283,6 +284,18 @@ def test_a_coroutine_function_runs_in_the_thread_of_its_caller_and_has_a_loop_to
         assert tasks == 1
 
     call(look)
+
+
+def test_a_call_that_its_guard_interrupts_has_breached_by_whichever_clock():
+    """The guard was there before the function, whose own CPU time may be just below the limit."""
+    limits = Limits(cpu_time=1, isolation="thread")
+    usage = Usage(wall_time=1.1, cpu_time=0.999)
+    interrupted = Outcome(exception=in_thread._CpuTimeExceeded(1.0), usage=usage)
+    outcome = in_thread._judged("spin", limits, interrupted, last_step=0.0)
+    assert type(outcome.exception) is exceptions.CpuTimeBreach
+    assert outcome.usage.cpu_time == 1
+    other = Limits(cpu_time=2, isolation="thread")  # the guard is that of a call around this one
+    assert in_thread._judged("spin", other, interrupted, last_step=0.0) is interrupted
 
 
 @AROUND

@@ -1,10 +1,10 @@
-"""The control group of each task process that runs a long call, where this user may make one.
+"""The control group of a task process, where this user may make one.
 
 What no look at processes finds is in there: CPU time of processes that nobody waits for, and what
 has hidden from those that end it. A process can leave its group, as the user may move it.
 
 To move a process takes up to 20 ms, in which no process of the machine can start or end. So a call
-gets a group once it has run for some seconds.
+that has started processes gets a group once it has run for some seconds.
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ _CPU_STEPS_S: Final = 0.05
 """By how much the CPU time of processes that /proc shows, in steps of 10 ms each, may differ from
 that of their group."""
 _GROUPED_AFTER_S: Final = 3.0
-"""How long a call has run when it gets a control group."""
+"""How long a call has run when it gets a control group, if it has started processes."""
 _DONE_CPU_S: Final = 1.0
 """CPU seconds that a process may use beyond the limit of a call that is done, to send its answer
 and get ready for the next one."""
@@ -201,7 +201,7 @@ class Watch:
 
     def _unseen_cpu_time(self, seen: float, now: float) -> float:
         """CPU seconds of the call, beyond those seen, that its control group counts, if any."""
-        if now - self.notes.start < _GROUPED_AFTER_S:
+        if now - self.notes.start < _GROUPED_AFTER_S or not (self._group or self._below):
             return 0.0
         seen += proctree.cpu_seconds(self._pid) if self.notes.is_fresh else 0.0
         if not self._group:

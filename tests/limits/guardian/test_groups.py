@@ -53,11 +53,16 @@ def use_cpu_time_in_processes_that_nobody_waits_for():
             pass
 
 
+def sleep_beside_a_child(pid_file):
+    with subprocess.Popen(["sleep", "600"]):
+        start_sleeping(pid_file, 600)
+
+
 @pytest.fixture
 def long_call(guardian, tmp_path):
     """A call that runs until its token is cancelled: the pid of its process, and the token."""
     token, pid_file = CancelToken(), tmp_path / "pid"
-    run = partial(guardian.run, start_sleeping, (pid_file, 600), {}, cancel=token)
+    run = partial(guardian.run, sleep_beside_a_child, (pid_file,), {}, cancel=token)
     thread = threading.Thread(target=run)
     thread.start()
     pid = written_pid(pid_file)
@@ -86,7 +91,7 @@ def test_cpu_time_that_is_seen_does_not_count_twice(guardian, isolation):
         while time.process_time() < end:
             pass
         os.wait()
-        time.sleep(4)  # it gets a group, or has one from an earlier call
+        subprocess.run(["sleep", "4"], check=True)  # it gets a group, if it has none
 
     for _ in range(2):
         outcome = guardian.run(spin, (0.5,), {}, Limits(cpu_time=60, isolation=isolation))

@@ -60,7 +60,7 @@ class Limits:
             in C, in `Usage.stdout` and `Usage.stderr`. 64 KiB of each are kept, or the amount
             given here, such as `"1 MiB"`: the start and the end.
         isolation: `"clean"`: in a process in which no other call has run, or only short calls of
-            the same function, which take some 20 to 100 ms together. `"warm"`: in a process that
+            the same function, which take some 20 to 250 ms together. `"warm"`: in a process that
             runs one call after another, for functions that keep something from call to call.
             `"fresh"`: in a new process for each call, made by pynisher. `"thread"`: in a thread of
             the caller's own process, which shares its memory, and is interrupted only between

@@ -62,12 +62,13 @@ def test_a_run_goes_on_without_its_canceller(slurm: Slurm, new_run: NewRun):
     with run.going():
         run.submit(range(6), "opened")
         job = run.wait_for(4)[0].job
+        lost = {one.number for one in run.begun() if one.job == job}
         canceller = next(one for one in marked(run.folder) if "canceller" in str(one.cmdline()))
         canceller.kill()
         slurm.run("scancel", job)
         until(lambda: len(run.added) == 3)  # jobs can still be submitted
         run.open("opened")
-    assert len(run.reruns) == 2
+    assert lost <= {number for number, _ in run.reruns}
 
 
 def test_nothing_is_left_of_a_driver_that_is_killed(slurm: Slurm, new_run: NewRun, tmp_path: Path):

@@ -237,6 +237,8 @@ def spin():
         pass
 
 
+# In the callback of a weak reference, Python prints an interrupt and goes on until the next one.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @AROUND
 @pytest.mark.parametrize("fn", [lose_a_step_in_a_coroutine, call_back_in_a_coroutine])
 def test_the_loop_of_a_coroutine_may_be_interrupted_anywhere(call, fn, caplog):

@@ -6,11 +6,8 @@ import contextlib
 import os
 import signal
 from collections.abc import Callable
-from typing import Final
 
-from dask_limits.limits.linux import prctl
-
-_ALL_FILES: Final = 2**31 - 1
+from dask_limits.limits.linux import files, prctl
 
 
 class Helpers:
@@ -30,7 +27,7 @@ class Helpers:
             if helper == 0:
                 try:
                     prctl.die_with_parent(signal.SIGKILL)
-                    os.closerange(3, _ALL_FILES)  # they tell others whether the guardian lives
+                    files.close_from(3)  # they tell others whether the guardian lives
                     do()
                 finally:
                     os._exit(0)

@@ -13,6 +13,7 @@ from typing import Final
 from dask_limits.limits.linux import uninterrupted
 
 _HIGH_FD: Final = 512
+_ALL_FILES: Final = 2**31 - 1  # more than any limit: it may have been lowered since
 _libc: Final = ctypes.CDLL(None, use_errno=True)
 _libc.mmap.argtypes = (c_void_p, c_size_t, c_int, c_int, c_int, c_long)
 _libc.mmap.restype = c_void_p
@@ -23,6 +24,11 @@ def close(fds: list[int]) -> None:
     """Close files, and clear the list of their numbers. If this is interrupted, call it again."""
     if fds:
         uninterrupted.use_up(fds, os.close)
+
+
+def close_from(fd: int) -> None:
+    """Close this file and all with a higher number."""
+    os.closerange(fd, _ALL_FILES)
 
 
 def above_standard(fd: int) -> int:

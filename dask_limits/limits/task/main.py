@@ -27,7 +27,6 @@ from dask_limits.limits.task.run_function import NOTHING, Ended, Runner
 _IDLE_GROWTH: Final = 256 * 2**20
 """Bytes by which an idle process may have grown since its first call; or its size then, if that is
 more. A new process costs the next call its imports, a large one costs memory."""
-_ALL_FILES: Final = 2**31 - 1  # more than any limit: the owner's may have been lowered since
 
 
 def undo_guardian(open_files: tuple[int, int], *keep: int) -> None:
@@ -48,7 +47,7 @@ def undo_guardian(open_files: tuple[int, int], *keep: int) -> None:
     for fd in sorted(keep):
         os.closerange(start, fd)
         start = fd + 1
-    os.closerange(start, _ALL_FILES)
+    files.close_from(start)
 
 
 def run(

@@ -13,6 +13,7 @@ import cloudpickle
 import pytest
 from our_processes import guardian_process
 from processes import start_sleeping, until, written_pid
+from required import needs
 
 from dask_limits import exceptions
 from dask_limits.limits import CancelToken, Limits
@@ -21,9 +22,7 @@ from dask_limits.limits.linux import cgroup
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # a call shall not import pytest
 
 OWN = cgroup.own_folder()
-pytestmark = pytest.mark.skipif(
-    not (OWN and cgroup.is_writable(OWN)), reason="needs a cgroup v2 that can be written to"
-)
+pytestmark = needs(OWN and cgroup.is_writable(OWN), "a cgroup v2 that can be written to")
 
 
 def group_of(pid):

@@ -446,6 +446,8 @@ def test_what_was_made_for_an_executor_ends_with_it(wait: bool) -> None:
     until(lambda: children() <= before)
 
 
+QUIET = {"DASK_LOGGING__DISTRIBUTED": "critical"}
+"""On a busy machine a worker of Dask logs that it has lost its scheduler."""
 INTERRUPTED = """
 import os, signal, sys, threading, time
 from dask_limits.executors.dask.executor import DaskExecutor
@@ -486,7 +488,7 @@ def test_ctrl_c_while_a_cluster_starts_leaves_nothing(at: str, tmp_path: Path) -
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), **QUIET},
         start_new_session=True,
     ) as script:
         try:
@@ -495,8 +497,7 @@ def test_ctrl_c_while_a_cluster_starts_leaves_nothing(at: str, tmp_path: Path) -
         finally:
             for process in in_session(script.pid):
                 process.kill()
-    assert said.endswith("interrupted\n")
-    assert "KeyboardInterrupt" not in said  # on a busy machine Dask logs a lost connection
+    assert said == "interrupted\n"
     assert script.returncode == 0
 
 

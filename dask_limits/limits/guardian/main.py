@@ -260,6 +260,7 @@ class GuardianProcess:
 
     def _failed(self, template: Template, report: str) -> None:
         """A template, or each of its task processes, is never ready."""
+        owner_cells.note_template(self._owner_cells, template.number)
         transport.send(self._control, messages.FAILED, template.number, report.encode())
         while template.wanted:
             self._refuse_one(template, report)
@@ -267,7 +268,8 @@ class GuardianProcess:
 
     def _prepared(self, template: Template) -> None:
         """A template has imported what it was to import."""
-        body = messages.PREPARED_BODY.pack(template.prepared())
+        owner_cells.note_template(self._owner_cells, template.number)
+        body = messages.PREPARED_BODY.pack(*template.prepared())
         transport.send(self._control, messages.PREPARED, template.number, body)
         for other in list(self._templates.values()):
             if 0 < other.number < template.number:
@@ -312,12 +314,13 @@ class GuardianProcess:
             except Exception:  # an error with one process must not end all others
                 traceback.print_exc()
                 process.kill(process.cause or "died")
+        for template in list(self._templates.values()):
+            if template.end_if_overdue(now) and not template.is_retired:
+                self._failed(template, template.overdue)
+            busy |= template.is_limited
         if now >= self._next_tidying:
             self._next_tidying = now + _LONGEST_SLEEP_S
             self._give_back(now)
-            for template in list(self._templates.values()):
-                if template.end_if_overdue(now) and not template.is_retired:
-                    self._failed(template, template.overdue)
         if busy:
             self._idle_ticks = 0
             owner_cells.set_asleep(self._owner_cells, False)

@@ -15,6 +15,7 @@ from dask_limits.limits.guardian.template import EndedProcess
 from dask_limits.limits.ipc import owner_cells
 from dask_limits.limits.ipc.cells import Cells
 from dask_limits.limits.ipc.messages import Verdict
+from dask_limits.limits.ipc.task_cells import TaskCells
 from dask_limits.limits.linux import cgroup, proctree
 from dask_limits.limits.outcome import ChildProcess, Usage
 from dask_limits.limits.task.grace import SIGNALS
@@ -248,9 +249,9 @@ class Watch:
         self._child = found or self._child
 
     def verdict(
-        self, cause: str, status: int | None, used: EndedProcess | None, stacks: str
+        self, cause: str, status: int | None, used: EndedProcess | None, noted: TaskCells
     ) -> Verdict:
-        """The verdict for the owner on the end of this call.
+        """The verdict for the owner on the end of this call, and what its process has `noted`.
 
         `used` is what the process has used in its life, by wait4(2); None if it still lives.
         """
@@ -266,6 +267,7 @@ class Watch:
             cause=cause,
             usage=Usage(wall_time, cpu_time, peak_memory, self._peak_processes, exit_code=status),
             system_memory=proctree.oom_kills() > self._oom_kills,
-            stacks=stacks,
+            stacks=noted.stacks(),
             child=self._child,
+            looked_for=noted.looked_for(),
         )

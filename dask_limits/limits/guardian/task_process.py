@@ -250,7 +250,7 @@ class TaskProcess:
             cause = "deaf"
         elif not self.cause and watch.warned_of and self._exit_code in _DEATHS_BY_WARNING:
             cause = watch.warned_of  # the call has restored what these signals do by default
-        verdict = watch.verdict(cause, self._exit_code, self._used, self._task_cells.stacks())
+        verdict = watch.verdict(cause, self._exit_code, self._used, self._task_cells)
         self._verdict = messages.VERDICT, watch.number, self.key + pickle.dumps(verdict)
 
     def _deliver(self) -> None:

@@ -18,6 +18,7 @@ from typing import Final, NoReturn
 from dask_limits.limits.guardian.strays import Parent
 from dask_limits.limits.ipc import messages, task_cells, transport
 from dask_limits.limits.linux import files, proctree
+from dask_limits.units import format_bytes
 
 _END_SHARE: Final = 0.7
 """What the end of a process costs, as a share of its start: 1.8 ms after 2.6 ms, with scikit-learn
@@ -87,13 +88,14 @@ class Template:
         self._starts = 0
         self._is_failing = False  # the last task process has
         self._patience = math.inf  # seconds
+        self._most_memory = 0  # bytes that its process may have until it is prepared; 0: any number
         self._asked_at = 0.0  # seconds of time.monotonic()
         self._must_be_ready_at = math.inf  # as well, as for each spare
 
     def prepare(self, body: bytes, fds: list[int]) -> None:
         """Start it, and have it import what this message, of kind PREPARE, asks for."""
         self._prepare = body, fds
-        (self._patience,) = messages.PREPARE_BODY.unpack_from(body)
+        self._patience, self._most_memory = messages.PREPARE_BODY.unpack_from(body)
         self._asked_at = time.monotonic()
         self._must_be_ready_at = self._asked_at + self._patience
         self.start()
@@ -172,11 +174,22 @@ class Template:
         """Whether it has forked this task process, and not said so yet."""
         return any(task_cells.pid(spare.task_cells_fd) == pid for spare in self._forking.values())
 
-    def prepared(self) -> float:
-        """Note that it has imported what it is to import. Returns the seconds that it has taken."""
+    def prepared(self) -> tuple[float, int]:
+        """Note that it has imported what it is to import. Returns the seconds and bytes it took."""
         self.is_prepared = self.was_prepared = True
         self._helpers = set(proctree.children_of(self.pid))
-        return time.monotonic() - self._asked_at
+        return time.monotonic() - self._asked_at, self._memory()
+
+    def _memory(self) -> int:
+        """Resident bytes of its process, and of those below it."""
+        if (root := proctree.read_process(self.pid)) is None:
+            return 0
+        return root.resident + sum(process.resident for process in proctree.descendants_of(root))
+
+    @property
+    def is_limited(self) -> bool:
+        """Whether it must be looked at often."""
+        return bool(self._most_memory and self.pid and not self.was_prepared)
 
     def take(self, message: transport.Message) -> str:
         """Note that a process was forked, or has settled in. Returns a report if it could not."""
@@ -224,20 +237,26 @@ class Template:
         return ""
 
     def end_if_overdue(self, now: float) -> bool:
-        """Kill what is not ready in time. Whether that were task processes, and not its own.
+        """Kill what is not ready in time, or has too much memory. Whether that were task processes,
+        and not its own.
 
         Those end alone: calls may run in others that it has forked.
         """
         late = [spare for spare in self._forking.values() if now > spare.must_be_ready_at]
         is_late = now > self._must_be_ready_at and not self.was_prepared
-        if not (late or is_late):
+        is_large = self.is_limited and not self.overdue and self._memory() > self._most_memory
+        if not (late or is_late or is_large):
             return False
         what = "a new task process" if late else "the process that imports the modules"
-        self.overdue = f"{what} was not ready after {self._patience:g} seconds, and was ended"
+        why = f"was not ready after {self._patience:g} seconds"
+        if is_large:
+            why = f"took more than {format_bytes(self._most_memory)}"
+        self.overdue = f"{what} {why}, and was ended"
         self._must_be_ready_at = math.inf  # once is enough
         for spare in late:
             spare.must_be_ready_at = math.inf
-        ends_alone = all(spare.pid for spare in late) and not is_late  # else it forks no more
+        # Else it forks no more.
+        ends_alone = all(spare.pid for spare in late) and not (is_late or is_large)
         for pid in [spare.pid for spare in late] if ends_alone else [self.pid]:
             proctree.send_signal(pid, signal.SIGKILL)
         return ends_alone

@@ -38,7 +38,7 @@ WAKE: Final = 13  # look for new calls in the owner cells
 
 # From the guardian to the owner.
 PREPARED: Final = 17  # the number is that of a template; the body is a PREPARED_BODY
-PREPARED_BODY: Final = struct.Struct("=d")  # seconds that it has taken
+PREPARED_BODY: Final = struct.Struct("=dQ")  # seconds that it has taken, and its bytes
 FAILED: Final = 24  # the number is that of a template, which has ended; the body is a report
 SPAWNED: Final = 14  # the number is the row, the body SPAWNED_BODY, the file the socket
 REFUSED: Final = 15  # the body says why: there is no room
@@ -56,8 +56,9 @@ UNFORKED: Final = 26  # the number is that of FORK; the body says why there is n
 SETTLED: Final = 20  # from the task process: SETTLED_BODY, and a report if it has failed
 ENDED: Final = 21  # the number is a pid, the body ENDED_BODY
 
-PREPARE_BODY: Final = struct.Struct("=d")
-"""Seconds that the template may take, and each of its task processes, until it is ready."""
+PREPARE_BODY: Final = struct.Struct("=dQ")
+"""Seconds that the template may take, and each of its task processes, until it is ready; and the
+bytes of memory that the template may have until then, or 0."""
 SPAWNED_BODY: Final = struct.Struct("=QdQ8s")
 """Pid of a task process, seconds that another one would cost, the number of its template, and the
 key of what the guardian sends on the socket of the process."""
@@ -110,3 +111,4 @@ class Verdict(NamedTuple):
     system_memory: bool  # whether the kernel killed a process because memory had run out
     stacks: str  # Python stacks of its threads
     child: ChildProcess | None  # the one with the largest share of what was breached, if any
+    looked_for: str = ""  # modules that the call has imported, or was about to; one in a line

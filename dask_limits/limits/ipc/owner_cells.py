@@ -5,7 +5,8 @@ the start of the call here, and the guardian looks every few milliseconds.
 
 Each task process has a row. The owner writes the number of a call (`CALL`) after its other cells,
 and clears it when the call is over. Row 0 belongs to no task process: its first cell tells whether
-the guardian sleeps and must be woken for a new call, its second counts the steps of the guardian.
+the guardian sleeps and must be woken for a new call, its second counts the steps of the guardian,
+its third is the number of the last template that is ready, or has failed.
 """
 
 from __future__ import annotations
@@ -74,3 +75,13 @@ def steps(cells: Cells) -> int:
 def count_step(cells: Cells) -> None:
     """Count one step more. For the guardian."""
     cells.put(0, 1, cells.get(0, 1) + 1)
+
+
+def last_template(cells: Cells) -> int:
+    """The number of the last template that is ready, or has failed."""
+    return cells.get(0, 2)
+
+
+def note_template(cells: Cells, number: int) -> None:
+    """Note that a template is ready, or has failed. For the guardian."""
+    cells.put(0, 2, max(cells.get(0, 2), number))

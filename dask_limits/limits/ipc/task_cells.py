@@ -32,9 +32,16 @@ OWN_BEFORE: Final = 11  # those of them that no other process had
 FAULTS_BEFORE: Final = 12  # its page faults until then
 ANONYMOUS_BEFORE: Final = 13  # its bytes of neither files nor shared memory
 PID: Final = 14  # of the task process
+LOOKED_FOR: Final = 15  # bytes of the names that follow the cells
 
-_STACKS_AT: Final = 4096
-"""Python stacks are in the same file, after the cells, as far as there is room. All processes that
+_NAMES_AT: Final = 4096
+"""After the cells, in memory too, are names of modules that the call has looked for to import them,
+one in a line."""
+_NAMES_SIZE: Final = 28 * 1024
+"""Bytes. scikit-learn has 700 modules, 25,000 bytes. Of more than fit, later calls tell the rest:
+by then, the first ones are in the template. A message has room for it beside the stacks."""
+_STACKS_AT: Final = _NAMES_AT + _NAMES_SIZE
+"""Python stacks are in the same file, after the names, as far as there is room. All processes that
 have the file share its position, so each writes after the last."""
 _STACKS_SIZE: Final = 64 * 1024
 STACKS_SIGNAL: Final = signal.SIGRTMAX - 2
@@ -64,13 +71,26 @@ class TaskCells(Cells):
     """
 
     def __init__(self, fd: int) -> None:
-        super().__init__(1, fd)
+        super().__init__(_STACKS_AT // (self.CELLS * 8), fd)
         self.fd = fd
 
     def close(self) -> None:
         """Unmap the memory, and close the file."""
         super().close()
         os.close(self.fd)
+
+    def note_looked_for(self, name: bytes) -> None:
+        """Note that a module of this name is about to be imported. 0.5 us."""
+        used = self.get(0, LOOKED_FOR)
+        if used + len(name) < _NAMES_SIZE:
+            start = _NAMES_AT + used
+            self._view[start : start + len(name) + 1] = name + b"\n"
+            self.put(0, LOOKED_FOR, used + len(name) + 1)
+
+    def looked_for(self) -> str:
+        """The names that were noted in the current call, one in a line."""
+        size = min(self.get(0, LOOKED_FOR), _NAMES_SIZE)
+        return bytes(self._view[_NAMES_AT : _NAMES_AT + size]).decode(errors="ignore")
 
     def begin_for_good(self, number: int) -> None:
         """Note that a call has begun so that it cannot take that back: the file never shrinks."""

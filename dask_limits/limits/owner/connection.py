@@ -165,6 +165,7 @@ class Connection:
             try:
                 hold.take_idle(self._idle[use])
             except IndexError:
+                self._wait_for_imports(use, cancel)
                 return self._take_over(hold, cancel)
             lease = hold.lease
             is_gone = self._owner_cells.get(lease.row, owner_cells.GONE)
@@ -188,12 +189,25 @@ class Connection:
         if (wanted := self._templates.to_prepare()) is None:
             return
         packed = pack(wanted.preparation, pickle.Pickler)
-        patience = messages.PREPARE_BODY.pack(wanted.preparation.patience)
+        most = wanted.preparation.patience, wanted.preparation.most_memory
+        body = messages.PREPARE_BODY.pack(*most) + packed.head
         try:
-            self._tell(messages.PREPARE, wanted.number, patience + packed.head, packed.fds)
+            self._tell(messages.PREPARE, wanted.number, body, packed.fds)
         finally:
             packed.close()
         self._templates.asked(wanted)
+
+    def _wait_for_imports(self, use: Use, cancel: CancelToken) -> None:
+        """Wait for a template that is being made, if the last call of this use was ended without.
+
+        No longer than that may take, see `Doubts`.
+        """
+        while number := self._templates.awaited_by(use):
+            is_made = owner_cells.last_template(self._owner_cells) >= number
+            if is_made or cancel.cancelled or self.closed or self.lost:
+                return
+            time.sleep(_ROOM_RETRY_S)
+            self._heartbeat.check()
 
     def _take_over(self, hold: Hold, cancel: CancelToken) -> Lease | None:
         """Receive a new task process from the guardian."""
@@ -254,12 +268,7 @@ class Connection:
                 continue
             if message is None:
                 raise ConnectionError("the guardian has ended")
-            if message.kind == messages.PREPARED:
-                (seconds,) = messages.PREPARED_BODY.unpack(message.body)
-                self._templates.prepared(message.number, seconds)
-            elif message.kind == messages.FAILED:
-                self._templates.failed(message.number, bytes(message.body).decode())
-            else:
+            if not self._templates.take(message):
                 return message
         return None
 
@@ -267,10 +276,7 @@ class Connection:
         """End a call of this length: keep the task process for the next one, if it is fit."""
         lease = hold.lease
         lease.spent += seconds
-        if lease.prepared:
-            self._templates.note_prepared(lease.prepared, lease.template)
-            lease.prepared = {}
-        self._templates.learn(lease.imported, lease.since, lease.folders)
+        self._templates.note_call(lease, use, seconds)
         pays = use.is_kept or lease.spent < _WORTH * lease.cost
         if not lease.finish() or lease.calls == self._max_calls or not pays:
             self.drop(hold)

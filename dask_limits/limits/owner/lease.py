@@ -56,6 +56,7 @@ class Lease:
         self.folders: Folders = [], ""  # where the owner looked for modules then
         self.prepared: dict[str, str | None] = {}  # what it had imported before its first call
         self.imported: dict[str, str | None] = {}  # by the current or the last call
+        self.looked_for: list[str] = []  # modules, by the call that has ended without an answer
         self.since = 0  # when that call began, in nanoseconds since 1970
         self.versions: dict[str, int] = {}  # of what it has imported: `changes` before that
         self.reusable = True
@@ -159,6 +160,7 @@ class Lease:
             return None
         what = received.read(message, self.key)
         if not isinstance(what, dict):
+            self.looked_for = received.looked_for(what)
             return what
         if message.kind == messages.IMPORTED:
             self.imported |= what
@@ -182,6 +184,11 @@ class Lease:
             cpu_time = max(cpu_time, cells.get_float(row, owner_cells.CPU_USED))
         stdout, stderr = self.output()
         return Usage(wall_time, cpu_time, peak, processes, stdout=stdout, stderr=stderr)
+
+    @property
+    def memory(self) -> int:
+        """The limit of the current or the last call, in bytes; 0 is none."""
+        return self._owner_cells.get(self.row, owner_cells.MEMORY)
 
     def finish(self) -> bool:
         """End the call. True if the process is fit for another one."""

@@ -40,6 +40,18 @@ End: TypeAlias = Ended | Verdict | Unbegun
 Modules: TypeAlias = dict[str, str | None]
 
 
+def looked_for(end: End) -> list[str]:
+    """The modules that a call had imported, or was about to, when it was ended.
+
+    None if they may have started processes without end, or used up the memory of this machine:
+    in a template they would do so again, without a limit.
+    """
+    if not isinstance(end, Verdict) or end.cause == "num_processes" or end.system_memory:
+        return []
+    names = end.looked_for.split("\n")
+    return [name for name in names if all(part.isidentifier() for part in name.split("."))]
+
+
 def read(message: Message, key: bytes) -> End | Modules:
     """Read a message.
 

@@ -8,8 +8,13 @@ import time
 from collections.abc import Iterable
 from typing import Final, NamedTuple
 
+from dask_limits.limits.ipc import messages
+from dask_limits.limits.ipc.transport import Message
+from dask_limits.limits.owner.doubts import Doubt, Doubts
+from dask_limits.limits.owner.lease import Lease
 from dask_limits.limits.owner.preload import NOTHING, NotPreparedError, Preload
-from dask_limits.limits.owner.versions import Folders, Versions
+from dask_limits.limits.owner.use import Use
+from dask_limits.limits.owner.versions import Folders, Versions, is_installed
 from dask_limits.limits.task.imports import package_of
 from dask_limits.limits.task.preparation import Preparation
 from dask_limits.limits.task.process_state import Setting
@@ -64,6 +69,8 @@ class Templates:
         self._asked_for: tuple[str, ...] = ()  # what is learned by the one that is being made
         self._proven: set[str] = set()  # what was, by the last one that was ready
         self._failing: set[str] = set()  # what may have ended one
+        self._doubts = Doubts()
+        self._took, self._memory = 0.0, 0  # seconds and bytes, of the last one that was ready
         self._learn_after = 0.0  # seconds of time.monotonic(), as the other times
         self._versions = Versions()
         self._in_templates: set[str] = set()  # modules of the user's, and packages
@@ -104,6 +111,16 @@ class Templates:
         changed = self._versions.changed
         return bool(changed) and any(changed.get(name, 0) > seen for name, seen in modules.items())
 
+    def note_call(self, lease: Lease, use: Use, seconds: float) -> None:
+        """Note what the last call of this process, which took so long, and its process imported."""
+        if lease.prepared:
+            self.note_prepared(lease.prepared, lease.template)
+            lease.prepared = {}
+        self.learn(lease.imported, lease.since, lease.folders)
+        if lease.looked_for:
+            doubt = Doubt(seconds, lease.memory)
+            self.learn_from_ended(lease.looked_for, lease.since, lease.folders, use, doubt)
+
     def note_prepared(self, imported: dict[str, str | None], template: int) -> None:
         """Note what processes of this template have imported before they run calls."""
         self._in_templates |= imported.keys()
@@ -118,8 +135,29 @@ class Templates:
         """
         if imported:
             moved = self._versions.note(imported, since, folders)
+            self._doubts.clear(imported)
             self._learn({n for n, file in imported.items() if file is None}, imported)
             self._note_changed(moved)
+
+    def learn_from_ended(
+        self, looked_for: Iterable[str], since: int, folders: Folders, use: Use, doubt: Doubt
+    ) -> None:
+        """Note what a call of this use had imported, or was about to, when it was ended."""
+        names = self._doubts.untried(looked_for)
+        installed = {name for name in set(map(package_of, names)) if is_installed(name, folders)}
+        imported = {name: None for name in names if package_of(name) in installed}
+        self._doubts.add(imported.keys() - self._learned.keys() - self._failing, doubt)
+        moved = self._versions.note(dict(imported), since, folders)
+        self._learn(set(imported), imported)
+        self._doubts.miss(use, frozenset((imported.keys() & self._learned.keys()) - self._proven))
+        self._note_changed(moved)
+
+    def awaited_by(self, use: Use) -> int:
+        """The template that the next call of this use has to wait for; 0 if there is none."""
+        missed = self._doubts.missed_by(use)
+        if missed and self._asked is not None and missed.issubset(self._asked_for):
+            return self._asked
+        return 0
 
     def _learn(self, ahead: set[str], in_order: Iterable[str]) -> None:
         new = ahead - self._learned.keys() - self._failing
@@ -158,29 +196,59 @@ class Templates:
         preparation = Preparation(
             Setting.here().for_another_process(),
             self._preload.modules,
-            tuple(self._learned),
-            self._preload.initializer,
+            initializer=self._preload.initializer,
             patience=_PATIENCE_S if self._is_required else _LEARNED_PATIENCE_S,
         )
+        self._have_learned(preparation)
         return Wanted(next(self._numbers), epoch, preparation)
+
+    def _have_learned(self, preparation: Preparation) -> None:
+        """Have a template import what calls have imported.
+
+        What is in doubt comes alone, with what the last template has: then it is what fails.
+        """
+        learned = tuple(self._learned)
+        doubted = self._doubts.among(learned)
+        if self._is_required and not self.number:  # calls wait for it
+            learned = tuple(name for name in learned if name not in doubted)
+        elif doubted:
+            learned = tuple(name for name in learned if name in doubted | self._proven)
+            patience, memory = self._doubts.limits_on(doubted)
+            preparation.patience = min(preparation.patience, self._took + patience)
+            preparation.most_memory = memory and self._memory + memory
+        preparation.learned = learned
 
     def asked(self, wanted: Wanted) -> None:
         """Note that this template is being made."""
         if wanted.epoch != self.epoch or wanted.number < self._latest:
             return  # what it imports has changed meanwhile, or a signal's handler has asked again
         self._latest, self._asked_for = wanted.number, wanted.preparation.learned
-        self._asked_at, self._asked, self._is_wanted = time.monotonic(), wanted.number, False
+        self._asked_at, self._asked = time.monotonic(), wanted.number
+        self._is_wanted = not self._learned.keys() <= {*self._asked_for}
         self._begun[wanted.number] = time.time_ns(), self._versions.folders
         self._error = ""
         if self._is_required and not self.number:
             self.number = wanted.number  # calls wait for it
 
-    def prepared(self, number: int, seconds: float) -> None:
-        """Note that a template is ready, perhaps for long, and how many seconds it has taken."""
+    def take(self, message: Message) -> bool:
+        """Take a message of the guardian. False if it is not about a template."""
+        if message.kind == messages.PREPARED:
+            self.prepared(message.number, *messages.PREPARED_BODY.unpack(message.body))
+        elif message.kind == messages.FAILED:
+            self.failed(message.number, bytes(message.body).decode())
+        else:
+            return False
+        return True
+
+    def prepared(self, number: int, seconds: float, memory: int = 0) -> None:
+        """Note that a template is ready, perhaps for long, and what it has taken, in bytes too."""
         if number == self._asked:  # otherwise what it has imported has changed meanwhile
             self._rested_at = max(self._rested_at, time.monotonic()) + _REST * seconds
             self._asked, self._not_before = None, self._rested_at - _AHEAD * _REST * seconds
             self.number, self._proven = number, {*self._asked_for}
+            self._took, self._memory = seconds, memory
+            self._doubts.clear(self._proven)
+            self._doubts.clear_missing(self._proven)
 
     def failed(self, number: int, error: str) -> None:
         """Note that a template cannot be made, or that its processes are never ready, and why."""
@@ -214,7 +282,11 @@ class Templates:
 
     def _go_on_without(self, failing: set[str]) -> None:
         """Learn these modules no more: one of them has ended the last template."""
-        self._failing |= failing
+        if self._doubts.among(failing):  # which are then all of them, and are not tried again
+            self._doubts.give_up(failing)
+            self._not_before = 0.0
+        else:
+            self._failing |= failing
         self._learned = {name: None for name in self._learned if name not in failing}
 
     def _unlearn(self) -> None:

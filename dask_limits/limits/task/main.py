@@ -64,7 +64,7 @@ def run(
     try:
         sock, cells = _settle_in(sock_fd, task_cells_fd, template)
         try:
-            own_changes = OwnChanges()  # before the hooks are noted
+            own_changes = OwnChanges(cells.note_looked_for)  # before the hooks are noted
             if (changes := _prepare(preparation, settled)) is not None:
                 own_changes.end_preparation()
                 TaskProcess(sock, cells, changes, preparation, own_changes).serve()

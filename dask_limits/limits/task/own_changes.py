@@ -2,6 +2,8 @@
 
 A function sets a variable, a path or an import hook, and then imports what reads it. In a process
 that has imported this ahead, it would have no effect.
+
+All others are noted when their import begins, where the guardian finds them if the call is ended.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ import importlib.abc
 import os
 import sys
 import types
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from dask_limits.limits.task import imports
@@ -23,12 +25,16 @@ class OwnChanges(importlib.abc.MetaPathFinder):
     it does so wherever it is imported. If it imports nothing after that, the next import seems to
     come after a change of the call's; but not in processes that have imported this module ahead.
 
+    `note` is called with the name of each module that this process imports before such a change.
+
     Attributes:
         has_looked: Whether the call has looked for a module.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, note: Callable[[bytes], None]) -> None:
         sys.meta_path.insert(0, self)
+        self._note = note
+        self._pid = os.getpid()
         self._is_prepared_otherwise = False
         self.begin_call()
 
@@ -46,14 +52,18 @@ class OwnChanges(importlib.abc.MetaPathFinder):
         self._before = set(sys.modules) if self._is_prepared_otherwise else None
 
     def find_spec(self, fullname: str, path: object, target: object = None) -> None:
-        """Look for changes. 2 us."""
+        """Look for changes. 3 us."""
         self.has_looked = True
-        if self._before is not None or (now := _state_here(self._seen)) is self._seen:
+        if self._before is not None:
             return
-        if _is_in_installed_module(sys._getframe(1)):
+        caller = sys._getframe(1)
+        if (now := _state_here(self._seen)) is not self._seen:
+            if not _is_in_installed_module(caller):
+                self._before = set(sys.modules)
+                return
             self._seen = now
-        else:
-            self._before = set(sys.modules)
+        if _is_import(caller) and os.getpid() == self._pid:
+            self._note(fullname.encode(errors="ignore"))
 
     def imported_after(self, names: Iterable[str]) -> set[str]:
         """Those of these modules that the call has imported after changes of its own."""
@@ -71,6 +81,11 @@ def _state_here(known: tuple[Any, ...] = ()) -> tuple[Any, ...]:
     if now == known:
         return known
     return directory, dict(environment), *map(list, now[2:])
+
+
+def _is_import(frame: types.FrameType) -> bool:
+    """Whether this looks for a module to import it. `importlib.util.find_spec` only asks for it."""
+    return frame.f_back is not None and frame.f_back.f_globals is frame.f_globals
 
 
 def _is_in_installed_module(frame: types.FrameType | None) -> bool:

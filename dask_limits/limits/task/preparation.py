@@ -38,6 +38,7 @@ class Preparation:
         imported: What the template and then the task process have imported, as `imports.describe`
             says.
         patience: How long it may take, in the template and in each task process, in seconds.
+        most_memory: Bytes that the template may have meanwhile; 0 is no limit.
         random: In a task process, the global generators of random numbers.
     """
 
@@ -48,6 +49,7 @@ class Preparation:
     excluded: Excluded = NOTHING_EXCLUDED
     imported: bytes = b""
     patience: float = 0.0
+    most_memory: int = 0
     random: RandomStates = field(init=False, repr=False)
     _before: Setting | None = None  # in the template
     _generators: list[Any] = field(default_factory=list)  # that each task process is to seed

@@ -77,6 +77,7 @@ class Runner:
         start = time.monotonic()
         self._longest_step = 0.0
         self._memory.begin_call(cells)
+        cells.put(0, task_cells.LOOKED_FOR, 0)
         cells.put_float(0, task_cells.CPU_BEFORE, cpu_before + self._cpu_beside)
         cells.put_float(0, task_cells.START, start)
         cells.put_float(0, task_cells.CLOCK, start)

@@ -106,6 +106,12 @@ def all_was_there_before(numbers, seconds):
     seconds[task_cells.CPU_BEFORE] = 1e6
 
 
+def it_has_looked_for_no_module(numbers, seconds):
+    text = b"\xff\0a b\n..\n\nno_such\n" * 200
+    ctypes.memmove(ctypes.addressof(numbers) + 4096, text, len(text))
+    numbers[task_cells.LOOKED_FOR] = len(text) - 3
+
+
 def everything_is_the_greatest_number(numbers, seconds):
     for n in range(Cells.CELLS):
         numbers[n] = 2**64 - 1
@@ -127,6 +133,7 @@ WAYS = [
     its_times_are_infinite,
     it_runs_elsewhere,
     all_was_there_before,
+    it_has_looked_for_no_module,
     everything_is_the_greatest_number,
     everything_is_zero,
 ]

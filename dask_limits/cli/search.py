@@ -125,7 +125,7 @@ def search_command(
         from dask_limits import PynisherPlugin, Scheduler
         from dask_limits.cli.run_search import run_search
         from dask_limits.search.data import bundled, load_csv
-        from dask_limits.search.random_search import RandomSearch
+        from dask_limits.search.random_search import RandomSearch, modules
 
     limits = PynisherPlugin(
         memory_limit=trial_memory, walltime_limit=trial_wall_time, cputime_limit=trial_cpu_time
@@ -138,12 +138,12 @@ def search_command(
         dataset = bundled() if data is None else load_csv(data, target)
         search = RandomSearch(dataset, trials, n_parallel, seed=seed, timeout=timeout)
         if executor == "slurm":
-            return search, _on_slurm(n_parallel, limits, asked)
+            return search, _on_slurm(n_parallel, limits, asked, modules())
         if executor == "processes":
-            return search, Scheduler.with_processes(n_parallel)
-        if scheduler_address is not None:
+            return search, Scheduler.with_processes(n_parallel, preload=modules())
+        if scheduler_address is not None:  # what others preload on that cluster stays
             return search, Scheduler.with_dask(scheduler_address)
-        return search, Scheduler.with_dask(n_workers=n_parallel)
+        return search, Scheduler.with_dask(n_workers=n_parallel, preload=modules())
 
     sys.exit(run_search(prepare, limits, out, show_workers=executor == "slurm"))
 
@@ -195,7 +195,9 @@ def _n_workers_here(trial_memory: int | None) -> int:
     return max(1, min(cores, psutil.virtual_memory().total // trial_memory))
 
 
-def _on_slurm(n_workers: int, limits: PynisherPlugin, asked: dict[str, Any]) -> Scheduler:
+def _on_slurm(
+    n_workers: int, limits: PynisherPlugin, asked: dict[str, Any], preload: list[str]
+) -> Scheduler:
     """A scheduler on SLURM jobs that can run a trial with these limits."""
     from dask_limits import Scheduler
     from dask_limits.exceptions import LimitRefusedError
@@ -203,7 +205,7 @@ def _on_slurm(n_workers: int, limits: PynisherPlugin, asked: dict[str, Any]) -> 
     memory = asked.pop("worker_memory", None)
     try:
         options = {"n_workers": n_workers, "cores": 1, "memory": memory, **asked}
-        scheduler = Scheduler.with_slurm(**options)
+        scheduler = Scheduler.with_slurm(**options, preload=preload)
         scheduler.check_limits(limits.limits, "run_trial")
     except LimitRefusedError as error:
         raise BadInput(f"No worker could run trials: {error}") from None

@@ -151,6 +151,17 @@ class Configuration:
     parameters: Mapping[str, Any]  # of the family's pipeline: values that JSON can represent
 
 
+def modules() -> list[str]:
+    """The modules that pipelines need: to be imported before the first trial, which takes seconds.
+
+    What they take is then neither time nor memory of a trial.
+    """
+    steps = [steps for both in FAMILIES.values() for steps in both]
+    names = {f"sklearn.{name.rpartition('.')[0]}" for it in steps for name in it.classes.values()}
+    around = "compose", "impute", "pipeline", "preprocessing"
+    return sorted(names.union(f"sklearn.{name}" for name in around))
+
+
 def draw(number: int, *, seed: int, classification: bool) -> Configuration:
     """The configuration of a trial, which depends on these arguments alone."""
     random = Random(f"{seed}/{number}")

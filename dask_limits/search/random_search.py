@@ -20,6 +20,7 @@ from dask_limits.exceptions import (
     LimitRefusedError,
     WallTimeoutException,
 )
+from dask_limits.search import pipelines
 from dask_limits.search.data import N_FOLDS, Dataset
 from dask_limits.search.pipelines import Configuration, build, draw
 
@@ -87,6 +88,11 @@ def fit_pipeline(dataset: Dataset, configuration: Configuration) -> Any:
     with warnings.catch_warnings(), threadpool_limits(1):
         warnings.simplefilter("ignore")
         return pipeline.fit(dataset.features, dataset.target)
+
+
+def modules() -> list[str]:
+    """What trials import, for `preload=` of the scheduler that they run on."""
+    return [__name__, "pandas", "threadpoolctl", "sklearn.model_selection", *pipelines.modules()]
 
 
 @dataclass

@@ -195,6 +195,19 @@ def test_a_search_survives_breaches_and_leaves_trials_and_the_best_model(
     assert model.score(features, target) > 0.8
 
 
+@pytest.mark.parametrize("executor", EXECUTORS)
+def test_no_trial_is_charged_with_the_import_of_libraries(tmp_path: Path, executor: str) -> None:
+    limits = ["--trial-memory", "90MiB", "--trial-cpu-time", "none", "--trial-wall-time", "none"]
+    one = ["--workers", "1", "--trials", "1"]
+    subprocess.run(
+        [*COMMAND, *QUICK_FIRST, "--executor", executor, "--out", tmp_path, *one, *limits],
+        stdout=subprocess.DEVNULL,
+        check=True,
+    )
+    (row,) = rows_of(tmp_path)
+    assert row["status"] == "ok"
+
+
 @pytest.mark.parametrize("target", ["kind", "price"])
 def test_a_csv_with_gaps_and_brackets_is_learnt_from(tmp_path: Path, target: str) -> None:
     path = mixed_csv(tmp_path)

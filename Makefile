@@ -5,8 +5,9 @@ PYTHONS ?= 3.11 3.12 3.13
 BIN := .venv/bin
 PARALLEL := --numprocesses 3 --dist loadfile --max-worker-restart 0
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+INSTALL_PEERS := .venv-bench/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test test-oldest test-matrix coverage lint format bench slurm-up slurm-down clean
+.PHONY: demo test test-oldest test-matrix coverage lint format bench bench-quick docs/measured.md slurm-up slurm-down clean
 .DELETE_ON_ERROR:
 
 demo: .venv/demo  ## Run a limited search on a Dask cluster on this machine
@@ -43,8 +44,15 @@ format: .venv/test  ## Put the code into its usual form
 docs/live.svg: .venv/test docs/make_live_view.py $(wildcard dask_limits/display/*.py)  ## Draw the live view of a real run
 	$(BIN)/python docs/make_live_view.py $@
 
-bench: .venv/test  ## Measure, beside other libraries
-	for program in benchmarks/bench_*.py; do $(BIN)/python $$program || exit 1; done
+bench: .venv-bench/peers  ## Measure, beside other libraries: ROWS='call dask*' OPTIONS='--json FILE --compare FILE'
+	set -f; .venv-bench/bin/python -m benchmarks $(OPTIONS) $(ROWS)
+
+bench-quick: .venv-bench/peers  ## Measure what has a goal, in two minutes
+	set -f; .venv-bench/bin/python -m benchmarks --quick $(OPTIONS) $(ROWS)
+
+docs/measured.md: .venv-bench/peers  ## Measure all, and write the figures into the documentation
+	-.venv-bench/bin/python -m benchmarks --json docs/measured.json
+	.venv-bench/bin/python -m benchmarks.page
 
 slurm-up:  ## Start a real SLURM of two nodes on this machine, to try out `--executor slurm`
 	ci/slurm/start --link
@@ -67,6 +75,13 @@ clean:  ## Remove what the other commands have made
 .venv/test: .venv/python pyproject.toml constraints.txt
 	$(INSTALL) --editable '.[test]'
 	touch $@ .venv/demo
+
+.venv-bench/peers: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-bench
+	$(INSTALL_PEERS) --editable '.[search]'
+	.venv-bench/bin/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["bench"], sep="\n")' | \
+	while read -r peer; do $(INSTALL_PEERS) "$$peer" || echo "$$peer cannot be installed here: it is not measured"; done
+	touch $@
 
 .venv-oldest/test: pyproject.toml constraints-oldest.txt
 	$(PYTHON) -m venv .venv-oldest

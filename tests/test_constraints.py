@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,13 @@ def lower_bounds() -> dict[str, str]:
 def number(version: str) -> list[int]:
     """Of the version, without zeros at its end."""
     return [int(part) for part in re.sub(r"(\.0)+$", "", version).split(".")]
+
+
+def test_all_that_extras_name_has_a_version_that_is_tested() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    named = chain(project["dependencies"], *project["optional-dependencies"].values())
+    packages = {re.match(r"[\w-]+", line)[0].lower() for line in named} - {"dask-limits"}
+    assert packages <= pins("constraints.txt").keys()
 
 
 @pytest.mark.parametrize("package", sorted(lower_bounds().keys() - NOT_WITH_THE_OLDEST))

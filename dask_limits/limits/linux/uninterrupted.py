@@ -10,6 +10,7 @@ happens.
 from __future__ import annotations
 
 import collections
+import contextlib
 from collections.abc import Callable
 from itertools import repeat, starmap
 from operator import call
@@ -32,6 +33,10 @@ def together(*calls: tuple[Any, ...]) -> None:
 
 
 def use_up(things: list[R], fn: Callable[..., object], *more: Any) -> None:
-    """Call a function of C code with each thing in a list; each leaves the list with its call."""
+    """Call a function of C code with each thing in a list; each leaves the list with its call.
+
+    Several threads may use up the same list.
+    """
     popped = starmap(things.pop, repeat((), len(things)))
-    collections.deque(map(fn, popped, *map(repeat, more)), maxlen=0)
+    with contextlib.suppress(IndexError):  # another thread has taken the last one
+        collections.deque(map(fn, popped, *map(repeat, more)), maxlen=0)

@@ -137,8 +137,8 @@ class Watch:
     def _over_time(self, now: float, cpu_time: float) -> str:
         """The limit on time for which to warn or end the call now; empty for none."""
         is_done = self.notes.is_done
-        late = now - self.notes.last_progress - self._wall_limit
-        if late >= 0 and not (is_done and late < self.notes.time_to_answer()):
+        deadline = self.notes.last_progress + self._wall_limit
+        if now >= deadline and not (is_done and not self._is_answered_late(now, deadline)):
             over = "wall_time"
         elif cpu_time > self._cpu_limit + is_done * _DONE_CPU_S:
             over = "cpu_time"
@@ -148,6 +148,10 @@ class Watch:
         if not self.warned_of:
             return over
         return self.warned_of if now >= self._warned_at + self._grace_period else ""
+
+    def _is_answered_late(self, now: float, deadline: float) -> bool:
+        frees_memory = self.notes.is_fresh and proctree.is_exiting(self.runner)
+        return self.notes.is_late(now, deadline, frees_memory)
 
     def warn_of(self, limit: str) -> bool:
         """Whether to warn a call that is over this limit before it is ended."""

@@ -5,6 +5,7 @@ A call can write anything into the cells of its process, at any time. So no note
 - That a call has begun counts from the first look that finds it noted, whatever is there later.
 - No time is in the future, or before an earlier one.
 - No figure of what was there before the call is higher than what the guardian has found itself.
+- An answer that its owner does not find when it looks was not sent.
 - Whether the call has a fresh process is what its owner says.
 """
 
@@ -15,6 +16,7 @@ import math
 import socket
 import struct
 import termios
+import time
 from typing import Final
 
 from dask_limits.limits.guardian.memory import MemoryBefore
@@ -27,10 +29,11 @@ _SEND_WAIT_S: Final = 60.0
 _TAKE_WAIT_S: Final = 1.0
 """How long a call that was sent may take to begin in a process that waits for it."""
 _ANSWER_WAIT_S: Final = 20.0
-"""How long a call that is done may take to send its answer from a fresh process, which must free
-its memory first; and how long an owner may take from reading the answer to saying so."""
+"""How long a fresh process may take to free its memory, before its call is answered; and how long
+an owner may take from reading the answer to saying so."""
 _SEND_ANSWER_S: Final = 1.0
-"""How long it may take otherwise, after its wall time. It takes far less than a millisecond."""
+"""How long a call that is done may take to answer, after its wall time, and after a fresh process
+has freed its memory. It takes far less than a millisecond."""
 _CPU_SLACK_S: Final = 0.05
 """By how much two measurements of CPU time may differ: /proc counts in steps of 10 ms."""
 _MOST_BESIDE: Final = {"": 0, "fork": 1, "spawn": 2, "forkserver": 3}
@@ -57,7 +60,9 @@ class Notes:
         self.is_fresh = self._method != ""
         self.has_begun = False
         self.start = self._clock = self._handed_over
-        self._sent_at = self._done_at = math.inf  # when a look found that it was
+        # When a look found that it was.
+        self._sent_at = self._done_at = self._answered_at = math.inf
+        self._freeing_at = 0.0  # when one found that its fresh process frees its memory
         self.cpu_before = 0.0  # seconds, before the call; see `found`
         self.memory_before = 0  # bytes, as well
         self._found: tuple[float, int] | None = None
@@ -76,6 +81,8 @@ class Notes:
             self._sent_at = min(self._sent_at, now)
         if noted.get(0, task_cells.DONE) == self.number:
             self._done_at = min(self._done_at, now)
+        if noted.get(0, task_cells.ANSWERED) == self.number and self._answered_at == math.inf:
+            self._answered_at = time.monotonic()  # and not `now`: it may have been sent since
 
     def _is_noted_as_begun(self) -> bool:
         if self._task_cells.get(0, task_cells.CALL) == self.number:
@@ -127,16 +134,23 @@ class Notes:
 
     @property
     def is_answered(self) -> bool:
-        """Whether it says that the answer is sent."""
-        return self._task_cells.get(0, task_cells.ANSWERED) == self.number
+        """Whether it says that the answer is sent, and its owner has not looked in vain since."""
+        silent = self._owner_cells.get_float(self._row, owner_cells.SILENT)
+        is_said = self._task_cells.get(0, task_cells.ANSWERED) == self.number
+        return is_said and silent <= self._answered_at
 
-    def time_to_answer(self) -> float:
-        """Seconds by which a call that is done may be over its wall time; inf while its owner has
-        not read the answer.
+    def is_late(self, now: float, deadline: float, frees_memory: bool) -> bool:
+        """Whether a call that is done, and whose wall time has ended at `deadline`, must be ended.
+
+        Not while its owner has not read the answer.
         """
         if _is_unread(self._sock):
-            return math.inf
-        return _ANSWER_WAIT_S if self.is_fresh or self.is_answered else _SEND_ANSWER_S
+            return False
+        if now > deadline + _ANSWER_WAIT_S:
+            return True
+        if frees_memory:
+            self._freeing_at = now
+        return not self.is_answered and now > max(deadline, self._freeing_at) + _SEND_ANSWER_S
 
     def is_mute(self, now: float) -> bool:
         """Whether the call is done, and its process does not answer."""

@@ -12,7 +12,7 @@ class Cells:
     does, and ARM does with the interpreter's own barriers. The caller may close the file.
     """
 
-    CELLS = 16
+    CELLS = 32
     """Cells in a row."""
 
     def __init__(self, rows: int, fd: int) -> None:

@@ -44,6 +44,8 @@ PEAK_MEMORY: Final = 12  # bytes
 PEAK_PROCESSES: Final = 13
 CPU_USED: Final = 14  # seconds
 GONE: Final = 15  # 1 if the process has ended
+# Written by the owner, too.
+SILENT: Final = 16  # when nothing had come from the process that was not read, seconds as START
 
 
 def make() -> int:

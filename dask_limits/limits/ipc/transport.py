@@ -27,6 +27,8 @@ _HEADER: Final = struct.Struct("=IBQ")  # mark, kind, number of the call
 _MARK: Final = 0x4C494D54
 """The start of each message. A call may write to every open file, ours included; messages without
 this mark are ignored."""
+_MOST_IGNORED: Final = 1000
+"""Without one of ours. A call that writes there all the time must not keep its owner busy."""
 MAX_BODY: Final = 128 * 1024
 """Bytes. The buffer of a socket has 208 KiB (net.core.wmem_default), and a message must fit in."""
 _MOST_FILES: Final = 32  # in a message: those of a payload, and two for output
@@ -110,8 +112,8 @@ class Receiver:
         self._fds: list[int] = []  # of the last message, as long as nobody has closed them
 
     def receive(self) -> Message | None:
-        """The next message; None at the end of the stream."""
-        while True:
+        """The next message; None at the end of the stream, or of what it is worth to wait for."""
+        for _ in range(_MOST_IGNORED):
             uninterrupted.put(self._arrived, self._recvmsg_into, *self._args)
             size, ancillary, _, _ = self._arrived[0]
             fds = self._fds = _fds_in(ancillary) if ancillary else []
@@ -123,6 +125,7 @@ class Receiver:
             files.close(fds)
             if size == 0:
                 return None
+        return None
 
     def close(self) -> None:
         """Close the files of the last message, if whoever received it was interrupted."""

@@ -22,6 +22,7 @@ PAGE: Final = os.sysconf("SC_PAGE_SIZE")
 _SIGCHLD: Final = 1 << signal.SIGCHLD - 1
 _COMMAND_LENGTH: Final = 120
 _TRACKER: Final = re.compile(rb"\0-c\0from [\w.]+\.resource_tracker import main; ?main\(")
+_PF_EXITING: Final = 0x4  # of the flags in /proc/PID/stat
 _TICK_S: Final = 1 / os.sysconf("SC_CLK_TCK")
 # Linux has it since 3.5, but a kernel can be built without (CONFIG_PROC_CHILDREN).
 _HAS_CHILDREN_FILES: Final = os.path.exists(f"/proc/self/task/{os.getpid()}/children")
@@ -87,6 +88,12 @@ def _field(path: str, name: bytes) -> bytes | None:
     """The first word after this name at the start of a line; None if there is none."""
     words = _read(path).partition(b"\n" + name)[2].split(None, 1)
     return words[0] if words else None
+
+
+def is_exiting(pid: int) -> bool:
+    """Whether a process has come to its end, and may still free its memory."""
+    line = _read(f"/proc/{pid}/stat", enough=1)
+    return not line or bool(int(line[line.rindex(b")") + 2 :].split()[6]) & _PF_EXITING)
 
 
 def read_process(pid: int) -> Process | None:

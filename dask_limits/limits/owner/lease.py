@@ -4,6 +4,7 @@ import itertools
 import pickle
 import time
 from collections.abc import Callable
+from typing import Final
 
 from dask_limits.limits.ipc import messages, owner_cells, transport
 from dask_limits.limits.ipc.cells import Cells
@@ -17,6 +18,9 @@ from dask_limits.limits.owner.heartbeat import INTERVAL_S, Heartbeat
 from dask_limits.limits.owner.versions import Folders
 from dask_limits.limits.task.process_state import Setting
 
+_MOST_MESSAGES: Final = 1000
+"""Of one call, beside its answer: some for each 100 KB of what it has imported. A call that sends
+them all the time must not keep its owner busy."""
 _numbers = itertools.count(1)  # of the calls of this process
 
 
@@ -44,6 +48,7 @@ class Lease:
         self._state = Payload()  # of which the setting is sent
         self._capture: Capture | None = None
         self._first_memory = 0  # bytes that it had before its first call
+        self._waits_since = 0.0  # seconds of time.monotonic()
         self._held_at_most = 0  # bytes that calls have left there, beyond that
         self.number = 0  # of the current or the last call
         self.calls = 0  # that it has run
@@ -133,14 +138,15 @@ class Lease:
         Raises:
             MalformedError: if something came that none of our processes sends.
         """
-        while True:
+        left = _MOST_MESSAGES
+        while left:
             try:
                 if self._capture is not None:
                     while not self._capture.take_until_readable(self.sock, INTERVAL_S):
-                        self._heartbeat.check()
+                        self._note_silence()
                 message = self._receiver.receive()
             except BlockingIOError:  # there is no answer yet
-                self._heartbeat.check()
+                self._note_silence()
                 continue
             except OSError:
                 return None
@@ -151,7 +157,19 @@ class Lease:
                     return end
             finally:
                 message.close()
-            self._heartbeat.check()  # a call can send more and more
+            self._heartbeat.check()
+            left -= 1
+        raise received.MalformedError("messages without end")
+
+    def _note_silence(self) -> None:
+        """Tell the guardian that there is no answer: a call can say that it has sent one.
+
+        What is true is when the last wait for it began, not its end: this thread may have waited
+        for the interpreter since.
+        """
+        self._owner_cells.put_float(self.row, owner_cells.SILENT, self._waits_since)
+        self._waits_since = time.monotonic()
+        self._heartbeat.check()
 
     def _take(self, message: transport.Message) -> received.End | None:
         """Take a message about the current call. None if it does not end the call."""

@@ -1,9 +1,11 @@
 """Calls that write what they like into the notes of their process."""
 
+import contextlib
 import ctypes
 import math
 import os
 import re
+import socket
 import sys
 import threading
 import time
@@ -14,7 +16,8 @@ import pytest
 from isolations import on_processes
 from kinds import KINDS, expect_breach
 
-from dask_limits.limits.ipc import task_cells
+from dask_limits import exceptions
+from dask_limits.limits.ipc import messages, task_cells, transport
 from dask_limits.limits.ipc.cells import Cells
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # a call shall not import pytest
@@ -80,6 +83,10 @@ def it_is_done_again_and_again(numbers, seconds):
     threading.Thread(target=go_on, daemon=True).start()
 
 
+def it_is_answered(numbers, seconds):
+    numbers[task_cells.DONE] = numbers[task_cells.ANSWERED] = numbers[task_cells.CALL]
+
+
 def it_starts_in_the_future(numbers, seconds):
     seconds[task_cells.START] = seconds[task_cells.CLOCK] = time.monotonic() + 1e6
 
@@ -128,6 +135,7 @@ WAYS = [
     it_is_now_this_call_and_now_another,
     it_is_done,
     it_is_done_again_and_again,
+    it_is_answered,
     it_starts_in_the_future,
     its_times_are_no_numbers,
     its_times_are_infinite,
@@ -144,3 +152,29 @@ WAYS = [
 def test_no_note_lifts_a_limit(isolated, what):
     for kind in KINDS:
         expect_breach(isolated, kind, saying(what))
+
+
+MARKED = transport.record(messages.IMPORTED, 0)
+"""A message that begins as ours do, and is of no call."""
+
+
+@on_processes
+@pytest.mark.parametrize("sent", [b"", b"abc", MARKED], ids=["nothing", "nonsense", "messages"])
+def test_a_call_that_says_that_it_is_answered_is_ended_soon_after_its_wall_time(isolated, sent):
+    def say():
+        numbers, _ = own_notes()
+        it_is_answered(numbers, None)
+        sockets = []
+        for name in os.listdir("/proc/self/fd"):  # noqa: PTH208 - its names are numbers
+            with contextlib.suppress(OSError):
+                sockets.append(socket.socket(fileno=os.dup(int(name))))
+        while True:
+            time.sleep(0 if sent else 0.1)
+            for sock in sockets if sent else []:
+                with contextlib.suppress(OSError):
+                    sock.send(sent, socket.MSG_DONTWAIT)
+
+    start = time.monotonic()
+    error = isolated(say, wall_time=0.25).run().exception
+    assert isinstance(error, exceptions.CallError)
+    assert time.monotonic() - start < 18  # it was 20 s, or for ever

@@ -18,7 +18,7 @@ import pytest
 from on_guardian import LONG_S, call
 from our_processes import task_processes, templates
 from process_view import differences, view_of_any
-from processes import alive, until
+from processes import alive, all_gone, until
 
 from dask_limits import exceptions
 from dask_limits.limits.owner.connection import _MOST_FUNCTIONS
@@ -542,9 +542,11 @@ def test_what_cannot_be_preloaded_is_refused(arguments, error, text):
 def test_when_a_template_is_killed_the_next_call_works(guardian):
     for _ in range(5):
         assert call(guardian, abs, -1) == 1
-        for process in templates(guardian):
+        killed = templates(guardian)
+        for process in killed:
             with contextlib.suppress(psutil.NoSuchProcess):  # it has a successor
                 process.kill()
+        all_gone({process.pid for process in killed})  # and what it has forked is being killed
         until(lambda: guardian.run(abs, (-1,), {}).ok)
 
 

@@ -1,7 +1,8 @@
-"""Writes docs/measured.md from docs/measured.json: `make docs/measured.md`."""
+"""Writes the figures of docs/measured.json into the documentation: `make docs/measured.md`."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from typing import Final
 
@@ -11,12 +12,13 @@ from benchmarks.runner import ROOT, Line
 
 JSON: Final = ROOT / "docs" / "measured.json"
 PAGE: Final = ROOT / "docs" / "measured.md"
+README: Final = ROOT / "README.md"
 
 HEAD: Final = """\
 # Measured
 
-Written by `make docs/measured.md`, on {date}: {cores} cores ({processor}), Linux {kernel},
-Python {python}; {peers}.
+Written by `make docs/measured.md`, on {date}: {cores} cores ({processor}) at a load of {load},
+Linux {kernel}, Python {python}; {peers}.
 
 Each side is measured in a process of its own, in rounds that alternate. A figure is the median of
 its rounds, with the least and the most. A ratio is ours to theirs: where the goal is ≥, of the
@@ -48,21 +50,24 @@ def section(title: str, lines: Iterable[Line]) -> Iterator[str]:
         before = what
 
 
-def of_the_readme(report: Report) -> dict[str, str]:
-    """What a call costs with each, as the README's table has it."""
-    lines = {
+def readme(text: str, report: Report) -> str:
+    """The README, with what a call costs in the last column of its table."""
+    sides = {
         "dask_limits": report["call/floor"].ours,
         "pynisher": report["call/pynisher"].peer,
         "plain Dask": report["dask/map"].peer,
         "pebble": report["call/pebble"].peer,
         "Ray": report["call/ray"].peer,
     }
-    return {
-        tool: f"{1000 / figure.median if tool == 'plain Dask' else figure.median / 1000:.2g} ms"
-        for tool, figure in lines.items()
-        if figure
-    }
+    for tool, figure in sides.items():
+        if figure:
+            ms = 1000 / figure.median if tool == "plain Dask" else figure.median / 1000
+            row = rf"^(\| {tool} \|.*\| )[^|(]*?((?: \([^|]*\))? \|)$"
+            text = re.sub(row, rf"\g<1>{ms:.2g} ms\g<2>", text, flags=re.MULTILINE)
+    return text
 
 
 if __name__ == "__main__":
-    PAGE.write_text(page(Report.read(JSON)))
+    report = Report.read(JSON)
+    PAGE.write_text(page(report))
+    README.write_text(readme(README.read_text(), report))

@@ -36,7 +36,10 @@ class Report:
     lines: list[Line]
 
     def write(self, file: Path) -> None:
-        file.write_text(json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n")
+        """As JSON, each line of the table in a line of its own."""
+        lines = ",\n".join(json.dumps(asdict(line), ensure_ascii=False) for line in self.lines)
+        head = f'{{"machine": {json.dumps(self.machine)},\n"mode": "{self.mode}",\n"lines": [\n'
+        file.write_text(f"{head}{lines}\n]}}\n")
 
     @classmethod
     def read(cls, file: Path) -> Report:

@@ -167,7 +167,7 @@ ROWS = (
     ),
     Row(
         "dask-20ms",
-        "calls of 20 ms, 64 in flight, limited",
+        "calls that sleep for 20 ms, 64 in flight, limited",
         "ms",
         calls_of_20_ms,
         full=400,

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import concurrent.futures
 import itertools
 import queue
 import resource
 import time
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -18,6 +17,7 @@ from benchmarks.timing import Isolation, Pace, limited, limits, paced, seconds
 from dask_limits import Scheduler
 
 IN_FLIGHT = 32
+WARM_UP = 100
 
 
 def facade(size: int) -> float:
@@ -29,7 +29,7 @@ def facade_without_limits(size: int) -> float:
 
 
 def facade_on_pool(size: int) -> float:
-    with concurrent.futures.ProcessPoolExecutor(2) as pool:
+    with ProcessPoolExecutor(2) as pool:
         return paced(Scheduler(pool), Pace(size, IN_FLIGHT), echo, []).per_second
 
 
@@ -49,7 +49,7 @@ def loop(executor: Executor, pace: Pace) -> float:
 
 
 def loop_on_pool(size: int) -> float:
-    with concurrent.futures.ProcessPoolExecutor(2) as pool:
+    with ProcessPoolExecutor(2) as pool:
         return loop(pool, Pace(size, IN_FLIGHT))
 
 
@@ -57,7 +57,7 @@ def callbacks_on_pool(size: int) -> float:
     """The same without `wait`, which looks at all futures each time."""
     done: queue.SimpleQueue[Future[Any]] = queue.SimpleQueue()
     pace = Pace(size, IN_FLIGHT)
-    with concurrent.futures.ProcessPoolExecutor(2) as pool:
+    with ProcessPoolExecutor(2) as pool:
         for submitted, number in enumerate(pace.numbers()):
             if submitted >= pace.in_flight:
                 done.get().result()
@@ -117,18 +117,27 @@ def all_waiting(size: int) -> tuple[float, float]:
     """CPU time of the driver in us, and its memory in KiB, of each of many calls at one time."""
     scheduler = Scheduler.with_processes(2)
     task = scheduler.task(echo, plugins=limits())
-    after: list[float] = []
+    figures: list[float] = []
 
-    @scheduler.on_start
-    def submit_all() -> None:
-        before = resident_kib()
-        for number in range(size):
+    def submit(calls: int) -> None:
+        for number in range(calls):
             task.submit(number)
-        after.append(resident_kib() - before)
 
-    start = time.process_time()
+    @task.on_result
+    def note(*_: object) -> None:
+        done = task.event_counts[task.RESULT]
+        if done == WARM_UP:
+            before = resident_kib()
+            figures.append(time.process_time())
+            submit(size)
+            figures.append(resident_kib() - before)
+        elif done == WARM_UP + size:
+            figures.append(time.process_time())
+
+    scheduler.on_start(lambda: submit(WARM_UP))
     scheduler.run()
-    return (time.process_time() - start) / size * 1e6, after[0] / size
+    start, memory, end = figures
+    return (end - start) / size * 1e6, memory / size
 
 
 def resident_kib() -> float:
@@ -155,7 +164,7 @@ def cold(size: int) -> float:
 
 def cold_pool(size: int) -> float:
     start = time.perf_counter()
-    with concurrent.futures.ProcessPoolExecutor(2) as pool:
+    with ProcessPoolExecutor(2) as pool:
         futures = [pool.submit(echo, 1) for _ in range(size)]
         wait(futures, return_when=FIRST_COMPLETED)
         return (time.perf_counter() - start) * 1000

@@ -121,17 +121,21 @@ def table(lines: Iterable[Line]) -> Table:
 
 def changes(before: Report, now: Report) -> Iterator[tuple[str, str, float, float]]:
     """What differs by more than 15 %: the line, which figure of it, before and now."""
-    known = {line.name: line for line in before.lines}
-    for line in now.lines:
-        if (old := known.get(line.name)) is None:
-            continue
-        for which, was, is_now in (
-            ("ours", median(old.ours), median(line.ours)),
-            ("theirs", median(old.peer), median(line.peer)),
-            ("ratio", old.ratio, line.ratio),
-        ):
-            if was and is_now is not None and abs(is_now / was - 1) > CHANGED:
-                yield line.name, which, was, is_now
+    known = named_figures(before)
+    for (name, which), is_now in named_figures(now).items():
+        was = known.get((name, which))
+        if was and is_now is not None and abs(is_now / was - 1) > CHANGED:
+            yield name, which, was, is_now
+
+
+def named_figures(report: Report) -> dict[tuple[str, str], float | None]:
+    """All figures by line; ours, which are the same beside each peer, by row."""
+    found = {}
+    for line in report.lines:
+        found[line.name.partition("/")[0], "ours"] = median(line.ours)
+        found[line.name, "theirs"] = median(line.peer)
+        found[line.name, "ratio"] = line.ratio
+    return found
 
 
 def median(figure: Figure | None) -> float | None:

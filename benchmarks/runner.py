@@ -97,14 +97,14 @@ def measure(row: Row, side: str, size: int) -> float:
     """
     if not callable(ideal := row.sides[side]):
         return ideal
-    with TemporaryDirectory() as folder:
+    with TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         answer, errors = Path(folder, "figure"), Path(folder, "errors")
         arguments = [row.ours.__module__, row.name, side, str(size), str(answer)]
         with errors.open("wb") as stderr:
             process = subprocess.Popen(
                 [sys.executable, "-m", "benchmarks.side", *arguments],
                 cwd=ROOT,
-                env=ENVIRONMENT,
+                env=ENVIRONMENT | {"RAY_TMPDIR": folder},
                 stdin=subprocess.DEVNULL,
                 stdout=stderr,
                 stderr=stderr,

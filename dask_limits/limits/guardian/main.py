@@ -61,8 +61,7 @@ class GuardianProcess:
         self._by_pid: dict[int, TaskProcess] = {}
         # Task processes get the owner's own limit.
         self._open_files = resource.getrlimit(resource.RLIMIT_NOFILE)
-        hard = self._open_files[1]
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (self._open_files[1],) * 2)
         self._free_rows = list(range(owner_cells.ROWS - 1, 0, -1))
         self._idle_ticks = 0
         self._next_tidying = 0.0
@@ -233,7 +232,7 @@ class GuardianProcess:
         """Handle one message of a template, or of a task process that has settled in."""
         message = template.receive()
         if message is None:
-            template.unregister()  # it is collected soon
+            template.unregister()  # it is collected soon, or ends because of this
         elif message.kind == messages.PREPARED:
             self._prepared(template)
         elif message.kind == messages.FAILED:
@@ -242,8 +241,9 @@ class GuardianProcess:
             excluded = bytes(message.body)
             self._start(template, functools.partial(template.start_again, excluded))
         elif message.kind == messages.ENDED:
-            body = messages.ENDED_BODY.unpack(message.body)
-            self._bury(EndedProcess(message.number, *body))
+            ended = EndedProcess(message.number, *messages.ENDED_BODY.unpack(message.body))
+            if ended.pid in template.living or ended.pid not in self._by_pid:
+                self._bury(ended)
         elif message.kind == messages.UNFORKED:
             template.not_forked(message.number)
             self._refuse_all(template, bytes(message.body).decode())

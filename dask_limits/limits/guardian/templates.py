@@ -9,15 +9,17 @@ import os
 import select
 import signal
 import socket
+import struct
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final, NoReturn
 
 from dask_limits.limits.guardian.strays import Parent
 from dask_limits.limits.ipc import messages, task_cells, transport
 from dask_limits.limits.linux import files, proctree
+from dask_limits.limits.task.import_watch import Excluded
 from dask_limits.units import format_bytes
 
 _END_SHARE: Final = 0.7
@@ -27,6 +29,10 @@ _MOST_AT_ONCE: Final = 8
 """Requests to a template that are not answered. More would not make it faster."""
 _MOST_STARTS: Final = 3
 """How often to start a template that ends before it has made a task process."""
+_OF_PREPARATION: Final = messages.PREPARED, messages.FAILED, messages.EXCLUDED
+_MOST_UNTRUE: Final = 1000  # messages of a template that cannot be true
+_NOTHING: Final = transport.Message(0, 0, memoryview(b""), [])
+"""Stands for a message that is to be ignored."""
 _serials = itertools.count(1)
 
 
@@ -85,7 +91,7 @@ class Template:
         self._helpers: set[int] = set()  # processes that its imports have started
         self._prepare: tuple[bytes, list[int]] | None = None
         self._excluded = b""
-        self._starts = 0
+        self._starts = self._untrue = 0
         self._is_failing = False  # the last task process has
         self._patience = math.inf  # seconds
         self._most_memory = 0  # bytes that its process may have until it is prepared; 0: any number
@@ -105,6 +111,7 @@ class Template:
         self._starts += 1
         self.is_prepared = self._prepare is None
         ours, theirs = transport.pair()
+        ours.setblocking(False)  # what is imported there must not keep us waiting
         with theirs:
             pid = os.fork()
             if pid == 0:
@@ -158,12 +165,57 @@ class Template:
         return bool(poll.poll(0))
 
     def receive(self) -> transport.Message | None:
-        """The next message; None if it has ended."""
+        """The next message; None if it has ended, or is to end.
+
+        What it imports has its socket too. So nothing here waits; what cannot be true is of kind 0;
+        and not much of that is borne.
+        """
         try:
-            return self._receiver.receive()
+            message = self._receiver.receive()
         except ConnectionResetError:
             # It has ended without reading all. This error comes once, before what it has sent.
-            return self._receiver.receive()
+            message = self._receiver.receive()
+        except BlockingIOError:
+            return _NOTHING
+        except transport.NonsenseError:
+            return None
+        if message is None:
+            return None
+        message.close()
+        with contextlib.suppress(ValueError, TypeError, struct.error):
+            if self._can_be_true(message):
+                return message
+        self._untrue += 1
+        return None if self._untrue > _MOST_UNTRUE else _NOTHING
+
+    def _can_be_true(self, message: transport.Message) -> bool:
+        kind, number, body, _ = message
+        if kind == messages.ENDED:
+            status, *figures = messages.ENDED_BODY.unpack(body)
+            os.waitstatus_to_exitcode(status)  # a ValueError if there is none
+            return _are_amounts(figures) and not self._has_child(number)
+        if kind == messages.FORKED:
+            pid, seconds = messages.FORKED_BODY.unpack(body)
+            is_its_own = self._has_child(pid) or proctree.read_process(pid) is None
+            return is_its_own and pid not in self.living and _are_amounts([seconds])
+        if kind == messages.SETTLED:
+            bytes(body[messages.SETTLED_BODY.size :]).decode()
+            return _are_amounts(messages.SETTLED_BODY.unpack_from(body))
+        if kind in (messages.FAILED, messages.UNFORKED) and not bytes(body).decode():
+            return False
+        if kind == messages.UNFORKED:
+            return number in self._forking
+        if kind == messages.EXCLUDED and not self._excludes_more(bytes(body)):
+            return False
+        return kind in _OF_PREPARATION and not self.is_prepared
+
+    def _excludes_more(self, excluded: bytes) -> bool:
+        before, now = map(Excluded.unpacked, (self._excluded, excluded))
+        return now != before and now == before | now
+
+    def _has_child(self, pid: int) -> bool:
+        process = proctree.read_process(pid)
+        return process is not None and process.parent == self.pid
 
     @property
     def as_parent(self) -> Parent:
@@ -288,6 +340,10 @@ class Template:
         self.lose()
         if self._prepare is not None:
             files.close(self._prepare[1])
+
+
+def _are_amounts(numbers: Iterable[float]) -> bool:
+    return all(0 <= number < math.inf for number in numbers)
 
 
 def how_ended(status: int) -> str:

@@ -37,6 +37,10 @@ _RETRY_S: Final = 0.001
 """A user's files that are on their way, on all sockets, are limited too; they soon arrive."""
 
 
+class NonsenseError(ConnectionError):
+    """What comes on a socket is none of our messages."""
+
+
 class Message(NamedTuple):
     """One message, of a kind in `messages`."""
 
@@ -112,7 +116,11 @@ class Receiver:
         self._fds: list[int] = []  # of the last message, as long as nobody has closed them
 
     def receive(self) -> Message | None:
-        """The next message; None at the end of the stream, or of what it is worth to wait for."""
+        """The next message; None at the end of the stream.
+
+        Raises:
+            NonsenseError: if something else comes again and again.
+        """
         for _ in range(_MOST_IGNORED):
             uninterrupted.put(self._arrived, self._recvmsg_into, *self._args)
             size, ancillary, _, _ = self._arrived[0]
@@ -125,7 +133,7 @@ class Receiver:
             files.close(fds)
             if size == 0:
                 return None
-        return None
+        raise NonsenseError
 
     def close(self) -> None:
         """Close the files of the last message, if whoever received it was interrupted."""

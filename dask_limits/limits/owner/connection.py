@@ -227,7 +227,7 @@ class Connection:
                     continue
                 raise BlockingIOError(bytes(message.body).decode())
             if message.kind == messages.UNPREPARED:
-                templates.process_failed(message.number, bytes(message.body).decode())
+                templates.process_failed(message.number, str(message.body, errors="replace"))
                 self._renew_template()
                 continue
             if not message.fds:

@@ -235,7 +235,7 @@ class Templates:
         if message.kind == messages.PREPARED:
             self.prepared(message.number, *messages.PREPARED_BODY.unpack(message.body))
         elif message.kind == messages.FAILED:
-            self.failed(message.number, bytes(message.body).decode())
+            self.failed(message.number, str(message.body, errors="replace"))
         else:
             return False
         return True

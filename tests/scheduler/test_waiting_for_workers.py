@@ -27,12 +27,17 @@ PENDING = (JobState("17", "w", "PENDING", "Resources"),)
 
 
 class LateExecutor(WatchedExecutor):
-    """Threads, which are ready when a worker has been let come."""
+    """Threads, which are ready when a worker has been let come.
+
+    Attributes:
+        awaited: Set when a run has begun to wait for it.
+    """
 
     def __init__(self) -> None:
         self._threads = WrappedExecutor(ThreadPoolExecutor(1), owned=True)
         self._ready = False
         self._error: Exception | None = None
+        self.awaited = threading.Event()
 
     def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
         return self._threads.submit(fn, *args, **kwargs)
@@ -41,6 +46,7 @@ class LateExecutor(WatchedExecutor):
         self._threads.shutdown(wait, cancel_futures=cancel_futures)
 
     def ready(self) -> bool:
+        self.awaited.set()
         return self._ready
 
     def start_error(self) -> Exception | None:
@@ -65,27 +71,37 @@ class Waiting:
         self.executor = LateExecutor()
         self.scheduler = Scheduler(self.executor)
         self.events: list[object] = []
+        self._threads: list[threading.Thread] = []
         for event in self.scheduler.emitter.events:
             self.scheduler.on(event)(lambda *about, name=event.name: self.events.append(name))
+
+    def soon(self, call: Any, *args: Any) -> None:
+        """Call this in another thread, as soon as the run waits for workers."""
+
+        def run() -> None:
+            if self.executor.awaited.wait(60):
+                call(*args)
+
+        self._threads.append(threading.Thread(target=run))
+        self._threads[-1].start()
+
+    def close(self) -> None:
+        for thread in self._threads:
+            thread.join()
+        self.executor.shutdown()
 
 
 @pytest.fixture
 def waiting() -> Any:
     waiting = Waiting()
     yield waiting
-    waiting.executor.shutdown()
-
-
-def soon(call: Any, *args: Any) -> threading.Timer:
-    timer = threading.Timer(0.1, call, args)
-    timer.start()
-    return timer
+    waiting.close()
 
 
 def test_a_run_starts_with_its_first_worker(waiting: Waiting) -> None:
-    soon(waiting.executor.wait_for, PENDING).join()  # before the run: nobody hears it
-    soon(waiting.executor.wait_for, PENDING)
-    waiting.scheduler.on_waiting_for_workers(lambda jobs: soon(waiting.executor.come))
+    waiting.executor.wait_for(PENDING)  # before the run: nobody hears it
+    waiting.soon(waiting.executor.wait_for, PENDING)
+    waiting.scheduler.on_waiting_for_workers(lambda jobs: waiting.soon(waiting.executor.come))
     waiting.scheduler.on_start(lambda: waiting.scheduler.submit(abs, -1))
     waiting.scheduler.on_start(lambda: waiting.executor.wait_for(()))  # is no news for anybody
     assert waiting.scheduler.run(timeout=20).code == "exhausted"
@@ -99,7 +115,7 @@ def test_a_run_starts_with_its_first_worker(waiting: Waiting) -> None:
 
 
 def test_counts_are_the_same_with_and_without_a_cluster(waiting: Waiting) -> None:
-    soon(waiting.executor.come)
+    waiting.soon(waiting.executor.come)
     waiting.scheduler.run(timeout=20)
     assert waiting.scheduler.event_counts == {
         "on_start": 1,
@@ -112,7 +128,7 @@ def test_counts_are_the_same_with_and_without_a_cluster(waiting: Waiting) -> Non
 
 def test_an_async_run_waits_too(waiting: Waiting) -> None:
     async def run() -> None:
-        soon(waiting.executor.come)
+        waiting.soon(waiting.executor.come)
         await waiting.scheduler.async_run(timeout=20)
 
     asyncio.run(run())
@@ -120,7 +136,7 @@ def test_an_async_run_waits_too(waiting: Waiting) -> None:
 
 
 def test_stop_ends_the_wait(waiting: Waiting) -> None:
-    soon(waiting.scheduler.stop)
+    waiting.soon(waiting.scheduler.stop)
     assert waiting.scheduler.run().code == "stopped"
     assert waiting.events == ["on_stop", "on_finishing", "on_finished"]
 
@@ -131,7 +147,7 @@ def test_a_timeout_ends_the_wait(waiting: Waiting) -> None:
 
 
 def test_ctrl_c_ends_the_wait(waiting: Waiting) -> None:
-    soon(os.kill, os.getpid(), signal.SIGINT)
+    waiting.soon(os.kill, os.getpid(), signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
         waiting.scheduler.run()
     assert waiting.events == ["on_stop", "on_finishing", "on_finished"]
@@ -151,7 +167,7 @@ def test_cancelling_an_async_run_ends_the_wait(waiting: Waiting) -> None:
 
 @pytest.mark.parametrize("on_exception", ["raise", "end", "continue"])
 def test_what_keeps_workers_from_coming_is_raised(waiting: Waiting, on_exception: Any) -> None:
-    soon(waiting.executor.fail, LookupError("no such queue"))
+    waiting.soon(waiting.executor.fail, LookupError("no such queue"))
     with pytest.raises(LookupError, match="no such queue"):
         waiting.scheduler.run(on_exception=on_exception)
     assert waiting.events == ["on_stop", "on_finishing", "on_finished"]
@@ -160,9 +176,9 @@ def test_what_keeps_workers_from_coming_is_raised(waiting: Waiting, on_exception
 def test_the_scheduler_shows_what_it_waits_for(waiting: Waiting) -> None:
     shown: list[str] = []
     look = lambda: shown.append(waiting.scheduler._repr_mimebundle_()["text/plain"])  # noqa: E731
-    soon(waiting.executor.wait_for, PENDING)
+    waiting.soon(waiting.executor.wait_for, PENDING)
     waiting.scheduler.on_waiting_for_workers(lambda _: look())
-    waiting.scheduler.on_waiting_for_workers(lambda _: soon(waiting.executor.come))
+    waiting.scheduler.on_waiting_for_workers(lambda _: waiting.soon(waiting.executor.come))
     waiting.scheduler.on_start(look)
     waiting.scheduler.run(timeout=20)
     assert "No worker yet" in shown[0]

@@ -33,13 +33,12 @@ def run(*arguments, open_files=None):
         [*PROGRAM, *arguments],
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=250,
         preexec_fn=limit_files,
         check=False,
     )
 
 
-@pytest.mark.timeout(120)
 def test_what_is_promised_holds_on_this_machine_and_the_exit_code_says_so():
     done = run("--json")
     found = json.loads(done.stdout)
@@ -89,7 +88,6 @@ def test_a_name_of_dask_that_is_missing_is_shown_with_what_happens_without_it(mo
     assert missing.measured == "missing: A task with isolation='thread' raises ImportError."
 
 
-@pytest.mark.timeout(120)
 def test_what_does_not_hold_is_named_and_the_exit_code_is_1():
     done = run(open_files=20)
     assert done.returncode == 1
@@ -97,7 +95,6 @@ def test_what_does_not_hold_is_named_and_the_exit_code_is_1():
     assert "isolation fresh" in done.stdout
 
 
-@pytest.mark.timeout(120)
 @pytest.mark.dask
 def test_every_worker_of_a_cluster_is_checked():
     from distributed import LocalCluster
@@ -112,7 +109,6 @@ def test_every_worker_of_a_cluster_is_checked():
         assert broken == []
 
 
-@pytest.mark.timeout(60)
 @pytest.mark.dask
 def test_a_cluster_without_workers_does_not_hold_what_is_promised():
     from distributed import LocalCluster
@@ -148,7 +144,7 @@ def test_the_exit_code_is_of_what_was_found_though_nobody_reads_on(options):
             stdout=writer,
             stderr=subprocess.PIPE,
             text=True,
-            timeout=60,
+            timeout=200,  # importing this took 40 s on a busy machine
             check=False,
         )
     finally:
@@ -164,7 +160,7 @@ def test_an_output_that_takes_nothing_is_said_in_one_sentence(options):
             stdout=full,
             stderr=subprocess.PIPE,
             text=True,
-            timeout=60,
+            timeout=200,  # importing this took 40 s on a busy machine
             check=False,
         )
     assert done.stderr == (

@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
 from processes import until
 from real_slurm import Slurm
 from slurm_faults import Run, work
@@ -14,7 +13,6 @@ from slurm_faults import Run, work
 from dask_limits.exceptions import LimitRefusedError
 
 NewRun = Callable[..., Run]
-pytestmark = pytest.mark.timeout(180)  # on a busy machine, a worker takes 20 s to come
 
 
 def first_ends_in(seconds: int, folder: Path) -> list[str]:

@@ -8,13 +8,11 @@ import textwrap
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
 from processes import until
 from real_slurm import Slurm
 from slurm_faults import Run, above, begun_in, marked
 
 NewRun = Callable[..., Run]
-pytestmark = pytest.mark.timeout(180)  # on a busy machine, a worker takes 20 s to come
 
 
 def test_a_worker_that_is_killed_is_started_again_in_its_job(slurm: Slurm, new_run: NewRun):

@@ -24,7 +24,6 @@ from dask_limits.exceptions import (
 )
 
 NewRun = Callable[..., Run]
-pytestmark = pytest.mark.timeout(180)  # on a busy machine, a worker takes 20 s to come
 
 
 def fill(folder: Path, number: int, gate: str, n_bytes: int = 500 << 20) -> int:

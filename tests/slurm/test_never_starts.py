@@ -15,7 +15,6 @@ from dask_limits.exceptions import WorkersNotStartedError
 from dask_limits.executors.jobqueue import pooled_job
 
 NewRun = Callable[..., Run]
-pytestmark = pytest.mark.timeout(180)
 
 
 @pytest.fixture(autouse=True)

@@ -19,7 +19,6 @@ from real_slurm import Slurm
 
 COMMAND = [sys.executable, "-m", "dask_limits", "search", "--executor", "slurm", "--workers", "2"]
 LIMITS = ["--trial-memory", "400MiB", "--trial-wall-time", "30s"]
-pytestmark = pytest.mark.timeout(180)  # on a busy machine, a worker takes 20 s to come
 
 
 @pytest.fixture(autouse=True)

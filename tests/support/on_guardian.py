@@ -14,4 +14,4 @@ LONG_S = 0.2
 
 def call(guardian: Guardian, fn: Callable[..., Any], *args: Any, **limits: Any) -> Any:
     """Run a call, and return its value."""
-    return guardian.run(fn, args, {}, Limits(wall_time=60, **limits)).result()
+    return guardian.run(fn, args, {}, Limits(wall_time=300, **limits)).result()

@@ -72,8 +72,8 @@ def children() -> set[int]:
 
 
 def wait_for(path: Path | str, result: object = None) -> object:
-    """A call that runs until a file is there."""
-    until(Path(path).exists)
+    """A call that runs until a file is there, however long the test takes until then."""
+    until(Path(path).exists, 600)
     return result
 
 

@@ -492,7 +492,7 @@ def test_ctrl_c_while_a_cluster_starts_leaves_nothing(at: str, tmp_path: Path) -
         start_new_session=True,
     ) as script:
         try:
-            said, _ = script.communicate(timeout=25)
+            said, _ = script.communicate(timeout=200)
             until(lambda: not in_session(script.pid))
         finally:
             for process in in_session(script.pid):

@@ -41,7 +41,6 @@ CHANGES = {
 }
 
 
-@pytest.mark.timeout(200)
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_call_inherits_what_its_owner_has_changed_as_a_child_does(change, run_for_everyone):
     program = Path(for_everyone.__file__).with_name("changed_owner.py")

@@ -118,7 +118,7 @@ def root(request):
     return request.param
 
 
-@pytest.mark.timeout(2 * SECONDS + 100)
+@pytest.mark.timeout(SECONDS + 300)
 @pytest.mark.parametrize("keep", [False, True], ids=["clean", "warm"])
 def test_a_process_that_passes_for_fit_is_what_it_was(root, keep):
     @settings(

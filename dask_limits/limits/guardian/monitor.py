@@ -15,7 +15,7 @@ from dask_limits.limits.guardian.template import EndedProcess
 from dask_limits.limits.ipc import owner_cells
 from dask_limits.limits.ipc.cells import Cells
 from dask_limits.limits.ipc.messages import Verdict
-from dask_limits.limits.ipc.task_cells import TaskCells
+from dask_limits.limits.ipc.task_cells import STACKS_SIGNAL, TaskCells
 from dask_limits.limits.linux import cgroup, proctree
 from dask_limits.limits.outcome import ChildProcess, Usage
 from dask_limits.limits.task.grace import SIGNALS
@@ -166,6 +166,23 @@ class Watch:
         pid = self.notes.runner
         # The call can write anything there: accept only a process of its own.
         return pid if any(p.pid == pid for p in self._below) else self._pid
+
+    def is_kept_waiting(self) -> bool:
+        """Whether the process that runs the function waits for a processor, or in vfork(2)."""
+        process = proctree.read_process(self.runner)
+        if process is None:
+            return False
+        # In vfork(2) it is shown as one that waits for a disk, but such a one blocks no signals.
+        in_vfork = process.state == "D" and proctree.blocks_signal(process.pid, STACKS_SIGNAL)
+        return process.state == "R" or in_vfork
+
+    def read_cpu_time(self) -> float:
+        """CPU seconds of the call's processes by now."""
+        root = proctree.read_process(self._pid)
+        if root is None:
+            return math.inf
+        self._find_children(root)
+        return self._tree_cpu_time(root)
 
     def _find_children(self, root: proctree.Process) -> None:
         """Look for new descendants; less often if there are many threads to look through."""

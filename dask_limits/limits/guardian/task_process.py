@@ -3,7 +3,7 @@
 Nothing here may block: a call that cannot be ended must not delay the end of another. So a task
 process is ended in steps, one in each pass of the guardian's loop:
 
-    condemned   it writes its Python stacks, for a few milliseconds at most
+    condemned   it writes its Python stacks: a few milliseconds, if it gets a processor
     killed      SIGKILL was sent to its tree; wait until it has ended
     buried      it has ended, and what it left behind is about to; then the owner gets the verdict
 """
@@ -34,10 +34,12 @@ from dask_limits.limits.linux.proctree import Process
 from dask_limits.limits.task.grace import SIGNALS
 
 _STACKS_WAIT_S: Final = 0.06
-"""How long to wait for stacks. They take a millisecond, but on a busy machine a process may have to
-wait for a processor. One that goes on using memory has a processor, and writes them first."""
+"""How long to wait for stacks, which take a millisecond."""
 _BLOCKED_STACKS_WAIT_S: Final = 0.02
 """The same for a process that blocks their signal, as one does while vfork(2) starts a program."""
+_LONGEST_STACKS_WAIT_S: Final = 2.0
+"""The same for one that is still to be given a processor, as long as its call has used no more CPU
+time than this wait takes else. So it cannot have used more memory, or started more processes."""
 KILL_WAIT_S: Final = 1.0
 """A process that has not ended this long after SIGKILL is in an uninterruptible sleep."""
 _DEATHS_BY_WARNING: Final = {-number for number in (*SIGNALS.values(), task_cells.STACKS_SIGNAL)}
@@ -69,7 +71,8 @@ class TaskProcess:
         self._groups = groups
         self.family = Family(pid, self._running_since)
         self._watch: Watch | None = None
-        self._stacks_until = math.inf
+        self._stacks_until = self._stacks_until_at_most = math.inf
+        self._stacks_until_cpu = math.inf  # CPU seconds of its call
         self._stacks = ""  # as far as they were written at the last look
         self._killed_at = math.inf
         self._died_at = math.inf
@@ -168,25 +171,39 @@ class TaskProcess:
         self._owner_cells.put(self.row, owner_cells.CONDEMNED, number)
         if self._call != number:
             return  # and the owner releases the process
-        runner = self._watch_call(number).runner
+        watch = self._watch_call(number)
+        runner = watch.runner
         self.cause = cause
         blocked = proctree.blocks_signal(runner, task_cells.STACKS_SIGNAL)
         patience = _BLOCKED_STACKS_WAIT_S if blocked else _STACKS_WAIT_S
-        self._stacks_until = time.monotonic() + patience
+        now = time.monotonic()
+        self._stacks_until = now + patience
+        self._stacks_until_at_most = now + _LONGEST_STACKS_WAIT_S
         self._task_cells.forget_stacks()
         proctree.send_signal(runner, signal.SIGCONT)  # a stopped process writes nothing
         proctree.send_signal(runner, task_cells.STACKS_SIGNAL)
+        self._stacks_until_cpu = watch.read_cpu_time() + patience
 
     def _go_on_ending(self, now: float) -> None:
         if self._killed_at == math.inf:
             stacks = self._task_cells.stacks()
-            if (stacks == self._stacks and is_whole(stacks)) or now > self._stacks_until:
+            if (stacks == self._stacks and is_whole(stacks)) or not self._may_write_stacks(now):
                 if self._watch is not None:
                     self._watch.note_child(self.cause)
                 self.kill(self.cause)
             self._stacks = stacks
         elif now > self._killed_at + KILL_WAIT_S and self._verdict is None:
             self._judge()
+
+    def _may_write_stacks(self, now: float) -> bool:
+        """Whether it is worth while to wait for stacks, and does no harm."""
+        if now <= self._stacks_until or self._watch is None:
+            return now <= self._stacks_until
+        return (
+            now <= self._stacks_until_at_most
+            and self._watch.is_kept_waiting()
+            and self._watch.read_cpu_time() <= self._stacks_until_cpu
+        )
 
     def kill(self, cause: str) -> None:
         """End it and everything below it."""

@@ -51,7 +51,9 @@ LAYERS = {
         __init__
         topic compat
         nodes
-        reservations packed_call serialization usage_log
+        reservations packed_call usage_log
+        batch
+        serialization
         scheduler graphs
         worker
     """,

@@ -37,9 +37,10 @@ def with_limits() -> contextlib.AbstractContextManager[None]:
     return annotate(wall_time=60, memory="1 GiB")
 
 
-def facade(size: int) -> float:
+def facade(size: int, *, batch: bool = True) -> float:
     with client_of_two() as client:
-        return limited(Scheduler(client), Pace(size, IN_FLIGHT), echo).per_second
+        scheduler = Scheduler.with_dask(client, batch=batch)
+        return limited(scheduler, Pace(size, IN_FLIGHT), echo).per_second
 
 
 def map_all(client: Client, calls: int) -> float:
@@ -143,9 +144,18 @@ ROWS = (
         full=1500,
         quick=500,
         peers=(
-            Peer("map", "client.map of all at once, no limits", client_map, at_least(0.95)),
+            Peer("map", "client.map of all at once, no limits", client_map, at_least(5)),
             Peer("annotated", "client.map, annotated with limits", annotated_map),
         ),
+    ),
+    Row(
+        "dask-no-batches",
+        "calls through a Scheduler, 64 in flight, limited, without batches",
+        "calls/s",
+        lambda size: facade(size, batch=False),
+        full=1500,
+        quick=500,
+        peers=(Peer("map", "client.map of all at once, no limits", client_map, at_least(0.95)),),
     ),
     Row(
         "dask-plugin",

@@ -13,10 +13,9 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dask_limits.limits import LimitedCall, Limits, run_in_place
+from dask_limits.limits import LimitedCall
 from dask_limits.limits.ipc import by_value, pickling
 from dask_limits.limits.owner.use import function_key
-from dask_limits.limits.packed_outcome import PackedOutcome
 from dask_limits.limits.task import script_globals
 
 
@@ -66,15 +65,6 @@ def pack_call(
         raise pickling.unpicklable_arguments(call.fn, args, kwargs, call.limits, why) from why
     key = hash(function_key(call.fn))
     return PackedCall(call.name, buffer.getvalue(), key), pickler.left_out, sent
-
-
-def run_packed(call: PackedCall, put_in: Sequence[Any]) -> PackedOutcome[Any]:
-    """Run a call in this thread. What Dask takes for the function of each task of ours.
-
-    The "limits" executor knows it, and runs the call in a task process instead.
-    """
-    with by_value.Receiving():
-        return PackedOutcome.of(run_in_place(call, (put_in,), {}), call.name, Limits())
 
 
 class _Pickler(by_value.CallPickler):

@@ -1,4 +1,4 @@
-"""How Dask sends and spills the outcome of a call: large buffers as they are, without a copy.
+"""How Dask sends and spills the outcome of a batch: large buffers as they are, without a copy.
 
 By itself it would pickle an outcome by protocol 4, which copies them, on each connection with its
 scheduler. Whoever sends or receives outcomes imports this.
@@ -14,23 +14,23 @@ from typing import Any
 
 from distributed.protocol import dask_deserialize, dask_serialize
 
-from dask_limits.limits.packed_outcome import PackedOutcome
+from dask_limits.dask.batch import BatchOutcome
 
 
-@dask_serialize.register(PackedOutcome)  # type: ignore[untyped-decorator]
-def _serialize(outcome: PackedOutcome[Any]) -> tuple[dict[str, Any], list[Any]]:
+@dask_serialize.register(BatchOutcome)  # type: ignore[untyped-decorator]
+def _serialize(outcome: BatchOutcome) -> tuple[dict[str, Any], list[Any]]:
     buffers: list[pickle.PickleBuffer] = []
     pickled = pickle.dumps(outcome, 5, buffer_callback=buffers.append)
     views = [buffer.raw() for buffer in buffers]
     return {"readonly": [view.readonly for view in views]}, [pickled, *views]
 
 
-@dask_deserialize.register(PackedOutcome)  # type: ignore[untyped-decorator]
-def _deserialize(header: dict[str, Any], frames: Sequence[Any]) -> PackedOutcome[Any]:
+@dask_deserialize.register(BatchOutcome)  # type: ignore[untyped-decorator]
+def _deserialize(header: dict[str, Any], frames: Sequence[Any]) -> BatchOutcome:
     pickled, *views = [memoryview(frame) for frame in frames]
     buffers = [
         view.toreadonly() if readonly else bytearray(view) if view.readonly else view
         for view, readonly in zip(views, header["readonly"], strict=True)
     ]
-    outcome: PackedOutcome[Any] = pickle.loads(pickled, buffers=buffers)
+    outcome: BatchOutcome = pickle.loads(pickled, buffers=buffers)
     return outcome

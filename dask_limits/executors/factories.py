@@ -49,7 +49,9 @@ class ExecutorFactory:
     refusal: Callable[[Limits, str], LimitRefusedError | None] = lambda limits, name: None
 
 
-def factory_of(anything: object, preload: Preload = NOTHING) -> ExecutorFactory:
+def factory_of(
+    anything: object, preload: Preload = NOTHING, *, batch: bool = True
+) -> ExecutorFactory:
     """Return the factory of executors over what a user holds, which stays open.
 
     Raises:
@@ -66,9 +68,10 @@ def factory_of(anything: object, preload: Preload = NOTHING) -> ExecutorFactory:
     if isinstance(anything, type):
         raise TypeError(f"{anything!r} is a class, not an instance. {_ACCEPTED}.")
     name = type(anything).__name__
-    connect = partial(connect_dask, preload=preload)
+    connect = partial(connect_dask, preload=preload, batch=batch)
+    shown = preload.shown | _shown(batch)
     if _is_dask(anything, "Client", "Cluster"):
-        return ExecutorFactory(name, partial(connect, anything), preload.shown, given=anything)
+        return ExecutorFactory(name, partial(connect, anything), shown, given=anything)
     if _is_dask(anything, "ClientExecutor"):
         from dask_limits.dask.compat.client import executor_parts
 
@@ -76,7 +79,7 @@ def factory_of(anything: object, preload: Preload = NOTHING) -> ExecutorFactory:
             client, options = parts
             annotations = _annotations(options)
             make = partial(connect, client, annotations=annotations)
-            return ExecutorFactory(name, make, annotations | preload.shown, given=anything)
+            return ExecutorFactory(name, make, annotations | shown, given=anything)
     if isinstance(anything, Executor):
         if preload != NOTHING:
             raise ValueError(
@@ -141,17 +144,22 @@ def sequential() -> ExecutorFactory:
 
 
 def dask(
-    where: object, n_workers: int | None, security: Security | bool | None, preload: Preload
+    where: object,
+    n_workers: int | None,
+    security: Security | bool | None,
+    preload: Preload,
+    batch: bool,
 ) -> ExecutorFactory:
     """Executors over a given Dask, or a new LocalCluster."""
     _check_security(where, security)
-    connect = partial(connect_dask, preload=preload)
+    connect = partial(connect_dask, preload=preload, batch=batch)
     options: dict[str, Any] = {} if security is None else {"security": security}
+    shown = preload.shown | _shown(batch)
     if where is None:
         preload.check_here()
         options |= {"n_workers": _workers("n_workers", n_workers)}
         make = partial(connect, None, **options)
-        return ExecutorFactory("LocalCluster", make, options | preload.shown)
+        return ExecutorFactory("LocalCluster", make, options | shown)
     if n_workers is not None:
         raise ValueError(
             f"n_workers={n_workers!r} is for a LocalCluster that each run starts, but runs use"
@@ -159,17 +167,19 @@ def dask(
         )
     if isinstance(where, str):
         make = partial(connect, where, **options)
-        return ExecutorFactory("Dask", make, {"address": where} | preload.shown)
-    return factory_of(where, preload)
+        return ExecutorFactory("Dask", make, {"address": where} | shown)
+    return factory_of(where, preload, batch=batch)
 
 
-def jobqueue(system: str, options: Mapping[str, Any], preload: Preload) -> ExecutorFactory:
+def jobqueue(
+    system: str, options: Mapping[str, Any], preload: Preload, batch: bool
+) -> ExecutorFactory:
     """Executors over clusters of `dask_jobqueue`. This checks the options, and imports Dask."""
     from dask_limits.executors.jobqueue import JobQueueExecutor, JobSpec
 
     spec = JobSpec(system, **options)
-    make = partial(JobQueueExecutor.start, spec, preload)
-    shown = spec.shown | preload.shown
+    make = partial(JobQueueExecutor.start, spec, preload, batch=batch)
+    shown = spec.shown | preload.shown | _shown(batch)
     return ExecutorFactory(spec.cluster_class.__name__, make, shown, refusal=spec.refusal)
 
 
@@ -192,6 +202,10 @@ def _is_dask(anything: object, *names: str) -> bool:
         base.__module__.startswith("distributed.") and base.__name__ in names
         for base in type(anything).__mro__
     )
+
+
+def _shown(batch: bool) -> dict[str, Any]:
+    return {} if batch else {"batch": False}
 
 
 def _annotations(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -112,6 +112,7 @@ class Constructors(Submitter):
         preload: Iterable[str] = (),
         initializer: Callable[..., object] | None = None,
         initargs: Iterable[Any] = (),
+        batch: bool = True,
     ) -> Self:
         """A scheduler whose calls run on Dask.
 
@@ -128,6 +129,8 @@ class Constructors(Submitter):
                 those of the run that began last of those that have any; they stay for later runs.
             initializer: See `with_processes`.
             initargs: See `with_processes`.
+            batch: Whether short calls with limits may go to a worker together, which makes many of
+                them several times faster. See docs/dask.md.
 
         Raises:
             TypeError: for a `where`, a `security` or another argument of the wrong type.
@@ -136,7 +139,7 @@ class Constructors(Submitter):
             ModuleNotFoundError: if there is no module to preload, for a new LocalCluster.
         """
         wanted = Preload.of(preload, initializer, initargs)
-        return cls(factories.dask(where, n_workers, security, wanted))
+        return cls(factories.dask(where, n_workers, security, wanted, batch))
 
     @classmethod
     def with_jobqueue(
@@ -153,6 +156,7 @@ class Constructors(Submitter):
         preload: Iterable[str] = (),
         initializer: Callable[..., object] | None = None,
         initargs: Iterable[Any] = (),
+        batch: bool = True,
         **options: Any,
     ) -> Self:
         """A scheduler whose calls run on Dask workers in the jobs of a batch system.
@@ -165,9 +169,8 @@ class Constructors(Submitter):
             n_workers: The number of workers, 1 or more. By default 1.
             adaptive: To let the number of workers follow the work: the maximum, 20; the minimum
                 and the maximum, `(2, 20)`; True for a maximum of `n_workers`; or a dict of
-                `minimum`, `maximum`, `keep_idle` (how long to keep a worker without work; by
-                default 2 minutes) and `target_duration` (in which time the work should be done if
-                workers came at once; by default 5 seconds).
+                `minimum`, `maximum`, `keep_idle` (how long to keep an idle worker; 2 minutes)
+                and `target_duration` (in which all work should be done; 5 s).
             worker_timeout: When to give up if no worker has come: seconds, `(30, "m")`, "2h". By
                 default never. But a run also gives up after three jobs in a row that ended without
                 a worker, and when SLURM never starts its jobs, such as for a `walltime` above the
@@ -179,6 +182,7 @@ class Constructors(Submitter):
             preload: See `with_processes`. Only the nodes need to have these modules.
             initializer: See `with_processes`.
             initargs: See `with_processes`.
+            batch: See `with_dask`.
             options: Arguments of the class of `dask_jobqueue`: `cores` and `memory` of each job,
                 `walltime`, `queue`, `account`, `interface`, `job_extra_directives`, ... What you
                 leave out comes from the configuration files of `dask_jobqueue`. `walltime` may
@@ -196,9 +200,8 @@ class Constructors(Submitter):
         """
         options |= {"n_workers": n_workers, "adaptive": adaptive, "worker_timeout": worker_timeout}
         options |= {"submit_command": submit_command, "cancel_command": cancel_command}
-        options["security"] = security
-        wanted = Preload.of(preload, initializer, initargs)
-        return cls(factories.jobqueue(name, options, wanted))
+        options["security"], wanted = security, Preload.of(preload, initializer, initargs)
+        return cls(factories.jobqueue(name, options, wanted, batch))
 
     @classmethod
     def with_slurm(
@@ -214,6 +217,7 @@ class Constructors(Submitter):
         preload: Iterable[str] = (),
         initializer: Callable[..., object] | None = None,
         initargs: Iterable[Any] = (),
+        batch: bool = True,
         **options: Any,
     ) -> Self:
         """A scheduler whose calls run on Dask workers in SLURM jobs. See `with_jobqueue`.
@@ -230,6 +234,7 @@ class Constructors(Submitter):
             preload: See `with_jobqueue`.
             initializer: See `with_processes`.
             initargs: See `with_processes`.
+            batch: See `with_dask`.
             options: Arguments of `dask_jobqueue.SLURMCluster`.
 
         Example:
@@ -248,6 +253,7 @@ class Constructors(Submitter):
             preload=preload,
             initializer=initializer,
             initargs=initargs,
+            batch=batch,
             **options,
         )
 

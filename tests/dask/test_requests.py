@@ -52,7 +52,7 @@ def test_limits_are_made_once_a_call(monkeypatch: pytest.MonkeyPatch) -> None:
     with (
         LocalCluster(n_workers=1, threads_per_worker=1, processes=False, **SETTINGS) as cluster,
         Client(cluster) as client,
-        DaskExecutor(client) as executor,
+        DaskExecutor(client, batch=False) as executor,
     ):
         client.register_plugin(LimitsWorkerPlugin())
         limited = limit(abs, wall_time=60)

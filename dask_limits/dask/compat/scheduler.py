@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
@@ -52,6 +53,11 @@ NAMES: Final = (
         "distributed.scheduler:Scheduler.subscribe_topic 2021.9.1",
         what_for="to tell a client of workers that are added and removed",
         without="Events of workers are not emitted.",
+    )
+    | names(
+        "distributed.scheduler:Scheduler.report 2021.1",
+        what_for="to tell the clients of a batch that takes long how its first calls have ended",
+        without="All calls of a batch are told when its last one has ended.",
     )
     | names(
         "distributed.scheduler:TaskState.suspicious 2021.1",
@@ -148,6 +154,12 @@ def subscribe(scheduler: distributed.Scheduler, topic: str, client: str) -> None
     """Have a client told of the events of a topic."""
     if (subscribe_topic := getattr(scheduler, "subscribe_topic", None)) is not None:
         subscribe_topic(topic, client)
+
+
+def tell_clients(scheduler: distributed.Scheduler, ts: Any, topic: str, message: Any) -> None:
+    """Send the clients that want a task a message, as an event of a topic that is not kept."""
+    if (report := getattr(scheduler, "report", None)) is not None:
+        report({"op": "event", "topic": topic, "event": (time.time(), message)}, ts=ts)
 
 
 def forgive(ts: Any) -> None:

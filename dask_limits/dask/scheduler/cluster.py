@@ -13,6 +13,7 @@ import distributed
 from distributed import Status
 
 from dask_limits.batch_systems.current_job import BatchJob
+from dask_limits.dask.batch import LEFT
 from dask_limits.dask.compat.scheduler import events
 from dask_limits.dask.scheduler.tasks import Where
 from dask_limits.dask.topic import TOPIC
@@ -172,7 +173,9 @@ class Cluster:
 
     def _is_quick(self, key: Hashable) -> bool:
         ts = self.scheduler.tasks.get(key)
-        return ts is not None and 0 <= ts.prefix.duration_average < _QUICK_S
+        if ts is None:
+            return False
+        return LEFT in ts.annotations or 0 <= ts.prefix.duration_average < _QUICK_S
 
 
 def removal_of(scheduler: distributed.Scheduler, address: str) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from dask_limits.batch_systems import slurm
 from dask_limits.batch_systems.current_job import BatchJob
-from dask_limits.dask.compat.graphs import function_name
+from dask_limits.dask.batch import call_name, numbers_left
 from dask_limits.dask.compat.scheduler import allowed_failures
 from dask_limits.dask.scheduler.cluster import Cluster, TrackedWorker
 from dask_limits.dask.scheduler.gather_log import GatherLog
@@ -95,7 +95,11 @@ class Losses:
             ts = tasks.get(key)
             if ts is None or ts.state in ("memory", "erred", "forgotten"):
                 continue
-            if ran:
+            n_left = len(numbers_left(ts.annotations))
+            if n_left != 1:  # nobody knows which of them had begun: none is to blame
+                if could_have and n_left:
+                    rerun.append(key)
+            elif ran:
                 if not was_expected or worker.time_is_up:
                     self._losses.setdefault(key, []).append(loss)
                 rerun.append(key)
@@ -124,12 +128,17 @@ class Losses:
         for key in rerun:
             self.held.discard(key)
             losses = self._losses.get(key, [])
+            if (ts := tasks.get(key)) is not None and len(numbers_left(ts.annotations)) > 1:
+                cluster.fail({key: _error_of_batch(call_name(key), loss)})
+                continue
             if len(losses) > self._forgiven:
                 # Even if it waits for what it depends on, which was lost with the worker.
-                cluster.fail({key: error_of(function_name(key), losses, self._forgiven)})
+                cluster.fail({key: error_of(call_name(key), losses, self._forgiven)})
                 continue
-            if key in tasks:
-                cluster.log(worker, "rerun", key=key, cause=loss.cause, tries=len(losses))
+            if ts is not None:
+                for number in numbers_left(ts.annotations):
+                    about = {"cause": loss.cause, "tries": len(losses)}
+                    cluster.log(worker, "rerun", key=key, number=number, **about)
             if cluster.is_waiting(key):
                 self._place(tasks[key])
 
@@ -160,6 +169,18 @@ def error_of(name: str, losses: list[Loss], forgiven: int) -> WorkerLostError:
         job=last.job,
         cause=last.cause,
         tries=tries,
+    )
+
+
+def _error_of_batch(name: str, loss: Loss) -> WorkerLostError:
+    """The error of a batch that was lost: its client is to send each of its calls alone."""
+    return WorkerLostError(
+        f"A batch of calls of {name}() was lost with {loss}",
+        call=name,
+        worker=loss.worker,
+        job=loss.job,
+        cause=loss.cause,
+        tries=0,
     )
 
 

@@ -10,6 +10,7 @@ from typing import Any, Final
 import distributed
 
 from dask_limits.batch_systems.current_job import BatchJob
+from dask_limits.dask.batch import LEFT, TOPIC, numbers_left
 from dask_limits.dask.compat import scheduler as compat
 from dask_limits.dask.compat.worker import listen
 from dask_limits.dask.reservations import request_of
@@ -50,7 +51,12 @@ class LimitsSchedulerPlugin(distributed.SchedulerPlugin):  # type: ignore[misc]
         self._refusals = Refusals(self.cluster)
         self._gather_log = GatherLog(self.cluster)
         self._losses = Losses(self.cluster, self._gather_log, self._decide)
-        scheduler.handlers.update(dask_limits_join=self._join, dask_limits_leave=self._leave)
+        scheduler.handlers.update(
+            dask_limits_join=self._join,
+            dask_limits_leave=self._leave,
+            dask_limits_cancel_calls=self._cancel_calls,
+            dask_limits_cores=self._cores,
+        )
         started, seceded = self._call_started, self._call_seceded
         listen(scheduler, {"dask-limits-started": started, "dask-limits-seceded": seceded})
         self._undo = patches.install(scheduler, self._decide)
@@ -128,6 +134,13 @@ class LimitsSchedulerPlugin(distributed.SchedulerPlugin):  # type: ignore[misc]
         self.cluster.place_soon()
         self._losses.worker_left(tracked, removal)
 
+    def _cores(self) -> int:
+        """How many calls can run at a time; 0 if they are not placed here."""
+        if self._undo is None:
+            return 0
+        there = [one for one in self.cluster.workers.values() if not one.leaves_because]
+        return sum(worker.placed.resources.cores for worker in there)
+
     # -- tasks -----------------------------------------------------------------------------
 
     def update_graph(
@@ -179,9 +192,27 @@ class LimitsSchedulerPlugin(distributed.SchedulerPlugin):  # type: ignore[misc]
                 # It waits for memory or cores. Dask's time-out is for tasks that wait for workers.
                 compat.wait_without_timeout(self._scheduler, ts)
 
-    def _call_started(self, key: Hashable, worker: str) -> None:
-        if self._placement.worker_of(key) == worker:
-            self._losses.call_started(key)
+    def _call_started(
+        self, key: Hashable, worker: str, left: list[int] | None = None, **report: Any
+    ) -> None:
+        """A worker reports that a task runs; of a batch, what is left of it."""
+        if self._placement.worker_of(key) != worker:
+            return
+        self._losses.call_started(key)
+        if left is not None:
+            ts = self._scheduler.tasks[key]
+            ts.annotations = {**ts.annotations, LEFT: left}
+            compat.tell_clients(self._scheduler, ts, TOPIC, {"key": key, "left": left, **report})
+
+    def _cancel_calls(self, key: Hashable, numbers: list[int]) -> None:
+        """A client wants some calls of a batch no more."""
+        if (ts := self._scheduler.tasks.get(key)) is None:
+            return
+        left = [number for number in numbers_left(ts.annotations) if number not in numbers]
+        ts.annotations = {**ts.annotations, LEFT: left}
+        if ts.processing_on is not None:
+            cancel = {"op": "dask-limits-cancel-calls", "key": key, "numbers": numbers}
+            self._scheduler.worker_send(ts.processing_on.address, cancel)
 
     def _call_seceded(self, key: Hashable, worker: str) -> None:
         if self._placement.worker_of(key) == worker:

@@ -7,7 +7,7 @@ from collections.abc import Hashable
 from dataclasses import replace
 from typing import Any, Final
 
-from dask_limits.dask.compat.graphs import function_name
+from dask_limits.dask.batch import call_name
 from dask_limits.dask.reservations import annotation_error
 from dask_limits.dask.scheduler.cluster import Cluster
 from dask_limits.dask.scheduler.tasks import where_of
@@ -28,9 +28,7 @@ class Refusals:
 
     def refuse_if_too_large(self, ts: Any) -> bool:
         """Refuse a task if it asks for more than any worker has. Returns whether it does."""
-        error = annotation_error(
-            function_name(ts.key), ts.annotations["limits"], self._workers_for(ts)
-        )
+        error = annotation_error(call_name(ts.key), ts.annotations["limits"], self._workers_for(ts))
         if error is None:
             return False
         self._refused[ts.key] = error

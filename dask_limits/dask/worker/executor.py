@@ -15,26 +15,29 @@ import distributed
 from distributed.comm import CommClosedError
 
 from dask_limits.dask import serialization  # noqa: F401  # for outcomes
+from dask_limits.dask.batch import LEFT, BatchOutcome, call_name, numbers_left, run_batch
 from dask_limits.dask.compat import worker as compat
-from dask_limits.dask.compat.graphs import arguments_of, function_name, is_value
+from dask_limits.dask.compat.graphs import arguments_of, is_value
 from dask_limits.dask.compat.joblib import failed_batch, is_batch
 from dask_limits.dask.nodes import JoblibBatch, Node
-from dask_limits.dask.packed_call import run_packed
 from dask_limits.dask.reservations import annotation_error, request_of
 from dask_limits.dask.topic import TOPIC
 from dask_limits.dask.usage_log import UsageLog
 from dask_limits.dask.worker.admission import AdmissionControl, Reservation
+from dask_limits.dask.worker.batch_run import BatchRun
 from dask_limits.dask.worker.error_messages import explain
 from dask_limits.exceptions import CallCancelledError, CallError, GuardianLostError
 from dask_limits.limits import CancelToken, Limits
 from dask_limits.limits.ipc import by_value
 from dask_limits.limits.owner.guardian import Guardian
 from dask_limits.limits.owner.preload import Preload
+from dask_limits.limits.packed_outcome import PackedOutcome
 from dask_limits.placement.resources import WorkerResources
 
 _REPORT_AFTER_S: Final = 0.1
 """How long a call runs before the scheduler is told that it has started. Until then the scheduler
-assumes so; telling it at once would double the messages of calls that take a few ms."""
+assumes so; telling it at once would double the messages of calls that take a few ms. A batch that
+runs as long starts no further call, and what has ended is told."""
 _CAREFUL_S: Final = 0.05
 """How long a call that may bring its worker down waits after its start was reported. Dask sends
 messages every 2 ms."""
@@ -95,10 +98,11 @@ class LimitsExecutor(concurrent.futures.Executor):
         is_careful = "limits-careful" in task.annotations
         request = request_of(limits)
         reservation = self._admission.reserve(request, task.priority)
-        execution = _Execution(node.key, CancelToken(), reservation)
+        batch = BatchRun(numbers_left(task.annotations))
+        execution = _Execution(node.key, batch, reservation)
         self._executions[node.key] = execution
         # If the scheduler places calls, it has refused those already that this worker cannot hold.
-        refused = annotation_error(function_name(node.key), limits, [self._size])
+        refused = annotation_error(call_name(node.key), limits, [self._size])
         # If it is not executing, it was cancelled between Dask's decision to run it and this call.
         # Dask has told us so already, and does not do so again.
         if refused is not None or task.state != "executing":
@@ -114,10 +118,10 @@ class LimitsExecutor(concurrent.futures.Executor):
                     raise distributed.Reschedule
                 if self.is_placed and time.monotonic() + request.seconds > self._ends_at:
                     raise distributed.Reschedule  # it was delayed, and has too little time left
-                return self._run(node, data, Limits(**limits), execution.token)
+                return self._run(node, data, Limits(**limits), batch)
             except KeyboardInterrupt as error:
                 # The task raised it. Dask would take it for one of the worker, and run no more.
-                name = function_name(node.key)
+                name = call_name(node.key)
                 raise RuntimeError(f"{name}() raised KeyboardInterrupt") from error
 
         def run_in_turn(run: Callable[[], Any]) -> Any:
@@ -136,23 +140,22 @@ class LimitsExecutor(concurrent.futures.Executor):
             return self._worker.executors["default"].submit(run_in_turn, run)
         return self._threads.submit(run_in_turn, lambda: fn(run_limited, data, delay))
 
-    def _run(self, node: Any, data: dict[Any, Any], limits: Limits, token: CancelToken) -> Any:
+    def _run(self, node: Any, data: dict[Any, Any], limits: Limits, batch: BatchRun) -> Any:
         if is_value(node):
             return node(data)  # this runs no code of a user: the value is there already
+        if getattr(node, "func", None) is run_batch:
+            return self._run_batch(node, data, limits, batch)
         fn, args, kwargs = _call_of(node, data)
         is_joblibs = isinstance(fn, JoblibBatch)
         if isinstance(fn, JoblibBatch) and limits.isolation == "thread":
             fn = fn.function  # this process has a client, and other threads that use joblib
-        is_packed = getattr(node, "func", None) is run_packed
-        start = self._guardian.run_packed if is_packed else self._guardian.run
-        run = functools.partial(start, fn, args, kwargs, limits, cancel=token)
+        (number,) = batch.numbers
+        cancel = batch.token(number)
+        run = functools.partial(self._guardian.run, fn, args, kwargs, limits, cancel=cancel)
         with by_value.Receiving():  # in this thread, at isolation "thread"
-            outcome = self._run_guarded(node.key, run, limits)
+            outcome = self._run_guarded(node.key, number, run, limits)
         if isinstance(outcome.exception, CallCancelledError):
-            # Nobody waits for it. If someone has asked for it again meanwhile, it runs again.
-            raise distributed.Reschedule
-        if is_packed:
-            return outcome
+            raise _nobody_waits()
         self.usage_log.add(node.key, outcome.usage)
         if (error := outcome.exception) is None:
             return outcome.value
@@ -166,7 +169,27 @@ class LimitsExecutor(concurrent.futures.Executor):
             error.args = (str(error)[:longest],)
         raise error
 
-    def _run_guarded(self, key: Hashable, run: Callable[[], Any], limits: Limits) -> Any:
+    def _run_batch(
+        self, node: Any, data: dict[Any, Any], limits: Limits, batch: BatchRun
+    ) -> BatchOutcome:
+        """Run the calls of a `Scheduler`, one after the other."""
+        (packed, put_in), _ = arguments_of(node, data)  # type: ignore[misc]  # it is of our making
+
+        def run_one(number: int, cancel: CancelToken) -> PackedOutcome[Any]:
+            fn, args = packed.call(number), (put_in,)
+            run = functools.partial(self._guardian.run_packed, fn, args, {}, limits, cancel=cancel)
+            outcome: PackedOutcome[Any] = self._run_guarded(node.key, number, run, limits)
+            return outcome
+
+        with by_value.Receiving():  # in this thread, at isolation "thread"
+            outcome = batch.run(run_one)
+        if batch.cancelled:
+            raise _nobody_waits()
+        return outcome
+
+    def _run_guarded(
+        self, key: Hashable, number: int, run: Callable[[], Any], limits: Limits
+    ) -> Any:
         """Run a call; again, if its guardian was killed, as often as Dask forgives lost workers."""
         seconds = (limits.wall_time or 0) + limits.grace_period
         for tries in range(1, 1 + dask.config.get("distributed.scheduler.allowed-failures")):
@@ -176,14 +199,23 @@ class LimitsExecutor(concurrent.futures.Executor):
                 return outcome
             about = {"worker": str(self._worker.name), "address": self._worker.address}
             cause = "its guardian was killed, and the call with it"
-            event = {"op": "rerun", "key": key, **about, "job": self._job, "cause": cause}
-            self._loop.call_soon_threadsafe(self._worker.log_event, TOPIC, event | {"tries": tries})
+            event = {"op": "rerun", "key": key, "number": number, **about, "job": self._job}
+            event |= {"cause": cause, "tries": tries}
+            self._loop.call_soon_threadsafe(self._worker.log_event, TOPIC, event)
         return run()
 
     def cancel(self, key: Any) -> None:
         """End a task, if it is one of ours that runs or waits to be admitted."""
         if execution := self._executions.get(key):
             execution.cancel(self._admission)
+
+    def cancel_calls(self, key: Any, numbers: list[int]) -> None:
+        """End some calls of a batch. Called on the worker's loop."""
+        if execution := self._executions.get(key):
+            execution.batch.cancel(numbers)
+        elif (task := self._tasks.get(key)) is not None:  # it has not begun
+            left = [n for n in numbers_left(task.annotations) if n not in numbers]
+            task.annotations = {**task.annotations, LEFT: left}
 
     def give_back(self, key: Any) -> None:
         """Return a task that has not started to the scheduler. Called on the worker's loop."""
@@ -219,10 +251,11 @@ class LimitsExecutor(concurrent.futures.Executor):
         """Tell the scheduler that a call runs, if it does; otherwise look again later."""
         if self._executions.get(execution.key) is not execution:
             return
-        if execution.reservation.is_granted:
-            self._send({"op": "dask-limits-started", "key": execution.key})
-        else:
+        if not execution.reservation.is_granted:
             self._loop.call_later(_REPORT_AFTER_S, self._report_start, execution)
+        else:
+            started = {"op": "dask-limits-started", "key": execution.key}
+            self._send(started | execution.batch.report())
 
     def _send(self, message: dict[str, Any]) -> None:
         with contextlib.suppress(CommClosedError):  # the worker is closing
@@ -238,16 +271,21 @@ class LimitsExecutor(concurrent.futures.Executor):
 
 @dataclass(eq=False)
 class _Execution:
-    """A call that runs on this worker, or waits to be admitted."""
+    """A task that runs on this worker, or waits to be admitted."""
 
     key: Hashable
-    token: CancelToken
+    batch: BatchRun
     reservation: Reservation
 
     def cancel(self, admission: AdmissionControl) -> None:
-        self.token.cancel()
+        self.batch.cancel()
         if not self.reservation.is_granted:
             admission.release(self.reservation)
+
+
+def _nobody_waits() -> BaseException:
+    """What ends a task that was cancelled. If someone has asked for it meanwhile, it runs again."""
+    return distributed.Reschedule()  # type: ignore[no-any-return]
 
 
 def _call_of(
@@ -260,11 +298,8 @@ def _call_of(
     the user's.
     """
     if (arguments := arguments_of(node, data)) is None:
-        return Node(node, function_name(node.key)), (data,), {}
+        return Node(node, call_name(node.key)), (data,), {}
     args, kwargs = arguments
-    if node.func is run_packed:
-        packed, put_in = args
-        return packed, (put_in,), {}
     if is_batch(node.func):
-        return JoblibBatch(node.func, function_name(node.key)), args, kwargs
+        return JoblibBatch(node.func, call_name(node.key)), args, kwargs
     return node.func, args, kwargs

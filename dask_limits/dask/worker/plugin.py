@@ -106,7 +106,9 @@ class LimitsWorkerPlugin(distributed.WorkerPlugin):  # type: ignore[misc]
             await ending
         self._executor = LimitsExecutor(worker, self._max_calls, self._preload)
         worker.executors[EXECUTOR] = self._executor
-        compat.listen(worker, {"dask-limits-give-back": self._executor.give_back})
+        give_back, cancel_calls = self._executor.give_back, self._executor.cancel_calls
+        handlers = {"dask-limits-give-back": give_back, "dask-limits-cancel-calls": cancel_calls}
+        compat.listen(worker, handlers)
         resources, job = await _resources_of(worker)
         self._executor.set_resources(resources, job.job)
         try:

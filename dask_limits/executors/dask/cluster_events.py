@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import threading
 import time
-import weakref
 from collections.abc import Callable, Mapping
 from math import isfinite
 from typing import TYPE_CHECKING, Any, Final
@@ -21,21 +19,14 @@ from dask_limits.executors.cluster import (
     WorkerInfo,
     WorkerRemoved,
 )
+from dask_limits.executors.dask.topics import listen, unlisten
 
 if TYPE_CHECKING:
     import distributed
 
-    from dask_limits.executors.dask.submissions import Submission
+    from dask_limits.executors.dask.submissions import Batch, Submission
 
 _LENGTH: Final = 300  # characters of a text from the cluster; more would fill a terminal
-
-_Listener = Callable[[float, object], None]
-_listeners: weakref.WeakKeyDictionary[distributed.Client, list[_Listener]] = (
-    weakref.WeakKeyDictionary()
-)
-"""By client: Dask has one handler for each topic of a client, and a client may have several
-executors."""
-_listeners_lock: Final = threading.Lock()
 
 
 class ClusterEvents:
@@ -46,14 +37,14 @@ class ClusterEvents:
 
     Args:
         tell: Called with each event, in the thread that starts this or in that of the client.
-        calls: The calls of the executor that are not done, by their keys in Dask.
+        batches: The tasks of the executor that are not done, by their keys in Dask.
     """
 
     def __init__(
-        self, tell: Callable[[ClusterEvent], object], calls: Mapping[str, Submission]
+        self, tell: Callable[[ClusterEvent], object], batches: Mapping[str, Batch]
     ) -> None:
         self._tell = tell
-        self._calls = calls
+        self._batches = batches
         self._workers: dict[str, WorkerInfo] = {}  # by address
         self._reasons: dict[str, str] = {}  # of those that are being drained
         self._lock = threading.Lock()
@@ -61,11 +52,7 @@ class ClusterEvents:
 
     def start(self, client: distributed.Client) -> None:
         """Tell of the present workers, and from then on of everything that happens."""
-        with _listeners_lock:
-            listeners = _listeners.setdefault(client, [])
-            listeners.append(self._heard)
-            if len(listeners) == 1:
-                client.subscribe_topic(TOPIC, lambda event: _hand_on(listeners, event))
+        listen(client, TOPIC, self._heard)
         try:
             now, there = client.run_on_scheduler(_subscribe, id_of(client))
         except OSError:  # the connection is lost
@@ -83,14 +70,7 @@ class ClusterEvents:
 
     def stop(self, client: distributed.Client) -> None:
         """Tell of nothing from now on."""
-        with _listeners_lock:
-            listeners = _listeners.get(client, [])
-            if self._heard in listeners:
-                listeners.remove(self._heard)
-                if not listeners:
-                    del _listeners[client]
-                    with contextlib.suppress(Exception):  # the client may be closed
-                        client.unsubscribe_topic(TOPIC)
+        unlisten(client, TOPIC, self._heard)
 
     def _heard(self, stamp: float, message: object) -> None:
         with self._lock:
@@ -117,12 +97,18 @@ class ClusterEvents:
             self._rerun(message)
 
     def _rerun(self, message: dict[Any, Any]) -> None:
-        key = message.get("key")
-        if not isinstance(key, str) or (call := self._calls.get(key)) is None:
+        key, number = message.get("key"), message.get("number", 0)
+        if not isinstance(key, str) or (batch := self._batches.get(key)) is None:
             return
-        name = call.packed.name
+        if not isinstance(number, int) or not 0 <= number < len(batch.calls):
+            return
         worker, job = _text(message.get("worker")), _text(message.get("job"))
         cause, tries = _text(message.get("cause")), _whole(message.get("tries")) or 1
+        self.ran_again(batch.calls[number], worker, job, cause, tries)
+
+    def ran_again(self, call: Submission, worker: str, job: str, cause: str, tries: int) -> None:
+        """Tell that a call runs again, as its worker was lost."""
+        name = call.packed.name
         where = f"worker {worker or '?'}" + (f" of job {job}" if job else "")
         error = WorkerLostError(
             f"{name}() ran on {where}, which was lost: {cause or 'the cause is not known'}."
@@ -135,13 +121,6 @@ class ClusterEvents:
         )
         future = call.future.ran_again(error)
         self._tell(Rerun(future, error, future.attempts))
-
-
-def _hand_on(listeners: list[_Listener], event: tuple[float, object]) -> None:
-    """Pass on an event of Dask's: its time by the scheduler's clock, and its message."""
-    stamp, message = event
-    for listener in list(listeners):
-        listener(stamp, message)
 
 
 def _subscribe(

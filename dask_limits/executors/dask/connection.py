@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection
 from typing import Final
 
 import distributed
@@ -21,7 +21,7 @@ _SHOWN: Final = 3  # workers that are named in an error, however many there are
 class SchedulerConnection:
     """The connection that a client has when this is made. Dask makes another one to reconnect."""
 
-    def __init__(self, client: distributed.Client, calls: Mapping[str, Submission]) -> None:
+    def __init__(self, client: distributed.Client, calls: Collection[Submission]) -> None:
         self._client = client
         self._calls = calls
         self._address: str = client.scheduler.address
@@ -37,7 +37,7 @@ class SchedulerConnection:
         if not self._how_lost:  # Dask closes the client some time after the connection was lost
             closed = status_of(self._client) in ("closing", "closed")
             self._how_lost = "was closed" if closed else "was lost"
-        counts = Counter(call.packed.name for call in list(self._calls.values()))
+        counts = Counter(call.packed.name for call in list(self._calls))
         listed = [name + (f" ({n} times)" if n > 1 else "") for name, n in counts.items()]
         why = (
             f"The connection to the Dask scheduler at {self._address} {self._how_lost}."

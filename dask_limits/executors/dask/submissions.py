@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Iterable, Iterator
 from concurrent.futures import BrokenExecutor, CancelledError
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import distributed
 
@@ -14,6 +14,9 @@ from dask_limits.dask.packed_call import PackedCall
 from dask_limits.exceptions import CallError
 from dask_limits.executors.future import Future
 from dask_limits.limits.packed_outcome import PackedOutcome
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable
 
 _GRAPH_BYTES: Final = 8 * 2**20
 """The most that goes out together, except for a call that is larger itself. Dask warns of graphs of
@@ -24,15 +27,15 @@ _GRAPH_BYTES: Final = 8 * 2**20
 class Submission:
     """A call on its way through Dask. Calls go out together if their `annotations` are equal."""
 
-    key: str  # its name in Dask
     packed: PackedCall
     dependencies: list[distributed.Future]  # those that were among the arguments
     sent: dict[int, Any]  # what its outcome may refer to
     executor: str  # this and the limits are annotations too
     limits: dict[str, Any]
     annotations: dict[str, Any]
+    kind: Hashable = None  # calls of the same kind can share a batch; None for one by itself
     future: Future[Any] = field(init=False)  # the user's
-    task: distributed.Future | None = None  # once the call has been sent
+    batch: Batch | None = None  # that it was sent in, until anything is heard of it
 
     def settle(self, outcome: PackedOutcome[Any]) -> None:
         """End the call with what Dask has brought back."""
@@ -51,15 +54,66 @@ class Submission:
         self.future._finish(exception=error)
 
 
-def together(submissions: Iterable[Submission]) -> Iterator[list[Submission]]:
-    """Divide submissions into those that can go out in one graph, in order."""
-    group: list[Submission] = []
+@dataclass(eq=False)
+class Batch:
+    """Calls of one kind that are sent as one task of Dask; the number of each is its place.
+
+    Attributes:
+        key: The name of the task in Dask.
+        left: The numbers of the calls that are still to be heard of.
+        task: What Dask makes of it, once it has been sent.
+        is_counted: Whether it counts among the tasks of its kind that are at the workers.
+    """
+
+    key: str
+    calls: list[Submission]
+    left: set[int] = field(init=False)
+    task: distributed.Future | None = None
+    is_counted: bool = True
+
+    def __post_init__(self) -> None:
+        self.left = set(range(len(self.calls)))
+        for call in self.calls:
+            call.batch = self
+
+    @property
+    def annotations(self) -> dict[str, Any]:
+        """Dask's, except for those of each task."""
+        return self.calls[0].annotations
+
+    @property
+    def is_one(self) -> bool:
+        """Whether it is a call alone."""
+        return len(self.calls) == 1
+
+    @property
+    def size(self) -> int:
+        """Bytes that are sent."""
+        return sum(len(call.packed.data) for call in self.calls)
+
+    def take(self, numbers: Iterable[int]) -> list[Submission]:
+        """Those of these calls that nothing was heard of before, and are not done."""
+        found = self.left.intersection(numbers)
+        self.left -= found
+        calls = [self.calls[number] for number in sorted(found)]
+        for call in calls:
+            call.batch = None  # no circle is left, which would keep what Dask has of the batch
+        return [call for call in calls if not call.future.done()]
+
+
+def together(batches: Iterable[Batch]) -> Iterator[list[Batch]]:
+    """Divide batches into those that can go out in one graph, in order.
+
+    They have the same annotations. A call alone lacks one that others have.
+    """
+    group: list[Batch] = []
     size = 0
-    for one in submissions:
-        size += len(one.packed.data)
-        if group and (size > _GRAPH_BYTES or one.annotations != group[0].annotations):
+    for one in batches:
+        size += one.size
+        is_like_others = not group or one.annotations == group[0].annotations
+        if group and (size > _GRAPH_BYTES or not is_like_others or one.is_one != group[0].is_one):
             yield group
-            group, size = [], len(one.packed.data)
+            group, size = [], one.size
         group.append(one)
     if group:
         yield group

@@ -25,7 +25,7 @@ class JobQueueExecutor(DaskExecutor):
     _pool: JobPool
 
     @classmethod
-    def start(cls, spec: JobSpec, preload: Preload = NOTHING) -> Self:
+    def start(cls, spec: JobSpec, preload: Preload = NOTHING, *, batch: bool = True) -> Self:
         """Start a scheduler in this process and begin to submit jobs, without waiting for workers.
 
         Raises:
@@ -33,10 +33,10 @@ class JobQueueExecutor(DaskExecutor):
             OSError: if the directory that the nodes share cannot be made.
             RuntimeError: if the scheduler cannot be started.
         """
-        return start_uninterrupted(lambda: cls._start(spec, preload))
+        return start_uninterrupted(lambda: cls._start(spec, preload, batch))
 
     @classmethod
-    def _start(cls, spec: JobSpec, preload: Preload) -> Self:
+    def _start(cls, spec: JobSpec, preload: Preload, batch: bool) -> Self:
         check_commands(spec.system, spec.submit_command, spec.cancel_command)
         with contextlib.ExitStack() as exit_stack:
             directory = SharedDirectory(spec.shared, spec.options.get("log_directory"))
@@ -49,7 +49,7 @@ class JobQueueExecutor(DaskExecutor):
             exit_stack.callback(cluster.sync, pool.end)
             client = distributed.Client(cluster, set_as_default=False)
             exit_stack.callback(client.close)
-            executor = cls(client, preload=preload)
+            executor = cls(client, preload=preload, batch=batch)
             executor._pool, pool.tell = pool, executor._hear
             cluster.sync(pool.begin)
             executor._close = exit_stack.pop_all().close
@@ -82,5 +82,5 @@ class JobQueueExecutor(DaskExecutor):
         """The job pool has news."""
         if (error := self._pool.error) is not None:
             for call in list(self._not_done.values()):
-                self._settle(call.fail, copy.copy(error))  # a copy each: notes may be added to it
+                self._sender.fail(call, copy.copy(error))  # a copy each: notes may be added to it
         self._tell(event)

@@ -202,12 +202,13 @@ class CountGraphs(SchedulerPlugin):
         self.tasks.append(len(tasks))
 
 
-def test_calls_of_one_tick_go_out_together(executor: DaskExecutor) -> None:
+def test_calls_of_one_tick_go_out_together(client: Client) -> None:
     counter = CountGraphs()
-    executor.client.cluster.scheduler.add_plugin(counter)
+    client.cluster.scheduler.add_plugin(counter)
     functions = [limit(abs, wall_time=20), abs, limit(abs, memory="1 GiB")] * 10
-    concurrent.futures.wait([executor.submit(fn, n) for n, fn in enumerate(functions)])
-    executor.client.cluster.scheduler.remove_plugin(counter.name)
+    with DaskExecutor(client, batch=False) as executor:
+        concurrent.futures.wait([executor.submit(fn, n) for n, fn in enumerate(functions)])
+    client.cluster.scheduler.remove_plugin(counter.name)
     assert sum(counter.tasks) == 30
     assert len(counter.tasks) < 30 / 3
 

@@ -19,7 +19,8 @@ from distributed import Client, LocalCluster, Worker
 from processes import until
 
 from dask_limits import ExitState, Scheduler, limit
-from dask_limits.dask.packed_call import pack_call, run_packed
+from dask_limits.dask.batch import PackedBatch, run_batch
+from dask_limits.dask.packed_call import pack_call
 from dask_limits.exceptions import CallPicklingError, MemoryBreach
 from dask_limits.executors.dask.executor import DaskExecutor
 
@@ -153,7 +154,7 @@ def test_dask_knows_the_size_of_a_result_and_can_spill_it(
 ) -> None:
     call, _, _ = pack_call(limit(array_of), (50,), {}, leave_out=type(None))
     with dask.annotate(executor="limits", limits={"wall_time": 60.0}):
-        task = client.submit(run_packed, call, [], pure=False)
+        task = client.submit(run_batch, PackedBatch.of([call]), [], pure=False)
     until(lambda: task.status == "finished")
     (sizes,) = client.run(held).values()
     nbytes, in_memory = sizes[task.key]
@@ -163,7 +164,7 @@ def test_dask_knows_the_size_of_a_result_and_can_spill_it(
     (sizes,) = client.run(held).values()
     assert not sizes[task.key][1]
     until(lambda: not any(client.run(mapped).values()))
-    assert task.result().unpack({}).value.nbytes == 50 * MIB
+    assert task.result().ended[0].unpack({}).value.nbytes == 50 * MIB
     task.release()
     until(lambda: not any(client.run(mapped).values()))
 

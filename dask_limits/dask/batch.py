@@ -1,0 +1,95 @@
+"""Calls that go to a worker together, as one task of Dask. A call alone is a batch of one."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Self
+
+from dask_limits.dask.compat.graphs import function_name
+from dask_limits.dask.packed_call import PackedCall
+from dask_limits.limits import Limits, run_in_place
+from dask_limits.limits.ipc import by_value
+from dask_limits.limits.packed_outcome import PackedOutcome
+
+LEFT: Final = "limits-left"
+"""The annotation of a batch of several calls: the numbers of those that are left to run."""
+TOPIC: Final = "dask-limits-batches"
+"""The topic of what clients are told of a batch that takes longer than meant."""
+
+
+@dataclass(frozen=True)
+class PackedBatch:
+    """Calls of one function, with the same limits. The number of a call is its place here."""
+
+    name: str
+    function_key: Hashable
+    data: tuple[bytes, ...]  # of each call
+
+    @classmethod
+    def of(cls, calls: Sequence[PackedCall]) -> Self:
+        """A batch of these calls."""
+        first = calls[0]
+        return cls(first.name, first.function_key, tuple(call.data for call in calls))
+
+    def call(self, number: int) -> PackedCall:
+        """One of the calls."""
+        return PackedCall(self.name, self.data[number], self.function_key)
+
+
+@dataclass(eq=False)
+class BatchOutcome:
+    """What has become of a batch.
+
+    Attributes:
+        ended: The outcomes of its calls, by number. Those that are missing did not begin, or their
+            outcomes were told before.
+        seconds: How long a call took on average, with all that it takes to run one.
+    """
+
+    ended: dict[int, PackedOutcome[Any]]
+    seconds: float
+
+    def __sizeof__(self) -> int:
+        """Bytes that it holds, for Dask's memory management."""
+        return object.__sizeof__(self) + sum(map(sys.getsizeof, self.ended.values()))
+
+
+def run_batch(batch: PackedBatch, put_in: Sequence[Any]) -> BatchOutcome:
+    """Run calls in this thread. What Dask takes for the function of each task of ours.
+
+    The "limits" executor knows it, and runs the calls in task processes instead.
+    """
+    ended = {}
+    with by_value.Receiving():
+        for number in range(len(batch.data)):
+            outcome = run_in_place(batch.call(number), (put_in,), {})
+            ended[number] = PackedOutcome.of(outcome, batch.name, Limits())
+    return BatchOutcome(ended, sum(one.usage.wall_time for one in ended.values()) / len(ended))
+
+
+def batch_name(name: str, n_calls: int) -> str:
+    """The name in Dask of the task of some calls.
+
+    Example:
+        >>> batch_name("train", 1), batch_name("train", 32)
+        ('train', 'train x 32')
+    """
+    return name if n_calls == 1 else f"{name} x {n_calls}"
+
+
+def call_name(key: Any) -> str:
+    """The name of the function that is called, from the key of a task.
+
+    Example:
+        >>> call_name("train-0f3c-1"), call_name("train x 32-0f3c-2")
+        ('train', 'train')
+    """
+    return re.sub(r" x \d+$", "", function_name(key))
+
+
+def numbers_left(annotations: Any) -> list[int]:
+    """The numbers of the calls that a task still has to run."""
+    return list((annotations or {}).get(LEFT, (0,)))

@@ -94,13 +94,17 @@ class ClusterState:
             case Rerun():
                 self._n_reruns += 1
 
+    @property
+    def cores(self) -> int:
+        """How many calls of one core its workers run at a time."""
+        return sum(worker.cores for worker in self._workers.values())
+
     def lines(self) -> list[str]:
         """The lines to display: few, however many workers there are; none if nothing is known."""
         lines = []
         if workers := self._workers.values():
-            cores = sum(worker.cores for worker in workers)
             bounds = [worker.memory for worker in workers if worker.memory is not None]
-            line = f"{_count(len(workers), 'worker')}, {_count(cores, 'core')}"
+            line = f"{_count(len(workers), 'worker')}, {_count(self.cores, 'core')}"
             lines.append(line + (f", {format_bytes(sum(bounds))}" if bounds else ""))
         elif self._jobs or self._last_lost:
             lines.append("No worker" if self._last_lost else "No worker yet")

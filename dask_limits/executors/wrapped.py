@@ -33,6 +33,7 @@ class WrappedExecutor(concurrent.futures.Executor):
     def __init__(self, executor: concurrent.futures.Executor, *, owned: bool = False) -> None:
         self.executor = executor
         self.owned = owned
+        self.max_workers = getattr(executor, "_max_workers", None) or 1  # as far as it tells
         self._in_threads = isinstance(executor, ThreadPoolExecutor)
         self._closed = False
 

@@ -26,6 +26,7 @@ from dask_limits.plugins import Plugin
 from dask_limits.printable import repr_of
 from dask_limits.scheduler.events import SchedulerEvents, TaskEvents
 from dask_limits.scheduler.exit_state import Action, ExitState, RunOptions
+from dask_limits.scheduler.feed import Feed, Feeds
 from dask_limits.scheduler.requests import TimeIsUpError
 from dask_limits.scheduler.run_loop import RunLoop, Steps, Timer
 
@@ -77,6 +78,7 @@ class Run:
         self._view = view
         self._factory = factory
         self._hooks: dict[Future[Any], CallHooks] = {}
+        self._feeds = Feeds()
         self._empty_told = False
         self._stop: tuple[str, BaseException | None] | None = None
         self._exit: ExitState | None = None
@@ -110,8 +112,12 @@ class Run:
         return self._executor is not None and not ends
 
     def empty(self) -> bool:
-        """Whether no call and no timer is left."""
-        return not self.queue and not self.loop.has_timers()
+        """Whether no call, no timer and no item to map is left."""
+        return not (self.queue or self.loop.has_timers() or self._feeds)
+
+    def places(self) -> int:
+        """How many calls can run at a time, as far as that is known."""
+        return self.cluster.cores or getattr(self._executor, "max_workers", 1)
 
     def submit(self, call: Call) -> Future[Any]:
         """Submit a call to the executor, and add it to the queue."""
@@ -134,6 +140,12 @@ class Run:
         self._empty_told = False
         future.when_settled(self.loop.put)
         self._emit(SchedulerEvents.FUTURE_SUBMITTED, future)
+
+    def feed(self, feed: Feed) -> None:
+        """Submit calls of its items from the next step on."""
+        self._feeds.add(feed)
+        self._empty_told = False
+        self.loop.put(None)
 
     def call_later(self, delay_s: float, call: Callable[[], object]) -> Timer:
         """Call something after so many seconds, unless the run ends first."""
@@ -217,6 +229,8 @@ class Run:
             self.guard(thing)
         for call in self.loop.due():
             self.guard(call)
+        if self._feeds:
+            self._feeds.refill(self.guard, lambda: self._reason_to_end() is None)
 
     def _end(self) -> ExitState | None:
         """Why the run ends now; None if it goes on."""
@@ -244,6 +258,7 @@ class Run:
         self._finishing = True
         self.loop.deadline = None
         self.loop.cancel_timers()
+        self._feeds.stop(self.guard)
         if self._stop is not None:
             self._emit(SchedulerEvents.STOP, *self._stop)
         if state.code == ExitState.Code.TIMEOUT:
@@ -316,6 +331,7 @@ class Run:
             self._failed(error, of_callback=False)
         if hooks is not None:
             self.guard(hooks.start_held)
+        self._feeds.note_end(future)
 
     def _cancel(self, futures: Iterable[Future[Any]]) -> None:
         """Cancel calls, and end those that run. Those that are done by now stay as they are."""

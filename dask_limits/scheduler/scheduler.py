@@ -2,19 +2,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
-from typing import ParamSpec, TypeVar, overload
+from functools import partial
+from typing import Any, ParamSpec, TypeVar, overload
 
 from dask_limits.display import render
 from dask_limits.display.live import live
+from dask_limits.executors import Future
 from dask_limits.plugins import Plugin
 from dask_limits.scheduler.constructors import Constructors
 from dask_limits.scheduler.exit_state import Action, ExitState, OnException, RunOptions
+from dask_limits.scheduler.feed import Feed
 from dask_limits.scheduler.run import Run
 from dask_limits.scheduler.task import Task
-from dask_limits.units import Amount
+from dask_limits.units import Amount, whole_number
 
 P = ParamSpec("P")
 R = TypeVar("R")
+T = TypeVar("T")
 
 
 class Scheduler(Constructors, render.Renderable):
@@ -64,6 +68,67 @@ class Scheduler(Constructors, render.Renderable):
         if function is None:
             return lambda function: Task(function, self, plugins=plugins)
         return Task(function, self, plugins=plugins)
+
+    def map(
+        self,
+        function: Task[[T], Any] | Callable[[T], object],
+        items: Iterable[T],
+        *,
+        max_in_flight: int | None = None,
+    ) -> None:
+        """Submit a call for each item: of a task of this scheduler, or of any callable.
+
+        Items are taken when there is room for their calls, so there can be any number of them: ten
+        million of a generator are never in memory together. Callbacks are called as for other
+        calls, in the order in which these end. The run is not empty until all items are used up.
+        An item whose call a plugin drops is used up too.
+
+        Args:
+            function: The task, or the callable.
+            items: Each is the one argument of a call. They are taken in the thread of the run, so
+                an iterator that waits delays the callbacks. What it raises is handled as what a
+                callback raises; there are no more items then.
+            max_in_flight: How many of these calls may be submitted and not done. By default, two
+                for each that can run at a time, or as many as end in a tenth of a second if these
+                are more. So it follows the workers as they come and go.
+
+        Raises:
+            SchedulerNotRunningError: as `submit`.
+            TypeError: if `items` cannot be iterated over, or `function` cannot be called.
+            ValueError: if the task belongs to another scheduler, or `max_in_flight` is below 1.
+
+        Example:
+            >>> from dask_limits import limit
+            >>> scheduler = Scheduler.with_processes(2)
+            >>> @scheduler.on_start
+            ... def begin():
+            ...     scheduler.map(limit(abs, wall_time=5), range(-100, 0))
+            >>> results = []
+            >>> @scheduler.on_future_result
+            ... def keep(future, result):
+            ...     results.append(result)
+            >>> _ = scheduler.run()
+            >>> sum(results)
+            5050
+        """
+        if max_in_flight is not None:
+            whole_number(max_in_flight, "max_in_flight", none="as many as end in 0.1 s")
+        if isinstance(function, Task):
+            if function.scheduler is not self:
+                raise ValueError(
+                    f"{function!r} belongs to another scheduler: {function.scheduler!r}"
+                )
+            submit: Callable[[T], Future[Any] | None] = function.submit
+        elif callable(function):
+            call = function
+            submit = lambda item: self.submit(call, item)  # noqa: E731
+        else:
+            raise TypeError(
+                f"map() needs a task or a function, but {function!r} is of type"
+                f" {type(function).__name__}"
+            )
+        feed = partial(Feed, iter(items), submit, max_in_flight)
+        self.in_run(lambda run: run.feed(feed(run.places)))
 
     def run(
         self,

@@ -4,12 +4,15 @@ import concurrent.futures
 import os
 import threading
 from collections.abc import Callable
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, Generic, ParamSpec, TypeVar
 
 from dask_limits.executors.future import Future
 from dask_limits.limits import CancelToken, LimitedCall, Outcome, Usage
+from dask_limits.limits.owner.dispatcher import Dispatcher
 from dask_limits.limits.owner.guardian import Guardian
 from dask_limits.limits.owner.preload import NOTHING, Preload
+from dask_limits.limits.owner.steps import Steps
+from dask_limits.limits.owner.use import function_key
 from dask_limits.units import whole_number
 
 P = ParamSpec("P")
@@ -22,6 +25,9 @@ class ProcessExecutor(concurrent.futures.Executor):
     Unlike the pools of the standard library it survives its processes: a call that crashes or
     breaches a limit is ended with everything it started, its future says how, and the next call
     gets another process. Cancelling a future also ends a call that is running.
+
+    As in the pools of the standard library, one thread serves all calls, and calls the
+    done-callbacks of futures too: a callback that takes long delays other calls.
 
     The arguments are those of `Scheduler.with_processes`; `preload` is all that is to be done
     before the first call.
@@ -43,11 +49,9 @@ class ProcessExecutor(concurrent.futures.Executor):
             max_workers = len(os.sched_getaffinity(0))
         self.max_workers = whole_number(max_workers, "max_workers", none="one for each CPU")
         self._guardian = Guardian(max_calls_per_process, preload)
+        self._dispatcher = Dispatcher(self.max_workers, self._guardian.begin_moment)
         self._pending: set[Future[Any]] = set()
-        # A thread for each call that runs: it does nothing but wait on a socket.
-        self._threads = concurrent.futures.ThreadPoolExecutor(
-            self.max_workers, thread_name_prefix="dask-limits"
-        )
+        self._is_shut_down = False
 
     def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
         """Run a call in a process; a `LimitedCall` under its limits.
@@ -55,39 +59,74 @@ class ProcessExecutor(concurrent.futures.Executor):
         Raises:
             RuntimeError: after `shutdown()`.
         """
+        if self._is_shut_down:
+            raise RuntimeError("This executor takes no calls after shutdown(): make a new one")
         call = fn if isinstance(fn, LimitedCall) else LimitedCall(fn)
-        token = CancelToken()
-        future = Future[R](on_cancel=token.cancel)
-
-        def run() -> None:
-            if token.cancelled:
-                return
-            future.mark_started()
-            try:
-                outcome = self._guardian.run(call.fn, args, kwargs, call.limits, cancel=token)
-            except BaseException as error:  # no future may stay open, whatever is wrong here
-                outcome = Outcome(exception=error, usage=Usage(wall_time=0.0, cpu_time=0.0))
-            future.settle(outcome)
-
-        self._pending.add(future)
-        future.add_done_callback(self._pending.discard)
+        job = _Job(self._guardian, call, args, kwargs, self._dispatcher.nudge)
+        self._pending.add(job.future)
+        job.future.add_done_callback(self._pending.discard)
         try:
-            self._threads.submit(run)
-        except RuntimeError:
-            self._pending.discard(future)
+            self._dispatcher.add(job)
+        except RuntimeError:  # the program is ending
+            self._pending.discard(job.future)
             raise
-        return future
+        return job.future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take no more calls, and end the processes once the calls are done.
 
         `cancel_futures` cancels all calls, those that are running included.
         """
+        self._is_shut_down = True
         if cancel_futures:
             for future in list(self._pending):
                 future.cancel()
-        self._threads.shutdown(wait=wait)
+        self._dispatcher.shutdown(wait)
         if wait:
             self._guardian.close()
         else:
             threading.Thread(target=self.shutdown, name="dask-limits-shutdown").start()
+
+
+class _Job(Generic[R]):
+    """A call of the dispatcher, which settles a future."""
+
+    def __init__(
+        self,
+        guardian: Guardian,
+        call: LimitedCall[..., R],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        nudge: Callable[[], None],
+    ) -> None:
+        self._guardian = guardian
+        self._call, self._args, self._kwargs = call, args, kwargs
+        self._token = CancelToken()
+        self._nudge = nudge
+        self.future = Future[R](on_cancel=self._cancel)
+        self.blocks = call.limits.isolation == "thread"
+
+    @property
+    def kind(self) -> object:
+        """See `Job`."""
+        return function_key(self._call.fn)
+
+    def _cancel(self) -> None:
+        self._token.cancel()
+        self._nudge()
+
+    def begin(self) -> Steps[Outcome[R]] | None:
+        """See `Job`."""
+        if self._token.cancelled:
+            return None
+        self.future.mark_started()
+        call = self._call
+        return self._guardian.steps(call.fn, self._args, self._kwargs, call.limits, self._token)
+
+    def end(self, outcome: Outcome[R]) -> None:
+        """See `Job`."""
+        self.future.settle(outcome)
+
+    def fail(self, error: BaseException) -> None:
+        """See `Job`. No future may stay open, whatever is wrong."""
+        self.future.settle(Outcome(exception=error, usage=Usage(wall_time=0.0, cpu_time=0.0)))

@@ -111,18 +111,19 @@ class Receiver:
         self._record = bytearray(_HEADER.size + MAX_BODY)
         self._view = memoryview(self._record)
         self._recvmsg_into = sock.recvmsg_into
-        self._args = (self._record,), _ANCILLARY, socket.MSG_CMSG_CLOEXEC
+        self._args = (self._record,), _ANCILLARY
         self._arrived: list[tuple[int, list[tuple[int, int, bytes]], int, Any]] = []
         self._fds: list[int] = []  # of the last message, as long as nobody has closed them
 
-    def receive(self) -> Message | None:
+    def receive(self, flags: int = 0) -> Message | None:
         """The next message; None at the end of the stream.
 
         Raises:
             NonsenseError: if something else comes again and again.
         """
+        flags |= socket.MSG_CMSG_CLOEXEC
         for _ in range(_MOST_IGNORED):
-            uninterrupted.put(self._arrived, self._recvmsg_into, *self._args)
+            uninterrupted.put(self._arrived, self._recvmsg_into, *self._args, flags)
             size, ancillary, _, _ = self._arrived[0]
             fds = self._fds = _fds_in(ancillary) if ancillary else []
             self._arrived.clear()
@@ -143,13 +144,14 @@ class Receiver:
         files.close(self._fds)
 
 
-def receive(sock: Socket, arrived: list[Arrival]) -> Message | None:
+def receive(sock: Socket, arrived: list[Arrival], flags: int = 0) -> Message | None:
     """The next message, as `parse` reads it, from a socket that several threads receive from.
 
     What has arrived is put into a list, where it is found if this is interrupted.
     """
     size = _HEADER.size + MAX_BODY // 4
-    uninterrupted.put(arrived, sock.recvmsg, size, _ANCILLARY, socket.MSG_CMSG_CLOEXEC)
+    flags |= socket.MSG_CMSG_CLOEXEC
+    uninterrupted.put(arrived, sock.recvmsg, size, _ANCILLARY, flags)
     return parse(arrived[0])
 
 

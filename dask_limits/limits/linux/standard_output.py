@@ -53,30 +53,33 @@ class Capture:
         """Close the ends that were sent to the call."""
         files.close(self.fds)
 
-    def take_until_readable(self, sock: _socket.socket, patience_s: float) -> bool:
-        """Read what is printed until the socket is readable. False if it is not for so long."""
+    @property
+    def listens_to(self) -> list[int]:
+        """The files from which something may still come."""
+        return [fd for fd, kept in self._streams.items() if not kept.has_ended]
+
+    def take_until_readable(self, sock: _socket.socket, patience_s: float) -> None:
+        """Read what is printed until the socket is readable, or for so long."""
         give_up_at = time.monotonic() + patience_s
-        poll = select.poll()
-        for fd in (sock.fileno(), *self._streams):
-            poll.register(fd, select.POLLIN)
         while True:
+            poll = select.poll()
+            for fd in (sock.fileno(), *self.listens_to):
+                poll.register(fd, select.POLLIN)
             ready = {fd for fd, _ in poll.poll(patience_s * 1000)}
             for fd in ready & self._streams.keys():
-                if not self._take(fd):
-                    poll.unregister(fd)
-            if sock.fileno() in ready:
-                return True
-            if time.monotonic() > give_up_at:
-                return False
+                self._take(fd)
+            if sock.fileno() in ready or time.monotonic() > give_up_at:
+                return
 
-    def _take(self, fd: int) -> bool:
-        """Read what is there, one pipe full at most. False at the end of the stream."""
+    def _take(self, fd: int) -> None:
+        """Read what is there, one pipe full at most."""
         try:
             data = os.read(fd, _CHUNK)
         except BlockingIOError:
-            return True
-        self._streams[fd].add(data)
-        return bool(data)
+            return
+        kept = self._streams[fd]
+        kept.add(data)
+        kept.has_ended = not data
 
     def texts(self) -> tuple[str, str]:
         """Standard output and standard error so far."""
@@ -102,6 +105,7 @@ class _Kept:
         self._head = bytearray()
         self._tail = bytearray()
         self._total = 0
+        self.has_ended = False
 
     def add(self, data: bytes) -> None:
         self._total += len(data)

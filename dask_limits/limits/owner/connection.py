@@ -2,17 +2,14 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import math
 import os
 import pickle
-import resource
 import select
 import socket
 import struct
 import subprocess
 import threading
 import time
-from collections import defaultdict, deque
 from collections.abc import Sequence
 from typing import Final
 
@@ -24,9 +21,11 @@ from dask_limits.limits.linux import files, proctree
 from dask_limits.limits.owner import interpreter
 from dask_limits.limits.owner.heartbeat import INTERVAL_S, Heartbeat
 from dask_limits.limits.owner.hold import Hold
+from dask_limits.limits.owner.idle import IdleProcesses
 from dask_limits.limits.owner.inherited import Inherited
 from dask_limits.limits.owner.lease import Lease
 from dask_limits.limits.owner.preload import Preload
+from dask_limits.limits.owner.steps import Steps
 from dask_limits.limits.owner.templates import Templates
 from dask_limits.limits.owner.use import Use
 from dask_limits.limits.task.process_state import Setting
@@ -42,17 +41,6 @@ uninterruptible sleep, the guardian gives up after 10 s."""
 _WORTH: Final = 25
 """How many times as long as a new process costs all calls in a clean one may take together. So new
 processes cost 4 % at most. A smaller value replaces them sooner, at a higher cost."""
-_MOST_FUNCTIONS: Final = 50
-"""Functions with idle clean processes, each of which has some 4 MiB of its own and an open file
-here. With a smaller value, programs that call many functions in turn start more processes."""
-_FILES_SHARE: Final = 4
-"""At most one of so many of the files that this process may open is for such a function."""
-_ROOM_WAIT_S: Final = 2.0
-"""How long to ask for a process again after idle ones were ended to make room. They take some ms,
-on a busy machine more."""
-_ROOM_RETRY_S: Final = 0.005
-_TIDYING_S: Final = 1.0
-"""How often, at most, to look for task processes that have ended while they were idle."""
 
 
 class OwnerHasChanged(ConnectionError):
@@ -78,22 +66,20 @@ class Connection:
         self._max_calls = max_calls
         self._templates = Templates()
         self._renewing = threading.RLock()
-        self._idle: dict[Use, deque[Lease]] = defaultdict(deque)
-        self._making_room = threading.RLock()
-        self._made_room_at = -math.inf  # seconds of time.monotonic()
+        self._idle = IdleProcesses(self.drop)
         self._leases: set[Lease] = set()
         self._unanswered: list[None] = []  # one for each question of a call that was interrupted
         self.closed = False
         self._lost = False
-        self._most_functions = _most_functions()
         self._holds: set[Hold] = set()  # of the calls that use this
-        self._next_tidying = 0.0  # seconds of time.monotonic()
         self._inherited = Inherited()
         self._control, theirs = transport.pair()
         cells_fd = files.above_standard(owner_cells.make())
         self._owner_cells = Cells(owner_cells.ROWS, cells_fd)
         fds = [theirs.fileno(), cells_fd]
-        here = Setting.here().for_another_process()
+        setting = Setting.here()
+        here = setting.for_another_process()
+        self._seen: tuple[object, Setting] = None, setting  # at the last look, and its moment
         try:
             self._process = subprocess.Popen(
                 [*command, "-c", _PROGRAM, *map(str, fds), parent_here(), *here.path],
@@ -129,49 +115,64 @@ class Connection:
             return True
         return bool(poll.poll(0))
 
-    def wait_for_loss(self, seconds: float) -> bool:
+    def wait_for_loss(self, seconds: float) -> Steps[bool]:
         """Wait some time for the guardian to end; as `lost`."""
         deadline = time.monotonic() + seconds
         while not self.lost and not self.closed and time.monotonic() < deadline:
-            time.sleep(0.005)
+            yield ()
         return self.lost
 
     def want(self, preload: Preload) -> None:
         """Have what the user asks for from now on; if it is the same object, nothing is done."""
         self._templates.want(preload)
 
+    def look_at_owner(self, moment: object) -> Setting:
+        """Find out what has changed in this process since the last call, and in its modules.
+
+        One look serves all calls of the same `moment`; None is of one call alone.
+
+        Returns:
+            What a call takes from this thread.
+
+        Raises:
+            OwnerHasChanged: if the guardian is no longer as its owner is.
+        """
+        seen_at, setting = self._seen
+        if moment is not None and moment is seen_at:
+            return setting
+        if self._inherited.has_changed():
+            raise OwnerHasChanged
+        self._renew_template()
+        setting = Setting.here(self._inherited.umask)
+        self._idle.tidy_up()
+        self._seen = moment, setting
+        return setting
+
     def acquire(
         self, hold: Hold, use: Use, memory: int | None, cancel: CancelToken
-    ) -> Lease | None:
+    ) -> Steps[Lease | None]:
         """Take an idle task process that is fit for this use, or a new one; None if cancelled.
 
         It is in `hold`, whatever interrupts this. A process that holds more than half of `memory`,
         the limit of the next call in bytes, from earlier calls is ended instead.
 
         Raises:
-            ConnectionError: if the guardian has ended, or is no longer as its owner is.
+            ConnectionError: if the guardian has ended.
             BlockingIOError: if the system has no room for another process.
             NotPreparedError: if a process cannot be prepared as the user wants it.
         """
-        self._holds.add(hold)
-        if self._inherited.has_changed():
-            raise OwnerHasChanged
-        self._renew_template()
         self._templates.check()
-        if time.monotonic() >= self._next_tidying:
-            self._drop_ended()
         templates = self._templates
         while not (self.closed or cancel.cancelled):
             try:
-                hold.take_idle(self._idle[use])
+                self._idle.take(use, hold)
             except IndexError:
-                self._wait_for_imports(use, cancel)
-                return self._take_over(hold, cancel)
+                yield from self._wait_for_imports(use, cancel)
+                return (yield from self._take_over(hold, cancel))
             lease = hold.lease
-            is_gone = self._owner_cells.get(lease.row, owner_cells.GONE)
             is_stale = lease.epoch != templates.epoch or templates.are_stale(lease.versions)
             lease.changes, lease.folders = templates.versions
-            if not is_gone and not is_stale and lease.has_room_for(memory):
+            if not lease.has_ended and not is_stale and lease.has_room_for(memory):
                 return lease
             self.drop(hold)
         if cancel.cancelled:
@@ -197,7 +198,7 @@ class Connection:
             packed.close()
         self._templates.asked(wanted)
 
-    def _wait_for_imports(self, use: Use, cancel: CancelToken) -> None:
+    def _wait_for_imports(self, use: Use, cancel: CancelToken) -> Steps[None]:
         """Wait for a template that is being made, if the last call of this use was ended without.
 
         No longer than that may take, see `Doubts`.
@@ -206,10 +207,10 @@ class Connection:
             is_made = owner_cells.last_template(self._owner_cells) >= number
             if is_made or cancel.cancelled or self.closed or self.lost:
                 return
-            time.sleep(_ROOM_RETRY_S)
+            yield ()
             self._heartbeat.check()
 
-    def _take_over(self, hold: Hold, cancel: CancelToken) -> Lease | None:
+    def _take_over(self, hold: Hold, cancel: CancelToken) -> Steps[Lease | None]:
         """Receive a new task process from the guardian."""
         templates = self._templates
         while not cancel.cancelled:
@@ -217,13 +218,14 @@ class Connection:
             wanted = transport.record(messages.SPAWN, templates.number)
             try:
                 hold.ask(self._control.send, wanted, self._unanswered)
-                message = self._next_message(hold, cancel)
+                message = yield from self._next_message(hold, cancel)
             except OSError as error:
                 raise ConnectionError("the guardian was closed") from error
             if message is None:
                 break
             if message.kind == messages.REFUSED:
-                if self._make_room():
+                if self._idle.make_room():
+                    yield ()
                     continue
                 raise BlockingIOError(bytes(message.body).decode())
             if message.kind == messages.UNPREPARED:
@@ -232,7 +234,8 @@ class Connection:
                 continue
             if not message.fds:
                 self.drop(hold)
-                if self._make_room():
+                if self._idle.make_room():
+                    yield ()
                     continue
                 raise BlockingIOError("this process has too many open files to receive another")
             lease = self._become_lease(hold, message)
@@ -258,11 +261,12 @@ class Connection:
         self._leases.add(lease)
         return lease
 
-    def _next_message(self, hold: Hold, cancel: CancelToken) -> transport.Message | None:
+    def _next_message(self, hold: Hold, cancel: CancelToken) -> Steps[transport.Message | None]:
         """The answer of the guardian to a question; None if cancelled."""
         while not cancel.cancelled:
+            may_block = yield (self._control.fileno(),)
             try:
-                message = hold.receive(self._control)
+                message = hold.receive(self._control, 0 if may_block else socket.MSG_DONTWAIT)
             except BlockingIOError:
                 self._heartbeat.check()
                 continue
@@ -281,12 +285,9 @@ class Connection:
         if not lease.finish() or lease.calls == self._max_calls or not pays:
             self.drop(hold)
             return
-        idle = self._idle[use]
-        hold.make_idle(idle)
-        if self.closed or self._idle.get(use) is not idle:  # no call will look there
-            self._drop_all(idle)
-        elif len(self._idle) > self._most_functions:
-            self._drop_oldest()
+        self._idle.add(use, hold)
+        if self.closed:
+            self._idle.drop_all()
 
     def drop(self, hold: Hold) -> None:
         """End the task process that is held, if any, and everything below it, without waiting.
@@ -298,6 +299,10 @@ class Connection:
             self._leases.difference_update(hold.leases)
             hold.end_by(self._control.send, transport.record(messages.END, row))
 
+    def enter(self, hold: Hold) -> None:
+        """Note that a call uses this."""
+        self._holds.add(hold)
+
     def leave(self, hold: Hold) -> None:
         """Note that a call does not use this any more."""
         self._holds.discard(hold)
@@ -306,11 +311,6 @@ class Connection:
     def is_in_use(self) -> bool:
         """Whether a call uses this."""
         return bool(self._holds)
-
-    @property
-    def umask(self) -> int:
-        """Of the owner, when it has last acquired a task process."""
-        return self._inherited.umask
 
     def cancel(self, row: int, number: int) -> None:
         """End the task process in this row if it still runs this call."""
@@ -335,54 +335,7 @@ class Connection:
                     self._process.wait(INTERVAL_S)
             self._control.close()
             self._inherited.close()
-        self._drop_idle()
-
-    def _drop_ended(self) -> None:
-        """Release those that have ended while they were idle, and may never be looked at again."""
-        self._next_tidying = time.monotonic() + _TIDYING_S
-        self._most_functions = _most_functions()
-        for use, idle in list(self._idle.items()):
-            for lease in idle.copy():
-                if self._owner_cells.get(lease.row, owner_cells.GONE):
-                    hold = Hold()
-                    with contextlib.suppress(ValueError):
-                        hold.take_from_idle(idle, lease)
-                        self.drop(hold)
-            if not idle:
-                self._idle.pop(use, None)
-
-    def _drop_oldest(self) -> None:
-        """End those of the functions that came first, so that few enough are left."""
-        functions = [use for use in list(self._idle) if not use.is_kept]
-        for use in functions[: -self._most_functions]:
-            self._drop_all(self._idle.pop(use, deque()))
-
-    def _make_room(self) -> bool:
-        """End all that are idle: they have rows, files and processes. Whether to ask again.
-
-        That is so for some time: it takes them time to end, and the answer may be that to a
-        question of another thread, which has asked before.
-        """
-        with self._making_room:
-            if self._drop_idle():
-                self._made_room_at = time.monotonic()
-            elif time.monotonic() > self._made_room_at + _ROOM_WAIT_S:
-                return False
-        time.sleep(_ROOM_RETRY_S)
-        return True
-
-    def _drop_idle(self) -> bool:
-        """End all that are idle. Whether there were any."""
-        had_some = [self._drop_all(idle) for idle in list(self._idle.values())]
-        return any(had_some)
-
-    def _drop_all(self, idle: deque[Lease]) -> bool:
-        hold, had_some = Hold(), bool(idle)
-        with contextlib.suppress(IndexError):
-            while True:
-                hold.take_idle(idle)
-                self.drop(hold)
-        return had_some
+        self._idle.drop_all()
 
     def abandon(self) -> None:
         """Release a guardian that belongs to the process that we were forked from."""
@@ -392,9 +345,3 @@ class Connection:
         self._inherited.close()
         for lease in self._leases.copy():
             lease.sock.close()  # its process and its cells are still the owner's
-
-
-def _most_functions() -> int:
-    """How many functions may have idle processes."""
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return max(1, min(_MOST_FUNCTIONS, soft // _FILES_SHARE))

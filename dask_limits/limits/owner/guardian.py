@@ -25,8 +25,10 @@ from dask_limits.limits.owner.lease import Lease
 from dask_limits.limits.owner.preload import NOTHING, NotPreparedError, Preload
 from dask_limits.limits.owner.received import MalformedError, Unbegun
 from dask_limits.limits.owner.start import Start
+from dask_limits.limits.owner.steps import Steps, drive
 from dask_limits.limits.owner.use import Use
 from dask_limits.limits.packed_outcome import PackedOutcome
+from dask_limits.limits.task.process_state import Setting
 from dask_limits.units import whole_number
 
 R = TypeVar("R")
@@ -62,10 +64,18 @@ class Guardian:
             whole_number(max_calls_per_process, "max_calls_per_process", none="no limit")
         self._max_calls = max_calls_per_process
         self.preload = preload
+        self._moment: object = None
         self._lock = threading.RLock()  # not Lock: a signal's handler may find it held
         self._start: Start | None = None
         self._retired: list[Connection] = []  # they take no more calls
         _guardians.add(self)
+
+    def begin_moment(self) -> None:
+        """Have the calls that begin from now on share a look at what this process has changed.
+
+        Without this, each call looks by itself.
+        """
+        self._moment = object()
 
     def run(
         self,
@@ -77,10 +87,22 @@ class Guardian:
         cancel: CancelToken | None = None,
     ) -> Outcome[R]:
         """Run one call, and raise nothing. `cancel` can end it from another thread."""
-        if limits.isolation == "thread" and not (cancel and cancel.cancelled):
+        return drive(self.steps(fn, args, kwargs, limits, cancel or CancelToken()))
+
+    def steps(
+        self,
+        fn: Callable[..., R],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        limits: Limits,
+        cancel: CancelToken,
+    ) -> Steps[Outcome[R]]:
+        """Run one call as `run` does, in steps. With `isolation="thread"` they block."""
+        if limits.isolation == "thread" and not cancel.cancelled:
             return in_thread.run(fn, args, kwargs, limits)
         sent: dict[int, Any] = {}
-        return self.run_packed(fn, args, kwargs, limits, cancel=cancel, sent=sent).unpack(sent)
+        steps = self._packed_steps(fn, args, kwargs, limits, cancel, sent)
+        return (yield from steps).unpack(sent)
 
     def run_packed(
         self,
@@ -97,12 +119,24 @@ class Guardian:
         What is put into `sent` is needed to unpickle it.
         """
         cancel = cancel or CancelToken()
+        if limits.isolation == "thread" and not cancel.cancelled:
+            outcome = in_thread.run(fn, args, kwargs, limits)
+            return PackedOutcome.of(outcome, name_of(fn), limits)
+        return drive(self._packed_steps(fn, args, kwargs, limits, cancel, sent))
+
+    def _packed_steps(
+        self,
+        fn: Callable[..., R],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        limits: Limits,
+        cancel: CancelToken,
+        sent: dict[int, Any] | None,
+    ) -> Steps[PackedOutcome[R]]:
+        """Run one call as `run_packed` does, not in a thread, in steps."""
         outcomes = Outcomes(name_of(fn), limits)
         if cancel.cancelled:
             return outcomes.ended("cancelled")
-        if limits.isolation == "thread":
-            outcome = in_thread.run(fn, args, kwargs, limits)
-            return PackedOutcome.of(outcome, outcomes.name, limits)
         request = Payload()
         try:
             try:
@@ -116,7 +150,7 @@ class Guardian:
             if _is_ending:
                 self._end_with_program()
             use = Use.of(fn, limits)
-            packed = self._run_on_some_guardian(use, outcomes, request, cancel)
+            packed = yield from self._run_on_some_guardian(use, outcomes, request, cancel)
             request.close()
             if _is_ending:
                 self._end_with_program()
@@ -127,15 +161,15 @@ class Guardian:
 
     def _run_on_some_guardian(
         self, use: Use, outcomes: Outcomes, request: Payload, cancel: CancelToken
-    ) -> PackedOutcome[Any]:
+    ) -> Steps[PackedOutcome[Any]]:
         """Run a call; with another guardian if this one is lost before the call began."""
         try:
             lost = 0
             for _ in range(_MAX_TRIES):
-                connection = self._connect()
+                connection = yield from self._connect()
                 connection.want(self.preload)
                 try:
-                    return self._run_on(connection, use, outcomes, request, cancel)
+                    return (yield from self._run_on(connection, use, outcomes, request, cancel))
                 except ConnectionError:  # it was killed, or closed, before the call began
                     lost += connection.lost
                     self._disconnect(connection)
@@ -158,15 +192,20 @@ class Guardian:
         outcomes: Outcomes,
         request: Payload,
         cancel: CancelToken,
-    ) -> PackedOutcome[Any]:
+    ) -> Steps[PackedOutcome[Any]]:
         """Run a call in the first task process that takes it."""
         hold, stillborn = Hold(), 0
+        memory = outcomes.limits.memory
         try:
+            connection.enter(hold)
             while stillborn < _MAX_STARTS:
-                lease = connection.acquire(hold, use, outcomes.limits.memory, cancel)
+                setting = connection.look_at_owner(self._moment)
+                lease = yield from connection.acquire(hold, use, memory, cancel)
                 if lease is None:
                     return outcomes.ended("cancelled")
-                outcome = self._run_in(lease, connection, outcomes, request, cancel)
+                outcome = yield from self._run_in(
+                    lease, connection, outcomes, request, setting, cancel
+                )
                 cancel.on_cancel(None)
                 if outcome is not None:
                     connection.finish(hold, use, outcome.usage.wall_time)
@@ -186,16 +225,17 @@ class Guardian:
         connection: Connection,
         outcomes: Outcomes,
         request: Payload,
+        setting: Setting,
         cancel: CancelToken,
-    ) -> PackedOutcome[Any] | None:
+    ) -> Steps[PackedOutcome[Any] | None]:
         """Run a call in this task process. None if the process ended before the call began."""
-        if not lease.begin(outcomes.limits, request, connection.umask):
+        if not lease.begin(outcomes.limits, request, setting):
             return None
         end = functools.partial(connection.cancel, lease.row, lease.number)
         if not cancel.on_cancel(end):
             end()
         try:
-            ended = lease.wait()
+            ended = yield from lease.wait()
         except MalformedError as why:
             lease.reusable = False
             return outcomes.ended("deaf", cause=why)
@@ -204,12 +244,12 @@ class Guardian:
         if ended is not None:
             return outcomes.of(lease, ended)
         lease.reusable = False
-        if connection.wait_for_loss(_LOSS_WAIT_S):
+        if (yield from connection.wait_for_loss(_LOSS_WAIT_S)):
             self._disconnect(connection)
             return outcomes.ended("guardian lost")
         return outcomes.ended("cancelled" if connection.closed else "deaf")
 
-    def _connect(self) -> Connection:
+    def _connect(self) -> Steps[Connection]:
         start = self._start
         if start is None:
             new = Start(self._max_calls)
@@ -218,7 +258,7 @@ class Guardian:
                     self._start = new
                 start = self._start
         try:
-            return start.wait()
+            return (yield from start.wait())
         except Exception:
             with self._lock:
                 if self._start is start:
@@ -258,7 +298,7 @@ class Guardian:
             connection.close()
         if start is not None:
             with contextlib.suppress(OSError):  # it has not started
-                start.wait().close()
+                drive(start.wait()).close()
 
     def _end_with_program(self) -> None:
         """Close this guardian, if it has started since all were closed because the program ends.

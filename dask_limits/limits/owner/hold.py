@@ -61,10 +61,10 @@ class Hold:
         if self._asked and not any(m and m.kind in _ANSWERS for m in messages_):
             uninterrupted.together((self._asked.pop,), (left.append, None))
 
-    def receive(self, control: Socket) -> Message | None:
+    def receive(self, control: Socket, flags: int) -> Message | None:
         """The next message of the guardian; None if it has ended."""
         self._arrived.clear()
-        return transport.receive(control, self._arrived)
+        return transport.receive(control, self._arrived, flags)
 
     def become_lease(self, message: Message, make: Callable[[Socket], Lease]) -> Lease:
         """Make a lease of the task process that came with the last message."""

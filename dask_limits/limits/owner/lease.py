@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import pickle
+import socket
 import time
 from collections.abc import Callable
 from typing import Final
@@ -15,6 +16,7 @@ from dask_limits.limits.linux.standard_output import Capture
 from dask_limits.limits.outcome import Usage
 from dask_limits.limits.owner import received
 from dask_limits.limits.owner.heartbeat import INTERVAL_S, Heartbeat
+from dask_limits.limits.owner.steps import Steps
 from dask_limits.limits.owner.versions import Folders
 from dask_limits.limits.task.process_state import Setting
 
@@ -66,8 +68,8 @@ class Lease:
         self.versions: dict[str, int] = {}  # of what it has imported: `changes` before that
         self.reusable = True
 
-    def begin(self, limits: Limits, request: Payload, umask: int) -> bool:
-        """Start a call that gets this umask.
+    def begin(self, limits: Limits, request: Payload, setting: Setting) -> bool:
+        """Start a call that gets this setting.
 
         False if the process had ended before and cannot have begun it.
         """
@@ -93,7 +95,7 @@ class Lease:
         if owner_cells.is_asleep(cells):
             self._wake_guardian()
         try:
-            self._send_setting(umask)
+            self._send_setting(setting)
             self._send_request(limits, request, start_method)
         except ConnectionError:
             return False
@@ -118,16 +120,15 @@ class Lease:
         if self._capture is not None:
             self._capture.sent()
 
-    def _send_setting(self, umask: int) -> None:
+    def _send_setting(self, setting: Setting) -> None:
         """Send the owner's setting if it has changed: module path, directory, environment."""
-        setting = Setting.here(umask)
         if setting != self._seen_setting:
             self._seen_setting = setting = setting.copy()
             state = pack(setting.for_another_process(), pickle.Pickler, self._state)
             transport.send(self.sock, messages.SETTING, self.number, state.head, fds=state.fds)
             state.close()
 
-    def wait(self) -> received.End | None:
+    def wait(self) -> Steps[received.End | None]:
         """Wait for the end of the call: its answer, or the guardian's verdict.
 
         The answer of a process that is condemned for this call does not count: the call was not
@@ -138,13 +139,16 @@ class Lease:
         Raises:
             MalformedError: if something came that none of our processes sends.
         """
+        sock, capture = self.sock, self._capture
         left = _MOST_MESSAGES
         while left:
+            files = (sock.fileno(),) if capture is None else (sock.fileno(), *capture.listens_to)
+            may_block = yield files
             try:
-                if self._capture is not None:
-                    while not self._capture.take_until_readable(self.sock, INTERVAL_S):
-                        self._note_silence()
-                message = self._receiver.receive()
+                if capture is not None:
+                    capture.take_until_readable(sock, INTERVAL_S if may_block else 0)
+                    may_block = False
+                message = self._receiver.receive(0 if may_block else socket.MSG_DONTWAIT)
             except BlockingIOError:  # there is no answer yet
                 self._note_silence()
                 continue
@@ -207,6 +211,11 @@ class Lease:
     def memory(self) -> int:
         """The limit of the current or the last call, in bytes; 0 is none."""
         return self._owner_cells.get(self.row, owner_cells.MEMORY)
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the process has ended, as the guardian has seen."""
+        return self._owner_cells.get(self.row, owner_cells.GONE) != 0
 
     def finish(self) -> bool:
         """End the call. True if the process is fit for another one."""

@@ -1,14 +1,10 @@
 from __future__ import annotations
 
 import _thread
-import time
-from typing import Final
 
 from dask_limits.limits.linux import uninterrupted
 from dask_limits.limits.owner.connection import Connection
-
-_LOOK_S: Final = 0.001
-"""How often to look whether a guardian has started. That takes 30 ms."""
+from dask_limits.limits.owner.steps import Steps
 
 
 class Start:
@@ -24,7 +20,7 @@ class Start:
         self._error: BaseException | None = None
         self.connection: Connection | None = None
 
-    def wait(self) -> Connection:
+    def wait(self) -> Steps[Connection]:
         """Start it, unless someone has, and wait until it has started.
 
         Raises:
@@ -35,7 +31,7 @@ class Start:
                 raise self._error
             if self._to_do:
                 self._begin()
-            time.sleep(_LOOK_S)
+            yield ()
         return self.connection
 
     def _begin(self) -> None:

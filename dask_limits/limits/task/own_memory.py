@@ -53,8 +53,7 @@ class OwnMemory:
         self.first = self._highest = self._tidied = self._before.resident
 
     def begin_call(self, cells: Cells) -> None:
-        """Note what is there before a call, which is not the call's, and start its peak there."""
-        self._reset()
+        """Note what was there when this process was ready for a call, which is not the call's."""
         resident, own, faults = self._before
         cells.put(0, task_cells.MEMORY_BEFORE, resident + self._beside_resident)
         cells.put(0, task_cells.OWN_BEFORE, own + self._beside_own)
@@ -77,6 +76,8 @@ class OwnMemory:
     def tidy_up(self) -> int:
         """Have the next call find what this one has left in use, and nothing else.
 
+        The peak of the next call starts here.
+
         Returns the resident bytes that are left at most.
         """
         left = self._highest
@@ -85,6 +86,7 @@ class OwnMemory:
             left = self._tidied = self.resident()
         if (self._faults - self._counted.faults) * proctree.PAGE > _UNSEEN:
             self._counted = self._count_pages()
+        self._reset()  # now, as nobody waits for it
         return left
 
     def resident(self) -> int:

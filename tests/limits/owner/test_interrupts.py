@@ -25,7 +25,7 @@ def mapped():
 
 def expect_nothing_left(before):
     connection = default_guardian()._connection
-    idle = {lease.pid for leases in connection._idle.values() for lease in leases}
+    idle = {lease.pid for leases in connection._idle.by_use.values() for lease in leases}
     assert {lease.pid for lease in connection._leases} == idle
     give_up_at = time.monotonic() + 60
     while True:

@@ -21,8 +21,8 @@ from process_view import differences, view_of_any
 from processes import alive, all_gone, until
 
 from dask_limits import exceptions
-from dask_limits.limits.owner.connection import _MOST_FUNCTIONS
 from dask_limits.limits.owner.guardian import Guardian
+from dask_limits.limits.owner.idle import _MOST_FUNCTIONS
 from dask_limits.limits.owner.preload import Preload
 from dask_limits.limits.owner.templates import Templates
 

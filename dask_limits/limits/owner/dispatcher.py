@@ -1,0 +1,270 @@
+"""Takes the steps of many calls in one thread, so that none of them costs a thread of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import threading
+import time
+import weakref
+from collections import defaultdict, deque
+from collections.abc import Callable, Hashable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, Final, Protocol
+
+from dask_limits.limits.owner.heartbeat import INTERVAL_S
+from dask_limits.limits.owner.steps import PAUSE_S, Steps, drive
+
+_ONCE: Final = select.EPOLLIN | select.EPOLLONESHOT
+_LIGHT_S: Final = 0.002
+"""CPU seconds that the steps of a call may take here. Those of a call with large arguments take
+longer, and the other calls would wait: so the next ones of its kind have a thread of their own."""
+_HEAVY_CALLS: Final = 16
+"""So many of the next ones. With a larger value it takes longer to find that they are light now."""
+_MOST_HEAVY: Final = 50  # kinds of calls to remember
+
+
+class Job(Protocol):
+    """A call for a dispatcher."""
+
+    blocks: bool
+    """Whether its steps block whatever they are told."""
+
+    @property
+    def kind(self) -> Hashable:
+        """Calls of one kind are likely to take about as long to send and to receive."""
+
+    def begin(self) -> Steps[Any] | None:
+        """Its steps; None if it is not to begin any more."""
+
+    def end(self, outcome: Any) -> None:
+        """Take what its steps have returned."""
+
+    def fail(self, error: BaseException) -> None:
+        """Take what its steps have raised."""
+
+
+class _Running:
+    """A call that has begun."""
+
+    __slots__ = ("busy", "files", "has_begun", "job", "steps")
+
+    def __init__(self, job: Job, steps: Steps[Any]) -> None:
+        self.job = job
+        self.steps = steps
+        self.has_begun = False
+        self.files: tuple[int, ...] = ()  # for one of which it waits
+        self.busy = 0.0  # CPU seconds that its steps have taken
+
+
+class Dispatcher:
+    """Runs calls, at most so many at a time, in one thread.
+
+    The thread is there as long as there are calls, and a program does not end before. It calls
+    `begin_pass` before each look at what has come: all calls that begin in this pass were added
+    before.
+    """
+
+    def __init__(self, most: int, begin_pass: Callable[[], object]) -> None:
+        self._most = most
+        self._begin_pass = begin_pass
+        self._threads = ThreadPoolExecutor(most + 1, thread_name_prefix="dask-limits")
+        self._lock = threading.RLock()  # not Lock: a signal's handler may find it held
+        self._work: Future[None] | None = None
+        self._is_starting = False
+        self._added: deque[Job] = deque()
+        self._done_elsewhere: deque[_Running] = deque()
+        self._is_asleep = False
+        self._next_nudge = 0.0  # seconds of time.monotonic()
+        # Of the dispatcher's thread alone:
+        self._waiting: deque[Job] = deque()
+        self._running: dict[_Running, None] = {}
+        self._elsewhere: set[_Running] = set()  # those of them that have threads of their own
+        self._pausing: deque[_Running] = deque()
+        self._by_file: defaultdict[int, deque[_Running]] = defaultdict(deque)
+        self._heavy: dict[Hashable, int] = {}
+        self._clock = 0.0  # CPU seconds of the thread, at the end of the last step
+        self._epoll = select.epoll()
+        self._bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._epoll.register(self._bell, select.EPOLLIN)
+        self._close = weakref.finalize(self, os.close, self._bell)
+
+    def add(self, job: Job) -> None:
+        """Run a call as soon as there is room, after those that were added before.
+
+        Raises:
+            RuntimeError: after `shutdown()`.
+        """
+        self._added.append(job)
+        with self._lock:
+            if self._work is None and not self._is_starting:  # by what a signal has interrupted
+                self._start()
+        self._wake()
+
+    def _start(self) -> None:
+        self._is_starting = True
+        try:
+            self._work = self._threads.submit(self._run)
+        finally:
+            self._is_starting = False
+
+    def nudge(self) -> None:
+        """Have each call take a step: it was told something by other ways than by a file."""
+        self._next_nudge = 0.0
+        self._wake()
+
+    def shutdown(self, wait: bool) -> None:
+        """Take no more calls; wait until there are none, or else let them end.
+
+        The last of these must wait: it closes the files.
+        """
+        self._threads.shutdown(wait=wait)
+        if wait:
+            with self._lock:
+                self._close()
+                self._epoll.close()
+
+    def _wake(self) -> None:
+        if not self._is_asleep:
+            return
+        with self._lock:
+            if self._is_asleep:
+                self._is_asleep = False
+                os.eventfd_write(self._bell, 1)
+
+    def _run(self) -> None:
+        while True:
+            self._pass()
+            with self._lock:
+                if not (self._running or self._waiting or self._added):
+                    self._work = None
+                    return
+
+    def _pass(self) -> None:
+        """Wait for something, and take all steps that can be taken."""
+        ready = self._wait()
+        self._clock = time.thread_time()
+        added = len(self._added)
+        self._begin_pass()
+        self._waiting.extend(self._added.popleft() for _ in range(added))
+        for running in ready:
+            if running in self._running:
+                self._forget_files(running)
+                self._step(running)
+        while self._done_elsewhere:
+            running = self._done_elsewhere.popleft()
+            self._elsewhere.discard(running)
+            del self._running[running]
+        while self._waiting and len(self._running) < self._most:
+            self._begin(self._waiting.popleft())
+
+    def _wait(self) -> Iterable[_Running]:
+        """Wait until a step can be taken. Those that can take one."""
+        patience = PAUSE_S if self._pausing else INTERVAL_S
+        self._is_asleep = True
+        if self._added or self._done_elsewhere or not self._next_nudge:
+            patience = 0
+        files = [fd for fd, _ in self._epoll.poll(patience)]
+        self._is_asleep = False
+        if self._bell in files:
+            os.eventfd_read(self._bell)
+        if (now := time.monotonic()) >= self._next_nudge:
+            self._next_nudge = now + INTERVAL_S
+            return [running for running in self._running if running not in self._elsewhere]
+        first = [self._by_file[fd][0] for fd in files if fd in self._by_file]
+        pausing, self._pausing = self._pausing, deque()
+        return [*first, *pausing]
+
+    def _begin(self, job: Job) -> None:
+        steps = job.begin()
+        if steps is None:
+            return
+        running = _Running(job, steps)
+        self._running[running] = None
+        if (job.blocks or self._is_heavy(job)) and self._goes_elsewhere(running):
+            return
+        self._step(running)
+
+    def _is_heavy(self, job: Job) -> bool:
+        if not self._heavy:
+            return False
+        kind = job.kind
+        left = self._heavy.pop(kind, 0)
+        if left > 1:
+            self._heavy[kind] = left - 1
+        return left > 0
+
+    def _goes_elsewhere(self, running: _Running) -> bool:
+        """Run a call in a thread of its own. False if the program is ending."""
+        try:
+            self._threads.submit(self._run_elsewhere, running)
+        except RuntimeError:
+            return False
+        self._elsewhere.add(running)
+        return True
+
+    def _run_elsewhere(self, running: _Running) -> None:
+        try:
+            outcome = drive(running.steps)
+        except BaseException as error:
+            self._end(running.job.fail, error)
+        else:
+            self._end(running.job.end, outcome)
+        self._done_elsewhere.append(running)
+        self._wake()
+
+    def _step(self, running: _Running) -> None:
+        """Take a step of a call; the next one when it is as far."""
+        end: tuple[Callable[[Any], object], Any] | None = None
+        try:
+            running.files = running.steps.send(False) if running.has_begun else next(running.steps)
+            running.has_begun = True
+        except StopIteration as stop:
+            end = running.job.end, stop.value
+        except BaseException as error:
+            end = running.job.fail, error
+        before, self._clock = self._clock, time.thread_time()
+        running.busy += self._clock - before
+        if end is None:
+            self._wait_for_files(running)
+            return
+        del self._running[running]
+        if running.busy > _LIGHT_S:
+            self._heavy[running.job.kind] = _HEAVY_CALLS
+            if len(self._heavy) > _MOST_HEAVY:
+                del self._heavy[next(iter(self._heavy))]
+        self._end(*end)
+
+    @staticmethod
+    def _end(tell: Callable[[Any], object], end: Any) -> None:
+        with contextlib.suppress(BaseException):  # of a done-callback; see concurrent.futures
+            tell(end)
+
+    def _wait_for_files(self, running: _Running) -> None:
+        try:
+            for fd in running.files:
+                self._listen_to(fd)
+                self._by_file[fd].append(running)
+        except (OSError, ValueError):  # another thread has closed it
+            self._forget_files(running)
+        if not running.files:
+            self._pausing.append(running)
+
+    def _forget_files(self, running: _Running) -> None:
+        for fd in running.files:
+            waiting = self._by_file[fd]
+            with contextlib.suppress(ValueError):
+                waiting.remove(running)
+            if waiting:
+                self._listen_to(fd)
+            else:
+                del self._by_file[fd]
+        running.files = ()
+
+    def _listen_to(self, fd: int) -> None:
+        """Be told once when this can be read. A file that was closed is forgotten by itself."""
+        try:
+            self._epoll.modify(fd, _ONCE)
+        except FileNotFoundError:
+            self._epoll.register(fd, _ONCE)

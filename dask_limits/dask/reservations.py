@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
@@ -30,19 +31,36 @@ def request_of(limits: Mapping[str, Any]) -> Request:
         Request(memory=1024, cores=1, seconds=3.0)
     """
     try:
-        memory, wall_time = limits.get("memory"), limits.get("wall_time")
-        cores, grace_period = limits.get("cores"), limits.get("grace_period")
-        seconds = 0.0
-        if wall_time is not None:
-            seconds = parse_seconds(wall_time, "wall_time")
-            seconds += parse_seconds(grace_period, "grace_period") if grace_period else 0
-        return Request(
-            0 if memory is None else parse_bytes(memory, "memory"),
-            1 if cores is None else whole_number(cores, "cores"),
-            seconds,
-        )
+        return _request_of(*(limits.get(name) for name in _RESERVES))
     except (AttributeError, TypeError, ValueError):
         return Request()
+
+
+_RESERVES: Final = "memory", "cores", "wall_time", "grace_period"
+
+
+def _parsed(memory: Any, cores: Any, wall_time: Any, grace_period: Any) -> Request:
+    seconds = 0.0
+    if wall_time is not None:
+        seconds = parse_seconds(wall_time, "wall_time")
+        seconds += parse_seconds(grace_period, "grace_period") if grace_period else 0
+    return Request(
+        0 if memory is None else parse_bytes(memory, "memory"),
+        1 if cores is None else whole_number(cores, "cores"),
+        seconds,
+    )
+
+
+# Typed: True is no number of cores, although it equals 1.
+_parsed_once: Final = functools.lru_cache(1000, typed=True)(_parsed)
+
+
+def _request_of(*values: Any) -> Request:
+    try:
+        hash(values)
+    except TypeError:
+        return _parsed(*values)
+    return _parsed_once(*values)
 
 
 def annotation_error(

@@ -130,7 +130,9 @@ class _Block:
     def remove(self, call: WaitingCall) -> None:
         del self.calls[bisect_left(self.calls, call.place, key=lambda one: one.place)]
         request = call.request
-        if self.calls and (
+        if not self.calls or request in (self.calls[0].request, self.calls[-1].request):
+            return  # most often all calls ask for the same
+        if (
             request.memory == self.memory
             or request.cores == self.cores
             or request.seconds == self.seconds

@@ -8,14 +8,14 @@ import time
 import psutil
 
 from benchmarks.row import Peer, Row
-from benchmarks.timing import Isolation
+from benchmarks.timing import LIMITS, Isolation
 from dask_limits import limit
 
 CALLS = 100
 
 
 def below(idle_s: int, isolation: Isolation = "clean") -> list[psutil.Process]:
-    nap = limit(time.sleep, isolation=isolation)
+    nap = limit(time.sleep, **LIMITS, isolation=isolation)
     threads = [threading.Thread(target=nap, args=[1]) for _ in range(CALLS)]
     for thread in threads:
         thread.start()

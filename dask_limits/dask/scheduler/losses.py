@@ -64,6 +64,7 @@ class Losses:
         # By address, until Dask has removed the worker: whether a call had started, and whether
         # it could have, as far as the scheduler knows.
         self._lost: dict[str, list[tuple[Hashable, bool, bool]]] = {}
+        self._started_at: dict[str, dict[Hashable, float]] = {}  # what was placed there, likewise
         self.held: set[Hashable] = set()  # not to be placed until clients are told
 
     def call_started(self, key: Hashable) -> None:
@@ -74,7 +75,10 @@ class Losses:
         """A call has left its worker, in whichever way."""
         if address not in self._cluster.scheduler.workers:
             worker = self._cluster.workers[address]
-            placed_at = worker.placed.started.get(key)
+            # As it was when the worker was lost: with a call that leaves, a prefetched one counts
+            # as started.
+            started = self._started_at.setdefault(address, dict(worker.placed.started))
+            placed_at = started.get(key)
             last_seen = worker.state.last_seen - time.time() + time.monotonic()
             may_run = placed_at is not None and last_seen < placed_at + _UNREPORTED_S
             ran = may_run or key in self._started
@@ -91,6 +95,7 @@ class Losses:
         was_expected = bool(removal.get("expected"))
         loss = Loss(worker.name, worker.job.job)
         rerun = []
+        self._started_at.pop(worker.address, None)
         for key, ran, could_have in self._lost.pop(worker.address, []):
             ts = tasks.get(key)
             if ts is None or ts.state in ("memory", "erred", "forgotten"):

@@ -18,11 +18,12 @@ from dask_limits.limits.owner.steps import PAUSE_S, Steps, drive
 
 _ONCE: Final = select.EPOLLIN | select.EPOLLONESHOT
 _LIGHT_S: Final = 0.002
-"""CPU seconds that the steps of a call may take here. Those of a call with large arguments take
-longer, and the other calls would wait: so the next ones of its kind have a thread of their own."""
+"""Seconds that the steps of a call may take here. Those of a call with large arguments take longer,
+and the other calls wait: so after two such calls, the next ones of their kind have threads of their
+own. One alone may have waited for a processor, or for the interpreter."""
 _HEAVY_CALLS: Final = 16
 """So many of the next ones. With a larger value it takes longer to find that they are light now."""
-_MOST_HEAVY: Final = 50  # kinds of calls to remember
+_MOST_HEAVY: Final = 50  # kinds of calls to remember, before all are forgotten
 
 
 class Job(Protocol):
@@ -55,7 +56,7 @@ class _Running:
         self.steps = steps
         self.has_begun = False
         self.files: tuple[int, ...] = ()  # for one of which it waits
-        self.busy = 0.0  # CPU seconds that its steps have taken
+        self.busy = 0.0  # seconds that its steps have taken
 
 
 class Dispatcher:
@@ -84,7 +85,8 @@ class Dispatcher:
         self._pausing: deque[_Running] = deque()
         self._by_file: defaultdict[int, deque[_Running]] = defaultdict(deque)
         self._heavy: dict[Hashable, int] = {}
-        self._clock = 0.0  # CPU seconds of the thread, at the end of the last step
+        self._slow: set[Hashable] = set()  # kinds of which the last call has taken long
+        self._clock = 0.0  # seconds of time.perf_counter(), at the end of the last step
         self._epoll = select.epoll()
         self._bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._epoll.register(self._bell, select.EPOLLIN)
@@ -144,7 +146,7 @@ class Dispatcher:
     def _pass(self) -> None:
         """Wait for something, and take all steps that can be taken."""
         ready = self._wait()
-        self._clock = time.thread_time()
+        self._clock = time.perf_counter()
         added = len(self._added)
         self._begin_pass()
         self._waiting.extend(self._added.popleft() for _ in range(added))
@@ -224,17 +226,27 @@ class Dispatcher:
             end = running.job.end, stop.value
         except BaseException as error:
             end = running.job.fail, error
-        before, self._clock = self._clock, time.thread_time()
+        before, self._clock = self._clock, time.perf_counter()
         running.busy += self._clock - before
         if end is None:
             self._wait_for_files(running)
             return
         del self._running[running]
-        if running.busy > _LIGHT_S:
-            self._heavy[running.job.kind] = _HEAVY_CALLS
-            if len(self._heavy) > _MOST_HEAVY:
-                del self._heavy[next(iter(self._heavy))]
+        if running.busy > _LIGHT_S or self._slow:
+            self._note_length(running.job.kind, running.busy > _LIGHT_S)
         self._end(*end)
+
+    def _note_length(self, kind: Hashable, is_slow: bool) -> None:
+        """Note whether the steps of a call of this kind have taken long."""
+        if not is_slow:
+            self._slow.discard(kind)
+        elif kind in self._slow:
+            self._heavy[kind] = _HEAVY_CALLS
+        else:
+            self._slow.add(kind)
+        if len(self._slow) > _MOST_HEAVY:
+            self._slow.clear()
+            self._heavy.clear()
 
     @staticmethod
     def _end(tell: Callable[[Any], object], end: Any) -> None:

@@ -137,19 +137,38 @@ class Dispatcher:
 
     def _run(self) -> None:
         while True:
-            self._pass()
+            try:
+                self._pass()
+            except BaseException as error:  # no call may wait for ever, whatever is wrong here
+                self._fail_all(error)
             with self._lock:
                 if not (self._running or self._waiting or self._added):
                     self._work = None
                     return
 
+    def _fail_all(self, error: BaseException) -> None:
+        """Fail all calls but those that have threads of their own."""
+        here = [running for running in self._running if running not in self._elsewhere]
+        jobs = [running.job for running in here]
+        for running in here:
+            del self._running[running]
+            with contextlib.suppress(BaseException):
+                running.steps.close()
+        self._by_file.clear()
+        self._pausing.clear()
+        for waiting in (self._waiting, self._added):
+            while waiting:
+                jobs.append(waiting.popleft())
+        for job in jobs:
+            self._end(job.fail, error)
+
     def _pass(self) -> None:
         """Wait for something, and take all steps that can be taken."""
         ready = self._wait()
         self._clock = time.perf_counter()
-        added = len(self._added)
+        while self._added:
+            self._waiting.append(self._added.popleft())
         self._begin_pass()
-        self._waiting.extend(self._added.popleft() for _ in range(added))
         for running in ready:
             if running in self._running:
                 self._forget_files(running)
@@ -171,11 +190,11 @@ class Dispatcher:
         self._is_asleep = False
         if self._bell in files:
             os.eventfd_read(self._bell)
+        pausing, self._pausing = self._pausing, deque()
         if (now := time.monotonic()) >= self._next_nudge:
             self._next_nudge = now + INTERVAL_S
             return [running for running in self._running if running not in self._elsewhere]
         first = [self._by_file[fd][0] for fd in files if fd in self._by_file]
-        pausing, self._pausing = self._pausing, deque()
         return [*first, *pausing]
 
     def _begin(self, job: Job) -> None:

@@ -188,6 +188,49 @@ def test_a_program_ends_when_its_calls_have(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["0", "1", "2", "3"]
 
 
+def test_an_error_in_the_dispatcher_itself_fails_calls_and_is_not_the_end(pool):
+    nap = limit(time.sleep, wall_time=60)
+    running = [pool.submit(nap, 30) for _ in range(4)]
+    until(lambda: all(future.running() for future in running))
+    errors = [OSError("out of order")]
+
+    def break_once():
+        if errors:
+            raise errors.pop()
+
+    pool._dispatcher._begin_pass = break_once
+    waiting = pool.submit(abs, -1)
+    for future in [*running, waiting]:
+        assert isinstance(future.exception(timeout=60), OSError)
+    assert pool.submit(abs, -2).result(timeout=60) == 2
+
+
+def test_calls_that_wait_for_no_file_take_one_step_at_a_time(pool):
+    dispatcher, steps = pool._dispatcher, []
+
+    class Pausing:
+        kind, blocks = "pausing", False
+
+        def begin(self):
+            return self.take_steps()
+
+        def take_steps(self):
+            for _ in range(50):
+                steps.append(len(dispatcher._pausing))
+                dispatcher.nudge()
+                yield ()
+
+        def end(self, _):
+            ended.set()
+
+        fail = end
+
+    ended = threading.Event()
+    dispatcher.add(Pausing())
+    assert ended.wait(60)
+    assert set(steps) == {0}
+
+
 def test_nothing_can_be_submitted_after_shutdown():
     pool = ProcessExecutor(1)
     future = pool.submit(abs, -1)

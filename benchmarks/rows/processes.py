@@ -113,6 +113,26 @@ def parsl_loop(size: int) -> float:
             return loop(pool, Pace(size // 4, IN_FLIGHT))
 
 
+def mapped(size: int) -> float:
+    scheduler = Scheduler.with_processes(2)
+    task = scheduler.task(echo, plugins=limits())
+    pace = Pace(size, IN_FLIGHT)
+    scheduler.on_start(lambda: scheduler.map(task, pace.numbers()))
+    task.on_result(lambda *_: pace.note_result())
+    scheduler.run()
+    return pace.per_second
+
+
+def joblib_one_by_one(size: int) -> float:
+    from joblib import Parallel, delayed
+
+    pace = Pace(size, IN_FLIGHT)
+    parallel = Parallel(2, batch_size=1, pre_dispatch=IN_FLIGHT, return_as="generator_unordered")
+    for _ in parallel(delayed(echo)(number) for number in pace.numbers()):
+        pace.note_result()
+    return pace.per_second
+
+
 def all_waiting(size: int) -> tuple[float, float]:
     """CPU time of the driver in us, and its memory in KiB, of each of many calls at one time."""
     scheduler = Scheduler.with_processes(2)
@@ -199,6 +219,16 @@ ROWS = (
             Peer("unlimited", "itself without limits", facade_without_limits),
             Peer("on-pool", "itself on a ProcessPoolExecutor, no limits", facade_on_pool),
         ),
+    ),
+    Row(
+        "map",
+        "Scheduler.map of {size:,} limited calls, two processes",
+        "calls/s",
+        mapped,
+        full=100_000,
+        quick=5000,
+        peers=(Peer("joblib", "joblib's loky, batch_size=1", joblib_one_by_one, at_least(5)),),
+        rounds=3,
     ),
     Row(
         "waiting",

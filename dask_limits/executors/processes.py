@@ -81,8 +81,8 @@ class ProcessExecutor(concurrent.futures.Executor):
         if cancel_futures:
             for future in list(self._pending):
                 future.cancel()
-        self._dispatcher.shutdown(wait)
-        if wait:
+        if wait and not self._dispatcher.is_this_thread:
+            self._dispatcher.shutdown()
             self._guardian.close()
         else:
             threading.Thread(target=self.shutdown, name="dask-limits-shutdown").start()

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
+from dask_limits.exceptions import SchedulerNotRunningError
 from dask_limits.executors import Future
 
 _WINDOW_S: Final = 0.1
@@ -46,12 +47,13 @@ class Feed:
             self._ended += 1
 
     def refill(self, goes_on: Callable[[], bool]) -> None:
-        """Submit as many calls as there is room for, while the run goes on.
+        """Submit as many calls as there is room for, while the run goes on; none after one that a
+        plugin drops.
 
         Raises:
             Exception: what the items raise. There are no more then.
         """
-        while not self.is_used_up and len(self._in_flight) < self._room() and goes_on():
+        while self.has_room() and goes_on():
             try:
                 item = next(self._items, _END)
             except BaseException:
@@ -59,8 +61,19 @@ class Feed:
                 raise
             if item is _END:
                 self.is_used_up = True
-            elif (future := self._submit(item)) is not None:
-                self._in_flight.add(future)
+                return
+            try:
+                future = self._submit(item)
+            except SchedulerNotRunningError:  # it was stopped meanwhile
+                self.is_used_up = True
+                return
+            if future is None:
+                return  # a plugin may drop all: the run goes on with other things in between
+            self._in_flight.add(future)
+
+    def has_room(self) -> bool:
+        """Whether another call may be submitted."""
+        return not self.is_used_up and len(self._in_flight) < self._room()
 
     def _room(self) -> int:
         if self._most is not None:
@@ -95,6 +108,10 @@ class Feeds:
         """Note that a call has ended and its events were emitted."""
         for feed in self._feeds:
             feed.note_end(future)
+
+    def have_room(self) -> bool:
+        """Whether another call may be submitted."""
+        return any(feed.has_room() for feed in self._feeds)
 
     def refill(self, guard: Callable[..., None], goes_on: Callable[[], bool]) -> None:
         """Submit what there is room for. `guard` calls what may raise, and handles that."""

@@ -185,6 +185,7 @@ class Run:
                 why = self._stop or (f"{repr_of(error)} was raised", error)
                 self._emit(SchedulerEvents.STOP, *why)
                 self._emit(SchedulerEvents.FINISHING)
+            self._feeds.stop(self.guard)
             self._cancel(list(self.queue))
         finally:  # a callback may call sys.exit(), or a second Ctrl-C may interrupt it
             for future in self.queue:
@@ -211,7 +212,7 @@ class Run:
 
     def _step(self) -> Steps[None]:
         """Wait for one thing and handle it, then make the calls of timers that are due."""
-        wait_s = self.loop.wait_s()
+        wait_s = 0.0 if self._feeds.have_room() else self.loop.wait_s()
         if self._redraw is not None:
             self._redraw()
             wait_s = REDRAW_EVERY_S if wait_s is None else min(wait_s, REDRAW_EVERY_S)
@@ -229,8 +230,7 @@ class Run:
             self.guard(thing)
         for call in self.loop.due():
             self.guard(call)
-        if self._feeds:
-            self._feeds.refill(self.guard, lambda: self._reason_to_end() is None)
+        self._feeds.refill(self.guard, lambda: self._reason_to_end() is None)
 
     def _end(self) -> ExitState | None:
         """Why the run ends now; None if it goes on."""

@@ -109,6 +109,43 @@ def test_a_timeout_ends_items_whose_calls_a_plugin_refuses(threads):
     assert threads.run(timeout=0.2).code == Code.TIMEOUT
 
 
+def test_a_run_that_is_stopped_while_an_item_is_made_ends_as_stopped(threads):
+    def items():
+        yield 1
+        threads.stop()
+        yield 2
+
+    mapped(threads, abs, items())
+    assert threads.run().code == Code.STOPPED
+
+
+def test_a_run_goes_on_with_other_things_while_a_plugin_drops_all(threads):
+    task = threads.task(abs, plugins=Limiter(max_calls=1))
+    threads.on_start(lambda: threads.map(task, itertools.count()))
+    threads.on_start(lambda: threads.call_later(0.05, threads.stop))
+    assert threads.run(timeout=60).code == Code.STOPPED
+
+
+def test_a_generator_is_closed_when_a_run_is_interrupted(threads):
+    closed = []
+
+    def items():
+        try:
+            yield from itertools.count()
+        finally:
+            closed.append(True)
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    kept = items()
+    mapped(threads, abs, kept)
+    threads.on_future_result(interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        threads.run()
+    assert closed == [True]
+
+
 @pytest.mark.parametrize(
     ("function", "items", "options", "error", "words"),
     [

@@ -10,7 +10,7 @@ import time
 import weakref
 from collections import defaultdict, deque
 from collections.abc import Callable, Hashable, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, Protocol
 
 from dask_limits.limits.owner.heartbeat import INTERVAL_S
@@ -70,10 +70,17 @@ class Dispatcher:
     def __init__(self, most: int, begin_pass: Callable[[], object]) -> None:
         self._most = most
         self._begin_pass = begin_pass
-        self._threads = ThreadPoolExecutor(most + 1, thread_name_prefix="dask-limits")
+        self._reset()
+        _dispatchers.add(self)
+
+    def _reset(self) -> None:
+        """Begin without calls; in a fork of this process too, where those are its parent's."""
+        self._threads = ThreadPoolExecutor(self._most + 1, thread_name_prefix="dask-limits")
+        self._own_threads: set[int] = set()  # their numbers, while they work
         self._lock = threading.RLock()  # not Lock: a signal's handler may find it held
-        self._work: Future[None] | None = None
-        self._is_starting = False
+        self._is_asked = False  # whether the thread of the dispatcher is there, or about to be
+        self._is_working = False
+        self._is_idle = threading.Event()
         self._added: deque[Job] = deque()
         self._done_elsewhere: deque[_Running] = deque()
         self._is_asleep = False
@@ -100,32 +107,39 @@ class Dispatcher:
         """
         self._added.append(job)
         with self._lock:
-            if self._work is None and not self._is_starting:  # by what a signal has interrupted
-                self._start()
+            if not self._is_asked:
+                self._start(job)
         self._wake()
 
-    def _start(self) -> None:
-        self._is_starting = True
+    def _start(self, job: Job) -> None:
+        """Start the thread. A signal's handler may have done so meanwhile: one of two works."""
+        self._is_asked = True
         try:
-            self._work = self._threads.submit(self._run)
-        finally:
-            self._is_starting = False
+            self._threads.submit(self._run)
+        except BaseException:  # there may be no room for a thread
+            self._is_asked = self._is_working
+            with contextlib.suppress(ValueError):
+                self._added.remove(job)
+            raise
 
     def nudge(self) -> None:
         """Have each call take a step: it was told something by other ways than by a file."""
         self._next_nudge = 0.0
         self._wake()
 
-    def shutdown(self, wait: bool) -> None:
-        """Take no more calls; wait until there are none, or else let them end.
+    @property
+    def is_this_thread(self) -> bool:
+        """Whether this is one of its threads: of a done-callback, for example."""
+        return threading.get_ident() in self._own_threads
 
-        The last of these must wait: it closes the files.
-        """
-        self._threads.shutdown(wait=wait)
-        if wait:
-            with self._lock:
-                self._close()
-                self._epoll.close()
+    def shutdown(self) -> None:
+        """Wait until there are no calls, and take no more. Not in a thread of its own."""
+        while self._is_asked:
+            self._is_idle.wait(INTERVAL_S)
+        self._threads.shutdown()
+        with self._lock:
+            self._close()
+            self._epoll.close()
 
     def _wake(self) -> None:
         if not self._is_asleep:
@@ -136,15 +150,27 @@ class Dispatcher:
                 os.eventfd_write(self._bell, 1)
 
     def _run(self) -> None:
-        while True:
+        with self._lock:
+            if self._is_working:
+                return
+            self._is_working = True
+            self._is_idle.clear()
+        self._own_threads.add(threading.get_ident())
+        while self._goes_on():
             try:
                 self._pass()
             except BaseException as error:  # no call may wait for ever, whatever is wrong here
                 self._fail_all(error)
-            with self._lock:
-                if not (self._running or self._waiting or self._added):
-                    self._work = None
-                    return
+
+    def _goes_on(self) -> bool:
+        """Whether there are calls. If not, the thread has no more work."""
+        with self._lock:
+            if self._running or self._waiting or self._added:
+                return True
+            self._own_threads.discard(threading.get_ident())
+            self._is_working = self._is_asked = False
+            self._is_idle.set()
+            return False
 
     def _fail_all(self, error: BaseException) -> None:
         """Fail all calls but those that have threads of their own."""
@@ -226,12 +252,14 @@ class Dispatcher:
         return True
 
     def _run_elsewhere(self, running: _Running) -> None:
+        self._own_threads.add(threading.get_ident())
         try:
             outcome = drive(running.steps)
         except BaseException as error:
             self._end(running.job.fail, error)
         else:
             self._end(running.job.end, outcome)
+        self._own_threads.discard(threading.get_ident())
         self._done_elsewhere.append(running)
         self._wake()
 
@@ -273,14 +301,11 @@ class Dispatcher:
             tell(end)
 
     def _wait_for_files(self, running: _Running) -> None:
-        try:
-            for fd in running.files:
-                self._listen_to(fd)
-                self._by_file[fd].append(running)
-        except (OSError, ValueError):  # another thread has closed it
-            self._forget_files(running)
         if not running.files:
             self._pausing.append(running)
+        for fd in running.files:
+            self._by_file[fd].append(running)
+            self._listen_to(fd)
 
     def _forget_files(self, running: _Running) -> None:
         for fd in running.files:
@@ -294,8 +319,24 @@ class Dispatcher:
         running.files = ()
 
     def _listen_to(self, fd: int) -> None:
-        """Be told once when this can be read. A file that was closed is forgotten by itself."""
+        """Be told once when this can be read. What waits for a file that was closed goes on."""
         try:
-            self._epoll.modify(fd, _ONCE)
-        except FileNotFoundError:
-            self._epoll.register(fd, _ONCE)
+            try:
+                self._epoll.modify(fd, _ONCE)
+            except FileNotFoundError:
+                self._epoll.register(fd, _ONCE)
+        except (OSError, ValueError):  # closed by another thread, or when the guardian was lost
+            self._pausing.extend(self._by_file.pop(fd))
+
+
+_dispatchers: weakref.WeakSet[Dispatcher] = weakref.WeakSet()
+
+
+def _reset_all() -> None:
+    for dispatcher in list(_dispatchers):
+        dispatcher._close()
+        dispatcher._epoll.close()
+        dispatcher._reset()
+
+
+os.register_at_fork(after_in_child=_reset_all)

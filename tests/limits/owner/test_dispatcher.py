@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -55,7 +56,7 @@ def test_one_thread_serves_all_calls_and_goes_with_the_pool():
 
 def test_an_idle_pool_does_nothing(pool):
     pool.submit(abs, 1).result(timeout=60)
-    until(lambda: pool._dispatcher._work is None)
+    until(lambda: not pool._dispatcher._is_asked)
     thread = psutil.Process().cpu_times()
     time.sleep(0.5)
     assert psutil.Process().cpu_times().user - thread.user < 0.2
@@ -100,6 +101,64 @@ def test_each_call_is_told_once_when_the_guardian_is_killed(pool):
     for future in futures:
         assert isinstance(future.exception(timeout=60), exceptions.GuardianLostError)
     assert [future.result(timeout=60) for future in waiting] == list(range(8))
+
+
+def test_calls_that_wait_for_processes_run_when_the_guardian_is_killed():
+    for _ in range(10):
+        with ProcessExecutor(8) as pool:
+            futures = [pool.submit(limit(abs, wall_time=60), -n) for n in range(30)]
+            until(lambda: pool._guardian._connection)
+            for guardian in psutil.Process(pool._guardian._connection.pid).children():
+                guardian.kill()
+            errors = {type(future.exception(timeout=60)) for future in futures}
+        assert errors <= {type(None), exceptions.GuardianLostError}
+
+
+def test_calls_in_threads_run_at_the_same_time_after_a_shutdown():
+    met = threading.Barrier(4)
+    with ProcessExecutor(4) as pool:
+        futures = [pool.submit(limit(met.wait, isolation="thread"), 60) for _ in range(8)]
+    assert sorted(future.result() for future in futures) == [0, 0, 1, 1, 2, 2, 3, 3]
+
+
+def test_a_call_that_was_refused_for_want_of_a_thread_does_not_run(pool, monkeypatch):
+    def refuse(_):
+        raise RuntimeError("can't start new thread")
+
+    called = threading.Event()
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", refuse)
+        for _ in range(3):
+            with pytest.raises(RuntimeError, match="can't start"):
+                pool.submit(limit(called.set, isolation="thread"))
+    for n in range(20):
+        assert pool.submit(abs, -n).result(timeout=60) == n
+    assert not called.is_set()
+
+
+def test_a_fork_has_a_pool_of_its_own(pool):
+    assert pool.submit(abs, -1).result(timeout=60) == 1
+    nap = pool.submit(limit(time.sleep, wall_time=60), 1)
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os._exit(pool.submit(abs, -2).result(timeout=60))
+        finally:
+            os._exit(100)
+    assert nap.result(timeout=60) is None
+    assert pool.submit(abs, -3).result(timeout=60) == 3
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 2
+
+
+def test_a_done_callback_may_shut_down(pool):
+    done = threading.Event()
+
+    def end(_):
+        pool.shutdown()
+        done.set()
+
+    pool.submit(abs, -1).add_done_callback(end)
+    assert done.wait(60)
 
 
 def test_output_of_many_calls_is_captured_while_others_go_on(pool):

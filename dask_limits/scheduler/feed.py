@@ -15,6 +15,11 @@ to take, however short these are. A larger value holds more items in memory."""
 _LEAST_FOR_EACH: Final = (
     2  # calls in flight for each one that can run at a time: one runs, one waits
 )
+_AHEAD_S: Final = 0.2
+"""How long the calls in flight are to take each place, so that there are some to go together in a
+batch of Dask while another one runs."""
+_MOST_FOR_EACH: Final = 100
+_WEIGHT: Final = 0.1  # of the last call, in the mean of their lengths
 _END: Final = object()
 
 
@@ -38,6 +43,7 @@ class Feed:
         self._in_flight: set[Future[Any]] = set()
         self._window_ends = 0.0  # seconds of time.monotonic()
         self._ended = self._ended_before = 0  # calls, in this window and the last one
+        self._seconds = 1.0  # that a call takes: one is as good as any that is long
         self.is_used_up = False
 
     def note_end(self, future: Future[Any]) -> None:
@@ -45,6 +51,8 @@ class Feed:
         if future in self._in_flight:
             self._in_flight.remove(future)
             self._ended += 1
+            if (usage := future.usage) is not None:
+                self._seconds += _WEIGHT * (usage.wall_time - self._seconds)
 
     def refill(self, goes_on: Callable[[], bool]) -> None:
         """Submit as many calls as there is room for, while the run goes on; none after one that a
@@ -82,7 +90,8 @@ class Feed:
         if now >= self._window_ends:
             self._window_ends = now + _WINDOW_S
             self._ended_before, self._ended = self._ended, 0
-        return max(_LEAST_FOR_EACH * self._places(), self._ended_before, self._ended)
+        for_each = min(max(_AHEAD_S / max(self._seconds, 1e-6), _LEAST_FOR_EACH), _MOST_FOR_EACH)
+        return max(int(for_each * self._places()), self._ended_before, self._ended)
 
     def stop(self) -> None:
         """Submit no more."""

@@ -7,6 +7,8 @@ import pytest
 
 from dask_limits import ExitState, Limiter, Scheduler, limit
 from dask_limits.exceptions import SchedulerNotRunningError
+from dask_limits.executors import Future
+from dask_limits.limits import Usage
 from dask_limits.scheduler.feed import Feed
 
 Code = ExitState.Code
@@ -109,6 +111,25 @@ def test_a_timeout_ends_items_whose_calls_a_plugin_refuses(threads):
     assert threads.run(timeout=0.2).code == Code.TIMEOUT
 
 
+def test_more_short_calls_are_in_flight():
+    futures = []
+
+    def submit(_):
+        futures.append(Future())
+        return futures[-1]
+
+    feed = Feed(itertools.count(), submit, None, lambda: 2)
+    feed.refill(lambda: True)
+    assert len(futures) == 4
+    for seconds, most in ((0.001, 200), (10.0, 4)):
+        for _ in range(300):
+            futures[0].usage = Usage(wall_time=seconds, cpu_time=0.0)
+            feed.note_end(futures.pop(0))
+            feed.refill(lambda: True)
+        assert feed._seconds == pytest.approx(seconds, rel=0.1)
+        assert len(futures) >= most
+
+
 def test_a_run_that_is_stopped_while_an_item_is_made_ends_as_stopped(threads):
     def items():
         yield 1
@@ -178,7 +199,7 @@ def test_as_many_are_in_flight_as_have_ended_in_a_tenth_of_a_second(monkeypatch)
     now, places, futures = [100.0], [3], []
 
     def submit(_):
-        futures.append(object())
+        futures.append(Future())
         return futures[-1]
 
     def end(number):

@@ -204,15 +204,16 @@ class LimitsSchedulerPlugin(distributed.SchedulerPlugin):  # type: ignore[misc]
             ts.annotations = {**ts.annotations, LEFT: left}
             compat.tell_clients(self._scheduler, ts, TOPIC, {"key": key, "left": left, **report})
 
-    def _cancel_calls(self, key: Hashable, numbers: list[int]) -> None:
-        """A client wants some calls of a batch no more."""
+    def _cancel_calls(self, key: Hashable, numbers: list[int]) -> bool:
+        """A client wants some calls of a batch no more. False if the batch has not come yet."""
         if (ts := self._scheduler.tasks.get(key)) is None:
-            return
+            return False
         left = [number for number in numbers_left(ts.annotations) if number not in numbers]
         ts.annotations = {**ts.annotations, LEFT: left}
         if ts.processing_on is not None:
             cancel = {"op": "dask-limits-cancel-calls", "key": key, "numbers": numbers}
             self._scheduler.worker_send(ts.processing_on.address, cancel)
+        return True
 
     def _call_seceded(self, key: Hashable, worker: str) -> None:
         if self._placement.worker_of(key) == worker:

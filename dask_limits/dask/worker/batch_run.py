@@ -76,7 +76,8 @@ class BatchRun:
         if numbers is None:
             self.cancelled = True
         for number in self._tokens if numbers is None else numbers:
-            self._tokens[number].cancel()
+            if (token := self._tokens.get(number)) is not None:  # else it never came here
+                token.cancel()
 
     def _take_waiting(self) -> Iterator[int]:
         while True:

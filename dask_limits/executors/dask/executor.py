@@ -198,4 +198,4 @@ def _kind(
     # A coroutine function may wait for another call. In a thread of the worker, a task may secede.
     if limits.get("isolation") == "thread" or inspect.iscoroutinefunction(call.fn):
         return None
-    return function_key, *sorted(limits.items())
+    return call.name, function_key, *sorted(limits.items())

@@ -32,6 +32,8 @@ a shorter one the calls of a loop are sent one by one, at two thirds of the rate
 _LOOK_EVERY_S: Final = 0.1
 """How often the connection is checked while calls are not done. When it is lost, Dask ends what
 waits for a task at once, but what waits for a result only after 30 seconds."""
+_CANCEL_AGAIN_S: Final = 0.01
+"""After how long to cancel calls again whose task the scheduler does not have yet."""
 _COUNT_EVERY_S: Final = 1.0
 """How often the cores of the cluster are counted while calls are sent."""
 
@@ -261,7 +263,7 @@ class Sender:
         if not isinstance(message, dict) or (batch := self.batches.get(message["key"])) is None:
             return
         outcome: BatchOutcome = pickle.loads(message["outcome"])
-        self._ended(batch, outcome.seconds)
+        self._ended(batch, outcome.seconds if outcome.ended else None)
         self._tell(batch, outcome)
         self._send_again(batch.take(message["given_back"]))
 
@@ -278,7 +280,7 @@ class Sender:
         calls, self._cancelled = self._cancelled, []
         if self._connection.is_lost():
             return
-        tasks, parts = [], []
+        tasks, parts, by_parts = [], [], []
         for batch in dict.fromkeys(call.batch for call in calls):
             if batch is None or batch.task is None:
                 continue
@@ -288,9 +290,19 @@ class Sender:
                 numbers = [n for n in batch.left if batch.calls[n].future.cancelled()]
                 cancel = self._client.scheduler.dask_limits_cancel_calls
                 parts.append(cancel(key=batch.key, numbers=numbers))
+                by_parts.append(batch)
+        # The scheduler may be lost by now.
+        known = await asyncio.gather(*parts, return_exceptions=True)
         if tasks:
             await self._client.cancel(tasks)
-        await asyncio.gather(*parts, return_exceptions=True)  # the scheduler may be lost by now
+        unknown = [
+            batch for batch, is_known in zip(by_parts, known, strict=True) if is_known is False
+        ]
+        if unknown:  # they are on their way there, by another connection
+            await asyncio.sleep(_CANCEL_AGAIN_S)
+            calls = [call for batch in unknown for call in batch.calls if call.batch is batch]
+            self._cancelled += [call for call in calls if call.future.cancelled()]
+            await self._cancel_together()
 
     # -- when the connection is lost ---------------------------------------------------------
 

@@ -211,6 +211,46 @@ def test_one_that_is_cancelled_while_it_runs_ends_and_the_others_go_on(
     assert [n_runs(tmp_path, i) for i in range(8)] == [1] * 8
 
 
+@pytest.mark.parametrize("delay", [0.001, 0.002, 0.003, 0.004])
+def test_one_that_is_cancelled_on_its_way_ends(
+    delay: float, executor: DaskExecutor, tmp_path: Path
+) -> None:
+    call = learn(executor, tmp_path, wall_time=600)
+    futures = [executor.submit(call, tmp_path, i, "sleep" if i == 5 else "") for i in range(8)]
+    time.sleep(delay)
+    assert futures[5].cancel()
+    del futures[5]
+    assert results(futures) == [0, 1, 2, 3, 4, 6, 7]
+
+
+def test_some_that_are_cancelled_after_others_end(
+    executor: DaskExecutor, names: Sizes, tmp_path: Path
+) -> None:
+    futures = submit_together(executor, tmp_path, {0: "sleep", 2: "sleep"}, wall_time=600)
+    pid = written_pid(tmp_path / "0")
+    assert max(names.sizes) > 2
+    for number in (1, 0, 2):
+        assert futures[number].cancel()
+        time.sleep(0.05)
+    until(lambda: not alive(pid))
+    assert results(futures[3:]) == list(range(3, 8))
+    assert executor.client.nthreads()
+
+
+def test_errors_name_their_own_function(executor: DaskExecutor, tmp_path: Path) -> None:
+    class Napping:
+        def __init__(self, name: str) -> None:
+            self.__name__ = name
+
+        def __call__(self) -> None:
+            time.sleep(60)
+
+    calls = [limit(Napping(name), wall_time=0.2) for name in ("alpha", "beta")]
+    futures = [executor.submit(call) for call in calls * 3]
+    said = [str(future.exception(timeout=60)).split("(")[0] for future in futures]
+    assert said == ["alpha", "beta"] * 3
+
+
 def test_when_all_are_cancelled_nothing_runs_on(
     executor: DaskExecutor, names: Sizes, tmp_path: Path
 ) -> None:

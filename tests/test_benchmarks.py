@@ -30,7 +30,7 @@ for name, measure in row.sides.items():
             if name == "ours" or error.name.split(".")[0] in {"benchmarks", "dask_limits"}:
                 raise
         else:
-            may_be_zero = row.unit in {"KiB", "% of a core"} or row.name.startswith("overshoot")
+            may_be_zero = row.unit in {"KiB", "MiB", "% of a core"} or "overshoot" in row.name
             assert figure > 0 or may_be_zero, (name, figure)
             print("measured", name)
 """

@@ -31,7 +31,14 @@ def processes(idle_s: int, isolation: Isolation = "clean") -> float:
 
 def memory(idle_s: int, isolation: Isolation = "clean") -> float:
     """In MiB; pages that several share count once."""
-    return sum(one.memory_full_info().pss for one in below(idle_s, isolation)) / 2**20
+    return sum(map(proportional, below(idle_s, isolation))) / 2**20
+
+
+def proportional(process: psutil.Process) -> int:
+    try:
+        return int(process.memory_full_info().pss)
+    except psutil.NoSuchProcess:  # it was about to end
+        return 0
 
 
 ROWS = (

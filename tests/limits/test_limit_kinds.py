@@ -187,7 +187,7 @@ def run_programs_of_shells(seconds, times):
 @on_processes()
 def test_cpu_time_that_a_child_has_waited_for_counts_once(isolated):
     outcome = isolated(run_programs_of_shells, wall_time=60).run(0.3, 3)
-    assert outcome.usage.cpu_time < 1.1 * outcome.result() + 0.1
+    assert outcome.usage.cpu_time < 1.5 * outcome.result() + 0.1  # twice, it would be 2
 
 
 @on_fresh

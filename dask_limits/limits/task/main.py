@@ -148,6 +148,7 @@ class TaskProcess:
                 self._setting.restore()
                 self._own_changes.begin_call()
                 imports.look_into_archives_again()
+                self._memory.get_ready()
                 continue
             number = message.number
             kind, end, *figures = self._run(message)
@@ -205,7 +206,10 @@ class TaskProcess:
             self._own_changes.begin_call()
         call = self._task_cells.get(0, task_cells.CALL)
         warned = self._task_cells.get(0, task_cells.WARNED) == call
-        return call == 0 or not (warned or self._has_grown())
+        if call and (warned or self._has_grown()):
+            return False
+        self._memory.get_ready()  # now, while nobody waits for it
+        return True
 
     def _has_grown(self) -> bool:
         """Whether it holds much more memory than after its first call."""

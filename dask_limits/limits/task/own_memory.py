@@ -76,8 +76,6 @@ class OwnMemory:
     def tidy_up(self) -> int:
         """Have the next call find what this one has left in use, and nothing else.
 
-        The peak of the next call starts here.
-
         Returns the resident bytes that are left at most.
         """
         left = self._highest
@@ -86,8 +84,11 @@ class OwnMemory:
             left = self._tidied = self.resident()
         if (self._faults - self._counted.faults) * proctree.PAGE > _UNSEEN:
             self._counted = self._count_pages()
-        self._reset()  # now, as nobody waits for it
         return left
+
+    def get_ready(self) -> None:
+        """Have what there is now not count for the next call, and its peak start here."""
+        self._reset()
 
     def resident(self) -> int:
         """Bytes that this process has now."""

@@ -70,7 +70,9 @@ def test_a_breach_in_a_job_leaves_the_worker_and_the_job_as_they_were(slurm, new
 def test_calls_of_a_job_that_is_cancelled_run_again_and_those_that_waited_there_first(
     slurm: Slurm, new_run: NewRun
 ):
-    run = new_run(n_workers=2)
+    run = new_run(
+        n_workers=2, batch=False
+    )  # of a batch that waits, all are told that they run again
     with run.going():
         run.submit(range(20, 40))  # they are quick, so later calls are sent ahead
         until(lambda: all(future.done() for future in run.futures.values()))

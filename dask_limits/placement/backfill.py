@@ -6,12 +6,15 @@ calls start there only if they fit beside it.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from dask_limits.placement.queue import Queue, WaitingCall
 from dask_limits.placement.resources import FreeResources, maximal
 from dask_limits.placement.workers import Worker
+
+T = TypeVar("T")
 
 
 @dataclass(eq=False)
@@ -32,18 +35,22 @@ class BackfillReservation:
 
 
 def reservation_before(
-    call: WaitingCall, queues: Iterable[tuple[Queue, list[Worker]]], now: float
+    call: WaitingCall,
+    queues: Iterable[tuple[Queue, T]],
+    workers_of: Callable[[T], list[Worker]],
+    now: float,
 ) -> BackfillReservation | None:
     """A reservation for the first call before this one that would fit on an empty worker.
 
-    This call fits now, and none of those before it does. Each queue comes with the workers that its
-    calls may run on.
+    This call fits now, and none of those before it does. Of what
+    comes with a queue, `workers_of` makes the workers that its calls may run on.
     """
     found: BackfillReservation | None = None
-    for queue, workers in queues:
+    for queue, allowed in queues:
         before = call if found is None else found.call
         if queue.head is None or queue.head.place >= before.place:
             continue
+        workers = workers_of(allowed)
         empty = [
             FreeResources(w.resources.memory, w.resources.cores, w.resources.time_left(now))
             for w in workers

@@ -23,11 +23,18 @@ from typing import Any, Final, NamedTuple
 from dask_limits.placement.backfill import BackfillReservation, reservation_before
 from dask_limits.placement.queue import Queue, WaitingCall
 from dask_limits.placement.resources import FreeResources, WorkerResources, maximal
+from dask_limits.placement.rooms import Room, Workers
 from dask_limits.placement.workers import Worker
 
 _RECALL_S: Final = 0.1
 """How long a prefetched call waits before it is asked back to run on another worker. A shorter time
 asks for many calls that are about to run; a longer one lets them wait behind long calls."""
+_MOST_COMPARED: Final = 16
+"""Of so many workers that have the same free one is chosen. With more, each call costs more on a
+cluster of many idle workers; with fewer, a call may go to one that is busy with tasks of Dask's."""
+
+Allowed = Container[str] | None
+"""The names of the workers that calls may run on; None for all."""
 
 
 class Start(NamedTuple):
@@ -44,7 +51,9 @@ class Placement:
     Args:
         allowed: Returns the workers that calls with this `where` may run on; None for all.
         cost: Returns what it costs to run a call on a worker. Of the workers that a call fits on,
-            the cheapest is taken; of equally cheap ones, the one that it fills best.
+            the cheapest is taken; of equally cheap ones, the one that it fills best. Of many that
+            have the same free, a few are compared.
+        near: Returns workers for which that may be less than for most.
         is_quick: Whether a call is so short that its worker should have the next one already.
 
     Attributes:
@@ -68,11 +77,13 @@ class Placement:
         allowed: Callable[[Hashable], Container[str] | None] = lambda where: None,
         cost: Callable[[Hashable, str], Any] = lambda key, worker: 0,
         is_quick: Callable[[Hashable], bool] = lambda key: False,
+        near: Callable[[Hashable], Iterable[str]] = lambda key: (),
     ) -> None:
         self._allowed = allowed
         self._cost = cost
         self._is_quick = is_quick
-        self._workers: dict[str, Worker] = {}
+        self._near = near
+        self._workers = Workers()
         self._queues: dict[Hashable, Queue] = defaultdict(Queue)  # by `where`
         self.waiting: dict[Hashable, WaitingCall] = {}
         self._at: dict[Hashable, Worker] = {}
@@ -88,13 +99,13 @@ class Placement:
 
     def is_too_late(self, name: str) -> bool:
         """Whether a worker is idle, and calls wait that would fit if it had more time left."""
-        worker = self._workers[name]
+        worker = self._workers.by_name[name]
         resources = worker.resources
         if not worker.is_open or worker.running or resources.ends_at == math.inf:
             return False
         when_new = FreeResources(resources.memory, resources.cores, resources.longest)
         return any(
-            queue.first([when_new]) is not None and self._usable([worker], where)
+            queue.first([when_new]) is not None and _is_allowed(worker, self._allowed(where))
             for where, queue in self._queues.items()
         )
 
@@ -102,23 +113,26 @@ class Placement:
 
     def add(self, name: str, resources: WorkerResources) -> Worker:
         """A worker has joined, or has other resources than before."""
-        worker = self._workers.setdefault(name, Worker(name, resources))
+        worker = self._workers.by_name.setdefault(name, Worker(name, resources))
         worker.resources = resources
+        self._workers.sort(worker)
         return worker
 
     def remove(self, name: str) -> None:
         """A worker has left, and with it all calls that were there."""
-        if name in self._workers:
+        if (worker := self._workers.by_name.get(name)) is not None:
             self.set_open(name, False)
-            worker = self._workers.pop(name)
+            self._workers.remove(name)
             for key in worker.calls():
                 del self._at[key]
             worker.running.clear()
 
     def set_open(self, name: str, is_open: bool) -> None:
         """Set whether a worker takes calls; it keeps those that it has."""
-        worker = self._workers[name]
-        worker.is_open = is_open
+        worker = self._workers.by_name[name]
+        if worker.is_open != is_open:
+            worker.is_open = is_open
+            self._workers.sort(worker)
         if not is_open and self._reserves(worker):
             self._reservation = None
 
@@ -147,20 +161,22 @@ class Placement:
             return
         if key not in worker.running:
             worker.prefetched = None
-            return
-        worker.release(key)
-        if self._reservation is not None:
-            self._reservation.backfilled.discard(key)
-        if worker.prefetched is not None:
-            # It has started there already, or is about to: it fits, whichever call ended first.
-            worker.reserve(worker.prefetched, now)
-            worker.prefetched = None
+        else:
+            worker.release(key)
+            if self._reservation is not None:
+                self._reservation.backfilled.discard(key)
+            if worker.prefetched is not None:
+                # It has started there already, or is about to: it fits, whichever call ended first.
+                worker.reserve(worker.prefetched, now)
+                worker.prefetched = None
+        self._workers.sort(worker)
 
     def release_cores(self, key: Hashable) -> None:
         """A running call needs its cores no more."""
         worker = self._at[key]
         if key in worker.running:
             worker.release_cores(key)
+            self._workers.sort(worker)
 
     # -- what to do --------------------------------------------------------------------------
 
@@ -170,56 +186,51 @@ class Placement:
         Args:
             now: Seconds, by the clock of `WorkerResources.ends_at`.
         """
-        workers = [worker for worker in self._workers.values() if worker.is_open]
         if self._reservation is not None:
-            yield from self._start_reserved(self._reservation, workers, now)
-        queues = [
-            (queue, self._usable(workers, where)) for where, queue in list(self._queues.items())
-        ]
+            yield from self._start_reserved(self._reservation, now)
+        queues = [(queue, self._allowed(where)) for where, queue in list(self._queues.items())]
         fitting_first = [
-            (call.place, call, queue, usable)  # no two places are equal
-            for queue, usable in queues
-            if (call := self._first(queue, usable, now)) is not None
+            (call.place, call, queue, allowed)  # no two places are equal
+            for queue, allowed in queues
+            if (call := self._first(queue, allowed, now)) is not None
         ]
         heapq.heapify(fitting_first)
         while fitting_first:
-            _, call, queue, usable = fitting_first[0]
-            fitting = self._fitting(call, usable, now)
+            _, call, queue, allowed = fitting_first[0]
+            fitting = self._fitting(call, allowed, now)
             if fitting and self._reservation is None:
-                self._reservation = reservation_before(call, queues, now)
+                self._reservation = reservation_before(call, queues, self._workers.open, now)
                 if self._reservation is not None:  # of one of these workers, perhaps
-                    fitting = self._fitting(call, usable, now)
+                    fitting = self._fitting(call, allowed, now)
             if fitting:
                 yield self._start(call, self._best(call, fitting), now)
-            following = self._first(queue, usable, now, after=call)
+            following = self._first(queue, allowed, now, after=call)
             if following is None:
                 heapq.heappop(fitting_first)
             else:
-                heapq.heapreplace(fitting_first, (following.place, following, queue, usable))
-        yield from self._prefetch(workers, queues, now)
+                heapq.heapreplace(fitting_first, (following.place, following, queue, allowed))
+        yield from self._prefetch(queues, now)
 
     def recall(self, now: float) -> list[Start]:
         """Prefetched calls that could run on another worker now."""
         found = []
-        for worker in self._workers.values():
-            call = worker.prefetched
-            if call is None or now < worker.asked_back_at + _RECALL_S:
-                continue
+        for worker in list(self._workers.prefetching.values()):
+            if now < worker.asked_back_at + _RECALL_S:
+                break  # as the others, which came later
+            if not self._workers.have_room:
+                break  # with a thousand workers there are many to look at
             worker.asked_back_at = now  # to ask again if this has no effect, but not at once
-            others = [other for other in self._workers.values() if other.is_open]
-            if self._fitting(call, self._usable(others, call.where), now):
+            self._workers.sort(worker)
+            call = worker.prefetched
+            if call is not None and self._fitting(call, self._allowed(call.where), now):
                 found.append(Start(call.key, worker.name))
         return found
 
     def has_prefetched(self) -> bool:
         """Whether any call waits at a worker for its turn."""
-        return any(worker.prefetched is not None for worker in self._workers.values())
+        return bool(self._workers.prefetching)
 
     # -- how ---------------------------------------------------------------------------------
-
-    def _usable(self, workers: Iterable[Worker], where: Hashable) -> list[Worker]:
-        allowed = self._allowed(where)
-        return [worker for worker in workers if allowed is None or worker.name in allowed]
 
     def _reserves(self, worker: Worker) -> bool:
         return self._reservation is not None and self._reservation.worker is worker
@@ -231,46 +242,52 @@ class Placement:
         worker.reserve(call, now)
         worker.turn = next(self._turns)
         self._at[call.key] = worker
+        self._workers.sort(worker)
         return Start(call.key, worker.name)
 
-    def _start_reserved(
-        self, reservation: BackfillReservation, workers: list[Worker], now: float
-    ) -> Iterator[Start]:
+    def _start_reserved(self, reservation: BackfillReservation, now: float) -> Iterator[Start]:
         """Start the call that a worker is reserved for, wherever it fits."""
-        call = reservation.call
-        usable = self._usable(workers, call.where)
-        if fitting := [w for w in usable if w.prefetched is None and call.fits([w.free(now)])]:
+        call, worker = reservation.call, reservation.worker
+        allowed = self._allowed(call.where)
+        fitting = [room for room in self._workers.rooms(allowed, now) if call.fits([room.free])]
+        if fitting:
             yield self._start(call, self._best(call, fitting), now)
         elif (
-            reservation.worker not in usable
-            or call.request.seconds > reservation.worker.resources.time_left(now)
+            not worker.is_open
+            or not _is_allowed(worker, allowed)
+            or call.request.seconds > worker.resources.time_left(now)
         ):
             self._reservation = None
 
     def _first(
-        self, queue: Queue, workers: list[Worker], now: float, after: WaitingCall | None = None
+        self, queue: Queue, allowed: Allowed, now: float, after: WaitingCall | None = None
     ) -> WaitingCall | None:
         """The next call of a queue that fits on one of these workers."""
-        free = [f for w in workers if (f := self._free(w, now)) is not None]
-        return queue.first(maximal(free), after)
+        return queue.first(maximal(room.free for room in self._rooms(allowed, now)), after)
 
-    def _free(self, worker: Worker, now: float) -> FreeResources | None:
-        """What a worker can give to a call that it is not reserved for."""
-        if worker.prefetched is not None or worker.cores >= worker.resources.cores:
-            return None  # the prefetched call is the next one to start
-        free = worker.free(now)
-        if self._reservation is not None and self._reservation.worker is worker:
-            free = self._reservation.beside(free)
-        return free if free.cores > 0 and free.memory >= 0 else None
+    def _rooms(self, allowed: Allowed, now: float) -> Iterator[Room]:
+        """What these workers can give to a call that none of them is reserved for."""
+        reserved = None if self._reservation is None else self._reservation.worker
+        for room in self._workers.rooms(allowed, now):
+            if reserved is not None and self._reservation is not None and reserved.name in room:
+                beside = self._reservation.beside(room.free)
+                if beside.cores > 0 and beside.memory >= 0:
+                    yield Room(beside, {reserved.name: reserved})
+                if len(room.workers) == 1:
+                    continue
+                room.without = reserved
+            yield room
 
-    def _fitting(self, call: WaitingCall, workers: list[Worker], now: float) -> list[Worker]:
-        return [
-            w for w in workers if (free := self._free(w, now)) is not None and call.fits([free])
-        ]
+    def _fitting(self, call: WaitingCall, allowed: Allowed, now: float) -> list[Room]:
+        return [room for room in self._rooms(allowed, now) if call.fits([room.free])]
 
-    def _best(self, call: WaitingCall, workers: list[Worker]) -> Worker:
+    def _best(self, call: WaitingCall, rooms: list[Room]) -> Worker:
+        workers = [worker for room in rooms for worker in room.first(_MOST_COMPARED)]
         if len(workers) == 1:
             return workers[0]
+        if len(workers) >= _MOST_COMPARED:
+            near = (n for n in self._near(call.key) if any(n in room for room in rooms))
+            workers += [self._workers.by_name[name] for name in near]
         # The one that it fills best, which keeps the largest free ones for the largest calls.
         return min(
             workers,
@@ -284,25 +301,30 @@ class Placement:
             ),
         )
 
-    def _prefetch(
-        self, workers: list[Worker], queues: list[tuple[Queue, list[Worker]]], now: float
-    ) -> Iterator[Start]:
+    def _prefetch(self, queues: list[tuple[Queue, Allowed]], now: float) -> Iterator[Start]:
         """Send each busy worker one call more, if calls are so short that the way there counts.
 
         This takes only the first call of all, which therefore overtakes none, and only if it will
         fit whichever of the worker's calls ends first.
         """
-        for worker in workers:
-            if worker.prefetched is not None or not worker.running or self._reserves(worker):
+        for worker in list(self._workers.full.values()):
+            if self._reserves(worker):
                 continue
-            heads = [(head, usable) for queue, usable in queues if (head := queue.head) is not None]
+            heads = [
+                (head, allowed) for queue, allowed in queues if (head := queue.head) is not None
+            ]
             if not heads:
                 return
-            call, usable = min(heads, key=lambda one: one[0].place)
+            call, allowed = min(heads, key=lambda one: one[0].place)
             if not self._is_quick(call.key):
                 return
-            if worker in usable and worker.fits_next(call.request):
+            if _is_allowed(worker, allowed) and worker.fits_next(call.request):
                 self.dequeue(call.key)
                 worker.prefetched, worker.asked_back_at = call, now
                 self._at[call.key] = worker
+                self._workers.sort(worker)
                 yield Start(call.key, worker.name, prefetched=True)
+
+
+def _is_allowed(worker: Worker, allowed: Allowed) -> bool:
+    return allowed is None or worker.name in allowed

@@ -20,6 +20,7 @@ from dask_limits.placement.resources import (
     WorkerResources,
     refusal,
 )
+from dask_limits.placement.workers import Worker
 
 requests = st.builds(
     Request,
@@ -351,3 +352,46 @@ def test_of_ten_thousand_different_limits_few_are_looked_at_when_a_call_ends() -
         placement.finish(running.pop(0))
         running += [key for key, _ in started(placement)]
     assert looks < 100 * 1000
+
+
+@pytest.mark.parametrize("are_idle", [True, False])
+def test_of_a_thousand_workers_few_are_looked_at_for_a_call(
+    are_idle: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked_at: list[str] = []
+    free = Worker.free
+
+    def noted(worker: Worker, now: float) -> FreeResources:
+        looked_at.append(worker.name)
+        return free(worker, now)
+
+    def cost(key: object, worker: str) -> int:
+        looked_at.append(worker)
+        return 0
+
+    placement = Placement(cost=cost, is_quick=lambda key: True)
+    for number in range(1000):
+        placement.add(f"{number}", WorkerResources(memory=100, cores=1))
+    monkeypatch.setattr(Worker, "free", noted)
+    calls = 1 if are_idle else 3000
+    for number in range(calls):
+        placement.enqueue(WaitingCall(number, Request(10), order=number))
+    if are_idle:
+        assert len(started(placement)) == 1
+    else:
+        list(placement.place(0))
+        looked_at.clear()
+        placement.finish(0)
+        assert len(list(placement.place(1))) == 1  # the next one to wait at that worker
+        assert not placement.recall(5)
+    assert len(looked_at) < 50
+
+
+def test_of_many_equal_workers_one_that_has_what_the_call_needs_is_found() -> None:
+    placement = Placement(
+        cost=lambda key, worker: worker != "900", near=lambda key: ["gone", "900"]
+    )
+    for number in range(1000):
+        placement.add(f"{number}", WorkerResources(memory=100, cores=2))
+    placement.enqueue(WaitingCall("call", Request(10), order=0))
+    assert started(placement) == [("call", "900")]

@@ -3,22 +3,31 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from dask_limits import exceptions, units
-from dask_limits.batch_systems.job_state import JobState
-from dask_limits.events import Event
-from dask_limits.executors import SequentialExecutor
-from dask_limits.executors.cluster import WorkerInfo
-from dask_limits.limits import ChildProcess, Limits, Outcome, Usage, limit, preload, progress
-from dask_limits.plugins import Limiter, Plugin, PynisherPlugin, Retry
-from dask_limits.scheduler import ExitState, Requeue, Scheduler, Task
-
 if TYPE_CHECKING:
+    from dask_limits import exceptions, units
+    from dask_limits.batch_systems.job_state import JobState
     from dask_limits.dask.compat.all_names import dask_names
     from dask_limits.dask.graphs.annotations import annotate
     from dask_limits.dask.usage_log import usages
     from dask_limits.dask.worker.plugin import LimitsWorkerPlugin
+    from dask_limits.events import Event
+    from dask_limits.executors.cluster import WorkerInfo
     from dask_limits.executors.dask.probe import probe_scheduler
+    from dask_limits.executors.sequential import SequentialExecutor
+    from dask_limits.limits.call import limit
+    from dask_limits.limits.limits import Limits
+    from dask_limits.limits.outcome import ChildProcess, Outcome, Usage
+    from dask_limits.limits.preload import preload
+    from dask_limits.limits.progress import progress
     from dask_limits.old_pynisher.enforce_limits import enforce_limits
+    from dask_limits.plugins.base import Plugin
+    from dask_limits.plugins.limiter import Limiter
+    from dask_limits.plugins.pynisher import PynisherPlugin
+    from dask_limits.plugins.retry import Retry
+    from dask_limits.scheduler.exit_state import ExitState
+    from dask_limits.scheduler.requeue import Requeue
+    from dask_limits.scheduler.scheduler import Scheduler
+    from dask_limits.scheduler.task import Task
 
 __all__ = [
     "ChildProcess",
@@ -50,12 +59,33 @@ __all__ = [
     "usages",
 ]
 
-_LAZY = {  # by the module each is in: these import Dask, or are for old scripts alone
-    "LimitsWorkerPlugin": "dask_limits.dask.worker.plugin",
-    "annotate": "dask_limits.dask.graphs.annotations",
-    "dask_names": "dask_limits.dask.compat.all_names",
-    "probe_scheduler": "dask_limits.executors.dask.probe",
-    "usages": "dask_limits.dask.usage_log",
+# Each name is imported when it is asked for. A guardian and its task processes, for which this file
+# is run too, ask for none.
+_MODULES = {
+    "ChildProcess": "limits.outcome",
+    "Event": "events",
+    "ExitState": "scheduler.exit_state",
+    "JobState": "batch_systems.job_state",
+    "Limiter": "plugins.limiter",
+    "Limits": "limits.limits",
+    "LimitsWorkerPlugin": "dask.worker.plugin",
+    "Outcome": "limits.outcome",
+    "Plugin": "plugins.base",
+    "PynisherPlugin": "plugins.pynisher",
+    "Requeue": "scheduler.requeue",
+    "Retry": "plugins.retry",
+    "Scheduler": "scheduler.scheduler",
+    "SequentialExecutor": "executors.sequential",
+    "Task": "scheduler.task",
+    "Usage": "limits.outcome",
+    "WorkerInfo": "executors.cluster",
+    "annotate": "dask.graphs.annotations",
+    "dask_names": "dask.compat.all_names",
+    "limit": "limits.call",
+    "preload": "limits.preload",
+    "probe_scheduler": "executors.dask.probe",
+    "progress": "limits.progress",
+    "usages": "dask.usage_log",
 } | dict.fromkeys(
     (
         "AnythingException",
@@ -67,14 +97,19 @@ _LAZY = {  # by the module each is in: these import Dask, or are for old scripts
         "TimeoutException",
         "enforce_limits",
     ),
-    "dask_limits.old_pynisher.enforce_limits",
+    "old_pynisher.enforce_limits",
 )
 
 
 def __getattr__(name: str) -> Any:
-    if name in _LAZY:
-        return getattr(importlib.import_module(_LAZY[name]), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name in _MODULES:
+        value = getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
+    elif name in __all__:  # a module
+        value = importlib.import_module(f"{__name__}.{name}")
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value  # and this is not asked again
+    return value
 
 
 def __dir__() -> list[str]:

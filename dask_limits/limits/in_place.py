@@ -8,7 +8,6 @@ import types
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from dask_limits.exceptions import ExitError
 from dask_limits.limits.outcome import Outcome, Usage
 from dask_limits.limits.tracebacks import users_traceback
 from dask_limits.printable import printable
@@ -44,6 +43,8 @@ def run_in_place(
     except KeyboardInterrupt:
         raise
     except SystemExit as exit_:
+        from dask_limits.exceptions import ExitError  # which imports pynisher, 40 ms
+
         exception = ExitError.of(name_of(fn), exit_status(exit_))
     except BaseException as error:
         exception = error.with_traceback(users_traceback(error.__traceback__))

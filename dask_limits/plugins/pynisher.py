@@ -118,6 +118,8 @@ class PynisherPlugin(Plugin):
             isolation=isolation,
             context=context if isolation == "fresh" else None,
         )
+        # The last function, its limits, and both together: waiting calls share one object.
+        self._last: tuple[Any, Limits | None, Any] = (None, None, None)
 
     @property
     def cpu_time_limit(self) -> Amount | None:
@@ -133,9 +135,16 @@ class PynisherPlugin(Plugin):
         """Add the limits to a call. If it has limits already, the stricter of each counts."""
         if not self.limits:
             return fn, args, kwargs
+        its, limits, limited = self._last
+        if fn is not its or self.limits is not limits:
+            limited = self._limit(fn)
+            self._last = fn, self.limits, limited
+        return limited, args, kwargs
+
+    def _limit(self, fn: Callable[..., Any]) -> LimitedCall[..., Any]:
         if isinstance(fn, LimitedCall):
-            return LimitedCall(fn.fn, self.limits.within(fn.limits)), args, kwargs
-        return LimitedCall(fn, self.limits), args, kwargs
+            return LimitedCall(fn.fn, self.limits.within(fn.limits))
+        return LimitedCall(fn, self.limits)
 
     def post_done(self, future: Future[Any]) -> None:
         """Emit the events of a breach, if the call ended by one."""

@@ -10,7 +10,6 @@ that has started processes gets a group once it has run for some seconds.
 from __future__ import annotations
 
 import os
-import secrets
 import time
 from collections.abc import Iterable
 from functools import partial
@@ -73,7 +72,7 @@ def _make_folder() -> str:
     if own is None or not cgroup.is_writable(own):
         return ""
     _remove_those_without_an_owner(own)
-    folder = os.path.join(own, f"{_NAME}-{os.getpid()}-{secrets.token_hex(3)}")
+    folder = os.path.join(own, f"{_NAME}-{os.getpid()}-{os.urandom(3).hex()}")
     try:
         os.mkdir(folder)
     except OSError:

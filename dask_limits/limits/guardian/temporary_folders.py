@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 from functools import partial
 
 from dask_limits.limits.guardian.helpers import Helpers
@@ -35,7 +34,7 @@ class TemporaryFolders:
             except FileNotFoundError:
                 pass
             except OSError:  # calls can put anything there
-                self._helpers.start(partial(shutil.rmtree, path, ignore_errors=True))
+                self._helpers.start(partial(_remove, path))
 
     def remove_all(self) -> None:
         """Remove those of all processes, of which none is left."""
@@ -43,4 +42,10 @@ class TemporaryFolders:
         with contextlib.suppress(OSError):
             for name in os.listdir(parent):
                 if name.startswith(start):
-                    shutil.rmtree(os.path.join(parent, name), ignore_errors=True)
+                    _remove(os.path.join(parent, name))
+
+
+def _remove(path: str) -> None:
+    import shutil  # a guardian that never needs it starts sooner
+
+    shutil.rmtree(path, ignore_errors=True)

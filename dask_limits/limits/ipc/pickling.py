@@ -3,15 +3,17 @@ from __future__ import annotations
 import io
 import pickle
 from collections.abc import Callable
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from dask_limits.exceptions import CallPicklingError
 from dask_limits.limits.in_place import name_of
 from dask_limits.limits.ipc import messages, payload
 from dask_limits.limits.ipc.by_value import AnswerPickler, CallPickler
 from dask_limits.limits.ipc.payload import Payload
 from dask_limits.limits.limits import Limits
 from dask_limits.limits.tracebacks import say, text_of
+
+if TYPE_CHECKING:
+    from dask_limits.exceptions import CallPicklingError
 
 _PLAIN: Final = {type(None), bool, int, float, str, bytes}
 """Types whose objects the standard pickler pickles, and sooner by 3 us."""
@@ -81,6 +83,8 @@ def unpicklable_arguments(
     why: Exception,
 ) -> CallPicklingError:
     """The error of a call that cannot be pickled. It names the part at fault."""
+    from dask_limits.exceptions import CallPicklingError  # pynisher is not for task processes
+
     name = name_of(fn)
     error = CallPicklingError(
         f"{name}() cannot be sent: {_culprit(fn, args, kwargs)} cannot be pickled ({say(why)})",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-import platform
+import os
 from typing import Final
 
 _NUMBERS: Final = {  # of sched_getattr, get_mempolicy, ioprio_get
@@ -25,7 +25,7 @@ class SystemCalls:
     def __init__(self) -> None:
         self._scheduling = ctypes.create_string_buffer(_SCHED_ATTR_SIZE)
         self._memory_policy = ctypes.c_int()
-        self._numbers = _NUMBERS.get(platform.machine())
+        self._numbers = _NUMBERS.get(os.uname().machine)
 
     def read_scheduling(self) -> bytes:
         """Policy, priority, nice, slice and bounds of the scheduler."""

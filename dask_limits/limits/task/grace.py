@@ -7,14 +7,15 @@ import os
 import signal
 from collections.abc import Iterator
 from types import FrameType
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from dask_limits.exceptions import Breach
-from dask_limits.limits.breaches import BREACHES
 from dask_limits.limits.ipc import task_cells
 from dask_limits.limits.ipc.task_cells import TaskCells
 from dask_limits.limits.tracebacks import users_stacks
 from dask_limits.units import format_seconds
+
+if TYPE_CHECKING:
+    from dask_limits.exceptions import Breach
 
 SIGNALS: Final = {"wall_time": signal.SIGALRM, "cpu_time": signal.SIGXCPU}
 """The signals to a call that goes over a limit on time."""
@@ -31,6 +32,9 @@ class GraceWarning:
     """
 
     def __init__(self, cells: TaskCells, number: int, grace_period: float) -> None:
+        from dask_limits.limits.breaches import BREACHES  # with pynisher, which few calls need
+
+        self._breaches = BREACHES
         self._task_cells = cells
         self._number = number
         self._grace_period = grace_period
@@ -75,7 +79,7 @@ class GraceWarning:
 
     def _breach(self, number: int) -> Breach:
         limit = next(limit for limit, its in SIGNALS.items() if its == number)
-        return BREACHES[limit](
+        return self._breaches[limit](
             f"over the {limit} limit; this call is ended in {format_seconds(self._grace_period)}",
             stacks=users_stacks(self._task_cells.stacks()),
         )

@@ -11,7 +11,6 @@ where the user has asked for it.
 from __future__ import annotations
 
 import contextlib
-import importlib.abc
 import sys
 import types
 from collections.abc import Iterator, Sequence
@@ -55,7 +54,7 @@ class Excluded(NamedTuple):
 NOTHING_EXCLUDED: Final = Excluded()
 
 
-class ImportWatch(importlib.abc.MetaPathFinder):
+class ImportWatch:
     """A context in which imports are watched. It finds modules as the other finders do.
 
     Attributes:
@@ -123,7 +122,7 @@ class ImportWatch(importlib.abc.MetaPathFinder):
             spec: ModuleSpec | None = find(fullname, path, target)
             if spec is not None:
                 if hasattr(spec.loader, "exec_module") and not isinstance(spec.loader, type):
-                    spec.loader = _WatchedLoader(spec.loader, self)
+                    spec.loader = _WatchedLoader(spec.loader, self)  # type: ignore[assignment]
                 return spec
         return None
 
@@ -176,8 +175,10 @@ class _ExcludedPackageNeeded(BaseException):
     """Not an ImportError, which modules handle that can do without a package."""
 
 
-class _WatchedLoader(importlib.abc.Loader):
+class _WatchedLoader:
     """Loads a module by another loader, of which it leaves no trace."""
+
+    # No `importlib.abc.Loader`: that module imports 20 others.
 
     def __init__(self, loader: Any, watch: ImportWatch) -> None:
         self._loader = loader

@@ -6,13 +6,12 @@ import os
 import sys
 from collections.abc import Container, Iterable, Iterator
 from importlib.machinery import ModuleSpec
-from pathlib import Path
 from typing import Any, Final
 from zipimport import zipimporter
 
 _FIXED: Final = (
     os.path.dirname(os.__file__) + os.sep,  # the standard library
-    str(Path(__file__).parents[2]) + os.sep,  # this package
+    __file__.removesuffix(os.path.join("limits", "task", "imports.py")),  # this package
 )
 _INSTALLED: Final = f"{os.sep}site-packages{os.sep}", f"{os.sep}dist-packages{os.sep}"
 _MOST_BYTES: Final = 100_000

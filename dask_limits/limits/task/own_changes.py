@@ -8,7 +8,6 @@ All others are noted when their import begins, where the guardian finds them if 
 
 from __future__ import annotations
 
-import importlib.abc
 import os
 import sys
 import types
@@ -18,7 +17,7 @@ from typing import Any
 from dask_limits.limits.task import imports
 
 
-class OwnChanges(importlib.abc.MetaPathFinder):
+class OwnChanges:
     """Looks for changes of the environment and the like when a module is looked for.
 
     It finds no module itself. What an installed module changes while it is imported does not count:

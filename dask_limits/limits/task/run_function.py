@@ -72,12 +72,12 @@ class Runner:
     def run(self, number: int, orders: Orders, head: memoryview, fds: list[int]) -> Ended:
         """Run the function of one call; `head` and the file in `fds`, which is closed, hold it."""
         cells, grace = self.task_cells, orders.grace_period
+        cells.put(0, task_cells.LOOKED_FOR, 0)
         warning = GraceWarning(cells, number, grace) if grace else None
         cpu_before = time.process_time() + self.children_cpu_time
         start = time.monotonic()
         self._longest_step = 0.0
         self._memory.begin_call(cells)
-        cells.put(0, task_cells.LOOKED_FOR, 0)
         cells.put_float(0, task_cells.CPU_BEFORE, cpu_before + self._cpu_beside)
         cells.put_float(0, task_cells.START, start)
         cells.put_float(0, task_cells.CLOCK, start)

@@ -12,9 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
-import shutil
-import tempfile
 from multiprocessing import process
 from typing import Any, Final
 
@@ -57,7 +54,7 @@ def prefix_in(folder: str) -> str:
     """What the paths begin with that belong to one guardian. Others can find it out only when it
     is used. Paths of sockets must be short: see unix(7).
     """
-    return os.path.join(folder, f"pymp-{secrets.token_hex(3)}-")
+    return os.path.join(folder, f"pymp-{os.urandom(3).hex()}-")
 
 
 def path_of(prefix: str, pid: int) -> str:
@@ -70,6 +67,8 @@ def parent_here() -> str:
     inherited = _current()._config
     if _PREFIX in inherited and (folder := inherited.get(_KEY)):
         return str(folder)  # a call runs here, or has started this process: they go with it
+    import tempfile  # not for the guardian
+
     known = tempfile.tempdir
     try:
         return tempfile.gettempdir()
@@ -100,4 +99,6 @@ def remove() -> None:
     if is_made():
         inherited = _current()._config
         if inherited.pop(_KEY) == inherited.path:  # else a call has named another
+            import shutil
+
             shutil.rmtree(inherited.path, ignore_errors=True)

@@ -95,6 +95,8 @@ def test_what_changes_the_process_is_left_out_only_if_nobody_has_asked_for_it(ex
     [
         "import socket; socket.getaddrinfo = len",
         "import subprocess; subprocess.Popen = type('Other', (subprocess.Popen,), {})",
+        "import hashlib; hashlib.md5 = len",
+        "import concurrent.futures.thread as one; one.ThreadPoolExecutor = len",
         "import os.path; del os.path.commonpath",
         "import sys, types; sys.modules['json'] = types.ModuleType('json')",
         "import earlier; earlier.answer = len",

@@ -3,14 +3,41 @@ from __future__ import annotations
 import pickle
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from collections.abc import Callable, Collection, Iterable, Iterator
+from itertools import islice
+from typing import Any, Final, TypeAlias
 
 from dask_limits.dask.batch import BatchOutcome
-from dask_limits.limits import CancelToken
+from dask_limits.limits import CancelToken, Limits
+from dask_limits.limits.ipc import messages
+from dask_limits.limits.owner.group import Call, Group
+from dask_limits.limits.owner.steps import Steps, drive
 from dask_limits.limits.packed_outcome import PackedOutcome
 
-RunOne = Callable[[int, CancelToken], PackedOutcome[Any]]
+RunsAgain: TypeAlias = Callable[[int, PackedOutcome[Any]], bool]
+
+_FIRST_GROUP: Final = 4
+"""Calls that go to a task process together before it is known how long they take."""
+_GROUP_S: Final = 0.01
+"""How long those of a group may take. What is in a group cannot be told or given back in between;
+it ends, or comes back, by itself."""
+
+
+class _Numbered(Call):
+    """A call that tells its run when it begins, and when it has ended."""
+
+    def __init__(self, run: BatchRun, number: int, *call: Any) -> None:
+        super().__init__(*call)
+        self._run = run
+        self.number = number
+
+    def begin(self) -> None:
+        """See `Call`."""
+        self._run.last_begun = self.number
+
+    def end(self, outcome: PackedOutcome[Any]) -> None:
+        """See `Call`."""
+        self._run.end(self.number, outcome)
 
 
 class BatchRun:
@@ -21,6 +48,7 @@ class BatchRun:
 
     Attributes:
         numbers: The calls.
+        last_begun: The one that began last; they begin in order, but for those that run again.
     """
 
     def __init__(self, numbers: Iterable[int]) -> None:
@@ -29,25 +57,64 @@ class BatchRun:
         self._waiting = deque(self.numbers)
         self._ended: dict[int, PackedOutcome[Any]] = {}
         self._began_at: float | None = None
+        self._group: Collection[Call] = ()
+        self._n_ended = 0
+        self._runs_again: RunsAgain = lambda *_: False
+        self.last_begun: int | None = None
         self.cancelled = False
 
     def token(self, number: int) -> CancelToken:
         """What ends one of the calls."""
         return self._tokens[number]
 
-    def run(self, run_one: RunOne) -> BatchOutcome:
-        """Run the calls that nobody takes meanwhile. The outcome has what nobody has taken."""
+    def run(
+        self,
+        calls: Callable[[int], tuple[Callable[..., Any], tuple[Any, ...]]],
+        limits: Limits,
+        steps: Callable[[Group[Any]], Steps[None]],
+        runs_again: RunsAgain,
+    ) -> BatchOutcome:
+        """Run the calls that nobody takes meanwhile. The outcome has what nobody has taken.
+
+        `calls` has the function and the arguments of each. One that has ended may run again.
+        """
         self._began_at = time.monotonic()
-        n_run = 0
-        while self._waiting and not self.cancelled:
-            try:
-                number = self._waiting.popleft()
-            except IndexError:  # taken meanwhile
-                break
-            self._ended[number] = run_one(number, self._tokens[number])
-            n_run += 1
-        seconds = (time.monotonic() - self._began_at) / max(n_run, 1)
-        return BatchOutcome(dict(self._take_ended()), seconds)
+        self._runs_again = runs_again
+        most = _FIRST_GROUP
+        while not self.cancelled and (numbers := [*islice(self._take_waiting(), most)]):
+            group = Group(
+                [_Numbered(self, n, *calls(n), {}, limits, self._tokens[n]) for n in numbers],
+                self._return,
+            )
+            if not group.calls[0].shares:
+                group.give_back_after(1)
+            self._group = group.calls
+            drive(steps(group))
+            self._return(group.calls)
+            self._group = ()
+            most = max(1, min(int(_GROUP_S / self._seconds()), messages.MOST_CALLS))
+        return BatchOutcome(dict(self._take_ended()), self._seconds())
+
+    def _seconds(self) -> float:
+        """How long a call takes on average."""
+        return self.runs_for() / max(self._n_ended, 1)
+
+    def end(self, number: int, outcome: PackedOutcome[Any]) -> None:
+        """Note how a call has ended. It may run again."""
+        if self._runs_again(number, outcome):
+            self._waiting.appendleft(number)
+        else:
+            self._ended[number] = outcome
+            self._n_ended += 1
+
+    def _return(self, calls: Iterable[_Numbered]) -> None:
+        """Have these calls wait again, before the others."""
+        self._waiting.extendleft(call.number for call in reversed([*calls]))
+
+    @property
+    def may_get_some_back(self) -> bool:
+        """Whether calls lie ready behind one that runs: if it takes long, they soon come back."""
+        return len(self._group) > 1
 
     def runs_for(self) -> float:
         """For how many seconds it has run; 0 if it waits to be admitted."""

@@ -4,7 +4,11 @@ import asyncio
 import concurrent.futures
 import contextlib
 import functools
+import itertools
+import pickle
+import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Hashable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -27,7 +31,7 @@ from dask_limits.dask.worker.admission import AdmissionControl, Reservation
 from dask_limits.dask.worker.batch_run import BatchRun
 from dask_limits.dask.worker.error_messages import explain
 from dask_limits.exceptions import CallCancelledError, CallError, GuardianLostError
-from dask_limits.limits import CancelToken, Limits
+from dask_limits.limits import Limits
 from dask_limits.limits.ipc import by_value
 from dask_limits.limits.owner.guardian import Guardian
 from dask_limits.limits.owner.preload import Preload
@@ -38,6 +42,15 @@ _REPORT_AFTER_S: Final = 0.1
 """How long a call runs before the scheduler is told that it has started. Until then the scheduler
 assumes so; telling it at once would double the messages of calls that take a few ms. A batch that
 runs as long starts no further call, and what has ended is told."""
+_BEGUN_EVERY_S: Final = 0.02
+"""How often the scheduler is told, until then, which call of a batch has begun last. It is to know
+that if the worker is lost; telling it of each call would cost as much as the calls."""
+_LATEST_REPORT_S: Final = 1.0
+"""When a batch is reported although calls lie ready behind one that may take long. These come back
+sooner, unless the machine is very busy; what comes back later waits here for that one to end."""
+_TOLD_BYTES: Final = 2**16
+"""Up to which size outcomes are told with the end of their task. Larger ones are fetched as Dask's
+results are, which takes four messages more and holds up no others."""
 _CAREFUL_S: Final = 0.05
 """How long a call that may bring its worker down waits after its start was reported. Dask sends
 messages every 2 ms."""
@@ -109,6 +122,8 @@ class LimitsExecutor(concurrent.futures.Executor):
             execution.cancel(self._admission)
         if self.is_placed:
             self._loop.call_later(_REPORT_AFTER_S, self._report_start, execution)
+            if len(batch.numbers) > 1:
+                self._loop.call_later(_BEGUN_EVERY_S, self._report_begun, execution)
 
         def run_limited(data: dict[Any, Any]) -> Any:
             try:
@@ -174,35 +189,54 @@ class LimitsExecutor(concurrent.futures.Executor):
     ) -> BatchOutcome:
         """Run the calls of a `Scheduler`, one after the other."""
         (packed, put_in), _ = arguments_of(node, data)  # type: ignore[misc]  # it is of our making
+        losses: Counter[int] = Counter()
 
-        def run_one(number: int, cancel: CancelToken) -> PackedOutcome[Any]:
-            fn, args = packed.call(number), (put_in,)
-            run = functools.partial(self._guardian.run_packed, fn, args, {}, limits, cancel=cancel)
-            outcome: PackedOutcome[Any] = self._run_guarded(node.key, number, run, limits)
-            return outcome
+        def runs_again(number: int, outcome: PackedOutcome[Any]) -> bool:
+            losses[number] += 1
+            return self._forgives(node.key, number, limits, outcome.exception, losses[number])
 
         with by_value.Receiving():  # in this thread, at isolation "thread"
-            outcome = batch.run(run_one)
+            outcome = batch.run(
+                lambda n: (packed.call(n), (put_in,)), limits, self._guardian.steps, runs_again
+            )
         if batch.cancelled:
             raise _nobody_waits()
+        if self.is_placed and sys.getsizeof(outcome) <= _TOLD_BYTES:
+            self._tell_ended(node.key, outcome)
         return outcome
+
+    def _tell_ended(self, key: Hashable, outcome: BatchOutcome) -> None:
+        """Tell clients of the outcome of a task, which they need not fetch then."""
+        ended = {"op": "dask-limits-started", "key": key, "left": [], "given_back": []}
+        ended["outcome"] = pickle.dumps(outcome, pickle.HIGHEST_PROTOCOL)
+        self._loop.call_soon_threadsafe(self._send, ended)
 
     def _run_guarded(
         self, key: Hashable, number: int, run: Callable[[], Any], limits: Limits
     ) -> Any:
-        """Run a call; again, if its guardian was killed, as often as Dask forgives lost workers."""
-        seconds = (limits.wall_time or 0) + limits.grace_period
-        for tries in range(1, 1 + dask.config.get("distributed.scheduler.allowed-failures")):
+        """Run a call; again, if that is forgiven."""
+        for losses in itertools.count(1):
             outcome = run()
-            was_lost = isinstance(outcome.exception, GuardianLostError)
-            if not was_lost or time.monotonic() + seconds > self._ends_at:
-                return outcome
-            about = {"worker": str(self._worker.name), "address": self._worker.address}
-            cause = "its guardian was killed, and the call with it"
-            event = {"op": "rerun", "key": key, "number": number, **about, "job": self._job}
-            event |= {"cause": cause, "tries": tries}
-            self._loop.call_soon_threadsafe(self._worker.log_event, TOPIC, event)
-        return run()
+            if not self._forgives(key, number, limits, outcome.exception, losses):
+                break
+        return outcome
+
+    def _forgives(
+        self, key: Hashable, number: int, limits: Limits, error: BaseException | None, losses: int
+    ) -> bool:
+        """Whether a call runs again because its guardian was killed, as Dask forgives a worker."""
+        if not isinstance(error, GuardianLostError):
+            return False
+        seconds = (limits.wall_time or 0) + limits.grace_period
+        most = dask.config.get("distributed.scheduler.allowed-failures")
+        if losses > most or time.monotonic() + seconds > self._ends_at:
+            return False
+        about = {"worker": str(self._worker.name), "address": self._worker.address}
+        cause = "its guardian was killed, and the call with it"
+        event = {"op": "rerun", "key": key, "number": number, **about, "job": self._job}
+        event |= {"cause": cause, "tries": losses}
+        self._loop.call_soon_threadsafe(self._worker.log_event, TOPIC, event)
+        return True
 
     def cancel(self, key: Any) -> None:
         """End a task, if it is one of ours that runs or waits to be admitted."""
@@ -247,12 +281,23 @@ class LimitsExecutor(concurrent.futures.Executor):
         if self.is_placed and "limits" in task.annotations:
             self._send({"op": "dask-limits-seceded", "key": task.key})
 
+    def _report_begun(self, execution: _Execution, before: int | None = None) -> None:
+        """Tell the scheduler how far a batch has come, as long as this may change."""
+        batch = execution.batch
+        if self._executions.get(execution.key) is execution and len(batch.numbers) > 1:
+            if (number := batch.last_begun) != before:
+                self._send({"op": "dask-limits-begun", "key": execution.key, "number": number})
+            self._loop.call_later(_BEGUN_EVERY_S, self._report_begun, execution, number)
+
     def _report_start(self, execution: _Execution) -> None:
         """Tell the scheduler that a call runs, if it does; otherwise look again later."""
         if self._executions.get(execution.key) is not execution:
             return
+        batch = execution.batch
         if not execution.reservation.is_granted:
             self._loop.call_later(_REPORT_AFTER_S, self._report_start, execution)
+        elif batch.may_get_some_back and batch.runs_for() < _LATEST_REPORT_S:
+            self._loop.call_later(_BEGUN_EVERY_S, self._report_start, execution)
         else:
             started = {"op": "dask-limits-started", "key": execution.key}
             self._send(started | execution.batch.report())

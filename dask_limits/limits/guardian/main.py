@@ -53,7 +53,7 @@ _KEPT_WARM: Final = len(os.sched_getaffinity(0))
 class GuardianProcess:
     """The guardian's loop; `control` is its socket with the owner."""
 
-    def __init__(self, control: socket.socket, cells: Cells, remains: Remains) -> None:
+    def __init__(self, control: socket.socket, cells: Cells, remains: Remains, reaper: int) -> None:
         self._control = control
         self._receiver = transport.Receiver(control)
         self._owner_cells = cells
@@ -70,7 +70,7 @@ class GuardianProcess:
         self._strays = Strays()
         self._remains = remains
         self._next_stray_look = 0.0
-        self._reaper = os.getppid()
+        self._reaper = reaper
         self._next_check = 0.0
         self._children = ChildSignal()
         self._poll = select.poll()
@@ -154,7 +154,7 @@ class GuardianProcess:
             self._release(process)
         elif kind == messages.CANCEL:
             (number,) = struct.unpack("=Q", body)
-            process.end_if_running(number, "cancelled")
+            process.cancel(number)
         return True
 
     def _add_template(self, number: int) -> Template:

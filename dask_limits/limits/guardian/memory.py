@@ -87,8 +87,16 @@ class CallMemory:
         rest = now - self._ended_at
         if self.most > self._limit:
             return self.now > self._limit or rest * _DECIDING_SHARE >= self._took
-        exact_enough = self.most <= self.peak + self.peak / 16 + _EXACT_ENOUGH
-        return not exact_enough and rest * _REPORTING_SHARE >= self._took
+        return not self._is_exact_enough and rest * _REPORTING_SHARE >= self._took
+
+    @property
+    def _is_exact_enough(self) -> bool:
+        return self.most <= self.peak + self.peak / 16 + _EXACT_ENOUGH
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether to count the pages would tell nothing more, as long as no process runs."""
+        return self.most <= self._limit and self._is_exact_enough
 
     def _count(self, processes: list[Process]) -> None:
         """Count the pages that the call has, shared ones once."""

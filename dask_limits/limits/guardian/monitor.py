@@ -4,7 +4,7 @@ import math
 import os
 import time
 from dataclasses import replace
-from typing import Final
+from typing import Final, NamedTuple
 
 from dask_limits.limits.guardian.children import child_to_name
 from dask_limits.limits.guardian.groups import Groups
@@ -21,11 +21,18 @@ from dask_limits.limits.outcome import ChildProcess, Usage
 from dask_limits.limits.task.grace import SIGNALS
 
 TICK_S: Final = 0.01
-"""Time between two looks at a call. A shorter time sees more and costs more: 20 us a look."""
+"""Time between two looks at a call. A shorter time sees more and costs more: 20 us a look, 1 us at
+a process that sleeps."""
 _LONGEST_REST_S: Final = 0.1
 _REST_SHARE: Final = 0.02
 """Share of its run time for which a call is not looked at, if it is far from its limits: from a run
 time of five seconds on, `_LONGEST_REST_S`."""
+_LONGEST_SLEEP_S: Final = 1.0
+"""How often to read what a process has that has not run since it was last read. The kernel may join
+small pages of it to large ones, so it has more."""
+_TOGETHER_S: Final = 0.05
+"""Calls that can rest for longer are looked at together, in one step of the guardian. Each step
+costs 100 us; and one with a look at 100 calls that run takes 3 ms, in which no other call ends."""
 _GROWTH_B_PER_S: Final = 10e9
 """More than one thread can fill, because the kernel clears each page first."""
 _FORKS_PER_S: Final = 5000
@@ -40,6 +47,22 @@ _GROUPED_AFTER_S: Final = 3.0
 _DONE_CPU_S: Final = 1.0
 """CPU seconds that a process may use beyond the limit of a call that is done, to send its answer
 and get ready for the next one."""
+
+
+class _Sleep(NamedTuple):
+    """What there was to see of a call whose process is all that it has.
+
+    A process that does not run starts no other, takes no memory and makes no progress: as long as
+    it has used no CPU time, to the nanosecond, there is nothing new.
+    """
+
+    has_used: float = 0.0  # CPU seconds, before the look; 0 if they are not known
+    until: float = -math.inf  # seconds of time.monotonic()
+    rest: float = 0.0  # seconds until the next look
+
+    def lasts(self, has_used: float, now: float) -> bool:
+        """Whether the process has not run since."""
+        return 0 < has_used == self.has_used and now < self.until
 
 
 class Watch:
@@ -72,11 +95,13 @@ class Watch:
         self._oom_kills = proctree.oom_kills()
         self._below: list[proctree.Process] = []
         self._next_scan = 0.0
+        self._has_scanned = False  # at the last look
         self._waited = self._vanished = self._cpu_time = 0.0
         self._unseen_before = 0.0  # CPU seconds that its group has counted before this call
         self._child: ChildProcess | None = None
         self._memory: CallMemory | None = None
         self._peak_processes = 1
+        self._sleep = _Sleep()
 
     @property
     def wall_deadline(self) -> float:
@@ -90,6 +115,11 @@ class Watch:
         and sends no answer; or nothing.
         """
         self.next_look = now + TICK_S
+        has_used = proctree.cpu_seconds(self._pid)
+        if self._sleep.lasts(has_used, now) and not self._family.has_strays:
+            self._look_again(now, self._sleep.rest)
+            return ""
+        before, self._sleep = self._sleep, _Sleep(has_used)
         notes, had_begun = self.notes, self.notes.has_begun
         notes.read(now)
         root = proctree.read_process(self._pid)
@@ -114,10 +144,28 @@ class Watch:
             return "memory"
         if processes > self._process_limit:
             return "num_processes"
-        self.next_look = now + self._rest(root, now, memory.most, processes)
-        if self.wall_deadline > now:  # else it is done, and its answer is on its way
-            self.next_look = min(self.next_look, self.wall_deadline)
+        rest = self._rest(root, now, memory.most, processes)
+        self._look_again(now, rest)
+        # Twice alike: the kernel may leave out a child while another one ends.
+        if has_used == before.has_used and self._is_alone and memory.is_settled:
+            until = min(now + _LONGEST_SLEEP_S, self.wall_deadline)
+            self._sleep = _Sleep(has_used, until, rest)
         return ""
+
+    @property
+    def _is_alone(self) -> bool:
+        """Whether nothing can change of its call as long as its process does not run."""
+        notes = self.notes
+        others = self._below or self._group or self._family.has_strays or not self._has_scanned
+        return notes.has_begun and not (notes.is_fresh or notes.is_done or self.warned_of or others)
+
+    def _look_again(self, now: float, rest: float) -> None:
+        then = now + rest
+        if rest >= _TOGETHER_S:
+            then = max(math.floor(then / _TOGETHER_S) * _TOGETHER_S, now + TICK_S)
+        if self.wall_deadline > now:  # else it is done, and its answer is on its way
+            then = min(then, self.wall_deadline)
+        self.next_look = then
 
     def _rest(self, root: proctree.Process, now: float, memory: int, processes: int) -> float:
         """Seconds until it can be over a limit at the earliest, or a share of its age if less."""
@@ -187,7 +235,8 @@ class Watch:
     def _find_children(self, root: proctree.Process) -> None:
         """Look for new descendants; less often if there are many threads to look through."""
         before, known = time.monotonic(), self._below
-        if before < self._next_scan:
+        self._has_scanned = before >= self._next_scan
+        if not self._has_scanned:
             again = (proctree.read_process(p.pid) for p in known)
             below = [p for p in again if p is not None]
         else:
@@ -251,9 +300,16 @@ class Watch:
         return 0 if self._memory is None else self._memory.peak
 
     def _note(self, cpu_time: float, peak_memory: int, processes: int) -> None:
-        """Keep the highest figures, and write them for the owner."""
+        """Keep the highest figures, and write them for the owner.
+
+        Unless they may be those of the next call by now, or those of the last one are not read yet.
+        """
         self._cpu_time = cpu_time
         self._peak_processes = max(self._peak_processes, processes)
+        seen = self._owner_cells.get(self._row, owner_cells.SEEN)
+        is_unread = seen >= self._owner_cells.get(self._row, owner_cells.CALL)
+        if self.notes.says_answered or (is_unread and seen != self.number):
+            return
         self._owner_cells.put(self._row, owner_cells.PEAK_MEMORY, peak_memory)
         self._owner_cells.put(self._row, owner_cells.PEAK_PROCESSES, self._peak_processes)
         self._owner_cells.put_float(self._row, owner_cells.CPU_USED, cpu_time)

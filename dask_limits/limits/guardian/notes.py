@@ -77,11 +77,11 @@ class Notes:
             )
         if self.has_begun:
             self._clock = _within(self._clock, noted.get_float(0, task_cells.CLOCK), now)
-        elif self._owner_cells.get(self._row, owner_cells.SENT) == self.number:
+        elif self._owner_cells.get(self._row, owner_cells.SENT) >= self.number:
             self._sent_at = min(self._sent_at, now)
         if noted.get(0, task_cells.DONE) == self.number:
             self._done_at = min(self._done_at, now)
-        if noted.get(0, task_cells.ANSWERED) == self.number and self._answered_at == math.inf:
+        if self.says_answered and self._answered_at == math.inf:
             self._answered_at = time.monotonic()  # and not `now`: it may have been sent since
 
     def _is_noted_as_begun(self) -> bool:
@@ -133,11 +133,15 @@ class Notes:
         return self._task_cells.get(0, task_cells.DONE) == self.number
 
     @property
+    def says_answered(self) -> bool:
+        """Whether it says that the answer is sent."""
+        return self._task_cells.get(0, task_cells.ANSWERED) >= self.number
+
+    @property
     def is_answered(self) -> bool:
-        """Whether it says that the answer is sent, and its owner has not looked in vain since."""
+        """Whether it says so, and its owner has not looked in vain since."""
         silent = self._owner_cells.get_float(self._row, owner_cells.SILENT)
-        is_said = self._task_cells.get(0, task_cells.ANSWERED) == self.number
-        return is_said and silent <= self._answered_at
+        return self.says_answered and silent <= self._answered_at
 
     def is_late(self, now: float, deadline: float, frees_memory: bool) -> bool:
         """Whether a call that is done, and whose wall time has ended at `deadline`, must be ended.

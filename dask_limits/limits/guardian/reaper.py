@@ -42,7 +42,7 @@ def main(control_fd: int, owner_cells_fd: int, folder: str) -> NoReturn:
     prefix = temporary_folder.prefix_in(folder)
     remains = Remains(prefix)
     temporary_folder.use(prefix)
-    owner = os.getppid()
+    owner, reaper = os.getppid(), os.getpid()
     prctl.become_subreaper()
     guardian = os.fork()
     try:
@@ -56,7 +56,7 @@ def main(control_fd: int, owner_cells_fd: int, folder: str) -> NoReturn:
             prctl.set_name("limits-guardian")
             cells = Cells(owner_cells.ROWS, owner_cells_fd)
             owner_cells.seal(owner_cells_fd)
-            GuardianProcess(transport.adopt(control_fd), cells, remains).run()
+            GuardianProcess(transport.adopt(control_fd), cells, remains, reaper).run()
         _end_children()
         remains.remove_all()
     except BaseException:

@@ -45,6 +45,11 @@ class Family:
         known = self._members.get(process.pid) == process.started
         return (known or process.session in self._sessions) and process.pid != self._pid
 
+    @property
+    def has_strays(self) -> bool:
+        """Whether there are any, or were some since their CPU time was asked for."""
+        return bool(self.strays or self._ended_cpu_time)
+
     def processes(self) -> list[Process]:
         """The strays, and all that is below them."""
         below = (proctree.descendants_of(stray) for stray in self.strays)

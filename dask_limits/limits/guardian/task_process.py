@@ -40,6 +40,8 @@ _BLOCKED_STACKS_WAIT_S: Final = 0.02
 _LONGEST_STACKS_WAIT_S: Final = 2.0
 """The same for one that is still to be given a processor, as long as its call has used no more CPU
 time than this wait takes else. So it cannot have used more memory, or started more processes."""
+_HOLD_S: Final = 0.0001
+"""What one processor writes is seen by all others far sooner."""
 KILL_WAIT_S: Final = 1.0
 """A process that has not ended this long after SIGKILL is in an uninterruptible sleep."""
 _DEATHS_BY_WARNING: Final = {-number for number in (*SIGNALS.values(), task_cells.STACKS_SIGNAL)}
@@ -82,6 +84,9 @@ class TaskProcess:
         self._busy_at = time.monotonic()  # when it was last seen to run a call
         self._verdict: tuple[int, int, bytes] | None = None
         self._hung_up = False
+        self._answered = 0, 0  # the last call of which it is noted, in the request that ends so
+        self._ahead_of, self._ahead_since = 0, 0.0  # a call of the owner's, and when that was found
+        self._given_back = 0  # up to this number; see `_hold`
 
     def close(self) -> None:
         """Close its files."""
@@ -106,8 +111,63 @@ class TaskProcess:
 
     @property
     def _call(self) -> int:
-        """The number of the call that runs; 0 is none."""
-        return self._owner_cells.get(self.row, owner_cells.CALL)
+        """The number of the call that runs, or is about to; 0 is none.
+
+        The owner may not have read the answers of those before it in the same request.
+        """
+        number = self._owner_cells.get(self.row, owner_cells.CALL)
+        answered = self._task_cells.get(0, task_cells.ANSWERED)
+        return min(answered + 1, self._last) if 0 < number <= answered else number
+
+    @property
+    def _last(self) -> int:
+        """The number of the last call of its request."""
+        return self._owner_cells.get(self.row, owner_cells.LAST)
+
+    def _is_lying(self) -> bool:
+        """Whether a call says that it is answered, and its owner does not find the answer.
+
+        So it would pass for the next one of its request. What is answered stays so.
+        """
+        number, last = self._owner_cells.get(self.row, owner_cells.CALL), self._last
+        (request, before), answered = self._answered, self._task_cells.get(0, task_cells.ANSWERED)
+        self._answered = last, answered
+        if not 0 < number < last:
+            return False
+        if answered < number:
+            return request == last and answered < before
+        if self._ahead_of != number:
+            self._ahead_of, self._ahead_since = number, time.monotonic()
+        silent = self._owner_cells.get_float(self.row, owner_cells.SILENT)
+        still = self._owner_cells.get(self.row, owner_cells.CALL) == number
+        return still and silent > self._ahead_since
+
+    def _hold(self, number: int) -> bool:
+        """Have no call after this one begin. False if this one has ended by now.
+
+        A process notes that a call is answered, and looks then whether the next one is held. So if
+        that is not noted by now, it finds that it is.
+        """
+        if self._last <= number:
+            return True
+        self._task_cells.put(0, task_cells.HELD, self._last)
+        time.sleep(_HOLD_S)
+        return self._task_cells.get(0, task_cells.ANSWERED) < number
+
+    def _give_back_after(self, number: int) -> bool:
+        """Let the owner have the calls that wait for this one to end. It may take long.
+
+        False if it has ended by now: its process says then which calls it has not begun.
+        """
+        if self._last <= number or self._last == self._given_back:
+            return True
+        if not self._hold(number):
+            return False
+        what = messages.UNBEGUN, number + 1, self.key
+        with contextlib.suppress(OSError):  # there may be no room: then at the next look
+            transport.send(self._sock, *what, flags=socket.MSG_DONTWAIT)
+            self._given_back = self._last
+        return True
 
     def look(self, now: float) -> bool:
         """Look at its call, or take the next step in ending it. False if the next look can wait."""
@@ -127,6 +187,9 @@ class TaskProcess:
         if number == 0:
             self._watch = None
             return False
+        if self._is_lying():
+            self.end_if_running(number, "mute")
+            return True
         self._busy_at = now
         before, watch = self._watch, self._watch_call(number)
         if now < watch.next_look:
@@ -138,6 +201,8 @@ class TaskProcess:
                 self._warn(watch, SIGNALS[breached])
             else:
                 self.end_if_running(number, breached)
+        elif watch is before:
+            self._give_back_after(number)
         return bool(breached) or watch is not before
 
     def _watch_call(self, number: int) -> Watch:
@@ -159,6 +224,15 @@ class TaskProcess:
         proctree.send_signal(runner, task_cells.STACKS_SIGNAL)
         proctree.send_signal(runner, number)
 
+    def cancel(self, number: int) -> None:
+        """End it if it runs this call, or have it not begin this one."""
+        call, ends = self._call, self.cause or self.dead
+        is_next = 0 < call < number <= self._last and not ends
+        if is_next and self._give_back_after(call):
+            return
+        if number == self._call:  # it may have begun just now
+            self.end_if_running(number, "cancelled")
+
     def end_if_running(self, number: int, cause: str) -> None:
         """Begin to end it, unless the call in question has ended already.
 
@@ -166,10 +240,10 @@ class TaskProcess:
         write that the process is condemned, then read what it runs. The owner first clears what
         it runs, then reads whether the process is condemned; if so it runs nothing more in it.
         """
-        if self.cause or self.dead:
+        if self.cause or self.dead or not self._hold(number):
             return
         self._owner_cells.put(self.row, owner_cells.CONDEMNED, number)
-        if self._call != number:
+        if not 0 < self._owner_cells.get(self.row, owner_cells.CALL) <= number:
             return  # and the owner releases the process
         watch = self._watch_call(number)
         runner = watch.runner
@@ -238,7 +312,8 @@ class TaskProcess:
         self._sock.shutdown(socket.SHUT_RD)  # an owner that still sends must not wait for ever
         number = self._call
         if self._verdict is None and number:
-            notes = self._watch_call(number).notes
+            watch = self._watch if self.cause else None  # of the call for which it was ended
+            notes = (watch or self._watch_call(number)).notes
             notes.read(self._died_at)
             if self.cause or notes.has_begun:
                 self._judge()

@@ -14,7 +14,6 @@ import copyreg
 import itertools
 import os
 import pickle
-import secrets
 import sys
 import threading
 import types
@@ -36,7 +35,13 @@ _classes: Final[weakref.WeakValueDictionary[int, type]] = weakref.WeakValueDicti
 _kept: Final[dict[int, type]] = {}  # those that no call forgets
 _NUMBER_BITS: Final = 40
 _numbers: Final = itertools.count()
-_home = secrets.randbits(60)  # the other bits of the ids that this process gives
+
+
+def _random_id() -> int:
+    return int.from_bytes(os.urandom(8)) >> 4
+
+
+_home = _random_id()  # the other bits of the ids that this process gives
 
 
 class _Receiver(threading.local):
@@ -286,7 +291,7 @@ def _fill_class(cls: Any, filled: tuple[Callable[[Any, Any], object], Any]) -> N
 
 def _in_fork() -> None:
     global _home
-    _home = secrets.randbits(60)
+    _home = _random_id()
 
 
 os.register_at_fork(after_in_child=_in_fork)

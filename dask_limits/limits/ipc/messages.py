@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 from dask_limits.limits.outcome import ChildProcess, Usage
 
 # From the owner to a task process, each with the number of the call.
 SETTING: Final = 1  # packed Setting (of process_state.py), for this call and those that follow
-REQUEST: Final = 2  # ORDERS, then packed (function, args, kwargs). If output is captured, the last
-# two files are for standard output and standard error
+REQUEST: Final = 2  # ORDERS, then of each call, which have numbers that follow each other, SIZE and
+# packed (function, args, kwargs). If there are files, it is one call: and if its output is
+# captured, the last two are for standard output and standard error
 
 # From a task process to its owner: ACCOUNT, then packed:
 RETURNED: Final = 3  # the value
@@ -19,6 +21,7 @@ RAISED: Final = 4  # (the exception, the text of its traceback)
 EXITED: Final = 5  # the exit status that sys.exit asked for
 UNPICKLABLE: Final = 6  # part, why, what the call raised or "", text of a traceback
 BREACHED: Final = 9  # the name of the limit for which pynisher has ended the call
+SKIPPED: Final = 28  # nothing: it has not begun this call of a request, nor those after it
 IMPORTED: Final = 23  # before the answer: what the call has imported, see imports.py
 PREPARED_IMPORTS: Final = 27  # before the first answer: the same, of the user's modules, before it
 ANSWERS: Final = {RETURNED, RAISED, EXITED, UNPICKLABLE, BREACHED}
@@ -26,7 +29,8 @@ ANSWERS: Final = {RETURNED, RAISED, EXITED, UNPICKLABLE, BREACHED}
 # From the guardian to the owner, on the socket of a task process: the key that was in SPAWNED_BODY,
 # by which calls, which can write there too, are told from the guardian, then:
 VERDICT: Final = 7  # pickled Verdict, by the standard pickle
-UNBEGUN: Final = 8  # nothing: the process ended before it began the call
+UNBEGUN: Final = 8  # nothing: the process has not begun this call of a request, nor those after it,
+# and does not any more
 
 # From the owner to the guardian; the number is a row of the owner cells, or of a template.
 PREPARE: Final = 16  # make a template: PREPARE_BODY, then packed Preparation. The answer is
@@ -73,7 +77,10 @@ ACCOUNT: Final = struct.Struct("=dddQQ")
 """Of a call that has ended, see `Account`."""
 FRESH_ACCOUNT: Final = struct.Struct("=dddQ")
 """From a fresh process to its task process: ACCOUNT without the last field."""
-ORDERS: Final = struct.Struct("=dddB??")
+ORDERS: Final = struct.Struct("=dddB??dQ")
+SIZE: Final = struct.Struct("=I")
+MOST_CALLS: Final = 64
+"""In one request."""
 START_METHODS: Final = ("", "fork", "forkserver", "spawn")
 
 
@@ -86,6 +93,10 @@ class Orders(NamedTuple):
     start_method: int  # how to start a fresh process for the call: its index in START_METHODS
     captures: bool  # whether its output goes to files that come with the request
     keeps: bool  # whether its process is used again with what libraries keep in it on purpose
+    # Of a request with several calls, the next ones begin only until they have taken so many
+    # seconds together, and left so many bytes in the process:
+    seconds: float
+    memory: int
 
 
 class Account(NamedTuple):
@@ -112,3 +123,12 @@ class Verdict(NamedTuple):
     stacks: str  # Python stacks of its threads
     child: ChildProcess | None  # the one with the largest share of what was breached, if any
     looked_for: str = ""  # modules that the call has imported, or was about to; one in a line
+
+
+def calls_in(request: memoryview) -> Iterator[memoryview]:
+    """The packed calls of a request, one after the other."""
+    at = ORDERS.size
+    while at < len(request):
+        (size,) = SIZE.unpack_from(request, at)
+        start, at = at + SIZE.size, at + SIZE.size + size
+        yield request[start:at]

@@ -45,6 +45,7 @@ PEAK_PROCESSES: Final = 13
 CPU_USED: Final = 14  # seconds
 GONE: Final = 15  # 1 if the process has ended
 # Written by the owner, too.
+LAST: Final = 17  # number of the last call of the request that CALL is of
 SILENT: Final = 16  # when nothing had come from the process that was not read, seconds as START
 
 

@@ -33,6 +33,7 @@ FAULTS_BEFORE: Final = 12  # its page faults until then
 ANONYMOUS_BEFORE: Final = 13  # its bytes of neither files nor shared memory
 PID: Final = 14  # of the task process
 LOOKED_FOR: Final = 15  # bytes of the names that follow the cells
+HELD: Final = 16  # calls up to this number do not begin any more; by the guardian
 
 _NAMES_AT: Final = 4096
 """After the cells, in memory too, are names of modules that the call has looked for to import them,

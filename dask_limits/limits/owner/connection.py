@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 import os
 import pickle
 import select
@@ -11,14 +12,14 @@ import subprocess
 import threading
 import time
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
-from dask_limits.limits.cancel import CancelToken
 from dask_limits.limits.ipc import messages, owner_cells, transport
 from dask_limits.limits.ipc.cells import Cells
 from dask_limits.limits.ipc.payload import pack
 from dask_limits.limits.linux import files, proctree
 from dask_limits.limits.owner import interpreter
+from dask_limits.limits.owner.group import Group
 from dask_limits.limits.owner.heartbeat import INTERVAL_S, Heartbeat
 from dask_limits.limits.owner.hold import Hold
 from dask_limits.limits.owner.idle import IdleProcesses
@@ -27,7 +28,6 @@ from dask_limits.limits.owner.lease import Lease
 from dask_limits.limits.owner.preload import Preload
 from dask_limits.limits.owner.steps import Steps
 from dask_limits.limits.owner.templates import Templates
-from dask_limits.limits.owner.use import Use
 from dask_limits.limits.task.process_state import Setting
 from dask_limits.limits.task.temporary_folder import parent_here
 
@@ -148,13 +148,12 @@ class Connection:
         self._seen = moment, setting
         return setting
 
-    def acquire(
-        self, hold: Hold, use: Use, memory: int | None, cancel: CancelToken
-    ) -> Steps[Lease | None]:
-        """Take an idle task process that is fit for this use, or a new one; None if cancelled.
+    def acquire(self, hold: Hold, group: Group[Any]) -> Steps[Lease | None]:
+        """Take an idle task process that is fit for these calls, or a new one; None if all are
+        cancelled.
 
-        It is in `hold`, whatever interrupts this. A process that holds more than half of `memory`,
-        the limit of the next call in bytes, from earlier calls is ended instead.
+        It is in `hold`, whatever interrupts this. A process that holds more than half of the limit
+        on memory from earlier calls is ended instead.
 
         Raises:
             ConnectionError: if the guardian has ended.
@@ -163,21 +162,39 @@ class Connection:
         """
         self._templates.check()
         templates = self._templates
-        while not (self.closed or cancel.cancelled):
+        while not (self.closed or group.end_cancelled()):
             try:
-                self._idle.take(use, hold)
+                self._idle.take(group.use, hold)
             except IndexError:
-                yield from self._wait_for_imports(use, cancel)
-                return (yield from self._take_over(hold, cancel))
+                yield from self._wait_for_imports(group)
+                return (yield from self._take_over(hold, group))
             lease = hold.lease
             is_stale = lease.epoch != templates.epoch or templates.are_stale(lease.versions)
             lease.changes, lease.folders = templates.versions
-            if not lease.has_ended and not is_stale and lease.has_room_for(memory):
+            if not lease.has_ended and not is_stale and lease.has_room_for(group.limits.memory):
                 return lease
             self.drop(hold)
-        if cancel.cancelled:
+        if group.end_cancelled():
             return None
         raise ConnectionError("the guardian was closed")
+
+    def begin(self, lease: Lease, group: Group[Any], setting: Setting) -> bool:
+        """Have a task process run these calls; as many as it may have, the others are given back.
+
+        False if it had ended before.
+        """
+        if self._max_calls is not None:
+            group.give_back_after(self._max_calls - lease.calls)
+        seconds = math.inf if group.use.is_kept else _WORTH * lease.cost - lease.spent
+        requests = [call.request for call in group.calls]
+        if not lease.begin(group.limits, requests, setting, seconds):
+            return False
+        group.calls[0].begin()
+        for number, call in enumerate(group.calls, lease.number):
+            end = functools.partial(self.cancel, lease.row, number)
+            if not call.cancel.on_cancel(end):
+                end()
+        return True
 
     def _renew_template(self) -> None:
         """Have another template made if there is to be one."""
@@ -198,27 +215,27 @@ class Connection:
             packed.close()
         self._templates.asked(wanted)
 
-    def _wait_for_imports(self, use: Use, cancel: CancelToken) -> Steps[None]:
+    def _wait_for_imports(self, group: Group[Any]) -> Steps[None]:
         """Wait for a template that is being made, if the last call of this use was ended without.
 
         No longer than that may take, see `Doubts`.
         """
-        while number := self._templates.awaited_by(use):
+        while number := self._templates.awaited_by(group.use):
             is_made = owner_cells.last_template(self._owner_cells) >= number
-            if is_made or cancel.cancelled or self.closed or self.lost:
+            if is_made or group.end_cancelled() or self.closed or self.lost:
                 return
             yield ()
             self._heartbeat.check()
 
-    def _take_over(self, hold: Hold, cancel: CancelToken) -> Steps[Lease | None]:
+    def _take_over(self, hold: Hold, group: Group[Any]) -> Steps[Lease | None]:
         """Receive a new task process from the guardian."""
         templates = self._templates
-        while not cancel.cancelled:
+        while not group.end_cancelled():
             templates.check()
             wanted = transport.record(messages.SPAWN, templates.number)
             try:
                 hold.ask(self._control.send, wanted, self._unanswered)
-                message = yield from self._next_message(hold, cancel)
+                message = yield from self._next_message(hold, group)
             except OSError as error:
                 raise ConnectionError("the guardian was closed") from error
             if message is None:
@@ -261,9 +278,9 @@ class Connection:
         self._leases.add(lease)
         return lease
 
-    def _next_message(self, hold: Hold, cancel: CancelToken) -> Steps[transport.Message | None]:
-        """The answer of the guardian to a question; None if cancelled."""
-        while not cancel.cancelled:
+    def _next_message(self, hold: Hold, group: Group[Any]) -> Steps[transport.Message | None]:
+        """The answer of the guardian to a question; None if all calls are cancelled."""
+        while not group.end_cancelled():
             may_block = yield (self._control.fileno(),)
             try:
                 message = hold.receive(self._control, 0 if may_block else socket.MSG_DONTWAIT)
@@ -276,13 +293,13 @@ class Connection:
                 return message
         return None
 
-    def finish(self, hold: Hold, use: Use, seconds: float) -> None:
-        """End a call of this length: keep the task process for the next one, if it is fit."""
-        lease = hold.lease
-        lease.spent += seconds
-        self._templates.note_call(lease, use, seconds)
+    def finish(self, hold: Hold, group: Group[Any]) -> None:
+        """End calls that have run: keep the task process for the next ones, if it is fit."""
+        lease, use = hold.lease, group.use
+        lease.spent += group.seconds
+        self._templates.note_calls(lease, use, group.seconds)
         pays = use.is_kept or lease.spent < _WORTH * lease.cost
-        if not lease.finish() or lease.calls == self._max_calls or not pays:
+        if not lease.finish(group.ended) or lease.calls == self._max_calls or not pays:
             self.drop(hold)
             return
         self._idle.add(use, hold)
@@ -313,7 +330,7 @@ class Connection:
         return bool(self._holds)
 
     def cancel(self, row: int, number: int) -> None:
-        """End the task process in this row if it still runs this call."""
+        """End the task process in this row if it runs this call, or keep it from beginning it."""
         self._tell(messages.CANCEL, row, struct.pack("=Q", number))
 
     def _tell(self, kind: int, row: int, body: bytes = b"", fds: Sequence[int] = ()) -> None:

@@ -11,48 +11,59 @@ import weakref
 from collections import defaultdict, deque
 from collections.abc import Callable, Hashable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
+from dask_limits.limits.ipc import messages
+from dask_limits.limits.owner.group import Call, Group
 from dask_limits.limits.owner.heartbeat import INTERVAL_S
+from dask_limits.limits.owner.kinds import Kinds
 from dask_limits.limits.owner.steps import PAUSE_S, Steps, drive
+from dask_limits.limits.owner.use import function_key
+from dask_limits.limits.packed_outcome import PackedOutcome
 
 _ONCE: Final = select.EPOLLIN | select.EPOLLONESHOT
-_LIGHT_S: Final = 0.002
-"""Seconds that the steps of a call may take here. Those of a call with large arguments take longer,
-and the other calls wait: so after two such calls, the next ones of their kind have threads of their
-own. One alone may have waited for a processor, or for the interpreter."""
-_HEAVY_CALLS: Final = 16
-"""So many of the next ones. With a larger value it takes longer to find that they are light now."""
-_MOST_HEAVY: Final = 50  # kinds of calls to remember, before all are forgotten
+_LOOK_EVERY_S: Final = 0.01
+"""How often, at least, to have a look taken at what this process has changed."""
 
 
-class Job(Protocol):
+class Job(Call):
     """A call for a dispatcher."""
 
-    blocks: bool
-    """Whether its steps block whatever they are told."""
+    ended: deque[Job]
+    """Where it goes when it has ended, until it is told."""
+
+    def end(self, outcome: PackedOutcome[Any]) -> None:
+        """See `Call`."""
+        self.outcome = outcome
+        self.ended.append(self)
+
+    def tell(self) -> None:
+        """Tell whoever waits for it that it has ended."""
+        raise NotImplementedError
 
     @property
     def kind(self) -> Hashable:
-        """Calls of one kind are likely to take about as long to send and to receive."""
+        """Calls of one kind are likely to take about as long, as are their steps."""
+        return function_key(self.fn)
 
-    def begin(self) -> Steps[Any] | None:
-        """Its steps; None if it is not to begin any more."""
-
-    def end(self, outcome: Any) -> None:
-        """Take what its steps have returned."""
+    @property
+    def blocks(self) -> bool:
+        """Whether its steps block whatever they are told."""
+        return self.limits.isolation == "thread"
 
     def fail(self, error: BaseException) -> None:
-        """Take what its steps have raised."""
+        """Take what its steps have raised, or the dispatcher."""
+        raise NotImplementedError
 
 
 class _Running:
-    """A call that has begun."""
+    """A group of calls that has begun."""
 
-    __slots__ = ("busy", "files", "has_begun", "job", "steps")
+    __slots__ = ("busy", "files", "group", "has_begun", "kind", "steps")
 
-    def __init__(self, job: Job, steps: Steps[Any]) -> None:
-        self.job = job
+    def __init__(self, kind: Hashable, group: Group[Job], steps: Steps[None]) -> None:
+        self.kind = kind
+        self.group = group
         self.steps = steps
         self.has_begun = False
         self.files: tuple[int, ...] = ()  # for one of which it waits
@@ -60,44 +71,57 @@ class _Running:
 
 
 class Dispatcher:
-    """Runs calls, at most so many at a time, in one thread.
+    """Runs calls, at most so many groups at a time, in one thread.
 
-    The thread is there as long as there are calls, and a program does not end before. It calls
-    `begin_pass` before each look at what has come: all calls that begin in this pass were added
-    before.
+    The thread is there as long as there are calls, and a program does not end before. Calls of a
+    kind that has taken little time share a process, and the way there.
+
+    `steps` are those of a group. `begin_moment` is called before calls begin that were added since
+    it was last called.
     """
 
-    def __init__(self, most: int, begin_pass: Callable[[], object]) -> None:
+    def __init__(
+        self,
+        most: int,
+        steps: Callable[[Group[Job]], Steps[None]],
+        begin_moment: Callable[[], object],
+    ) -> None:
         self._most = most
-        self._begin_pass = begin_pass
+        self._steps = steps
+        self._begin_moment = begin_moment
         self._reset()
         _dispatchers.add(self)
 
     def _reset(self) -> None:
         """Begin without calls; in a fork of this process too, where those are its parent's."""
-        self._threads = ThreadPoolExecutor(self._most + 1, thread_name_prefix="dask-limits")
+        self._threads = self._new_threads()
         self._own_threads: set[int] = set()  # their numbers, while they work
         self._lock = threading.RLock()  # not Lock: a signal's handler may find it held
         self._is_asked = False  # whether the thread of the dispatcher is there, or about to be
-        self._is_working = False
+        self._is_working = self._is_closed = False
         self._is_idle = threading.Event()
         self._added: deque[Job] = deque()
+        self._ended: deque[Job] = deque()
         self._done_elsewhere: deque[_Running] = deque()
         self._is_asleep = False
         self._next_nudge = 0.0  # seconds of time.monotonic()
         # Of the dispatcher's thread alone:
         self._waiting: deque[Job] = deque()
+        self._unseen = 0  # so many of them, the last ones, were added after the last moment
+        self._next_moment = 0.0  # seconds of time.perf_counter()
+        self._kinds = Kinds()
         self._running: dict[_Running, None] = {}
         self._elsewhere: set[_Running] = set()  # those of them that have threads of their own
         self._pausing: deque[_Running] = deque()
         self._by_file: defaultdict[int, deque[_Running]] = defaultdict(deque)
-        self._heavy: dict[Hashable, int] = {}
-        self._slow: set[Hashable] = set()  # kinds of which the last call has taken long
         self._clock = 0.0  # seconds of time.perf_counter(), at the end of the last step
         self._epoll = select.epoll()
         self._bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._epoll.register(self._bell, select.EPOLLIN)
-        self._close = weakref.finalize(self, os.close, self._bell)
+        self._close_bell = weakref.finalize(self, os.close, self._bell)
+
+    def _new_threads(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(self._most + 1, thread_name_prefix="dask-limits")
 
     def add(self, job: Job) -> None:
         """Run a call as soon as there is room, after those that were added before.
@@ -105,6 +129,9 @@ class Dispatcher:
         Raises:
             RuntimeError: after `shutdown()`.
         """
+        if self._is_closed:
+            raise RuntimeError("calls cannot be added after shutdown()")
+        job.ended = self._ended
         self._added.append(job)
         with self._lock:
             if not self._is_asked:
@@ -115,11 +142,21 @@ class Dispatcher:
         """Start the thread. A signal's handler may have done so meanwhile: one of two works."""
         self._is_asked = True
         try:
-            self._threads.submit(self._run)
-        except BaseException:  # there may be no room for a thread
+            self._run_in_thread(self._run)
+        except BaseException:
             self._is_asked = self._is_working
             with contextlib.suppress(ValueError):
                 self._added.remove(job)
+            raise
+
+    def _run_in_thread(self, fn: Callable[..., object], *args: Any) -> None:
+        """Run something in a thread. A `RuntimeError` if there is no room for one."""
+        try:
+            self._threads.submit(fn, *args)
+        except BaseException:
+            # It has kept this, and counts the thread that it could not start.
+            self._threads.shutdown(wait=False, cancel_futures=True)
+            self._threads = self._new_threads()
             raise
 
     def nudge(self) -> None:
@@ -138,14 +175,18 @@ class Dispatcher:
             self._is_idle.wait(INTERVAL_S)
         self._threads.shutdown()
         with self._lock:
-            self._close()
-            self._epoll.close()
+            self._is_closed = True
+            self._close_files()
+
+    def _close_files(self) -> None:
+        self._close_bell()
+        self._epoll.close()
 
     def _wake(self) -> None:
         if not self._is_asleep:
             return
         with self._lock:
-            if self._is_asleep:
+            if self._is_asleep and not self._is_closed:
                 self._is_asleep = False
                 os.eventfd_write(self._bell, 1)
 
@@ -167,15 +208,18 @@ class Dispatcher:
         with self._lock:
             if self._running or self._waiting or self._added:
                 return True
-            self._own_threads.discard(threading.get_ident())
             self._is_working = self._is_asked = False
+            if self._added:  # by a finalizer, which has found a thread that was about to end
+                self._is_working = self._is_asked = True
+                return True
+            self._own_threads.discard(threading.get_ident())
             self._is_idle.set()
             return False
 
     def _fail_all(self, error: BaseException) -> None:
         """Fail all calls but those that have threads of their own."""
         here = [running for running in self._running if running not in self._elsewhere]
-        jobs = [running.job for running in here]
+        jobs = [job for running in here for job in running.group.calls]
         for running in here:
             del self._running[running]
             with contextlib.suppress(BaseException):
@@ -185,8 +229,8 @@ class Dispatcher:
         for waiting in (self._waiting, self._added):
             while waiting:
                 jobs.append(waiting.popleft())
-        for job in jobs:
-            self._end(job.fail, error)
+        self._fail(jobs, error)
+        self._tell()
 
     def _pass(self) -> None:
         """Wait for something, and take all steps that can be taken."""
@@ -194,7 +238,7 @@ class Dispatcher:
         self._clock = time.perf_counter()
         while self._added:
             self._waiting.append(self._added.popleft())
-        self._begin_pass()
+            self._unseen += 1
         for running in ready:
             if running in self._running:
                 self._forget_files(running)
@@ -204,7 +248,17 @@ class Dispatcher:
             self._elsewhere.discard(running)
             del self._running[running]
         while self._waiting and len(self._running) < self._most:
-            self._begin(self._waiting.popleft())
+            self._begin()
+        self._tell()
+
+    def _tell(self) -> None:
+        """Tell which calls have ended: when no process waits, and all at once.
+
+        Who is told takes the interpreter from this thread as soon as this makes a system call.
+        """
+        while self._ended:
+            with contextlib.suppress(BaseException):  # of a done-callback; see concurrent.futures
+                self._ended.popleft().tell()
 
     def _wait(self) -> Iterable[_Running]:
         """Wait until a step can be taken. Those that can take one."""
@@ -223,82 +277,86 @@ class Dispatcher:
         first = [self._by_file[fd][0] for fd in files if fd in self._by_file]
         return [*first, *pausing]
 
-    def _begin(self, job: Job) -> None:
-        steps = job.begin()
-        if steps is None:
+    def _begin(self) -> None:
+        """Begin the calls that have waited longest, as many as can go together."""
+        jobs = [job for job in self._take_waiting() if not job.cancel.cancelled]
+        if len(self._waiting) < self._unseen or self._clock >= self._next_moment:
+            self._begin_moment()
+            self._unseen, self._next_moment = 0, self._clock + _LOOK_EVERY_S
+        if not jobs:
             return
-        running = _Running(job, steps)
+        first = jobs[0]
+        group = Group(jobs, self._take_back)
+        running = _Running(first.kind, group, self._steps(group))
         self._running[running] = None
-        if (job.blocks or self._is_heavy(job)) and self._goes_elsewhere(running):
-            return
-        self._step(running)
+        is_slow = first.blocks or self._kinds.is_heavy(first.kind)
+        if not (is_slow and self._goes_elsewhere(running)):
+            self._step(running)
 
-    def _is_heavy(self, job: Job) -> bool:
-        if not self._heavy:
-            return False
-        kind = job.kind
-        left = self._heavy.pop(kind, 0)
-        if left > 1:
-            self._heavy[kind] = left - 1
-        return left > 0
+    def _take_waiting(self) -> list[Job]:
+        """Take the first call that waits, and those after it that can go with it."""
+        waiting, first = self._waiting, self._waiting.popleft()
+        jobs = [first]
+        if first.shares:
+            share = len(waiting) // (2 * self._most)  # so that there are some for all, twice
+            most = min(share, self._kinds.group_size(first.kind), messages.MOST_CALLS)
+            while len(jobs) < most and waiting[0].goes_with(first):
+                jobs.append(waiting.popleft())
+        return jobs
+
+    def _take_back(self, jobs: Iterable[Job]) -> None:
+        """Have these calls begin next: their process has not begun them."""
+        self._waiting.extendleft(reversed([*jobs]))
 
     def _goes_elsewhere(self, running: _Running) -> bool:
-        """Run a call in a thread of its own. False if the program is ending."""
-        try:
-            self._threads.submit(self._run_elsewhere, running)
-        except RuntimeError:
-            return False
+        """Run a call in a thread of its own. False if there is no room, or the program ends."""
         self._elsewhere.add(running)
+        try:
+            self._run_in_thread(self._run_elsewhere, running)
+        except RuntimeError:
+            self._elsewhere.remove(running)
+            return False
         return True
 
     def _run_elsewhere(self, running: _Running) -> None:
         self._own_threads.add(threading.get_ident())
         try:
-            outcome = drive(running.steps)
+            drive(running.steps)
         except BaseException as error:
-            self._end(running.job.fail, error)
-        else:
-            self._end(running.job.end, outcome)
+            self._fail(running.group.calls, error)
+        self._tell()
         self._own_threads.discard(threading.get_ident())
         self._done_elsewhere.append(running)
         self._wake()
 
     def _step(self, running: _Running) -> None:
-        """Take a step of a call; the next one when it is as far."""
-        end: tuple[Callable[[Any], object], Any] | None = None
+        """Take a step of some calls; the next one when they are as far."""
+        is_over, error = True, None
         try:
             running.files = running.steps.send(False) if running.has_begun else next(running.steps)
-            running.has_begun = True
-        except StopIteration as stop:
-            end = running.job.end, stop.value
-        except BaseException as error:
-            end = running.job.fail, error
+            running.has_begun, is_over = True, False
+        except StopIteration:
+            pass
+        except BaseException as why:
+            error = why
         before, self._clock = self._clock, time.perf_counter()
         running.busy += self._clock - before
-        if end is None:
+        if not is_over:
             self._wait_for_files(running)
             return
         del self._running[running]
-        if running.busy > _LIGHT_S or self._slow:
-            self._note_length(running.job.kind, running.busy > _LIGHT_S)
-        self._end(*end)
-
-    def _note_length(self, kind: Hashable, is_slow: bool) -> None:
-        """Note whether the steps of a call of this kind have taken long."""
-        if not is_slow:
-            self._slow.discard(kind)
-        elif kind in self._slow:
-            self._heavy[kind] = _HEAVY_CALLS
+        group = running.group
+        self._kinds.note(running.kind, group.ended, group.seconds, running.busy)
+        if error is None:
+            self._take_back(group.calls)
         else:
-            self._slow.add(kind)
-        if len(self._slow) > _MOST_HEAVY:
-            self._slow.clear()
-            self._heavy.clear()
+            self._fail(group.calls, error)
 
     @staticmethod
-    def _end(tell: Callable[[Any], object], end: Any) -> None:
-        with contextlib.suppress(BaseException):  # of a done-callback; see concurrent.futures
-            tell(end)
+    def _fail(jobs: Iterable[Job], error: BaseException) -> None:
+        for job in jobs:
+            with contextlib.suppress(BaseException):  # of a done-callback; see concurrent.futures
+                job.fail(error)
 
     def _wait_for_files(self, running: _Running) -> None:
         if not running.files:
@@ -334,8 +392,7 @@ _dispatchers: weakref.WeakSet[Dispatcher] = weakref.WeakSet()
 
 def _reset_all() -> None:
     for dispatcher in list(_dispatchers):
-        dispatcher._close()
-        dispatcher._epoll.close()
+        dispatcher._close_files()
         dispatcher._reset()
 
 

@@ -2,8 +2,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import errno
-import functools
+import operator
 import os
 import threading
 import weakref
@@ -11,22 +10,18 @@ from collections.abc import Callable
 from typing import Any, Final, Self, TypeVar
 
 from dask_limits.limits.cancel import CancelToken
-from dask_limits.limits.in_place import name_of
-from dask_limits.limits.ipc import payload, pickling
-from dask_limits.limits.ipc.by_value import CallPickler
-from dask_limits.limits.ipc.payload import Payload
+from dask_limits.limits.ipc.messages import Verdict
 from dask_limits.limits.limits import Limits
 from dask_limits.limits.outcome import Outcome
 from dask_limits.limits.owner import in_thread
-from dask_limits.limits.owner.answers import Outcomes
 from dask_limits.limits.owner.connection import Connection
+from dask_limits.limits.owner.group import Call, Group
 from dask_limits.limits.owner.hold import Hold
 from dask_limits.limits.owner.lease import Lease
 from dask_limits.limits.owner.preload import NOTHING, NotPreparedError, Preload
 from dask_limits.limits.owner.received import MalformedError, Unbegun
 from dask_limits.limits.owner.start import Start
 from dask_limits.limits.owner.steps import Steps, drive
-from dask_limits.limits.owner.use import Use
 from dask_limits.limits.packed_outcome import PackedOutcome
 from dask_limits.limits.task.process_state import Setting
 from dask_limits.units import whole_number
@@ -38,7 +33,6 @@ _MAX_STARTS = 3
 """How often to start a guardian that ends before the call begins."""
 _MAX_TRIES = 20
 """How often to start one for a thread while other threads, which differ from it, do so too."""
-_NO_ROOM = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC}
 _LOSS_WAIT_S = 2.0
 """A guardian that loses its reaper ends the task processes first, and then itself."""
 
@@ -87,22 +81,11 @@ class Guardian:
         cancel: CancelToken | None = None,
     ) -> Outcome[R]:
         """Run one call, and raise nothing. `cancel` can end it from another thread."""
-        return drive(self.steps(fn, args, kwargs, limits, cancel or CancelToken()))
-
-    def steps(
-        self,
-        fn: Callable[..., R],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        limits: Limits,
-        cancel: CancelToken,
-    ) -> Steps[Outcome[R]]:
-        """Run one call as `run` does, in steps. With `isolation="thread"` they block."""
-        if limits.isolation == "thread" and not cancel.cancelled:
-            return in_thread.run(fn, args, kwargs, limits)
         sent: dict[int, Any] = {}
-        steps = self._packed_steps(fn, args, kwargs, limits, cancel, sent)
-        return (yield from steps).unpack(sent)
+        call = Call(fn, args, kwargs, limits, cancel, sent)
+        if limits.isolation == "thread" and not call.cancel.cancelled:
+            return in_thread.run(fn, args, kwargs, limits)
+        return self._run(call).unpack(sent)
 
     def run_packed(
         self,
@@ -112,142 +95,128 @@ class Guardian:
         limits: Limits = _NO_LIMITS,
         *,
         cancel: CancelToken | None = None,
-        sent: dict[int, Any] | None = None,
     ) -> PackedOutcome[R]:
-        """Run one call as `run` does, and leave its value or exception pickled.
+        """Run one call as `run` does, and leave its value or exception pickled."""
+        return self._run(Call(fn, args, kwargs, limits, cancel))
 
-        What is put into `sent` is needed to unpickle it.
+    def _run(self, call: Call) -> PackedOutcome[Any]:
+        drive(self.steps(Group([call])))
+        assert call.outcome is not None  # of a single call nothing is left
+        return call.outcome
+
+    def steps(self, group: Group[Any]) -> Steps[None]:
+        """Run calls in steps. What is left in the group then has not begun.
+
+        With `isolation="thread"`, that of a single call, they block.
         """
-        cancel = cancel or CancelToken()
-        if limits.isolation == "thread" and not cancel.cancelled:
-            outcome = in_thread.run(fn, args, kwargs, limits)
-            return PackedOutcome.of(outcome, name_of(fn), limits)
-        return drive(self._packed_steps(fn, args, kwargs, limits, cancel, sent))
-
-    def _packed_steps(
-        self,
-        fn: Callable[..., R],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        limits: Limits,
-        cancel: CancelToken,
-        sent: dict[int, Any] | None,
-    ) -> Steps[PackedOutcome[R]]:
-        """Run one call as `run_packed` does, not in a thread, in steps."""
-        outcomes = Outcomes(name_of(fn), limits)
-        if cancel.cancelled:
-            return outcomes.ended("cancelled")
-        request = Payload()
         try:
-            try:
-                pickler = functools.partial(CallPickler, sent=sent)
-                payload.pack((fn, args, kwargs), pickler, request)
-            except Exception as error:
-                if isinstance(error, OSError) and error.errno in _NO_ROOM:
-                    return outcomes.refused(str(error))
-                unpicklable = pickling.unpicklable_arguments(fn, args, kwargs, limits, error)
-                return outcomes.failed(unpicklable)
+            if group.end_cancelled():
+                return
+            if group.limits.isolation == "thread":
+                call = group.calls.popleft()
+                call.begin()
+                call.take(in_thread.run(call.fn, call.args, call.kwargs, call.limits))
+                return
+            if not group.pack():
+                return
             if _is_ending:
                 self._end_with_program()
-            use = Use.of(fn, limits)
-            packed = yield from self._run_on_some_guardian(use, outcomes, request, cancel)
-            request.close()
+            yield from self._run_on_some_guardian(group)
             if _is_ending:
                 self._end_with_program()
-            return packed
-        except BaseException:  # Ctrl-C, which may have interrupted a close() too
-            request.close()
-            raise
+        finally:  # Ctrl-C may have interrupted a close() too
+            group.close()
 
-    def _run_on_some_guardian(
-        self, use: Use, outcomes: Outcomes, request: Payload, cancel: CancelToken
-    ) -> Steps[PackedOutcome[Any]]:
-        """Run a call; with another guardian if this one is lost before the call began."""
+    def _run_on_some_guardian(self, group: Group[Any]) -> Steps[None]:
+        """Run calls; with another guardian if this one is lost before the first one began."""
+        why = "what its threads' children inherit differs, or changes all the time"
         try:
             lost = 0
             for _ in range(_MAX_TRIES):
                 connection = yield from self._connect()
                 connection.want(self.preload)
                 try:
-                    return (yield from self._run_on(connection, use, outcomes, request, cancel))
+                    return (yield from self._run_on(connection, group))
                 except ConnectionError:  # it was killed, or closed, before the call began
                     lost += connection.lost
                     self._disconnect(connection)
                     if lost == _MAX_STARTS:
-                        return outcomes.refused("the guardian process ends as soon as it starts")
+                        why = "the guardian process ends as soon as it starts"
+                        break
                 finally:
                     self._close_unused()
         except NotPreparedError as error:
-            return outcomes.unprepared(error.why, error.traceback)
+            return group.end_all(operator.methodcaller("unprepared", error.why, error.traceback))
         except OSError as error:  # no room for another process, or file
-            return outcomes.refused(str(error))
-        return outcomes.refused(
-            "what its threads' children inherit differs, or changes all the time"
-        )
+            why = str(error)
+        group.end_all(operator.methodcaller("refused", why))
 
-    def _run_on(
-        self,
-        connection: Connection,
-        use: Use,
-        outcomes: Outcomes,
-        request: Payload,
-        cancel: CancelToken,
-    ) -> Steps[PackedOutcome[Any]]:
-        """Run a call in the first task process that takes it."""
+    def _run_on(self, connection: Connection, group: Group[Any]) -> Steps[None]:
+        """Run calls in the first task process that begins one."""
         hold, stillborn = Hold(), 0
-        memory = outcomes.limits.memory
         try:
             connection.enter(hold)
             while stillborn < _MAX_STARTS:
                 setting = connection.look_at_owner(self._moment)
-                lease = yield from connection.acquire(hold, use, memory, cancel)
+                lease = yield from connection.acquire(hold, group)
                 if lease is None:
-                    return outcomes.ended("cancelled")
-                outcome = yield from self._run_in(
-                    lease, connection, outcomes, request, setting, cancel
-                )
-                cancel.on_cancel(None)
-                if outcome is not None:
-                    connection.finish(hold, use, outcome.usage.wall_time)
-                    return outcome
+                    return
+                yield from self._run_in(lease, connection, group, setting)
+                if group.ended:
+                    connection.finish(hold, group)
+                    return
                 connection.drop(hold)  # it was killed while it was idle; take another
                 stillborn += lease.calls == 0
-            return outcomes.refused("new task processes end before they can run it")
-        except BaseException:  # Ctrl-C: nothing waits for this call any more
+            why = "new task processes end before they can run it"
+            group.end_first(group.calls[0].outcomes.refused(why))  # others may fare better
+        except BaseException:  # Ctrl-C: nothing waits for these calls any more
             connection.drop(hold)
             raise
         finally:
             connection.leave(hold)
 
     def _run_in(
-        self,
-        lease: Lease,
-        connection: Connection,
-        outcomes: Outcomes,
-        request: Payload,
-        setting: Setting,
-        cancel: CancelToken,
-    ) -> Steps[PackedOutcome[Any] | None]:
-        """Run a call in this task process. None if the process ended before the call began."""
-        if not lease.begin(outcomes.limits, request, setting):
-            return None
-        end = functools.partial(connection.cancel, lease.row, lease.number)
-        if not cancel.on_cancel(end):
-            end()
-        try:
-            ended = yield from lease.wait()
-        except MalformedError as why:
-            lease.reusable = False
-            return outcomes.ended("deaf", cause=why)
-        if isinstance(ended, Unbegun):
-            return None
-        if ended is not None:
-            return outcomes.of(lease, ended)
-        lease.reusable = False
+        self, lease: Lease, connection: Connection, group: Group[Any], setting: Setting
+    ) -> Steps[None]:
+        """Run calls in this task process, as many as it begins."""
+        if not connection.begin(lease, group, setting):
+            return
+        malformed: MalformedError | None = None
+        while group.calls:
+            try:
+                ended = yield from lease.wait()
+            except MalformedError as why:
+                lease.reusable = False
+                if len(group.calls) == 1:
+                    return group.end_first(group.calls[0].outcomes.ended("deaf", cause=why))
+                if malformed is None:
+                    connection.cancel(lease.row, lease.number)  # then it is known how far it was
+                malformed = why
+                continue
+            if isinstance(ended, Unbegun):
+                if ended.number == lease.number:
+                    return
+                group.give_back_after(ended.number - lease.number)
+            elif ended is None:
+                lease.reusable = False
+                how = yield from self._how_lost(connection)
+                return group.end_first(group.calls[0].outcomes.ended(how))
+            else:
+                outcomes = group.calls[0].outcomes
+                if malformed is None:
+                    group.end_first(outcomes.of(lease, ended))
+                else:
+                    group.end_first(outcomes.ended("deaf", cause=malformed))
+                malformed = None
+                if isinstance(ended, Verdict) or (group.calls and not lease.go_on()):
+                    return
+
+    def _how_lost(self, connection: Connection) -> Steps[str]:
+        """Why the socket of a process was closed, with neither answer nor verdict."""
         if (yield from connection.wait_for_loss(_LOSS_WAIT_S)):
             self._disconnect(connection)
-            return outcomes.ended("guardian lost")
-        return outcomes.ended("cancelled" if connection.closed else "deaf")
+            return "guardian lost"
+        return "cancelled" if connection.closed else "deaf"
 
     def _connect(self) -> Steps[Connection]:
         start = self._start

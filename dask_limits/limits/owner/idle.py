@@ -7,6 +7,7 @@ import math
 import resource
 import threading
 import time
+import weakref
 from collections import defaultdict, deque
 from collections.abc import Callable
 from typing import Final
@@ -34,12 +35,18 @@ class IdleProcesses:
     """
 
     def __init__(self, drop: Callable[[Hold], None]) -> None:
-        self._drop = drop
+        # Weak, as it is a method of what has this: a circle of the two would keep the memory and
+        # the file of a lost guardian until the garbage collector finds it.
+        self._weak_drop = weakref.WeakMethod(drop)
         self.by_use: dict[Use, deque[Lease]] = defaultdict(deque)
         self._most_functions = _most_functions()
         self._next_tidying = 0.0  # seconds of time.monotonic()
         self._making_room = threading.RLock()
         self._made_room_at = -math.inf  # seconds of time.monotonic()
+
+    def _drop(self, hold: Hold) -> None:
+        if (drop := self._weak_drop()) is not None:
+            drop(hold)
 
     def take(self, use: Use, hold: Hold) -> None:
         """Have this hold one that is fit for this use. An `IndexError` if there is none."""

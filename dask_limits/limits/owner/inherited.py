@@ -9,6 +9,7 @@ Source: fork(2), execve(2), proc(5), prctl(2).
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import operator
 import os
@@ -62,6 +63,8 @@ class Inherited:
     def __init__(self) -> None:
         paths = "/proc/self/status", "/proc/self/limits"
         self._fds = [files.open_out_of_the_way(path) for path in paths]
+        self._of_thread: tuple[int, int] = 0, -1  # a thread, and the file of its status
+        self._changing_thread = threading.Lock()  # nobody waits for it: see `Connection`
         self._rarer_files = [n for n in _RARER_FILES if os.path.exists(f"/proc/self/{n}")]
         self._attributes = prctl.Attributes(inherited=True)
         self._system_calls = SystemCalls()
@@ -141,9 +144,36 @@ class Inherited:
 
     def _read_status(self) -> bytes:
         """Of this thread: credentials and capabilities can differ."""
-        if threading.get_native_id() == os.getpid():
+        thread = threading.get_native_id()
+        if thread == os.getpid():
             return os.pread(self._fds[0], _SIZE, 0)
+        known, fd = self._of_thread
+        if thread == known:
+            with contextlib.suppress(ProcessLookupError):  # an earlier thread had this number
+                return os.pread(fd, _SIZE, 0)
+        self._keep_file_of(thread)
         return files.read("/proc/thread-self/status")
+
+    def _keep_file_of(self, thread: int) -> None:
+        """Keep the file of this thread open, unless another thread that lives uses the place.
+
+        To open it takes 60 us, and the thread of a pool looks often.
+        """
+        if not self._changing_thread.acquire(blocking=False):
+            return
+        try:
+            known, fd = self._of_thread
+            if known not in (0, thread) and os.path.exists(f"/proc/self/task/{known}"):
+                return
+            self._of_thread = 0, -1
+            if known:
+                self._fds.remove(fd)
+                os.close(fd)
+            fd = files.open_out_of_the_way("/proc/thread-self/status")
+            self._fds.append(fd)
+            self._of_thread = thread, fd
+        finally:
+            self._changing_thread.release()
 
     def close(self) -> None:
         """Close its files. After this, everything has changed."""

@@ -4,11 +4,12 @@ import itertools
 import pickle
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from dask_limits.limits.ipc import messages, owner_cells, transport
 from dask_limits.limits.ipc.cells import Cells
+from dask_limits.limits.ipc.messages import Verdict
 from dask_limits.limits.ipc.payload import Payload, pack
 from dask_limits.limits.limits import Limits
 from dask_limits.limits.linux import proctree
@@ -23,11 +24,16 @@ from dask_limits.limits.task.process_state import Setting
 _MOST_MESSAGES: Final = 1000
 """Of one call, beside its answer: some for each 100 KB of what it has imported. A call that sends
 them all the time must not keep its owner busy."""
-_numbers = itertools.count(1)  # of the calls of this process
+_numbers = itertools.count(messages.MOST_CALLS, messages.MOST_CALLS)
+"""Of the first calls of the requests of this process; those of the others follow."""
 
 
 class Lease:
-    """A task process in its owner's hands, for one call at a time."""
+    """A task process in its owner's hands, for the calls of one request at a time.
+
+    Attributes:
+        number: Of the call that runs, or ran last.
+    """
 
     def __init__(
         self,
@@ -52,29 +58,33 @@ class Lease:
         self._first_memory = 0  # bytes that it had before its first call
         self._waits_since = 0.0  # seconds of time.monotonic()
         self._held_at_most = 0  # bytes that calls have left there, beyond that
-        self.number = 0  # of the current or the last call
+        self.number = 0
+        self._first = self._last = 0  # numbers of the calls of the current or the last request
         self.calls = 0  # that it has run
         self.spent = 0.0  # seconds, in these
         self.key = b""  # of verdicts
         self.cost = 0.0  # seconds, of another process
         self.template = 0  # the number of the one that it was forked from
         self.epoch = 0  # of what it has imported; see Templates
-        self.changes = 0  # of modules before the current or the last call
+        self.changes = 0  # of modules before the current or the last request
         self.folders: Folders = [], ""  # where the owner looked for modules then
         self.prepared: dict[str, str | None] = {}  # what it had imported before its first call
-        self.imported: dict[str, str | None] = {}  # by the current or the last call
+        self.imported: dict[str, str | None] = {}  # by calls of the current or the last request
         self.looked_for: list[str] = []  # modules, by the call that has ended without an answer
-        self.since = 0  # when that call began, in nanoseconds since 1970
+        self.since = 0  # when that request was sent, in nanoseconds since 1970
         self.versions: dict[str, int] = {}  # of what it has imported: `changes` before that
         self.reusable = True
 
-    def begin(self, limits: Limits, request: Payload, setting: Setting) -> bool:
-        """Start a call that gets this setting.
+    def begin(
+        self, limits: Limits, calls: Sequence[Payload], setting: Setting, seconds: float
+    ) -> bool:
+        """Send calls that get this setting; the next one begins until they have taken `seconds`.
 
-        False if the process had ended before and cannot have begun it.
+        False if the process had ended before and cannot have begun any.
         """
         row, cells = self.row, self._owner_cells
-        self.number = next(_numbers)
+        self.number = self._first = next(_numbers)
+        self._last = self._first + len(calls) - 1
         self.imported = {}
         self.since = time.time_ns()
         start_method = messages.START_METHODS.index(
@@ -91,18 +101,21 @@ class Lease:
             limits.isolation == "warm",
         )
         cells.put_all(row, owner_cells.START, about_call)
+        cells.put(row, owner_cells.LAST, self._last)
         cells.put(row, owner_cells.CALL, self.number)
         if owner_cells.is_asleep(cells):
             self._wake_guardian()
         try:
             self._send_setting(setting)
-            self._send_request(limits, request, start_method)
+            self._send_request(limits, calls, start_method, seconds)
         except ConnectionError:
             return False
-        cells.put(row, owner_cells.SENT, self.number)
+        cells.put(row, owner_cells.SENT, self._last)
         return True
 
-    def _send_request(self, limits: Limits, request: Payload, start_method: int) -> None:
+    def _send_request(
+        self, limits: Limits, calls: Sequence[Payload], start_method: int, seconds: float
+    ) -> None:
         orders = messages.ORDERS.pack(
             limits.wall_time or 0.0,
             limits.cpu_time or 0.0,
@@ -110,13 +123,18 @@ class Lease:
             start_method,
             limits.capture_output > 0,
             limits.isolation in ("warm", "fresh"),
+            seconds,
+            min(limits.memory or 0, 2**63) // 2,
         )
-        fds = request.fds
+        parts = [orders]
+        for call in calls:
+            parts += messages.SIZE.pack(len(call.head)), call.head
+        fds = calls[0].fds
         if limits.capture_output:
             self._capture = Capture(limits.capture_output)
             self._capture.open()
             fds = [*fds, *self._capture.fds]
-        transport.send(self.sock, messages.REQUEST, self.number, orders, request.head, fds=fds)
+        transport.send(self.sock, messages.REQUEST, self.number, *parts, fds=fds)
         if self._capture is not None:
             self._capture.sent()
 
@@ -129,7 +147,7 @@ class Lease:
             state.close()
 
     def wait(self) -> Steps[received.End | None]:
-        """Wait for the end of the call: its answer, or the guardian's verdict.
+        """Wait for the end of the call that runs: its answer, or the guardian's verdict.
 
         The answer of a process that is condemned for this call does not count: the call was not
         done in time, and may have ended only because a signal interrupted a system call.
@@ -140,30 +158,43 @@ class Lease:
             MalformedError: if something came that none of our processes sends.
         """
         sock, capture = self.sock, self._capture
+        files = (sock.fileno(),) if capture is None else (sock.fileno(), *capture.listens_to)
         left = _MOST_MESSAGES
+        is_there = self.number != self._first  # more answers may be, then
         while left:
-            files = (sock.fileno(),) if capture is None else (sock.fileno(), *capture.listens_to)
-            may_block = yield files
+            may_block = False if is_there else (yield files)
             try:
                 if capture is not None:
                     capture.take_until_readable(sock, INTERVAL_S if may_block else 0)
                     may_block = False
                 message = self._receiver.receive(0 if may_block else socket.MSG_DONTWAIT)
             except BlockingIOError:  # there is no answer yet
-                self._note_silence()
+                if not is_there:
+                    self._note_silence()
+                is_there = False
                 continue
             except OSError:
                 return None
             if message is None:
                 return None
             try:
-                if message.number == self.number and (end := self._take(message)) is not None:
+                if (end := self._take(message)) is not None:
                     return end
             finally:
                 message.close()
             self._heartbeat.check()
             left -= 1
         raise received.MalformedError("messages without end")
+
+    def go_on(self) -> bool:
+        """Begin to wait for the next call of the request.
+
+        False if the process is condemned for the last one: then the next one has not begun.
+        """
+        ended = self.number
+        self.number += 1
+        self._owner_cells.put(self.row, owner_cells.CALL, self.number)
+        return self._owner_cells.get(self.row, owner_cells.CONDEMNED) != ended
 
     def _note_silence(self) -> None:
         """Tell the guardian that there is no answer: a call can say that it has sent one.
@@ -176,11 +207,20 @@ class Lease:
         self._heartbeat.check()
 
     def _take(self, message: transport.Message) -> received.End | None:
-        """Take a message about the current call. None if it does not end the call."""
+        """Take a message. None if it does not end a call of the current request."""
+        is_early = message.number < self.number
+        if message.number > self._last or (is_early and message.kind != messages.VERDICT):
+            return None  # of an earlier request, or of none
+        if message.kind == messages.SKIPPED and message.number == self._first:
+            raise received.MalformedError("the first call of a request is never skipped")
         condemned = self._owner_cells.get(self.row, owner_cells.CONDEMNED) == self.number
         if condemned and message.kind in messages.ANSWERS:
             return None
         what = received.read(message, self.key)
+        if is_early:  # it has ended after its answer, so the next one has not begun
+            return received.Unbegun(self.number) if message.number >= self._first else None
+        if message.number > self.number and not isinstance(what, Verdict | received.Unbegun):
+            return None  # it cannot have begun
         if not isinstance(what, dict):
             self.looked_for = received.looked_for(what)
             return what
@@ -209,7 +249,7 @@ class Lease:
 
     @property
     def memory(self) -> int:
-        """The limit of the current or the last call, in bytes; 0 is none."""
+        """The limit of the current or the last calls, in bytes; 0 is none."""
         return self._owner_cells.get(self.row, owner_cells.MEMORY)
 
     @property
@@ -217,10 +257,10 @@ class Lease:
         """Whether the process has ended, as the guardian has seen."""
         return self._owner_cells.get(self.row, owner_cells.GONE) != 0
 
-    def finish(self) -> bool:
-        """End the call. True if the process is fit for another one."""
+    def finish(self, calls: int) -> bool:
+        """End a request, of which so many calls have run. True if the process is fit for more."""
         self._forget_call()
-        self.calls += 1
+        self.calls += calls
         for name, file in self.imported.items():
             if file or "." not in name:
                 self.versions.setdefault(name, self.changes)

@@ -33,7 +33,9 @@ class Ended(NamedTuple):
 
 
 class Unbegun(NamedTuple):
-    """The process has ended before it began the call, as the guardian says."""
+    """The process has not begun the call of this number, nor those after it in its request."""
+
+    number: int
 
 
 End: TypeAlias = Ended | Verdict | Unbegun
@@ -59,7 +61,7 @@ def read(message: Message, key: bytes) -> End | Modules:
         MalformedError: if it is not as its kind says, or of no kind that comes here, or a verdict
             without the `key` of the guardian.
     """
-    kind, _, body, fds = message
+    kind, number, body, fds = message
     try:
         if kind in messages.ANSWERS:
             account = Account(*messages.ACCOUNT.unpack_from(body))
@@ -69,10 +71,12 @@ def read(message: Message, key: bytes) -> End | Modules:
             return Ended(account, answer.read(kind, body[messages.ACCOUNT.size :], fds))
         if kind in (messages.IMPORTED, messages.PREPARED_IMPORTS):
             return imports.parse(body)
+        if kind == messages.SKIPPED:
+            return Unbegun(number)
         if kind not in (messages.VERDICT, messages.UNBEGUN):
             raise ValueError(kind)
         if body[: len(key)] != key:
             raise ValueError("this is no verdict of the guardian")
-        return pickle.loads(body[len(key) :]) if kind == messages.VERDICT else Unbegun()
+        return pickle.loads(body[len(key) :]) if kind == messages.VERDICT else Unbegun(number)
     except _WRONG as why:
         raise MalformedError(f"a message of kind {kind} with {len(body)} bytes") from why

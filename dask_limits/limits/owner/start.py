@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import _thread
+import sys
+import threading
 
 from dask_limits.limits.linux import uninterrupted
 from dask_limits.limits.owner.connection import Connection
@@ -11,13 +13,16 @@ class Start:
     """The start of a guardian: in a thread of its own, where no signal interrupts it.
 
     Any number of threads can wait for it, and so can a signal's handler that has interrupted a
-    thread that waits: there is no lock.
+    thread that waits: there is no lock. The finalizer of an object may run in the very thread that
+    starts it: what waits there starts another one, and the slower one is closed. While the
+    interpreter ends, when no other thread goes on, what waits starts it itself.
     """
 
     def __init__(self, max_calls: int | None) -> None:
         self._max_calls = max_calls
         self._to_do = [self._run]
         self._error: BaseException | None = None
+        self._thread = 0  # that starts it
         self.connection: Connection | None = None
 
     def wait(self) -> Steps[Connection]:
@@ -31,6 +36,8 @@ class Start:
                 raise self._error
             if self._to_do:
                 self._begin()
+            elif self._thread == threading.get_ident() or sys.is_finalizing():
+                self._run()
             yield ()
         return self.connection
 
@@ -44,7 +51,14 @@ class Start:
             self._run()
 
     def _run(self) -> None:
+        self._thread = threading.get_ident()
         try:
-            self.connection = Connection(self._max_calls)
+            connection = Connection(self._max_calls)
+            if self.connection is None:
+                self.connection = connection
+            else:
+                connection.close()
         except BaseException as error:
             self._error = error
+        finally:
+            self._thread = 0

@@ -111,8 +111,8 @@ class Templates:
         changed = self._versions.changed
         return bool(changed) and any(changed.get(name, 0) > seen for name, seen in modules.items())
 
-    def note_call(self, lease: Lease, use: Use, seconds: float) -> None:
-        """Note what the last call of this process, which took so long, and its process imported."""
+    def note_calls(self, lease: Lease, use: Use, seconds: float) -> None:
+        """Note what the last calls of a process, which took so long, and the process imported."""
         if lease.prepared:
             self.note_prepared(lease.prepared, lease.template)
             lease.prepared = {}

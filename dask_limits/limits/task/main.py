@@ -16,7 +16,7 @@ from typing import Final, NoReturn
 from dask_limits.limits.ipc import messages, payload, task_cells, transport
 from dask_limits.limits.ipc.task_cells import TaskCells
 from dask_limits.limits.linux import files, prctl, proctree, signals, standard_output
-from dask_limits.limits.task import fresh, imports, temporary_folder
+from dask_limits.limits.task import imports, temporary_folder
 from dask_limits.limits.task.baseline import Baseline
 from dask_limits.limits.task.own_changes import OwnChanges
 from dask_limits.limits.task.own_memory import OwnMemory
@@ -149,28 +149,53 @@ class TaskProcess:
                 self._own_changes.begin_call()
                 imports.look_into_archives_again()
                 self._memory.get_ready()
-                continue
-            number = message.number
-            kind, end, *figures = self._run(message)
-            if len(sys.modules) != len(self._modules) or self._imported:
-                self._report_imports(number)
-            account = messages.ACCOUNT.pack(*figures, self._memory.first)
-            transport.send(self._sock, kind, number, account, end.head, fds=end.fds)
-            end.close()
-            self._task_cells.put(0, task_cells.ANSWERED, number)
-            del end  # a large answer is not the next call's
+            elif not self._run_all(message):
+                break
 
-    def _run(self, request: transport.Message) -> Ended:
-        number, fds = request.number, request.fds
+    def _run_all(self, request: transport.Message) -> bool:
+        """Run the calls of a request. False if one has left this process unfit for the next."""
         orders = messages.Orders(*messages.ORDERS.unpack_from(request.body))
         self._keeps = orders.keeps
-        head = request.body[messages.ORDERS.size :]
+        seconds = 0.0
+        for number, head in enumerate(messages.calls_in(request.body), request.number):
+            if number > request.number:
+                if not self._is_fit():
+                    return False
+                if self._goes_elsewhere(number, orders, seconds):
+                    transport.send(self._sock, messages.SKIPPED, number)
+                    break
+            seconds += self._run_one(number, orders, head, request.fds)
+        return True
+
+    def _goes_elsewhere(self, number: int, orders: messages.Orders, seconds: float) -> bool:
+        """Whether the next call of a request is not to begin here."""
+        is_full = 0 < orders.memory < self._memory.held
+        is_held = self._task_cells.get(0, task_cells.HELD) >= number
+        return seconds > orders.seconds or is_full or is_held
+
+    def _run_one(
+        self, number: int, orders: messages.Orders, head: memoryview, fds: list[int]
+    ) -> float:
+        """Run a call, and send the answer. Returns the seconds that it took."""
+        kind, end, *figures = self._run(number, orders, head, fds)
+        if len(sys.modules) != len(self._modules) or self._imported:
+            self._report_imports(number)
+        account = messages.ACCOUNT.pack(*figures, self._memory.first)
+        transport.send(self._sock, kind, number, account, end.head, fds=end.fds)
+        end.close()
+        # From here on this call is not ended any more. Whoever holds the next ones looks at this.
+        self._task_cells.put(0, task_cells.ANSWERED, number)
+        return figures[0]
+
+    def _run(self, number: int, orders: messages.Orders, head: memoryview, fds: list[int]) -> Ended:
         captured = NOTHING
         if orders.captures:
             captured = standard_output.redirected(fds[-2:])
             del fds[-2:]
         with captured:
             if orders.start_method:
+                from dask_limits.limits.task import fresh  # with pynisher, which few calls need
+
                 return fresh.run(number, orders, head, fds, self._runner)
             return self._runner.run(number, orders, head, fds)
 

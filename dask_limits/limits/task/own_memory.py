@@ -48,7 +48,7 @@ class OwnMemory:
         self._is_exact = True  # whether getrusage(2) tells the peak since the last reset
         self._before = self._counted = self._count_pages()
         self._peak_before = self._anonymous = 0
-        self._reset()
+        self.get_ready()
         self._is_exact = self._peak_before < self._before.resident + _SLACK
         self.first = self._highest = self._tidied = self._before.resident
 
@@ -86,9 +86,10 @@ class OwnMemory:
             self._counted = self._count_pages()
         return left
 
-    def get_ready(self) -> None:
-        """Have what there is now not count for the next call, and its peak start here."""
-        self._reset()
+    @property
+    def held(self) -> int:
+        """Bytes that calls have left here, when it got ready for the next one."""
+        return self._before.resident - self.first
 
     def resident(self) -> int:
         """Bytes that this process has now."""
@@ -102,7 +103,8 @@ class OwnMemory:
             return self._before.resident, self._anonymous
         return int(resident) * proctree.PAGE, (int(resident) - int(shared)) * proctree.PAGE
 
-    def _reset(self) -> None:
+    def get_ready(self) -> None:
+        """Have what there is now not count for the next call, and its peak start here."""
         try:
             self._can_reset = os.write(self._clear_refs_fd, _RESET_PEAK) > 0
         except OSError:

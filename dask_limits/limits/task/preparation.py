@@ -22,6 +22,13 @@ from dask_limits.limits.tracebacks import say, text_of
 
 _INITIALIZER: Final = "<initializer>"
 """Among the late packages: to unpickle the initializer and its arguments leaves what they leave."""
+_IMPORTED_FIRST: Final = (
+    *("dask_limits.limits.task.fresh", "concurrent.futures.thread", "hashlib"),
+    *("importlib.resources", "pathlib", "urllib.parse"),
+)
+"""Modules that a template imports before it watches imports: it sees what packages change of those,
+see `Patches`. With the first is pynisher, which some calls need. They take 50 ms: too long for the
+template of a program that begins, which imports nothing else."""
 _LONGEST_TEXT: Final = 10_000  # characters; a message has room for two
 
 
@@ -60,6 +67,8 @@ class Preparation:
         Returns further packages that are to be excluded. This process is then no good as a
         template.
         """
+        for name in _IMPORTED_FIRST:
+            importlib.import_module(name)
         self.excluded = excluded
         before = set(sys.modules)
         if self.setting is not None:

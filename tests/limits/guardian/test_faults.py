@@ -1,5 +1,6 @@
 """What happens when a process of ours is killed, at a bad moment."""
 
+import gc
 import os
 import random
 import resource
@@ -213,6 +214,22 @@ def test_when_an_idle_guardian_is_killed_the_next_call_just_works(guardian):
         assert guardian.run(abs, (-1,), {}).result() == 1
 
 
+def test_a_lost_guardian_leaves_nothing_to_the_garbage_collector(guardian):
+    assert guardian.run(abs, (-1,), {}).result() == 1
+    gc.collect()
+    files = sum(1 for _ in Path("/proc/self/fd").iterdir())
+    gc.disable()
+    try:
+        for _ in range(3):
+            below = processes_of(guardian)
+            next(p for p in below if p.name() == "limits-guardian").kill()
+            until(lambda below=below: gone(below))
+            assert guardian.run(abs, (-1,), {}).result() == 1
+        until(lambda: sum(1 for _ in Path("/proc/self/fd").iterdir()) <= files, 20)
+    finally:
+        gc.enable()
+
+
 @pytest.mark.parametrize("forked", [False, True], ids=["alone", "with a fork that lives on"])
 def test_when_the_owner_is_killed_all_goes(tmp_path, forked):
     script = textwrap.dedent(
@@ -357,6 +374,24 @@ def test_many_calls_leak_no_file_and_no_process(guardian, kind):
     until(lambda: guardian_process(guardian).num_fds() <= above + 3)
 
 
+def test_a_reaper_that_is_killed_as_soon_as_it_has_its_name_ends_its_guardian():
+    own = psutil.Process()
+    for _ in range(15):
+        with Guardian() as guardian:
+            before, call = (
+                set(own.children()),
+                threading.Thread(target=guardian.run, args=(abs, (1,), {})),
+            )
+            call.start()
+            until(lambda before=before: set(own.children()) - before)
+            (reaper,) = set(own.children()) - before
+            until(lambda reaper=reaper: reaper.name() == "limits-reaper")
+            below = reaper.children(recursive=True)
+            reaper.kill()
+            until(lambda below=below: gone(below))
+            call.join()
+
+
 @pytest.mark.parametrize(
     "name", ["limits-guardian", "limits-reaper", "limits-template", "limits-task"]
 )
@@ -392,7 +427,8 @@ def test_whatever_is_killed_at_whatever_moment_calls_end_and_the_next_one_works(
         killer.join()
         for outcome in outcomes:
             assert outcome.ok or isinstance(outcome.exception, exceptions.CallError)
-        until(lambda: call(3).ok)  # the last one that was killed may just be going
+        # The last one that was killed may just be going: a reaper, say, and then the others.
+        until(lambda: call(3).ok and alive(guardian._connection.pid))
         below = processes_of(guardian)
     assert gone(below)
 

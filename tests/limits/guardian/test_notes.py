@@ -4,36 +4,22 @@ import contextlib
 import ctypes
 import math
 import os
-import re
 import socket
 import sys
 import threading
 import time
-from pathlib import Path
 
 import cloudpickle
 import pytest
 from isolations import on_processes
 from kinds import KINDS, expect_breach
+from own_notes import own_notes
 
 from dask_limits import exceptions
 from dask_limits.limits.ipc import messages, task_cells, transport
 from dask_limits.limits.ipc.cells import Cells
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # a call shall not import pytest
-
-
-def own_notes():
-    """The cells of this process, by their address."""
-    line = next(
-        line
-        for line in Path("/proc/self/maps").read_text().splitlines()
-        if "dask-limits-task-cells" in line
-    )
-    start = int(re.match("[0-9a-f]+", line)[0], 16)
-    as_numbers = (ctypes.c_uint64 * Cells.CELLS).from_address(start)
-    as_seconds = (ctypes.c_double * Cells.CELLS).from_address(start)
-    return as_numbers, as_seconds
 
 
 def saying(what):

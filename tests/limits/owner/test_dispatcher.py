@@ -17,6 +17,9 @@ from processes import until
 
 from dask_limits import exceptions, limit
 from dask_limits.executors.processes import ProcessExecutor
+from dask_limits.limits import Limits, Usage
+from dask_limits.limits.owner.dispatcher import Job
+from dask_limits.limits.packed_outcome import PackedOutcome
 
 
 @pytest.fixture
@@ -134,6 +137,8 @@ def test_a_call_that_was_refused_for_want_of_a_thread_does_not_run(pool, monkeyp
     for n in range(20):
         assert pool.submit(abs, -n).result(timeout=60) == n
     assert not called.is_set()
+    blocking = limit(len, isolation="thread")  # in threads of their own
+    assert [pool.submit(blocking, "ab").result(timeout=60) for _ in range(5)] == [2] * 5
 
 
 def test_a_fork_has_a_pool_of_its_own(pool):
@@ -251,13 +256,14 @@ def test_an_error_in_the_dispatcher_itself_fails_calls_and_is_not_the_end(pool):
     nap = limit(time.sleep, wall_time=60)
     running = [pool.submit(nap, 30) for _ in range(4)]
     until(lambda: all(future.running() for future in running))
-    errors = [OSError("out of order")]
+    wait, errors = pool._dispatcher._wait, [OSError("out of order")]
 
     def break_once():
         if errors:
             raise errors.pop()
+        return wait()
 
-    pool._dispatcher._begin_pass = break_once
+    pool._dispatcher._wait = break_once
     waiting = pool.submit(abs, -1)
     for future in [*running, waiting]:
         assert isinstance(future.exception(timeout=60), OSError)
@@ -267,25 +273,21 @@ def test_an_error_in_the_dispatcher_itself_fails_calls_and_is_not_the_end(pool):
 def test_calls_that_wait_for_no_file_take_one_step_at_a_time(pool):
     dispatcher, steps = pool._dispatcher, []
 
-    class Pausing:
-        kind, blocks = "pausing", False
-
-        def begin(self):
-            return self.take_steps()
-
-        def take_steps(self):
-            for _ in range(50):
-                steps.append(len(dispatcher._pausing))
-                dispatcher.nudge()
-                yield ()
-
-        def end(self, _):
+    class Pausing(Job):
+        def tell(self):
             ended.set()
 
-        fail = end
+    def take_steps(group):
+        for _ in range(50):
+            steps.append(len(dispatcher._pausing))
+            dispatcher.nudge()
+            yield ()
+        usage = Usage(wall_time=0.0, cpu_time=0.0)
+        group.end_first(PackedOutcome("pausing", group.limits, usage))
 
+    dispatcher._steps = take_steps
     ended = threading.Event()
-    dispatcher.add(Pausing())
+    dispatcher.add(Pausing(abs, (), {}, Limits(wall_time=60)))
     assert ended.wait(60)
     assert set(steps) == {0}
 

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import for_everyone
+import psutil
 import pytest
 from isolations import on_processes
 from processes import until
@@ -238,3 +239,24 @@ def test_threads_that_differ_refuse_each_other_no_calls():
     with Guardian() as guardian, ThreadPoolExecutor(3) as pool:
         for exceptions in pool.map(call_niced, range(3)):
             assert exceptions == [None] * 4
+
+
+def test_threads_that_come_and_go_look_by_one_file():
+    inherited = Inherited()
+    seen = []
+
+    def look():
+        seen.extend(inherited.has_changed() for _ in range(3))
+
+    def look_in_turn():
+        for _ in range(20):
+            thread = threading.Thread(target=look)
+            thread.start()
+            thread.join()
+
+    look_in_turn()
+    before = psutil.Process().num_fds()
+    look_in_turn()
+    assert psutil.Process().num_fds() == before
+    assert not any(seen)
+    inherited.close()

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import _thread
 import concurrent.futures
+import threading
 from collections.abc import Callable, Generator
+from concurrent.futures._base import PENDING
 from functools import partial
 from typing import Any, Generic, TypeVar
 
@@ -15,6 +18,29 @@ _NOTE_LENGTH = 300  # characters: enough for the message of a breach
 
 Call = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
 """What is submitted: the function, its positional arguments and its keyword arguments."""
+
+
+class _Condition(_thread.RLock):  # type: ignore[misc]  # it can be inherited from
+    """What a future of the standard library needs of a `threading.Condition`.
+
+    That takes 1.4 KB, and a future that nobody waits for needs the lock alone.
+    """
+
+    __slots__ = ("_condition",)
+
+    def __init__(self) -> None:
+        self._condition: threading.Condition | None = None
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait for `notify_all`. This thread holds the lock, as in the next one."""
+        if self._condition is None:
+            self._condition = threading.Condition(self)
+        return self._condition.wait(timeout)
+
+    def notify_all(self) -> None:
+        """Wake all threads that wait."""
+        if self._condition is not None:
+            self._condition.notify_all()
 
 
 class Future(concurrent.futures.Future[R], Generic[R]):
@@ -45,7 +71,13 @@ class Future(concurrent.futures.Future[R], Generic[R]):
     # other, so one of two threads sees both; what is to happen once is popped.
 
     def __init__(self, on_cancel: Callable[[], object] | None = None) -> None:
-        super().__init__()
+        # What the base class sets, with a condition that is made when a thread waits for it.
+        self._condition = _Condition()  # type: ignore[assignment]
+        self._state = PENDING
+        self._result = None
+        self._exception = None
+        self._waiters: list[Any] = []
+        self._done_callbacks: list[Callable[[Future[R]], object]] = []
         self._on_cancel = on_cancel
         self._started = False
         self._settled = False
@@ -105,6 +137,7 @@ class Future(concurrent.futures.Future[R], Generic[R]):
 
     def _say_settled(self) -> None:
         self._settled = True
+        self._on_cancel = None  # it may have much of what was submitted
         if (tell := _popped(self._tell)) is not None:
             tell(self)
 

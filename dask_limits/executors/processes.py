@@ -3,16 +3,17 @@ from __future__ import annotations
 import concurrent.futures
 import os
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any, Generic, ParamSpec, TypeVar
 
 from dask_limits.executors.future import Future
-from dask_limits.limits import CancelToken, LimitedCall, Outcome, Usage
-from dask_limits.limits.owner.dispatcher import Dispatcher
+from dask_limits.executors.ordered_map import OrderedMap
+from dask_limits.limits import LimitedCall, Outcome, Usage
+from dask_limits.limits.owner.dispatcher import Dispatcher, Job
 from dask_limits.limits.owner.guardian import Guardian
 from dask_limits.limits.owner.preload import NOTHING, Preload
-from dask_limits.limits.owner.steps import Steps
-from dask_limits.limits.owner.use import function_key
 from dask_limits.units import whole_number
 
 P = ParamSpec("P")
@@ -49,8 +50,11 @@ class ProcessExecutor(concurrent.futures.Executor):
             max_workers = len(os.sched_getaffinity(0))
         self.max_workers = whole_number(max_workers, "max_workers", none="one for each CPU")
         self._guardian = Guardian(max_calls_per_process, preload)
-        self._dispatcher = Dispatcher(self.max_workers, self._guardian.begin_moment)
+        self._dispatcher = Dispatcher(
+            self.max_workers, self._guardian.steps, self._guardian.begin_moment
+        )
         self._pending: set[Future[Any]] = set()
+        self._mapped: set[OrderedMap[Any]] = set()
         self._is_shut_down = False
 
     def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
@@ -59,10 +63,12 @@ class ProcessExecutor(concurrent.futures.Executor):
         Raises:
             RuntimeError: after `shutdown()`.
         """
-        if self._is_shut_down:
-            raise RuntimeError("This executor takes no calls after shutdown(): make a new one")
+        self._check_open()
+        return self._submit(fn, *args, **kwargs)
+
+    def _submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
         call = fn if isinstance(fn, LimitedCall) else LimitedCall(fn)
-        job = _Job(self._guardian, call, args, kwargs, self._dispatcher.nudge)
+        job = _Job(call, args, kwargs, self._dispatcher.nudge)
         self._pending.add(job.future)
         job.future.add_done_callback(self._pending.discard)
         try:
@@ -72,6 +78,54 @@ class ProcessExecutor(concurrent.futures.Executor):
             raise
         return job.future
 
+    def map(
+        self,
+        fn: Callable[..., R],
+        /,
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int = 1,
+    ) -> Iterator[R]:
+        """Call a function with each item, as the built-in `map` does, many at a time.
+
+        Unlike the pools of the standard library, this takes items when there is room for their
+        calls: the first ones at once, more each time that a result is asked for, and the rest in
+        `shutdown()`. So an iterable may have any number of them. Short calls share the way to a
+        process by themselves.
+
+        Args:
+            fn: Any callable; a `LimitedCall` runs under its limits.
+            *iterables: Those of the arguments. The shortest one ends this.
+            timeout: Seconds from now on until the last result; None is no limit.
+            chunksize: How many calls to have ready for each process, at least.
+
+        Returns:
+            An iterator over the results, in the order of the items. If it is closed, or raises,
+            calls whose results it has not yielded are cancelled, as those of the standard library.
+
+        Raises:
+            ValueError: if `chunksize` is less than 1.
+            RuntimeError: after `shutdown()`.
+            TimeoutError: by the iterator, when the time is up.
+
+        Example:
+            >>> with ProcessExecutor(2) as executor:
+            ...     list(executor.map(pow, [2, 3, 4], [5, 2, 3]))
+            [32, 9, 64]
+        """
+        self._check_open()
+        least = whole_number(chunksize, "chunksize") * self.max_workers
+        items = zip(*iterables, strict=False)
+        mapped = OrderedMap(items, partial(self._submit, fn), self.max_workers, least)
+        mapped.fill()
+        self._mapped = {other for other in self._mapped if not other.is_used_up} | {mapped}
+        deadline = None if timeout is None else time.monotonic() + timeout
+        return mapped.results(deadline)
+
+    def _check_open(self) -> None:
+        if self._is_shut_down:
+            raise RuntimeError("This executor takes no calls after shutdown(): make a new one")
+
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take no more calls, and end the processes once the calls are done.
 
@@ -79,54 +133,56 @@ class ProcessExecutor(concurrent.futures.Executor):
         """
         self._is_shut_down = True
         if cancel_futures:
+            for mapped in list(self._mapped):
+                mapped.stop()
             for future in list(self._pending):
                 future.cancel()
         if wait and not self._dispatcher.is_this_thread:
-            self._dispatcher.shutdown()
-            self._guardian.close()
+            maps = [self._mapped.pop() for _ in range(len(self._mapped))]
+            try:
+                for mapped in maps:
+                    mapped.submit_all()
+            finally:  # Ctrl-C may come
+                self._dispatcher.shutdown()
+                self._guardian.close()
+            for mapped in maps:
+                mapped.raise_error()
         else:
             threading.Thread(target=self.shutdown, name="dask-limits-shutdown").start()
 
 
-class _Job(Generic[R]):
+class _Job(Job, Generic[R]):
     """A call of the dispatcher, which settles a future."""
 
     def __init__(
         self,
-        guardian: Guardian,
         call: LimitedCall[..., R],
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         nudge: Callable[[], None],
     ) -> None:
-        self._guardian = guardian
-        self._call, self._args, self._kwargs = call, args, kwargs
-        self._token = CancelToken()
+        super().__init__(call.fn, args, kwargs, call.limits, sent={})
         self._nudge = nudge
         self.future = Future[R](on_cancel=self._cancel)
-        self.blocks = call.limits.isolation == "thread"
-
-    @property
-    def kind(self) -> object:
-        """See `Job`."""
-        return function_key(self._call.fn)
 
     def _cancel(self) -> None:
-        self._token.cancel()
+        self.cancel.cancel()
         self._nudge()
 
-    def begin(self) -> Steps[Outcome[R]] | None:
-        """See `Job`."""
-        if self._token.cancelled:
-            return None
+    def begin(self) -> None:
+        """See `Call`."""
         self.future.mark_started()
-        call = self._call
-        return self._guardian.steps(call.fn, self._args, self._kwargs, call.limits, self._token)
 
-    def end(self, outcome: Outcome[R]) -> None:
+    def tell(self) -> None:
         """See `Job`."""
+        assert self.outcome is not None
+        assert self.sent is not None
+        self.take(self.outcome.unpack(self.sent))
+
+    def take(self, outcome: Outcome[R]) -> None:
+        """See `Call`."""
         self.future.settle(outcome)
 
     def fail(self, error: BaseException) -> None:
         """See `Job`. No future may stay open, whatever is wrong."""
-        self.future.settle(Outcome(exception=error, usage=Usage(wall_time=0.0, cpu_time=0.0)))
+        self.take(Outcome(exception=error, usage=Usage(wall_time=0.0, cpu_time=0.0)))

@@ -2,24 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 from dask_limits.exceptions import SchedulerNotRunningError
 from dask_limits.executors import Future
+from dask_limits.executors.in_flight import InFlight
 
-_WINDOW_S: Final = 0.1
-"""As many calls are in flight as have ended in the last window, so that executors always have some
-to take, however short these are. A larger value holds more items in memory."""
-_LEAST_FOR_EACH: Final = (
-    2  # calls in flight for each one that can run at a time: one runs, one waits
-)
-_AHEAD_S: Final = 0.2
-"""How long the calls in flight are to take each place, so that there are some to go together in a
-batch of Dask while another one runs."""
-_MOST_FOR_EACH: Final = 100
-_WEIGHT: Final = 0.1  # of the last call, in the mean of their lengths
 _END: Final = object()
 
 
@@ -41,18 +30,14 @@ class Feed:
         self._most = most
         self._places = places
         self._in_flight: set[Future[Any]] = set()
-        self._window_ends = 0.0  # seconds of time.monotonic()
-        self._ended = self._ended_before = 0  # calls, in this window and the last one
-        self._seconds = 1.0  # that a call takes: one is as good as any that is long
+        self._size = InFlight()
         self.is_used_up = False
 
     def note_end(self, future: Future[Any]) -> None:
         """Note that a call has ended and its events were emitted, if it is one of these."""
         if future in self._in_flight:
             self._in_flight.remove(future)
-            self._ended += 1
-            if (usage := future.usage) is not None:
-                self._seconds += _WEIGHT * (usage.wall_time - self._seconds)
+            self._size.note_end(future.usage)
 
     def refill(self, goes_on: Callable[[], bool]) -> None:
         """Submit as many calls as there is room for, while the run goes on; none after one that a
@@ -81,17 +66,10 @@ class Feed:
 
     def has_room(self) -> bool:
         """Whether another call may be submitted."""
-        return not self.is_used_up and len(self._in_flight) < self._room()
-
-    def _room(self) -> int:
-        if self._most is not None:
-            return self._most
-        now = time.monotonic()
-        if now >= self._window_ends:
-            self._window_ends = now + _WINDOW_S
-            self._ended_before, self._ended = self._ended, 0
-        for_each = min(max(_AHEAD_S / max(self._seconds, 1e-6), _LEAST_FOR_EACH), _MOST_FOR_EACH)
-        return max(int(for_each * self._places()), self._ended_before, self._ended)
+        if self.is_used_up:
+            return False
+        most = self._size.most(self._places()) if self._most is None else self._most
+        return len(self._in_flight) < most
 
     def stop(self) -> None:
         """Submit no more."""

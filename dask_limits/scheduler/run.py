@@ -6,7 +6,8 @@ import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import CancelledError, Executor
 from contextlib import AbstractContextManager
-from typing import Any, NamedTuple, ParamSpec
+from dataclasses import dataclass
+from typing import Any, ParamSpec
 
 from dask_limits.display.live import REDRAW_EVERY_S
 from dask_limits.events import Emitter, Event
@@ -35,7 +36,8 @@ P = ParamSpec("P")
 logger = logging.getLogger("dask_limits")
 
 
-class CallHooks(NamedTuple):
+@dataclass(eq=False)
+class CallHooks:
     """What a run needs of the task that a call belongs to."""
 
     emitter: Emitter
@@ -78,6 +80,7 @@ class Run:
         self._view = view
         self._factory = factory
         self._hooks: dict[Future[Any], CallHooks] = {}
+        self._put = self.loop.put  # one object for all calls
         self._feeds = Feeds()
         self._empty_told = False
         self._stop: tuple[str, BaseException | None] | None = None
@@ -121,8 +124,7 @@ class Run:
 
     def submit(self, call: Call) -> Future[Any]:
         """Submit a call to the executor, and add it to the queue."""
-        future = self.start(call)
-        self.add(future, call)
+        self.add(future := self.start(call), call)
         return future
 
     def start(self, call: Call) -> Future[Any]:
@@ -138,7 +140,7 @@ class Run:
         if hooks is not None:
             self._hooks[future] = hooks
         self._empty_told = False
-        future.when_settled(self.loop.put)
+        future.when_settled(self._put)
         self._emit(SchedulerEvents.FUTURE_SUBMITTED, future)
 
     def feed(self, feed: Feed) -> None:

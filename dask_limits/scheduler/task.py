@@ -3,6 +3,7 @@ from __future__ import annotations
 import concurrent.futures
 import secrets
 import string
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -77,6 +78,7 @@ class Task(TaskEvents[P, R], render.Renderable):
         self.n_submitted = 0
         self._futures: dict[Future[R], None] = {}  # as a set that keeps its order
         self._held: OrderedDict[DeferredFuture[R], Run] = OrderedDict()
+        self._last_hooks: weakref.ref[CallHooks] | None = None
         self._may_retry = False  # whether a plugin may want another attempt of a call
         several = list(plugins) if isinstance(plugins, Iterable) else [plugins]
         for plugin in several:  # before any of them is attached
@@ -157,11 +159,18 @@ class Task(TaskEvents[P, R], render.Renderable):
         # All counts are right before the first callback, which may submit again.
         self._futures[future] = None
         self.n_submitted += 1
-        # A task keeps no hooks: together they would be a circle, and live on after their last use.
-        hooks = CallHooks(self.emitter, self.plugins, self._forget, self.start_held)
-        run.add(future, call, hooks)
+        run.add(future, call, self._hooks())
         run.guard(self.emitter.emit, self.SUBMITTED, future, *args, **kwargs)
         return future
+
+    def _hooks(self) -> CallHooks:
+        """What the run needs of this: one object as long as there are calls."""
+        hooks = None if self._last_hooks is None else self._last_hooks()
+        if hooks is None:
+            hooks = CallHooks(self.emitter, self.plugins, self._forget, self.start_held)
+            # Else together they would be a circle, and live on after their last use.
+            self._last_hooks = weakref.ref(hooks)
+        return hooks
 
     def start_held(self) -> None:
         """Start the held calls that may start now. For plugins."""

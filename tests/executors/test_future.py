@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import itertools
+import threading
+import tracemalloc
 
 import pytest
 from lines import at_line
@@ -32,3 +35,65 @@ def test_a_call_is_ended_whatever_a_done_callback_raises_when_it_is_cancelled():
         future.cancel()
     assert future.cancelled()
     assert (ended, told) == ([1], [future])
+
+
+def bytes_of_each(make):
+    kept = [make() for _ in range(100)]
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        kept += [make() for _ in range(1000)]
+        return (tracemalloc.get_traced_memory()[0] - before) / 1000
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_future_that_nobody_waits_for_takes_less_than_half_of_the_standard_librarys():
+    assert bytes_of_each(Future) < bytes_of_each(concurrent.futures.Future) / 2
+
+
+def test_a_future_has_all_attributes_of_the_standard_librarys():
+    assert vars(concurrent.futures.Future()).keys() <= vars(Future()).keys()
+
+
+WAYS_TO_WAIT = {
+    "result": lambda future: future.result(60),
+    "exception": lambda future: future.exception(60),
+    "wait": lambda future: concurrent.futures.wait([future, Future()], 60, "FIRST_COMPLETED"),
+    "as_completed": lambda future: next(concurrent.futures.as_completed([future], 60)),
+}
+ENDS = {
+    "result": lambda future: future.set_result(1),
+    "exception": lambda future: future.set_exception(ValueError()),
+    "cancel": lambda future: future.cancel(),
+}
+
+
+@pytest.mark.parametrize("end", ENDS)
+@pytest.mark.parametrize("wait_for", WAYS_TO_WAIT)
+def test_any_number_of_threads_can_wait_for_a_future(wait_for, end):
+    future, seen = Future(), []
+
+    def wait():
+        try:
+            WAYS_TO_WAIT[wait_for](future)
+        except (ValueError, concurrent.futures.CancelledError):
+            pass
+        seen.append(future.done())
+
+    threads = [threading.Thread(target=wait, daemon=True) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    ENDS[end](future)
+    for thread in threads:
+        thread.join(60)
+    assert seen == [True] * 3
+
+
+def test_a_wait_that_was_too_short_can_be_repeated():
+    future = Future()
+    for _ in range(2):
+        with pytest.raises(TimeoutError):
+            future.result(0.001)
+    future.set_result(1)
+    assert future.result(60) == 1

@@ -126,7 +126,7 @@ def test_more_short_calls_are_in_flight():
             futures[0].usage = Usage(wall_time=seconds, cpu_time=0.0)
             feed.note_end(futures.pop(0))
             feed.refill(lambda: True)
-        assert feed._seconds == pytest.approx(seconds, rel=0.1)
+        assert feed._size._seconds == pytest.approx(seconds, rel=0.1)
         assert len(futures) >= most
 
 
@@ -209,7 +209,7 @@ def test_as_many_are_in_flight_as_have_ended_in_a_tenth_of_a_second(monkeypatch)
         feed.refill(lambda: True)
         return len(futures)
 
-    monkeypatch.setattr("dask_limits.scheduler.feed.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("dask_limits.executors.in_flight.time.monotonic", lambda: now[0])
     feed = Feed(itertools.count(), submit, None, lambda: places[0])
     assert end(0) == 2 * 3
     for _ in range(10):

@@ -2,11 +2,12 @@ from __future__ import annotations
 
 import re
 import time
+import tracemalloc
 
 import pytest
 from processes import wait_for
 
-from dask_limits import Event, Limiter, Plugin, Scheduler, Task
+from dask_limits import Event, Limiter, Plugin, PynisherPlugin, Scheduler, Task
 from dask_limits.exceptions import EventNotKnownError
 from dask_limits.scheduler.run_loop import RunLoop
 
@@ -220,3 +221,25 @@ def test_a_loop_that_has_ended_answers_who_still_asks():
     loop.put(None)
     loop.close()
     assert loop.ask(lambda: 3) == 3  # in its own thread there is nothing to wait for
+
+
+def test_a_limited_call_that_waits_takes_less_than_2_kib_of_the_driver():
+    scheduler, taken = Scheduler.with_processes(1), []
+    task = scheduler.task(abs, plugins=PynisherPlugin(walltime_limit=60, memory_limit="1 GiB"))
+
+    def submit(calls):
+        for number in range(calls):
+            task.submit(number)
+
+    @scheduler.on_start
+    def measure():
+        submit(100)
+        tracemalloc.start()
+        before, _ = tracemalloc.get_traced_memory()
+        submit(2000)
+        taken.append(tracemalloc.get_traced_memory()[0] - before)
+        tracemalloc.stop()
+        scheduler.stop()
+
+    scheduler.run(wait=False)
+    assert taken[0] / 2000 < 2048

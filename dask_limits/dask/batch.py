@@ -17,7 +17,7 @@ from dask_limits.limits.packed_outcome import PackedOutcome
 LEFT: Final = "limits-left"
 """The annotation of a batch of several calls: the numbers of those that are left to run."""
 TOPIC: Final = "dask-limits-batches"
-"""The topic of what clients are told of a batch that takes longer than meant."""
+"""The topic of how calls have ended, of a batch that takes longer than meant or with its task."""
 
 
 @dataclass(frozen=True)

@@ -40,3 +40,8 @@ def n_runs(folder: Path, number: int) -> int:
     """How often a call has begun."""
     file = folder / f"{number}"
     return len(file.read_text().split()) if file.exists() else 0
+
+
+def numbered_as(item: tuple[Path, int, str]) -> int:
+    """The same, of one argument."""
+    return numbered(*item)

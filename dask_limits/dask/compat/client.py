@@ -35,7 +35,13 @@ _ADDRESSES: Final = names(
     what_for="to have the scheduler of a batch system's cluster listen on one network only",
     without="Starting a cluster of dask-jobqueue fails with ImportError.",
 )
-NAMES: Final = _CLIENT | _STREAM | _EXECUTOR | _ADDRESSES
+_STATE: Final = names(
+    "distributed.client:Future._state 2021.1",
+    "distributed.client:FutureState.wait 2021.1",
+    what_for="to know that a task has ended whose outcome was told before",
+    without="Outcomes are fetched after they were told, which costs time.",
+)
+NAMES: Final = _CLIENT | _STREAM | _EXECUTOR | _ADDRESSES | _STATE
 
 
 def status_of(client: distributed.Client) -> str:
@@ -53,6 +59,12 @@ def id_of(client: distributed.Client) -> str:
 def call_in_loop(client: distributed.Client, function: Callable[..., Any], *args: Any) -> None:
     """Have a client call a function, or a coroutine function, soon and in its own thread."""
     client.loop.add_callback(function, *args)
+
+
+async def ended(task: distributed.Future) -> None:
+    """Wait until a task has ended, however it did. It may be lost again afterwards."""
+    if all(name.is_there for name in _STATE.values()):
+        await task._state.wait()
 
 
 def connection_of(client: distributed.Client) -> Any:

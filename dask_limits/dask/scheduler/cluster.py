@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
+from collections import Counter
 from collections.abc import Callable, Container, Coroutine, Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import cloudpickle
@@ -33,6 +35,7 @@ class TrackedWorker:
     Attributes:
         state: What Dask's scheduler knows of it: a `WorkerState`.
         placed: What it has, and the calls that are placed there.
+        resources: What it has; another worker takes its place if that changes.
         leaves_because: Why it is being drained; empty if it is not.
         time_is_up: Whether calls still ran there when its job was about to end.
         idle_since: Since when it is idle because it has too little time left for what waits.
@@ -41,9 +44,13 @@ class TrackedWorker:
     state: Any
     placed: Worker
     job: BatchJob
+    resources: WorkerResources = field(init=False)
     leaves_because: str = ""
     time_is_up: bool = False
     idle_since: float | None = None
+
+    def __post_init__(self) -> None:
+        self.resources = self.placed.resources
 
     @property
     def name(self) -> str:
@@ -61,6 +68,7 @@ class Cluster:
 
     Attributes:
         workers: The tracked workers, by address.
+        kinds: How many of them have which resources, whenever their jobs end.
         new_worker: What a worker has that a batch system would start. It is set by a cluster in the
             same process. With None, the default, calls are refused that no present worker can run.
     """
@@ -68,13 +76,28 @@ class Cluster:
     def __init__(self, scheduler: distributed.Scheduler, place: Callable[[], None]) -> None:
         self.scheduler = scheduler
         self.workers: dict[str, TrackedWorker] = {}
+        self.kinds: Counter[WorkerResources] = Counter()
         self.new_worker: WorkerResources | None = None
-        self.placement = Placement(self.allowed, self._cost, self._is_quick)
+        self.placement = Placement(self.allowed, self._cost, self._is_quick, self._near)
         self._place = place
         self._is_due = False
         self._loop = asyncio.get_running_loop()
         self._timers: dict[Hashable, asyncio.TimerHandle] = {}
         self._tasks: set[asyncio.Task[None]] = set()  # asyncio holds them weakly
+
+    def add(self, worker: TrackedWorker) -> None:
+        """Track a worker."""
+        self.remove(worker.address)
+        self.workers[worker.address] = worker
+        self.kinds[_kind_of(worker)] += 1
+
+    def remove(self, address: str) -> TrackedWorker | None:
+        """Track a worker no more, if it was tracked."""
+        if (worker := self.workers.pop(address, None)) is not None:
+            self.kinds[kind := _kind_of(worker)] -= 1
+            if not self.kinds[kind]:
+                del self.kinds[kind]
+        return worker
 
     def log(self, worker: TrackedWorker, op: str, **more: Any) -> None:
         """Log an event of a worker under our topic, for clients."""
@@ -171,11 +194,20 @@ class Cluster:
             cost += self.scheduler.get_comm_cost(ts, state)
         return float(cost)
 
+    def _near(self, key: Hashable) -> set[str]:
+        """The workers that have what a call depends on."""
+        holders = (one.who_has for one in self.scheduler.tasks[key].dependencies)
+        return {state.address for there in holders for state in there or ()}
+
     def _is_quick(self, key: Hashable) -> bool:
         ts = self.scheduler.tasks.get(key)
         if ts is None:
             return False
         return LEFT in ts.annotations or 0 <= ts.prefix.duration_average < _QUICK_S
+
+
+def _kind_of(worker: TrackedWorker) -> WorkerResources:
+    return replace(worker.resources, ends_at=math.inf)
 
 
 def removal_of(scheduler: distributed.Scheduler, address: str) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from dask_limits.batch_systems import slurm
 from dask_limits.batch_systems.current_job import BatchJob
-from dask_limits.dask.batch import call_name, numbers_left
+from dask_limits.dask.batch import LEFT, call_name, numbers_left
 from dask_limits.dask.compat.scheduler import allowed_failures
 from dask_limits.dask.scheduler.cluster import Cluster, TrackedWorker
 from dask_limits.dask.scheduler.gather_log import GatherLog
@@ -47,6 +47,22 @@ class Loss:
         return f"worker {self.worker}{f' in job {self.job}' if self.job else ''}: {self.cause}"
 
 
+@dataclass
+class _Left:
+    """A task that was at a worker when this was lost.
+
+    Attributes:
+        ran: Whether it had started, as far as the scheduler knows; of a batch, its first call.
+        could_have: Whether the worker was free to start it.
+        begun: The call of a batch that is known to have begun last.
+    """
+
+    key: Hashable
+    ran: bool
+    could_have: bool
+    begun: int
+
+
 class Losses:
     """Keeps account of what is lost with workers, and has it run again or fail.
 
@@ -61,15 +77,25 @@ class Losses:
         self._forgiven = allowed_failures(cluster.scheduler)
         self._losses: dict[Hashable, list[Loss]] = {}  # that count
         self._started: set[Hashable] = set()
-        # By address, until Dask has removed the worker: whether a call had started, and whether
-        # it could have, as far as the scheduler knows.
-        self._lost: dict[str, list[tuple[Hashable, bool, bool]]] = {}
+        self._begun: dict[Hashable, int] = {}  # the last of a batch, if any is reported
+        self._alone: set[Hashable] = set()  # batches of which one call is left, which has begun
+        self._lost: dict[str, list[_Left]] = {}  # by address, until Dask has removed the worker
         self._started_at: dict[str, dict[Hashable, float]] = {}  # what was placed there, likewise
         self.held: set[Hashable] = set()  # not to be placed until clients are told
 
     def call_started(self, key: Hashable) -> None:
         """A worker has reported that a call runs there."""
         self._started.add(key)
+
+    def call_begun(self, key: Hashable, number: int) -> None:
+        """A worker has reported that a call of a batch has begun, and so have those before it."""
+        self._started.add(key)
+        self._begun[key] = number
+
+    def batch_started(self, key: Hashable) -> None:
+        """A worker has reported that a batch runs, of which it keeps the call that has begun."""
+        self._started.add(key)
+        self._alone.add(key)
 
     def call_left(self, key: Hashable, address: str) -> None:
         """A call has left its worker, in whichever way."""
@@ -82,39 +108,43 @@ class Losses:
             last_seen = worker.state.last_seen - time.time() + time.monotonic()
             may_run = placed_at is not None and last_seen < placed_at + _UNREPORTED_S
             ran = may_run or key in self._started
-            self._lost.setdefault(address, []).append((key, ran, placed_at is not None))
+            left = _Left(key, ran, placed_at is not None, self._begun.get(key, 0))
+            self._lost.setdefault(address, []).append(left)
         self._started.discard(key)
+        self._begun.pop(key, None)
 
     def call_ended(self, key: Hashable) -> None:
         """A call does not run again."""
         self._losses.pop(key, None)
+        self._alone.discard(key)
 
     def worker_left(self, worker: TrackedWorker, removal: Mapping[str, Any]) -> None:
         """Dask has removed a worker, and logged `removal` of that: see `removal_of`."""
         tasks = self._cluster.scheduler.tasks
         was_expected = bool(removal.get("expected"))
         loss = Loss(worker.name, worker.job.job)
-        rerun = []
+        rerun: dict[Hashable, list[int]] = {}  # the calls that had begun
         self._started_at.pop(worker.address, None)
-        for key, ran, could_have in self._lost.pop(worker.address, []):
-            ts = tasks.get(key)
+        for left in self._lost.pop(worker.address, []):
+            key, ts = left.key, tasks.get(left.key)
             if ts is None or ts.state in ("memory", "erred", "forgotten"):
                 continue
-            n_left = len(numbers_left(ts.annotations))
-            if n_left != 1:  # nobody knows which of them had begun: none is to blame
-                if could_have and n_left:
-                    rerun.append(key)
-            elif ran:
+            numbers = numbers_left(ts.annotations)
+            if left.ran and self._is_several(ts):  # nobody knows which of them is to blame
+                if numbers:
+                    rerun[key] = [number for number in numbers if number <= left.begun]
+            elif left.ran:
                 if not was_expected or worker.time_is_up:
                     self._losses.setdefault(key, []).append(loss)
-                rerun.append(key)
-            elif could_have:  # if it had started after all, the next worker is to say so in time
+                rerun[key] = numbers
+            elif left.could_have and not self._is_several(ts):
+                # If it had started after all, the next worker is to say so in time.
                 ts.annotations = {**ts.annotations, "limits-careful": True}
         for key in removal.get("lost-computed-tasks", ()):
             # It was done and its result not fetched. It runs again, but is not to blame.
             ts = tasks.get(key)
             if ts is not None and is_ours(ts) and ts.state in ("waiting", "no-worker"):
-                rerun.append(key)
+                rerun[key] = numbers_left(ts.annotations)
         for key in rerun:
             # A call is not placed before its client has heard of the loss: it could be done before
             # that.
@@ -123,28 +153,36 @@ class Losses:
             self._log.leave_out(key)
         self._cluster.run(self._tell(worker, was_expected, loss, rerun))
 
+    def _is_several(self, ts: Any) -> bool:
+        """Whether a task is a batch of which more than one call may have begun."""
+        return LEFT in ts.annotations and ts.key not in self._alone
+
     async def _tell(
-        self, worker: TrackedWorker, was_expected: bool, loss: Loss, rerun: list[Hashable]
+        self,
+        worker: TrackedWorker,
+        was_expected: bool,
+        loss: Loss,
+        rerun: Mapping[Hashable, list[int]],
     ) -> None:
         """Find out why a worker has left, and tell clients of it and of the calls that it ran."""
         loss.cause = await self._cause(worker, was_expected)
         cluster, tasks = self._cluster, self._cluster.scheduler.tasks
         cluster.log(worker, "worker-removed", reason=loss.cause)
-        for key in rerun:
+        for key, numbers in rerun.items():
             self.held.discard(key)
             losses = self._losses.get(key, [])
-            if (ts := tasks.get(key)) is not None and len(numbers_left(ts.annotations)) > 1:
-                cluster.fail({key: _error_of_batch(call_name(key), loss)})
-                continue
             if len(losses) > self._forgiven:
                 # Even if it waits for what it depends on, which was lost with the worker.
                 cluster.fail({key: error_of(call_name(key), losses, self._forgiven)})
                 continue
-            if ts is not None:
-                for number in numbers_left(ts.annotations):
-                    about = {"cause": loss.cause, "tries": len(losses)}
-                    cluster.log(worker, "rerun", key=key, number=number, **about)
-            if cluster.is_waiting(key):
+            if (ts := tasks.get(key)) is None:
+                continue
+            for number in numbers:
+                about = {"cause": loss.cause, "tries": len(losses)}
+                cluster.log(worker, "rerun", key=key, number=number, **about)
+            if self._is_several(ts):
+                cluster.fail({key: _error_of_batch(call_name(key), loss)})
+            elif cluster.is_waiting(key):
                 self._place(tasks[key])
 
     async def _cause(self, worker: TrackedWorker, was_expected: bool) -> str:

@@ -48,6 +48,7 @@ class LimitsSchedulerPlugin(distributed.SchedulerPlugin):  # type: ignore[misc]
         self.cluster = Cluster(scheduler, self._place)
         self._placement = self.cluster.placement
         self._granted: dict[Hashable, str] = {}
+        self._seen_running: set[Any] | None = None  # at the last look
         self._refusals = Refusals(self.cluster)
         self._gather_log = GatherLog(self.cluster)
         self._losses = Losses(self.cluster, self._gather_log, self._decide)
@@ -58,7 +59,8 @@ class LimitsSchedulerPlugin(distributed.SchedulerPlugin):  # type: ignore[misc]
             dask_limits_cores=self._cores,
         )
         started, seceded = self._call_started, self._call_seceded
-        listen(scheduler, {"dask-limits-started": started, "dask-limits-seceded": seceded})
+        handlers = {"dask-limits-started": started, "dask-limits-seceded": seceded}
+        listen(scheduler, handlers | {"dask-limits-begun": self._call_begun})
         self._undo = patches.install(scheduler, self._decide)
         if self._undo is None:
             logger.warning(
@@ -93,7 +95,8 @@ class LimitsSchedulerPlugin(distributed.SchedulerPlugin):  # type: ignore[misc]
         reported = WorkerResources(**resources)
         here = replace(reported, ends_at=time.monotonic() + reported.ends_at)
         tracked = TrackedWorker(state, self._placement.add(worker, here), BatchJob(**job))
-        self.cluster.workers[worker] = tracked
+        self.cluster.add(tracked)
+        self._seen_running = None
         drain_in_time(self.cluster, tracked)
         if tracked.job.job:
             self._refusals.new_worker_came(here)
@@ -109,7 +112,7 @@ class LimitsSchedulerPlugin(distributed.SchedulerPlugin):  # type: ignore[misc]
     def _remove(self, worker: str) -> TrackedWorker | None:
         self._placement.remove(worker)
         stop_timer(self.cluster, worker)
-        return self.cluster.workers.pop(worker, None)
+        return self.cluster.remove(worker)
 
     def _leave(self, worker: str) -> None:
         """A worker's plugin is removed; the worker stays."""
@@ -198,11 +201,18 @@ class LimitsSchedulerPlugin(distributed.SchedulerPlugin):  # type: ignore[misc]
         """A worker reports that a task runs; of a batch, what is left of it."""
         if self._placement.worker_of(key) != worker:
             return
-        self._losses.call_started(key)
-        if left is not None:
+        if left is None:
+            self._losses.call_started(key)
+        else:
+            self._losses.batch_started(key)
             ts = self._scheduler.tasks[key]
             ts.annotations = {**ts.annotations, LEFT: left}
             compat.tell_clients(self._scheduler, ts, TOPIC, {"key": key, "left": left, **report})
+
+    def _call_begun(self, key: Hashable, worker: str, number: int) -> None:
+        """A worker reports which call of a batch has begun last."""
+        if self._placement.worker_of(key) == worker:
+            self._losses.call_begun(key, number)
 
     def _cancel_calls(self, key: Hashable, numbers: list[int]) -> bool:
         """A client wants some calls of a batch no more. False if the batch has not come yet."""
@@ -225,10 +235,7 @@ class LimitsSchedulerPlugin(distributed.SchedulerPlugin):  # type: ignore[misc]
     def _place(self) -> None:
         """Place what can be placed."""
         self._refusals.fail_refused()
-        for address, worker in self.cluster.workers.items():
-            state = self._scheduler.workers.get(address)
-            is_running = state is not None and state in self._scheduler.running
-            self._placement.set_open(address, is_running and not worker.leaves_because)
+        self._look_at_running()
         now = time.monotonic()
         starts: list[Start] = []
         try:
@@ -243,6 +250,17 @@ class LimitsSchedulerPlugin(distributed.SchedulerPlugin):  # type: ignore[misc]
             self.cluster.later("recall", 0.1, self.cluster.place_soon)
         if self.cluster.new_worker is not None:  # else nobody would replace them
             drain_idle(self.cluster, now)
+
+    def _look_at_running(self) -> None:
+        """Place no calls on workers that are paused, or about to leave."""
+        running = self._scheduler.running
+        if running == self._seen_running:  # comparing a thousand takes some us
+            return
+        self._seen_running = set(running)
+        for address, worker in self.cluster.workers.items():
+            state = self._scheduler.workers.get(address)
+            is_running = state is not None and state in running
+            self._placement.set_open(address, is_running and not worker.leaves_because)
 
     def _start(self, starts: list[Start]) -> None:
         """Have Dask send tasks to the workers that they go to."""

@@ -24,7 +24,7 @@ from dask_limits.executors.dask.topics import listen, unlisten
 if TYPE_CHECKING:
     import distributed
 
-    from dask_limits.executors.dask.submissions import Batch, Submission
+    from dask_limits.executors.dask.submissions import Batch
 
 _LENGTH: Final = 300  # characters of a text from the cluster; more would fill a terminal
 
@@ -100,14 +100,11 @@ class ClusterEvents:
         key, number = message.get("key"), message.get("number", 0)
         if not isinstance(key, str) or (batch := self._batches.get(key)) is None:
             return
-        if not isinstance(number, int) or not 0 <= number < len(batch.calls):
+        if not isinstance(number, int) or number not in batch.left:  # it is done
             return
+        call = batch.calls[number]
         worker, job = _text(message.get("worker")), _text(message.get("job"))
         cause, tries = _text(message.get("cause")), _whole(message.get("tries")) or 1
-        self.ran_again(batch.calls[number], worker, job, cause, tries)
-
-    def ran_again(self, call: Submission, worker: str, job: str, cause: str, tries: int) -> None:
-        """Tell that a call runs again, as its worker was lost."""
         name = call.packed.name
         where = f"worker {worker or '?'}" + (f" of job {job}" if job else "")
         error = WorkerLostError(

@@ -160,10 +160,9 @@ class DaskExecutor(WatchedExecutor):
         super().watch(tell)
         if self._events is not None:
             self._events.stop(self.client)
-            self._events = self._sender.events = None
+            self._events = None
         if tell is not None and not self._connection.is_lost():
             self._events = ClusterEvents(self._tell, self._sender.batches)
-            self._sender.events = self._events
             try:
                 self._events.start(self.client)
             except Exception:

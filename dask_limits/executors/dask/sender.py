@@ -17,10 +17,9 @@ from distributed.comm import CommClosedError
 
 from dask_limits.dask import serialization  # noqa: F401  # for outcomes
 from dask_limits.dask.batch import LEFT, TOPIC, BatchOutcome, PackedBatch, batch_name, run_batch
-from dask_limits.dask.compat.client import call_in_loop
+from dask_limits.dask.compat.client import call_in_loop, ended
 from dask_limits.exceptions import LimitRefusedError, WorkerLostError
 from dask_limits.executors.dask.batching import Batching
-from dask_limits.executors.dask.cluster_events import ClusterEvents
 from dask_limits.executors.dask.connection import SchedulerConnection
 from dask_limits.executors.dask.settling import Settling
 from dask_limits.executors.dask.submissions import Batch, Submission, together
@@ -29,6 +28,12 @@ from dask_limits.executors.dask.topics import listen, unlisten
 _TICK_S: Final = 0.001
 """How long the first call waits for others to go with it. A longer wait delays a single call; with
 a shorter one the calls of a loop are sent one by one, at two thirds of the rate."""
+_LONG_TICK_S: Final = 0.01
+"""The same while the cluster has enough to do: sending a graph of one task takes Dask's client and
+scheduler much of the time that sending one of ten takes."""
+_ENOUGH: Final = (3, 16)
+"""How many tasks are enough to do: so many for each core, and so many more, which Dask gets through
+in a long tick."""
 _LOOK_EVERY_S: Final = 0.1
 """How often the connection is checked while calls are not done. When it is lost, Dask ends what
 waits for a task at once, but what waits for a result only after 30 seconds."""
@@ -36,16 +41,11 @@ _CANCEL_AGAIN_S: Final = 0.01
 """After how long to cancel calls again whose task the scheduler does not have yet."""
 _COUNT_EVERY_S: Final = 1.0
 """How often the cores of the cluster are counted while calls are sent."""
+_HERE: Final = (__name__, distributed.Future.__module__)
 
 
 class Sender:
-    """Sends calls through a Dask client, in batches, and ends their futures.
-
-    Attributes:
-        events: Tells of calls that run again, if anybody is to know.
-    """
-
-    events: ClusterEvents | None = None
+    """Sends calls through a Dask client, in batches, and ends their futures."""
 
     def __init__(
         self,
@@ -73,9 +73,8 @@ class Sender:
         self._numbers = itertools.count()
         self._id = uuid.uuid4().hex
         self._settling = Settling()
-        if batch:
-            listen(client, TOPIC, self._heard)
-            client.sync(self._count_cores)
+        listen(client, TOPIC, self._heard)
+        client.sync(self._count_cores)
 
     # -- from any thread -------------------------------------------------------------------
 
@@ -114,7 +113,7 @@ class Sender:
     async def _send_soon(self) -> None:
         """Send everything that has been submitted within a tick."""
         try:
-            await asyncio.sleep(_TICK_S)
+            await asyncio.sleep(_LONG_TICK_S if self._has_enough() else _TICK_S)
         finally:  # even if the client closes meanwhile, and its loop with it
             self._send_arrived()
 
@@ -126,6 +125,8 @@ class Sender:
             self._fail_all()
             return
         now = time.monotonic()
+        if now >= self._counted_at + _COUNT_EVERY_S and self._counting is None:
+            self._counting = asyncio.ensure_future(self._count_cores())
         if not self._is_batching:
             self._send([[call] for call in calls])
             return
@@ -141,8 +142,12 @@ class Sender:
             self._timer = None
         if (after := self._batching.look_at(now)) is not None:
             self._timer = asyncio.get_running_loop().call_later(after, self._send_arrived)
-        if now >= self._counted_at + _COUNT_EVERY_S and self._counting is None:
-            self._counting = asyncio.ensure_future(self._count_cores())
+
+    def _has_enough(self) -> bool:
+        """Whether the cluster has so much to do that calls can wait for others to go with them."""
+        for_each, more = _ENOUGH
+        cores = self._batching.cores
+        return cores > 0 and len(self.batches) > for_each * cores + more
 
     async def _count_cores(self) -> None:
         self._counted_at = time.monotonic()
@@ -204,7 +209,9 @@ class Sender:
         Dask fetches the results of tasks that end at about the same time together.
         """
         try:
-            outcome: BatchOutcome = await task
+            await ended(task)
+            # Most often they were told. An error of theirs was not, nor what is large.
+            outcome: BatchOutcome = await task if batch.left else BatchOutcome({}, 0.0)
         except CommClosedError:  # before the client has noticed
             error_of = self._connection.lost_errors()
             for call in batch.take(batch.left):
@@ -212,7 +219,7 @@ class Sender:
         except BaseException as error:  # cancelled, or raised by Dask
             if self._connection.is_lost():
                 self._give_up()
-            self._failed(batch, error)
+            self._failed(batch, _as_it_was_raised(error))
         else:
             self._ended(batch, outcome.seconds if outcome.ended else None)
             self._tell(batch, outcome)
@@ -242,8 +249,6 @@ class Sender:
             call.kind = None
             if isinstance(error, WorkerLostError):
                 call.annotations = {**call.annotations, "limits-careful": True}
-                if self.events is not None:
-                    self.events.ran_again(call, error.worker, error.job, error.cause, tries=0)
         self._send_again(calls)
 
     def _ended(self, batch: Batch, seconds: float | None = None) -> None:
@@ -256,11 +261,14 @@ class Sender:
     def _send_again(self, calls: list[Submission]) -> None:
         """Send calls that have not begun where they were, and what has waited for room."""
         self._arrived.extendleft(reversed(calls))
-        self._send_arrived()
+        if self._is_batching or calls or not self._has_enough():
+            self._send_arrived()
 
     def _heard(self, _: float, message: Any) -> None:
-        """A batch takes longer than meant."""
-        if not isinstance(message, dict) or (batch := self.batches.get(message["key"])) is None:
+        """A worker tells how calls of a batch have ended, and which ones it gives back."""
+        if not isinstance(message, dict):
+            return
+        if (batch := self.batches.get(message["key"])) is None:
             return
         outcome: BatchOutcome = pickle.loads(message["outcome"])
         self._ended(batch, outcome.seconds if outcome.ended else None)
@@ -280,7 +288,7 @@ class Sender:
         calls, self._cancelled = self._cancelled, []
         if self._connection.is_lost():
             return
-        tasks, parts, by_parts = [], [], []
+        tasks, parts = [], {}
         for batch in dict.fromkeys(call.batch for call in calls):
             if batch is None or batch.task is None:
                 continue
@@ -289,15 +297,12 @@ class Sender:
             else:
                 numbers = [n for n in batch.left if batch.calls[n].future.cancelled()]
                 cancel = self._client.scheduler.dask_limits_cancel_calls
-                parts.append(cancel(key=batch.key, numbers=numbers))
-                by_parts.append(batch)
+                parts[batch] = cancel(key=batch.key, numbers=numbers)
         # The scheduler may be lost by now.
-        known = await asyncio.gather(*parts, return_exceptions=True)
+        known = await asyncio.gather(*parts.values(), return_exceptions=True)
         if tasks:
             await self._client.cancel(tasks)
-        unknown = [
-            batch for batch, is_known in zip(by_parts, known, strict=True) if is_known is False
-        ]
+        unknown = [batch for batch, is_known in zip(parts, known, strict=True) if is_known is False]
         if unknown:  # they are on their way there, by another connection
             await asyncio.sleep(_CANCEL_AGAIN_S)
             calls = [call for batch in unknown for call in batch.calls if call.batch is batch]
@@ -325,6 +330,16 @@ class Sender:
 
 def _can_count(dask_scheduler: distributed.Scheduler) -> bool:
     return "dask_limits_cores" in dask_scheduler.handlers
+
+
+def _as_it_was_raised(error: BaseException) -> BaseException:
+    """An error of Dask without the frames here: Dask keeps the error, and they would keep its task,
+    whose release would make Dask forget both.
+    """
+    there = error.__traceback__
+    while there is not None and there.tb_frame.f_globals.get("__name__") in _HERE:
+        there = there.tb_next
+    return error.with_traceback(there)
 
 
 def _taken(calls: deque[Submission]) -> Iterator[Submission]:

@@ -133,7 +133,7 @@ def test_an_idle_worker_goes_when_all_that_waits_needs_more_time_than_it_has(
         plugin = plugin_of(client.cluster.scheduler)
         (old,) = plugin.cluster.workers.values()
         ends_at = old.placed.resources.ends_at - 500  # half of it is over
-        old.placed.resources = replace(old.placed.resources, ends_at=ends_at)
+        plugin.cluster.placement.add(old.address, replace(old.placed.resources, ends_at=ends_at))
         with annotate(wall_time=800):
             future = client.submit(abs, -1)
         until(lambda: events(client, "worker-draining"))

@@ -7,9 +7,10 @@ import gc
 import os
 import re
 import signal
+import threading
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -88,13 +89,24 @@ def learn(executor: DaskExecutor, folder: Path, **limits: Any) -> Any:
     return call
 
 
+@contextmanager
+def nothing_sent(client: Client) -> Iterator[None]:
+    """Have nothing sent meanwhile."""
+    go_on = threading.Event()
+    client.loop.add_callback(go_on.wait, 60)
+    try:
+        yield
+    finally:
+        go_on.set()
+
+
 def submit_together(
     executor: DaskExecutor, folder: Path, does: dict[int, str], n: int = 8, **limits: Any
 ) -> list[Future[int]]:
     """Submit calls of which several go out together."""
     call = learn(executor, folder, **limits)
-    executor.client.loop.add_callback(time.sleep, 0.3)  # nothing is sent before that
-    return [executor.submit(call, folder, i, does.get(i, "")) for i in range(n)]
+    with nothing_sent(executor.client):
+        return [executor.submit(call, folder, i, does.get(i, "")) for i in range(n)]
 
 
 def results(futures: list[Future[int]]) -> list[Any]:
@@ -181,8 +193,8 @@ def test_one_that_is_cancelled_while_its_batch_waits_never_runs(
     n_blockers = 1 if where == "worker" else 3
     blockers = [executor.submit(limit(wait_for, wall_time=60), gate) for _ in range(n_blockers)]
     until(lambda: any(client.processing().values()))
-    client.loop.add_callback(time.sleep, 0.3)
-    futures = [executor.submit(call, tmp_path, i) for i in range(8)]
+    with nothing_sent(client):
+        futures = [executor.submit(call, tmp_path, i) for i in range(8)]
     until(lambda: max(names.sizes, default=0) > 2)
 
     def left() -> set[int]:
@@ -288,10 +300,25 @@ class Told:
         @self.task.on_result
         def submit(future: Any, _: Any) -> None:
             if future is first[0]:
-                client.loop.add_callback(time.sleep, 0.3)
-                self.futures += [self.task.submit(folder, i, does.get(i, "")) for i in range(n)]
+                with nothing_sent(client):
+                    self.futures += [self.task.submit(folder, i, does.get(i, "")) for i in range(n)]
 
-        self.scheduler = scheduler
+        self.scheduler, self._client, self._folder = scheduler, client, folder
+
+    def run_and_kill_when(self, is_time: Callable[[], bool]) -> None:
+        """Run, have the one worker killed then, and let call 2 end when it runs again."""
+
+        def kill() -> None:
+            if not is_time():
+                self.scheduler.call_later(0.05, kill)
+                return
+            (pid,) = self._client.run(os.getpid).values()
+            os.kill(pid, signal.SIGKILL)
+            until(lambda: n_runs(self._folder, 2) == 2)
+            (self._folder / "go").touch()
+
+        self.scheduler.on_start(lambda: self.scheduler.call_later(0.05, kill))
+        self.scheduler.run(timeout=50)
 
     def of(self, number: int) -> list[str]:
         return [what for what, future in self.told if future is self.futures[number]]
@@ -300,23 +327,69 @@ class Told:
 def test_a_worker_that_is_killed_costs_only_the_call_that_ran(tmp_path: Path) -> None:
     with one_worker() as (executor, names):
         told = Told(executor.client, tmp_path, {2: "wait"})
-
-        def kill() -> None:
-            if not (len(told.futures) == 8 and told.futures[1].done()):
-                told.scheduler.call_later(0.05, kill)
-                return
-            (pid,) = executor.client.run(os.getpid).values()
-            os.kill(pid, signal.SIGKILL)
-            until(lambda: n_runs(tmp_path, 2) == 2)
-            (tmp_path / "go").touch()
-
-        told.scheduler.on_start(lambda: told.scheduler.call_later(0.05, kill))
-        told.scheduler.run(timeout=50)
+        told.run_and_kill_when(lambda: len(told.futures) == 8 and told.futures[1].done())
         assert max(names.sizes) > 1
         assert [n_runs(tmp_path, i) for i in range(8)] == [1, 1, 2, 1, 1, 1, 1, 1]
         assert [told.of(i) for i in range(8) if i != 2] == [["result"]] * 7
         assert told.of(2) == ["rerun", "result"]
         assert [future.attempts for future in told.futures] == [1, 1, 2, 1, 1, 1, 1, 1]
+
+
+def report_late() -> None:
+    """Have this worker say nothing of a batch but which call has begun last."""
+    from dask_limits.dask.worker import executor
+
+    executor._REPORT_AFTER_S = 60  # type: ignore[misc]
+
+
+def last_begun(dask_scheduler: Any) -> int:
+    """The highest number of a call of a batch that has begun, as far as this scheduler knows."""
+    losses = dask_scheduler.plugins["dask-limits-scheduler"]._losses
+    return max(losses._begun.values(), default=-1)
+
+
+def test_only_calls_that_have_begun_are_told_that_they_run_again(tmp_path: Path) -> None:
+    with one_worker() as (executor, names):
+        client = executor.client
+        client.run(report_late)
+        told = Told(client, tmp_path, {2: "wait"})
+        told.run_and_kill_when(lambda: client.run_on_scheduler(last_begun) >= 2)
+        assert max(names.sizes) > 3
+        assert [told.of(i) for i in range(3)] == [["rerun", "result"]] * 3
+        assert [told.of(i) for i in range(3, 8)] == [["result"]] * 5
+        assert [future.attempts for future in told.futures] == [2] * 3 + [1] * 5
+        assert [n_runs(tmp_path, i) for i in range(8)] == [2] * 3 + [1] * 5
+
+
+def test_one_that_is_left_of_a_batch_and_has_not_begun_is_not_blamed(tmp_path: Path) -> None:
+    none_forgiven = dask.config.set({"distributed.scheduler.allowed-failures": 0})
+    with none_forgiven, one_worker() as (executor, names):
+        client = executor.client
+        (pid,) = client.run(os.getpid).values()
+        client.run(report_late)
+        futures = submit_together(executor, tmp_path, {0: "sleep"})
+        until(lambda: n_runs(tmp_path, 0))
+        os.kill(pid, signal.SIGSTOP)
+        size = max(names.sizes)
+        assert size > 2
+        for future in futures[: size - 1]:
+            assert future.cancel()
+        until(lambda: [size - 1] in client.run_on_scheduler(left_on_scheduler))
+        os.kill(pid, signal.SIGKILL)
+        assert results(futures[size - 1 :]) == list(range(size - 1, 8))
+        assert n_runs(tmp_path, 0) == 1
+        assert [n_runs(tmp_path, i) for i in range(size - 1, 8)] == [1] * (9 - size)
+
+
+def test_what_was_told_does_not_run_again_when_its_worker_is_killed(tmp_path: Path) -> None:
+    with one_worker() as (executor, _):
+        (pid,) = executor.client.run(os.getpid).values()
+        futures = submit_together(executor, tmp_path, {})
+        assert results(futures) == list(range(8))
+        os.kill(pid, signal.SIGKILL)
+        assert executor.submit(limit(abs, wall_time=60), -1).result(timeout=60) == 1
+        until(lambda: not executor.client.futures)
+        assert [n_runs(tmp_path, i) for i in range(8)] == [1] * 8
 
 
 def test_a_call_that_kills_its_workers_fails_alone(tmp_path: Path) -> None:
@@ -346,9 +419,9 @@ def test_one_that_fails_is_retried(tmp_path: Path) -> None:
 
         @scheduler.on_start(repeat=2)
         def submit() -> None:
-            executor.client.loop.add_callback(time.sleep, 0.3)
             n = len(futures)
-            futures.extend(task.submit(tmp_path, i, "fail at first") for i in range(n, n + 8))
+            with nothing_sent(executor.client):
+                futures.extend(task.submit(tmp_path, i, "fail at first") for i in range(n, n + 8))
 
         scheduler.run(timeout=50)
         assert [future.result() for future in futures] == list(range(16))
@@ -400,8 +473,9 @@ async def absolute(number: int) -> int:
 
 def go_one_by_one(executor: DaskExecutor, names: Sizes, fn: Any) -> None:
     executor.submit(fn, 0).result(timeout=60)
-    executor.client.loop.add_callback(time.sleep, 0.1)
-    assert results([executor.submit(fn, -i) for i in range(8)]) == list(range(8))
+    with nothing_sent(executor.client):
+        futures = [executor.submit(fn, -i) for i in range(8)]
+    assert results(futures) == list(range(8))
     assert names.sizes == [1] * 9
 
 

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import BrokenExecutor
 from contextlib import suppress
@@ -22,6 +23,7 @@ import psutil
 import pytest
 from clusters import nothing_is_left_behind  # noqa: F401
 from distributed import Client, LocalCluster, Scheduler, SchedulerPlugin, get_worker
+from noting import wait_for
 from processes import alive, children, start_sleeping, until, written_pid
 
 from dask_limits.exceptions import (
@@ -33,7 +35,9 @@ from dask_limits.exceptions import (
     WallTimeBreach,
     WorkerLostError,
 )
+from dask_limits.executors.dask import sender
 from dask_limits.executors.dask.executor import DaskExecutor
+from dask_limits.executors.dask.submissions import Submission
 from dask_limits.executors.future import Future
 from dask_limits.limits import limit
 
@@ -213,6 +217,22 @@ def test_calls_of_one_tick_go_out_together(client: Client) -> None:
     assert len(counter.tasks) < 30 / 3
 
 
+def test_calls_wait_for_others_while_the_cluster_has_enough_to_do(
+    client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with DaskExecutor(client, batch=False) as executor:
+        batches = executor._sender.batches
+        wait = limit(wait_for, wall_time=60)
+        futures: list[Future[Any]] = [executor.submit(wait, tmp_path / "go") for _ in range(30)]
+        until(lambda: len(batches) == 30)
+        monkeypatch.setattr(sender, "_LONG_TICK_S", 1000)
+        futures += [executor.submit(abs, -n) for n in range(5)]
+        time.sleep(0.1)
+        assert len(batches) == 30
+        (tmp_path / "go").touch()
+        assert [future.result(timeout=60) for future in futures] == [None] * 30 + list(range(5))
+
+
 @both_kinds
 def test_futures_of_the_client_are_dependencies(
     executor: DaskExecutor, client: Client, kind: Kind
@@ -304,6 +324,43 @@ def test_nothing_is_kept_of_what_is_done(executor: DaskExecutor) -> None:
     concurrent.futures.wait(futures)
     until(lambda: not executor.client.cluster.scheduler.tasks)
     assert not executor.client.futures
+
+
+@pytest.mark.parametrize("how", ["refused", "of what failed"])
+def test_nothing_is_kept_of_what_dask_fails(how: str, executor: DaskExecutor) -> None:
+    client = executor.client
+    if how == "refused":
+        futures = [executor.submit(limit(abs, memory="900 TiB"), -1) for _ in range(5)]
+    else:
+        failed = client.submit(divmod, 1, 0)
+        futures = [executor.submit(len, [failed]) for _ in range(5)]
+        del failed
+    calls = [weakref.ref(call) for call in submissions() if call.future in futures]
+    kinds = {type(future.exception(timeout=30)) for future in futures}
+    assert kinds == {LimitRefusedError if how == "refused" else ZeroDivisionError}
+    del futures
+    until(lambda: not client.futures)
+    gc.collect()  # an exception and what has raised it
+    assert not [call for call in calls if call() is not None]
+
+
+def test_nothing_of_what_was_submitted_is_kept_by_a_future_that_has_failed(
+    executor: DaskExecutor,
+) -> None:
+    future = executor.submit(limit(abs, memory="900 TiB"), -1)
+    (call,) = [weakref.ref(call) for call in submissions() if call.future is future]
+    assert type(future.exception(timeout=30)) is LimitRefusedError
+    until(lambda: not executor.client.futures)
+
+    def is_gone() -> bool:
+        gc.collect()
+        return call() is None
+
+    until(is_gone)
+
+
+def submissions() -> list[Submission]:
+    return [one for one in gc.get_objects() if type(one) is Submission]
 
 
 def test_many_calls_lose_nothing(executor: DaskExecutor) -> None:

@@ -112,6 +112,28 @@ def test_an_array_can_be_written_to_on_the_driver(executor: DaskExecutor, is_lim
     result[:] = 8
 
 
+def test_small_results_are_not_fetched(
+    client: Client, executor: DaskExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetched = []
+    handlers = client.cluster.scheduler.handlers
+    gather = handlers["gather"]
+
+    def fetch(keys: Any, **options: Any) -> Any:
+        fetched.extend(keys)
+        return gather(keys, **options)
+
+    monkeypatch.setitem(handlers, "gather", fetch)
+    futures = [executor.submit(limit(abs, wall_time=30), -i) for i in range(20)]
+    errors = [executor.submit(limit(int, wall_time=30), "no number") for _ in range(3)]
+    assert [future.result(timeout=30) for future in futures] == list(range(20))
+    assert {type(error.exception(timeout=30)) for error in errors} == {ValueError}
+    assert fetched == []
+    large = executor.submit(limit(bytes, wall_time=30), MIB)
+    assert large.result(timeout=30) == bytes(MIB)
+    assert len(fetched) == 1
+
+
 def restart_peak() -> int:
     """Have the peak of resident memory counted from now on; bytes resident now."""
     Path("/proc/self/clear_refs").write_text("5")

@@ -7,7 +7,7 @@ PARALLEL := --numprocesses 3 --dist loadfile --max-worker-restart 0
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 INSTALL_PEERS := .venv-bench/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test test-oldest test-matrix coverage lint format bench bench-quick docs/measured.md slurm-up slurm-down clean
+.PHONY: demo test test-oldest test-matrix coverage lint format bench bench-quick soak soak-quick docs/measured.md docs/scaling.md slurm-up slurm-down clean
 .DELETE_ON_ERROR:
 
 demo: .venv/demo  ## Run a limited search on a Dask cluster on this machine
@@ -50,9 +50,21 @@ bench: .venv-bench/peers  ## Measure, beside other libraries: ROWS='call dask*' 
 bench-quick: .venv-bench/peers  ## Measure what has a goal, in two minutes
 	set -f; .venv-bench/bin/python -m benchmarks --quick $(OPTIONS) $(ROWS)
 
+soak: .venv-bench/peers  ## Run a million calls with faults, and 100,000 on Dask: half an hour; OPTIONS='--seed 1 --minutes 20'
+	.venv-bench/bin/python -m benchmarks.soak processes $(OPTIONS)
+	.venv-bench/bin/python -m benchmarks.soak dask $(OPTIONS)
+
+soak-quick: .venv/test  ## The same in two minutes
+	$(BIN)/python -m benchmarks.soak processes --minutes 0.8 $(OPTIONS)
+	$(BIN)/python -m benchmarks.soak dask --minutes 0.8 $(OPTIONS)
+
 docs/measured.md: .venv-bench/peers  ## Measure all, and write the figures into the documentation
 	-.venv-bench/bin/python -m benchmarks --json docs/measured.json
 	.venv-bench/bin/python -m benchmarks.page
+
+docs/scaling.md: .venv/test  ## Measure what placing costs on up to 1,000 simulated workers, and write it into the documentation
+	$(BIN)/python -m benchmarks.scaling --json docs/scaling.json
+	$(BIN)/python -m benchmarks.scaling.page
 
 slurm-up:  ## Start a real SLURM of two nodes on this machine, to try out `--executor slurm`
 	ci/slurm/start --link

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import compileall
 import sys
 from fnmatch import fnmatch
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import click
 from rich.console import Console
 
+import dask_limits
 from benchmarks.all_rows import ROWS
 from benchmarks.report import Report, changes_table, table, this_machine
 from benchmarks.row import Row
@@ -43,6 +45,8 @@ def main(
 ) -> None:
     """Measure ROWS, by default all, beside other libraries: names, or patterns such as 'dask*'."""
     console = Console(width=None if sys.stdout.isatty() else 160)
+    # As installers do; where Python writes no bytecode, each process would compile it.
+    compileall.compile_dir(Path(dask_limits.__file__).parent, quiet=2)
     before = Report.read(compare) if compare else None
     report = Report(this_machine(), "quick" if quick else "full", [])
     if float(report.machine["load"]) > 0.5:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from measuring import program
 from required import need
 
 from benchmarks import runner
@@ -16,7 +15,7 @@ from benchmarks.all_rows import GROUPS, ROWS
 from benchmarks.page import JSON, PAGE, README, page, readme
 from benchmarks.report import Report, changes, this_machine
 from benchmarks.row import Goal, Peer, Row, at_least, at_most
-from benchmarks.runner import ENVIRONMENT, ROOT, Figure, Line, line, measured
+from benchmarks.runner import Figure, Line, line, measured
 
 ALL_SIDES = """
 import sys
@@ -37,18 +36,6 @@ for name, measure in row.sides.items():
 """Measures a row in one process, which is quicker. A peer need not be installed."""
 COST = Row("cost", "a cost", "ms", float, full=1)
 SPEED = Row("speed", "a speed", "calls/s", float, full=1)
-
-
-def program(*arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, *map(str, arguments)],
-        cwd=ROOT,
-        env=ENVIRONMENT,
-        capture_output=True,
-        text=True,
-        timeout=500,
-        check=False,
-    )
 
 
 @pytest.mark.timeout(600)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
-import select
 import threading
 import time
 import weakref
-from collections import defaultdict, deque
+from collections import deque
 from collections.abc import Callable, Hashable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
@@ -17,11 +16,11 @@ from dask_limits.limits.ipc import messages
 from dask_limits.limits.owner.group import Call, Group
 from dask_limits.limits.owner.heartbeat import INTERVAL_S
 from dask_limits.limits.owner.kinds import Kinds
+from dask_limits.limits.owner.ready_files import ReadyFiles
 from dask_limits.limits.owner.steps import PAUSE_S, Steps, drive
 from dask_limits.limits.owner.use import function_key
 from dask_limits.limits.packed_outcome import PackedOutcome
 
-_ONCE: Final = select.EPOLLIN | select.EPOLLONESHOT
 _LOOK_EVERY_S: Final = 0.01
 """How often, at least, to have a look taken at what this process has changed."""
 
@@ -67,7 +66,7 @@ class _Running:
         self.steps = steps
         self.has_begun = False
         self.files: tuple[int, ...] = ()  # for one of which it waits
-        self.busy = 0.0  # seconds that its steps have taken
+        self.busy = 0.0  # seconds of CPU time that its steps have taken
 
 
 class Dispatcher:
@@ -112,13 +111,9 @@ class Dispatcher:
         self._kinds = Kinds()
         self._running: dict[_Running, None] = {}
         self._elsewhere: set[_Running] = set()  # those of them that have threads of their own
-        self._pausing: deque[_Running] = deque()
-        self._by_file: defaultdict[int, deque[_Running]] = defaultdict(deque)
-        self._clock = 0.0  # seconds of time.perf_counter(), at the end of the last step
-        self._epoll = select.epoll()
-        self._bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self._epoll.register(self._bell, select.EPOLLIN)
-        self._close_bell = weakref.finalize(self, os.close, self._bell)
+        self._pausing: list[_Running] = []
+        self._clock = 0.0  # seconds of time.perf_counter(), after the last wait
+        self._files = ReadyFiles[_Running]()
 
     def _new_threads(self) -> ThreadPoolExecutor:
         return ThreadPoolExecutor(self._most + 1, thread_name_prefix="dask-limits")
@@ -136,7 +131,8 @@ class Dispatcher:
         with self._lock:
             if not self._is_asked:
                 self._start(job)
-        self._wake()
+        if self._has_room:
+            self._wake()
 
     def _start(self, job: Job) -> None:
         """Start the thread. A signal's handler may have done so meanwhile: one of two works."""
@@ -176,11 +172,12 @@ class Dispatcher:
         self._threads.shutdown()
         with self._lock:
             self._is_closed = True
-            self._close_files()
+            self._files.close()
 
-    def _close_files(self) -> None:
-        self._close_bell()
-        self._epoll.close()
+    @property
+    def _has_room(self) -> bool:
+        """Whether a call can begin now. If not, one that is added is found when others end."""
+        return len(self._running) < self._most
 
     def _wake(self) -> None:
         if not self._is_asleep:
@@ -188,7 +185,7 @@ class Dispatcher:
         with self._lock:
             if self._is_asleep and not self._is_closed:
                 self._is_asleep = False
-                os.eventfd_write(self._bell, 1)
+                self._files.ring()
 
     def _run(self) -> None:
         with self._lock:
@@ -224,7 +221,7 @@ class Dispatcher:
             del self._running[running]
             with contextlib.suppress(BaseException):
                 running.steps.close()
-        self._by_file.clear()
+        self._files.forget_all()
         self._pausing.clear()
         for waiting in (self._waiting, self._added):
             while waiting:
@@ -241,13 +238,13 @@ class Dispatcher:
             self._unseen += 1
         for running in ready:
             if running in self._running:
-                self._forget_files(running)
+                self._files.forget(running, running.files)
                 self._step(running)
         while self._done_elsewhere:
             running = self._done_elsewhere.popleft()
             self._elsewhere.discard(running)
             del self._running[running]
-        while self._waiting and len(self._running) < self._most:
+        while self._waiting and self._has_room:
             self._begin()
         self._tell()
 
@@ -262,20 +259,19 @@ class Dispatcher:
 
     def _wait(self) -> Iterable[_Running]:
         """Wait until a step can be taken. Those that can take one."""
+        self._pausing += self._files.stranded
+        self._files.stranded.clear()
         patience = PAUSE_S if self._pausing else INTERVAL_S
         self._is_asleep = True
-        if self._added or self._done_elsewhere or not self._next_nudge:
+        if (self._added and self._has_room) or self._done_elsewhere or not self._next_nudge:
             patience = 0
-        files = [fd for fd, _ in self._epoll.poll(patience)]
+        ready = self._files.wait(patience)
         self._is_asleep = False
-        if self._bell in files:
-            os.eventfd_read(self._bell)
-        pausing, self._pausing = self._pausing, deque()
+        pausing, self._pausing = self._pausing, []
         if (now := time.monotonic()) >= self._next_nudge:
             self._next_nudge = now + INTERVAL_S
             return [running for running in self._running if running not in self._elsewhere]
-        first = [self._by_file[fd][0] for fd in files if fd in self._by_file]
-        return [*first, *pausing]
+        return [*ready, *pausing]
 
     def _begin(self) -> None:
         """Begin the calls that have waited longest, as many as can go together."""
@@ -332,6 +328,7 @@ class Dispatcher:
     def _step(self, running: _Running) -> None:
         """Take a step of some calls; the next one when they are as far."""
         is_over, error = True, None
+        before = time.thread_time()  # not waiting for a processor, or for the interpreter
         try:
             running.files = running.steps.send(False) if running.has_begun else next(running.steps)
             running.has_begun, is_over = True, False
@@ -339,10 +336,11 @@ class Dispatcher:
             pass
         except BaseException as why:
             error = why
-        before, self._clock = self._clock, time.perf_counter()
-        running.busy += self._clock - before
+        running.busy += time.thread_time() - before
         if not is_over:
-            self._wait_for_files(running)
+            self._files.expect(running, running.files)
+            if not running.files:
+                self._pausing.append(running)
             return
         del self._running[running]
         group = running.group
@@ -358,41 +356,13 @@ class Dispatcher:
             with contextlib.suppress(BaseException):  # of a done-callback; see concurrent.futures
                 job.fail(error)
 
-    def _wait_for_files(self, running: _Running) -> None:
-        if not running.files:
-            self._pausing.append(running)
-        for fd in running.files:
-            self._by_file[fd].append(running)
-            self._listen_to(fd)
-
-    def _forget_files(self, running: _Running) -> None:
-        for fd in running.files:
-            waiting = self._by_file[fd]
-            with contextlib.suppress(ValueError):
-                waiting.remove(running)
-            if waiting:
-                self._listen_to(fd)
-            else:
-                del self._by_file[fd]
-        running.files = ()
-
-    def _listen_to(self, fd: int) -> None:
-        """Be told once when this can be read. What waits for a file that was closed goes on."""
-        try:
-            try:
-                self._epoll.modify(fd, _ONCE)
-            except FileNotFoundError:
-                self._epoll.register(fd, _ONCE)
-        except (OSError, ValueError):  # closed by another thread, or when the guardian was lost
-            self._pausing.extend(self._by_file.pop(fd))
-
 
 _dispatchers: weakref.WeakSet[Dispatcher] = weakref.WeakSet()
 
 
 def _reset_all() -> None:
     for dispatcher in list(_dispatchers):
-        dispatcher._close_files()
+        dispatcher._files.close()
         dispatcher._reset()
 
 

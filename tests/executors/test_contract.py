@@ -26,7 +26,7 @@ import cloudpickle
 import pytest
 from leftovers import close_default_guardian
 from overdoing import wait_on
-from processes import all_gone, until, wait_for
+from processes import all_gone, command, until, wait_for
 
 from dask_limits import PynisherPlugin, Scheduler, SequentialExecutor, exceptions, limit
 from dask_limits.executors import Future, factories
@@ -512,7 +512,7 @@ def test_after_its_shutdown_it_takes_nothing_and_has_left_nothing(kind):
         return {
             child
             for child in psutil.Process().children(recursive=True)
-            if not {"resource_tracker", "forkserver"} & set(" ".join(child.cmdline()).split("."))
+            if not {"resource_tracker", "forkserver"} & set(command(child.pid).split("."))
         }
 
     close_default_guardian()  # else it may start a task process meanwhile
@@ -526,7 +526,7 @@ def test_after_its_shutdown_it_takes_nothing_and_has_left_nothing(kind):
     executor.shutdown()
     left = relatives() - before
     _, alive = psutil.wait_procs(left, timeout=10)
-    assert not [p for p in alive if "resource_tracker" not in " ".join(p.cmdline())]
+    assert not [p for p in alive if "resource_tracker" not in command(p.pid)]
 
 
 def note_and_wait(path):

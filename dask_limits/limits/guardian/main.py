@@ -388,9 +388,9 @@ class GuardianProcess:
         parents = (template.as_parent for template in templates if template.is_prepared)
         orphans = self._strays.look([Parent(os.getpid(), own), *parents])
         new = orphans.keys() - self._orphans
-        # A template may not have told us yet that a task process has ended.
+        # A template may not have told us yet that a task process has ended, or has ended itself.
         sessions = {orphans[pid].session for pid in new} & self._by_pid.keys()
-        self._leftovers.note_end(s for s in sessions if proctree.has_ended(s))
+        self._leftovers.note_end(s for s in sessions if s in orphans or proctree.has_ended(s))
         self._leftovers.end(orphans)
         if orphans or self._orphans:
             for process in self._by_row.values():

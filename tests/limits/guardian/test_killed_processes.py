@@ -19,7 +19,7 @@ N_CALLS = 3
 
 
 @contextmanager
-def owner(tmp_path, isolation):
+def owner(tmp_path, isolation, size=0):
     """A program whose calls have children of each kind; it, and what marks all that is its own."""
     mark = f"dask-limits-{uuid.uuid4().hex}"
     program = textwrap.dedent(
@@ -31,6 +31,7 @@ def owner(tmp_path, isolation):
         from dask_limits import limit
 
         def have_children(n):
+            kept = bytearray({size})
             subprocess.Popen(["sleep", "600"])
             subprocess.Popen(["sleep", "600"], start_new_session=True)
             if os.fork() == 0:
@@ -67,6 +68,15 @@ def owner(tmp_path, isolation):
                 running.kill()
 
 
+def ours_below(program):
+    """Our processes below it, and their names. A spare may end meanwhile."""
+    names = {}
+    for process in program.children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            names[process] = process.name()
+    return {process: name for process, name in names.items() if name.startswith("limits-")}
+
+
 def left(mark):
     """Processes with a mark in their environment, and shared memory with it in its name."""
     found = [path.name for path in SHARED.glob(f"{mark}*")]
@@ -87,13 +97,23 @@ OURS = ["owner", "limits-reaper", "limits-guardian", "limits-template", "limits-
 def test_nothing_is_left_when_one_of_our_processes_is_killed(tmp_path, name, isolation):
     with owner(tmp_path, isolation) as (program, mark):
         assert len(left(mark)) > N_CALLS
-        below = program.children(recursive=True)
-        assert {p.name() for p in below if p.name().startswith("limits-")} <= set(OURS)
-        named = [p for p in below if p.name() == name]
+        below = ours_below(program)
+        assert set(below.values()) <= set(OURS)
+        named = [process for process, its in below.items() if its == name]
         if name == "owner":
             program.kill()
         else:
             random.choice(named).kill()
             program.communicate(b"")
             assert program.returncode == 0
+    until(lambda: not left(mark), instead=lambda: left(mark))
+
+
+def test_nothing_is_left_of_calls_whose_processes_take_long_to_end(tmp_path):
+    """Their memory is given back before their children, trackers among them, are anyone else's."""
+    with owner(tmp_path, "clean", size=2**30) as (program, mark):
+        templates = [process for process, its in ours_below(program).items() if its == OURS[3]]
+        for template in templates:
+            template.kill()
+        program.communicate(b"")
     until(lambda: not left(mark), instead=lambda: left(mark))

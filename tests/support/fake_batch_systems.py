@@ -94,7 +94,8 @@ def submit(name: str, folder: Path, arguments: list[str]) -> None:
             stderr=log,
             start_new_session=True,
         )
-    (folder / f"{number}.group").write_text(str(job.pid))
+    (part := folder / f"{number}.part").write_text(str(job.pid))
+    part.rename(folder / f"{number}.group")
     print(ANSWERS[name].format(**fill))
 
 

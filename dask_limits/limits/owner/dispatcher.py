@@ -66,7 +66,7 @@ class _Running:
         self.steps = steps
         self.has_begun = False
         self.files: tuple[int, ...] = ()  # for one of which it waits
-        self.busy = 0.0  # seconds of CPU time that its steps have taken
+        self.busy = 0.0  # seconds that its steps have taken
 
 
 class Dispatcher:
@@ -112,7 +112,7 @@ class Dispatcher:
         self._running: dict[_Running, None] = {}
         self._elsewhere: set[_Running] = set()  # those of them that have threads of their own
         self._pausing: list[_Running] = []
-        self._clock = 0.0  # seconds of time.perf_counter(), after the last wait
+        self._clock = 0.0  # seconds of time.perf_counter(), at the end of the last step
         self._files = ReadyFiles[_Running]()
 
     def _new_threads(self) -> ThreadPoolExecutor:
@@ -328,7 +328,6 @@ class Dispatcher:
     def _step(self, running: _Running) -> None:
         """Take a step of some calls; the next one when they are as far."""
         is_over, error = True, None
-        before = time.thread_time()  # not waiting for a processor, or for the interpreter
         try:
             running.files = running.steps.send(False) if running.has_begun else next(running.steps)
             running.has_begun, is_over = True, False
@@ -336,7 +335,8 @@ class Dispatcher:
             pass
         except BaseException as why:
             error = why
-        running.busy += time.thread_time() - before
+        before, self._clock = self._clock, time.perf_counter()
+        running.busy += self._clock - before
         if not is_over:
             self._files.expect(running, running.files)
             if not running.files:

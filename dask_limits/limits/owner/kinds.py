@@ -12,9 +12,9 @@ some more of what it costs to send them, and leaves more calls to be given back 
 _TRIP_S: Final = 0.0001  # what a call takes beside its function
 _WEIGHT: Final = 0.3  # of the last group, in how long calls of its kind take
 _LIGHT_S: Final = 0.002
-"""Seconds of CPU time that the steps of a call may take in the thread of all calls. Those of a call
-with large arguments take longer, and the other calls wait: so the next ones of their kind have
-threads of their own.
+"""Seconds that the steps of a call may take in the thread of all calls. Those of a call with large
+arguments take longer, and the other calls wait: so after two such calls, the next ones of their
+kind have threads of their own. One alone may have waited for a processor, or for the interpreter.
 """
 _HEAVY_CALLS: Final = 16
 """So many of the next ones. With a larger value it takes longer to find that they are light now."""
@@ -26,6 +26,7 @@ class Kinds:
 
     def __init__(self) -> None:
         self._seconds: dict[Hashable, float] = {}
+        self._slow: set[Hashable] = set()  # of which the last steps have taken long
         self._heavy: dict[Hashable, int] = {}  # of which so many of the next ones have threads
 
     def group_size(self, kind: Hashable) -> int:
@@ -43,12 +44,16 @@ class Kinds:
 
     def note(self, kind: Hashable, calls: int, seconds: float, steps: float) -> None:
         """Note how long so many calls have taken, and the steps on their way, in all."""
-        if steps > _LIGHT_S * max(calls, 1):
+        if steps <= _LIGHT_S * max(calls, 1):
+            self._slow.discard(kind)
+        elif kind in self._slow:
             self._heavy[kind] = _HEAVY_CALLS
+        else:
+            self._slow.add(kind)
         if calls:
             now = seconds / calls + _TRIP_S
             before = self._seconds.get(kind, now)
             self._seconds[kind] = before + _WEIGHT * (now - before)
         if len(self._seconds) > _MOST:
-            self._seconds.clear()
-            self._heavy.clear()
+            for known in (self._seconds, self._slow, self._heavy):
+                known.clear()

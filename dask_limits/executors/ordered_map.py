@@ -13,7 +13,6 @@ from dask_limits.executors.in_flight import InFlight
 
 R = TypeVar("R")
 
-
 _MOST_AHEAD: Final = 10_000  # results that wait for an earlier one
 
 
@@ -86,7 +85,7 @@ class OrderedMap(Generic[R]):
         """Submit calls while there is room, for results that somebody waits for."""
         with self._filling:
             self._has_room.clear()
-            while not self.is_used_up and len(self._in_flight) < self._most():
+            while self._may_submit():
                 ahead = len(self._futures)
                 if ahead > _MOST_AHEAD or (ahead > self._most() and self._futures[0].done()):
                     return  # they are not wanted so soon
@@ -102,9 +101,12 @@ class OrderedMap(Generic[R]):
         while not self.is_used_up:
             with self._filling:
                 self._has_room.clear()
-                while not self.is_used_up and len(self._in_flight) < self._most():
+                while self._may_submit():
                     self._submit_next()
             self._has_room.wait(0.1)
+
+    def _may_submit(self) -> bool:
+        return not self.is_used_up and len(self._in_flight) < self._most()
 
     def _most(self) -> int:
         return max(self._size.most(self._places), self._least)

@@ -12,6 +12,7 @@ from dask_limits.dask.compat.graphs import function_name
 from dask_limits.dask.packed_call import PackedCall
 from dask_limits.limits import Limits, run_in_place
 from dask_limits.limits.ipc import by_value
+from dask_limits.limits.ipc.payload import Packed
 from dask_limits.limits.packed_outcome import PackedOutcome
 
 LEFT: Final = "limits-left"
@@ -26,7 +27,7 @@ class PackedBatch:
 
     name: str
     function_key: Hashable
-    data: tuple[bytes, ...]  # of each call
+    data: tuple[Packed, ...]  # of each call
 
     @classmethod
     def of(cls, calls: Sequence[PackedCall]) -> Self:

@@ -1,8 +1,8 @@
-"""A call as bytes, for its way through Dask.
+"""A call that is pickled once, for its way through Dask.
 
-What passes bytes on need not be able to unpickle them: the scheduler imports nothing for them, nor
-does a worker that only hands a call on to a task process. Its outcome travels back likewise, as a
-`PackedOutcome`.
+What passes it on need not be able to unpickle it: the scheduler imports nothing for it, nor does a
+worker that only hands a call on to a task process. Nor is its data copied there. Its outcome
+travels back likewise, as a `PackedOutcome`.
 """
 
 from __future__ import annotations
@@ -11,23 +11,25 @@ import io
 import pickle
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from dask_limits.limits import LimitedCall
 from dask_limits.limits.ipc import by_value, pickling
+from dask_limits.limits.ipc.payload import Packed
 from dask_limits.limits.owner.use import function_key
 from dask_limits.limits.task import script_globals
 
 
 @dataclass(frozen=True)
 class PackedCall:
-    """A function and its arguments as bytes; called, it calls the function.
+    """A function and its arguments, pickled; called, it calls the function.
 
     Calls of one function have the same key.
     """
 
     name: str
-    data: bytes
+    data: Packed
     function_key: Hashable
 
     @property
@@ -36,7 +38,7 @@ class PackedCall:
 
     def __call__(self, put_in: Sequence[Any]) -> Any:
         """Call the function, with these in the places of what `pack_call` left out."""
-        unpickler = _Unpickler(io.BytesIO(self.data))
+        unpickler = _Unpickler(io.BytesIO(self.data.pickled), buffers=self.data.buffers)
         unpickler.put_in = put_in
         fn, args, kwargs = unpickler.load()
         script_globals.give(fn)
@@ -46,7 +48,7 @@ class PackedCall:
 def pack_call(
     call: LimitedCall[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], leave_out: type
 ) -> tuple[PackedCall, list[Any], dict[int, Any]]:
-    """Put a call into bytes; its limits stay behind.
+    """Pickle a call as it is now; its limits stay behind.
 
     Objects of the type `leave_out` do not travel, wherever among the arguments they are: others
     take their places when the call runs. Such are futures of earlier tasks. They are returned too,
@@ -55,27 +57,26 @@ def pack_call(
     Raises:
         CallPicklingError: if the function or an argument cannot be pickled.
     """
-    buffer = io.BytesIO()
+    left_out: list[Any] = []
     sent: dict[int, Any] = {}
-    pickler = _Pickler(buffer, pickle.HIGHEST_PROTOCOL, sent=sent)
-    pickler.leave_out, pickler.left_out = leave_out, []
     try:
-        pickler.dump((call.fn, args, kwargs))
+        data = Packed.of((call.fn, args, kwargs), partial(_Pickler, leave_out, left_out, sent=sent))
     except Exception as why:
         raise pickling.unpicklable_arguments(call.fn, args, kwargs, call.limits, why) from why
-    key = hash(function_key(call.fn))
-    return PackedCall(call.name, buffer.getvalue(), key), pickler.left_out, sent
+    return PackedCall(call.name, data, hash(function_key(call.fn))), left_out, sent
 
 
 class _Pickler(by_value.CallPickler):
-    leave_out: type
-    left_out: list[Any]
+    def __init__(self, leave_out: type, left_out: list[Any], *to: Any, **options: Any) -> None:
+        super().__init__(*to, **options)
+        self._leave_out = leave_out
+        self._left_out = left_out
 
     def persistent_id(self, obj: object) -> int | None:
-        if not isinstance(obj, self.leave_out):
+        if not isinstance(obj, self._leave_out):
             return None
-        self.left_out.append(obj)
-        return len(self.left_out) - 1
+        self._left_out.append(obj)
+        return len(self._left_out) - 1
 
 
 class _Unpickler(pickle.Unpickler):

@@ -21,16 +21,11 @@ from dask_limits.dask.batch import BatchOutcome
 def _serialize(outcome: BatchOutcome) -> tuple[dict[str, Any], list[Any]]:
     buffers: list[pickle.PickleBuffer] = []
     pickled = pickle.dumps(outcome, 5, buffer_callback=buffers.append)
-    views = [buffer.raw() for buffer in buffers]
-    return {"readonly": [view.readonly for view in views]}, [pickled, *views]
+    return {}, [pickled, *(buffer.raw() for buffer in buffers)]
 
 
 @dask_deserialize.register(BatchOutcome)  # type: ignore[untyped-decorator]
-def _deserialize(header: dict[str, Any], frames: Sequence[Any]) -> BatchOutcome:
-    pickled, *views = [memoryview(frame) for frame in frames]
-    buffers = [
-        view.toreadonly() if readonly else bytearray(view) if view.readonly else view
-        for view, readonly in zip(views, header["readonly"], strict=True)
-    ]
+def _deserialize(_: dict[str, Any], frames: Sequence[Any]) -> BatchOutcome:
+    pickled, *buffers = [memoryview(frame) for frame in frames]
     outcome: BatchOutcome = pickle.loads(pickled, buffers=buffers)
     return outcome

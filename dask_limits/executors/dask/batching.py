@@ -154,7 +154,7 @@ def _taken(waiting: deque[Submission], most: int) -> Iterator[Submission]:
     """Take calls from those that wait, as many as may go together. Those that are done go too."""
     n = size = 0
     while waiting and n < most:
-        size += len(waiting[0].packed.data)
+        size += waiting[0].packed.data.nbytes
         if n and size > _BATCH_BYTES:
             return
         call = waiting.popleft()

@@ -89,7 +89,7 @@ class Batch:
     @property
     def size(self) -> int:
         """Bytes that are sent."""
-        return sum(len(call.packed.data) for call in self.calls)
+        return sum(call.packed.data.nbytes for call in self.calls)
 
     def take(self, numbers: Iterable[int]) -> list[Submission]:
         """Those of these calls that nothing was heard of before, and are not done."""

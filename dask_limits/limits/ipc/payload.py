@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import io
 import mmap
 import os
 import pickle
@@ -102,26 +103,59 @@ class _TextWriter:
 
 
 class Packed:
-    """A pickled object that was received and is not unpickled yet.
+    """A pickled object that is not unpickled yet, such as one that was received.
 
-    It can itself be pickled, to be passed on: with protocol 5 without a copy (PEP 574).
+    It can itself be pickled, to be passed on: with protocol 5 without a copy (PEP 574). A buffer
+    that could be written to can be in the end, also if it could not on its way.
     """
 
-    def __init__(self, pickled: Buffer, buffers: Sequence[Buffer] = ()) -> None:
-        self._pickled = pickled
+    def __init__(
+        self,
+        pickled: Buffer,
+        buffers: Sequence[Buffer] = (),
+        readonly: Sequence[bool] | None = None,
+    ) -> None:
+        self.pickled = pickled
         self._buffers = buffers
+        self._readonly = [memoryview(one).readonly for one in buffers]
+        if readonly is not None:
+            self._readonly = list(readonly)
+
+    @classmethod
+    def of(cls, thing: object, new_pickler: NewPickler) -> Self:
+        """Pickle an object as it is now: large buffers are copied. Raises what the pickler does."""
+        buffers: list[Buffer] = []
+
+        def keep_buffer(buffer: pickle.PickleBuffer) -> bool:
+            if (raw := _large(buffer)) is None:
+                return True
+            buffers.append(bytes(raw) if raw.readonly else bytearray(raw))
+            return False
+
+        file = io.BytesIO()
+        new_pickler(file, pickle.HIGHEST_PROTOCOL, buffer_callback=keep_buffer).dump(thing)
+        return cls(file.getvalue(), buffers)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that it holds."""
+        return sum(memoryview(part).nbytes for part in (self.pickled, *self._buffers))
 
     def __sizeof__(self) -> int:
-        parts = (self._pickled, *self._buffers)
-        return object.__sizeof__(self) + sum(memoryview(part).nbytes for part in parts)
+        return object.__sizeof__(self) + self.nbytes
 
     def load(self) -> Any:
         """Unpickle the object. Raises what unpickling raises."""
-        return pickle.loads(self._pickled, buffers=self._buffers)
+        return pickle.loads(self.pickled, buffers=self.buffers)
+
+    @property
+    def buffers(self) -> list[Buffer]:
+        """What was kept out of the pickle, to unpickle it with."""
+        return [*map(_as_it_was, self._buffers, self._readonly)]
 
     def texts(self) -> list[str]:
         """The texts that were packed as such."""
-        return bytes(self._pickled).decode(errors="surrogatepass").split("\0")
+        return bytes(self.pickled).decode(errors="surrogatepass").split("\0")
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> tuple[Any, ...]:
         def pass_on(buffer: Buffer) -> Any:
@@ -130,7 +164,25 @@ class Packed:
                 return pickle.PickleBuffer(buffer)
             return bytes(buffer) if view.readonly else bytearray(buffer)
 
-        return Packed, (pass_on(self._pickled), [*map(pass_on, self._buffers)])
+        buffers = [*map(pass_on, self._buffers)]
+        return Packed, (pass_on(self.pickled), buffers, self._readonly)
+
+
+def _as_it_was(buffer: Buffer, readonly: bool) -> Buffer:
+    """A buffer, for what was pickled: it can be written to, unless it could not be before."""
+    view = memoryview(buffer)
+    if readonly:
+        return view.toreadonly()
+    return bytearray(view) if view.readonly else view
+
+
+def _large(buffer: pickle.PickleBuffer) -> memoryview | None:
+    """The bytes of a buffer that is kept out of the pickle."""
+    try:
+        raw = buffer.raw()
+    except BufferError:  # not contiguous
+        return None
+    return raw if raw.nbytes >= _OUT_OF_BAND else None
 
 
 def take(head: memoryview, fds: list[int]) -> Packed:
@@ -186,11 +238,7 @@ class _Sink:
 
     def keep_buffer(self, buffer: pickle.PickleBuffer) -> bool:
         """Whether a buffer goes into the pickle; otherwise it is kept for a file."""
-        try:
-            raw = buffer.raw()
-        except BufferError:  # not contiguous
-            return True
-        if raw.nbytes < _OUT_OF_BAND:
+        if (raw := _large(buffer)) is None:
             return True
         self._buffers.append(raw)
         return False

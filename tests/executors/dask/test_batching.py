@@ -11,12 +11,13 @@ from dask_limits.dask.packed_call import PackedCall
 from dask_limits.executors.dask.batching import Batching
 from dask_limits.executors.dask.submissions import Submission
 from dask_limits.executors.future import Future
+from dask_limits.limits.ipc.payload import Packed
 
 
 def calls(n: int, kind: Hashable = "kind", size: int = 10) -> list[Submission]:
     made = []
     for _ in range(n):
-        one = Submission(PackedCall("call", bytes(size), 0), [], {}, "limits", {}, {}, kind)
+        one = Submission(PackedCall("call", Packed(bytes(size)), 0), [], {}, "limits", {}, {}, kind)
         one.future = Future()
         made.append(one)
     return made

@@ -171,6 +171,34 @@ def mapped(dask_worker: Worker) -> bool:
     return "dask-limits-payload" in Path("/proc/self/maps").read_text()
 
 
+def first_after(array: np.ndarray[Any, Any], value: int) -> tuple[int, int]:
+    before = int(array[0])
+    array[0] = value
+    return before, int(array[0])
+
+
+@pytest.mark.filterwarnings("ignore:Sending large graph")
+def test_a_large_argument_passes_through_its_worker_without_a_second_copy(
+    client: Client, executor: DaskExecutor
+) -> None:
+    array = np.ones(300 * MIB, np.uint8)
+    (before,) = client.run(restart_peak).values()
+    future = executor.submit(limit(first_after, wall_time=60), array, 3)
+    array[0] = 2  # too late
+    assert future.result(timeout=60) == (1, 3)
+    (after,) = client.run(peak).values()
+    assert after - before < 1.5 * 300 * MIB
+
+
+@pytest.mark.parametrize("is_limited", [True, False], ids=["limited", "unlimited"])
+def test_a_read_only_argument_stays_so(executor: DaskExecutor, is_limited: bool) -> None:
+    array = np.ones(MIB, np.uint8)
+    array.flags.writeable = False
+    fn = limit(first_after, wall_time=30) if is_limited else first_after
+    with pytest.raises(ValueError, match="read-only"):
+        executor.submit(fn, array, 3).result(timeout=30)
+
+
 def test_dask_knows_the_size_of_a_result_and_can_spill_it(
     client: Client, executor: DaskExecutor
 ) -> None:

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dask_limits.limits.ipc import payload
+from dask_limits.limits.ipc.payload import Packed
 
 
 def through(thing, new_pickler=pickle.Pickler):
@@ -38,6 +39,33 @@ def test_arrays_come_out_with_their_values_and_stay_as_writable_as_they_were(siz
         array.flags.writeable = writable
     got = through(arrays)
     assert all(np.array_equal(a, b) for a, b in zip(arrays, got, strict=True))
+    assert all(array.flags.writeable == writable for array in got)
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    st.lists(st.integers(0, 100_000), max_size=4),
+    st.booleans(),
+    st.sampled_from([4, 5]),
+    st.booleans(),
+)
+def test_what_is_passed_on_is_as_it_was_when_it_was_pickled(sizes, writable, protocol, frozen):
+    arrays = [np.arange(size, dtype=np.uint8) for size in sizes]
+    for array in arrays:
+        array.flags.writeable = writable
+    packed = Packed.of(arrays, pickle.Pickler)
+    expected = [array.copy() for array in arrays]
+    if writable:
+        for array in arrays:
+            array[:] = 7
+    for _ in range(2):  # twice on the way, as through a scheduler
+        frames: list[pickle.PickleBuffer] = []
+        keep = {"buffer_callback": frames.append} if protocol == 5 else {}
+        pickled = pickle.dumps(packed, protocol, **keep)
+        on_the_way = [bytes(one.raw()) if frozen else bytearray(one.raw()) for one in frames]
+        packed = pickle.loads(pickled, buffers=on_the_way)
+    got = packed.load()
+    assert all(np.array_equal(a, b) for a, b in zip(expected, got, strict=True))
     assert all(array.flags.writeable == writable for array in got)
 
 

@@ -7,11 +7,12 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
-from distributed import Client, Future, LocalCluster
+from distributed import Client, Future, LocalCluster, as_completed
 
 from benchmarks.functions import echo
 from benchmarks.row import Peer, Row, at_least, at_most
@@ -56,6 +57,21 @@ def map_all(client: Client, calls: int) -> float:
 def client_map(size: int, *, plugin: bool = False) -> float:
     with client_of_two(plugin=plugin) as client:
         return map_all(client, size)
+
+
+def client_loop(size: int) -> float:
+    """Have as many in flight as we do, each submitted when another one is done."""
+    with client_of_two() as client:
+        pace = Pace(size, IN_FLIGHT)
+        numbers = pace.numbers()
+        first = client.map(echo, list(islice(numbers, IN_FLIGHT)), pure=False)
+        running = as_completed(first, with_results=True)
+        for done in running.batches():
+            for _ in done:
+                pace.note_result()
+            if further := list(islice(numbers, len(done))):
+                running.update(client.map(echo, further, pure=False))
+        return pace.per_second
 
 
 def annotated_map(size: int) -> float:
@@ -146,6 +162,7 @@ ROWS = (
         peers=(
             Peer("map", "client.map of all at once, no limits", client_map, at_least(5)),
             Peer("annotated", "client.map, annotated with limits", annotated_map),
+            Peer("loop", "client.map, 64 in flight, no limits", client_loop),
         ),
     ),
     Row(
@@ -155,7 +172,10 @@ ROWS = (
         lambda size: facade(size, batch=False),
         full=1500,
         quick=500,
-        peers=(Peer("map", "client.map of all at once, no limits", client_map, at_least(0.95)),),
+        peers=(
+            Peer("map", "client.map of all at once, no limits", client_map, at_least(0.95)),
+            Peer("loop", "client.map, 64 in flight, no limits", client_loop, at_least(0.95)),
+        ),
     ),
     Row(
         "dask-plugin",

@@ -268,9 +268,7 @@ class GuardianProcess:
 
     def _prepared(self, template: Template) -> None:
         """A template has imported what it was to import."""
-        owner_cells.note_template(self._owner_cells, template.number)
-        body = messages.PREPARED_BODY.pack(*template.prepared())
-        transport.send(self._control, messages.PREPARED, template.number, body)
+        owner_cells.note_ready(self._owner_cells, template.number, *template.prepared())
         for other in list(self._templates.values()):
             if 0 < other.number < template.number:
                 template.wanted, other.wanted = template.wanted + other.wanted, 0

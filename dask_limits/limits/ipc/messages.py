@@ -33,16 +33,14 @@ UNBEGUN: Final = 8  # nothing: the process has not begun this call of a request,
 # and does not any more
 
 # From the owner to the guardian; the number is a row of the owner cells, or of a template.
-PREPARE: Final = 16  # make a template: PREPARE_BODY, then packed Preparation. The answer is
-# PREPARED or FAILED
+PREPARE: Final = 16  # make a template: PREPARE_BODY, then packed Preparation. The answer is in the
+# owner cells when it is ready, else FAILED
 SPAWN: Final = 10  # a task process of this template; the answer is SPAWNED, REFUSED or UNPREPARED
 END: Final = 11  # end this process; there is no answer
 CANCEL: Final = 12  # the body is the number of a call: end the process if it still runs that
 WAKE: Final = 13  # look for new calls in the owner cells
 
 # From the guardian to the owner.
-PREPARED: Final = 17  # the number is that of a template; the body is a PREPARED_BODY
-PREPARED_BODY: Final = struct.Struct("=dQ")  # seconds that it has taken, and its bytes
 FAILED: Final = 24  # the number is that of a template, which has ended; the body is a report
 SPAWNED: Final = 14  # the number is the row, the body SPAWNED_BODY, the file the socket
 REFUSED: Final = 15  # the body says why: there is no room
@@ -53,7 +51,8 @@ UNPREPARED: Final = 25  # a task process of this template has failed before its 
 # From the guardian to a template: EXCLUDED, PREPARE as it comes, and
 FORK: Final = 18  # with the files of a task process: its socket and its cells
 
-# From a template to the guardian: PREPARED, FAILED, and
+# From a template to the guardian: FAILED, and
+PREPARED: Final = 17  # the number is its own
 EXCLUDED: Final = 22  # packages that it must not import, see import_watch.py; it has ended
 FORKED: Final = 19  # the number is that of FORK, the body FORKED_BODY
 UNFORKED: Final = 26  # the number is that of FORK; the body says why there is no room

@@ -6,7 +6,8 @@ the start of the call here, and the guardian looks every few milliseconds.
 Each task process has a row. The owner writes the number of a call (`CALL`) after its other cells,
 and clears it when the call is over. Row 0 belongs to no task process: its first cell tells whether
 the guardian sleeps and must be woken for a new call, its second counts the steps of the guardian,
-its third is the number of the last template that is ready, or has failed.
+its third is the number of the last template that is ready, or has failed. The next three are about
+the last one that is ready.
 """
 
 from __future__ import annotations
@@ -88,3 +89,16 @@ def last_template(cells: Cells) -> int:
 def note_template(cells: Cells, number: int) -> None:
     """Note that a template is ready, or has failed. For the guardian."""
     cells.put(0, 2, max(cells.get(0, 2), number))
+
+
+def ready_template(cells: Cells) -> tuple[int, float, int]:
+    """The last template that is ready, the seconds that it has taken, and its bytes."""
+    return cells.get(0, 3), cells.get_float(0, 4), cells.get(0, 5)
+
+
+def note_ready(cells: Cells, number: int, seconds: float, memory: int) -> None:
+    """Note that a template is ready. For the guardian."""
+    cells.put_float(0, 4, seconds)
+    cells.put(0, 5, memory)
+    cells.put(0, 3, number)  # after what it is about
+    note_template(cells, number)

@@ -197,11 +197,19 @@ class Connection:
         return True
 
     def _renew_template(self) -> None:
-        """Have another template made if there is to be one."""
+        """Have another template made if there is to be one, or if modules have changed."""
         self._templates.look_for_changes()
+        self._make_template()
+
+    def _make_template(self) -> None:
+        self._look_for_ready()
         if self._templates.is_due:
             with self._renewing:  # the other threads need the number of the new one
                 self._prepare_template()
+
+    def _look_for_ready(self) -> None:
+        """Have new task processes come from the template that has become ready, if one has."""
+        self._templates.prepared(*owner_cells.ready_template(self._owner_cells))
 
     def _prepare_template(self) -> None:
         if (wanted := self._templates.to_prepare()) is None:
@@ -231,6 +239,7 @@ class Connection:
         """Receive a new task process from the guardian."""
         templates = self._templates
         while not group.end_cancelled():
+            self._look_for_ready()
             templates.check()
             wanted = transport.record(messages.SPAWN, templates.number)
             try:
@@ -294,17 +303,21 @@ class Connection:
         return None
 
     def finish(self, hold: Hold, group: Group[Any]) -> None:
-        """End calls that have run: keep the task process for the next ones, if it is fit."""
+        """End calls that have run: keep the task process for the next ones, if it is fit, and have
+        what they have imported ready for those in other processes.
+        """
         lease, use = hold.lease, group.use
         lease.spent += group.seconds
         self._templates.note_calls(lease, use, group.seconds)
         pays = use.is_kept or lease.spent < _WORTH * lease.cost
-        if not lease.finish(group.ended) or lease.calls == self._max_calls or not pays:
+        if lease.finish(group.ended) and lease.calls != self._max_calls and pays:
+            self._idle.add(use, hold)
+            if self.closed:
+                self._idle.drop_all()
+        else:
             self.drop(hold)
-            return
-        self._idle.add(use, hold)
-        if self.closed:
-            self._idle.drop_all()
+        with contextlib.suppress(OSError):  # no room for files: the next call tries again
+            self._make_template()
 
     def drop(self, hold: Hold) -> None:
         """End the task process that is held, if any, and everything below it, without waiting.

@@ -232,16 +232,16 @@ class Templates:
 
     def take(self, message: Message) -> bool:
         """Take a message of the guardian. False if it is not about a template."""
-        if message.kind == messages.PREPARED:
-            self.prepared(message.number, *messages.PREPARED_BODY.unpack(message.body))
-        elif message.kind == messages.FAILED:
-            self.failed(message.number, str(message.body, errors="replace"))
-        else:
+        if message.kind != messages.FAILED:
             return False
+        self.failed(message.number, str(message.body, errors="replace"))
         return True
 
     def prepared(self, number: int, seconds: float, memory: int = 0) -> None:
-        """Note that a template is ready, perhaps for long, and what it has taken, in bytes too."""
+        """Note that a template is ready, perhaps for long, and what it has taken, in bytes too.
+
+        It does no harm to repeat this.
+        """
         if number == self._asked:  # otherwise what it has imported has changed meanwhile
             self._rested_at = max(self._rested_at, time.monotonic()) + _REST * seconds
             self._asked, self._not_before = None, self._rested_at - _AHEAD * _REST * seconds

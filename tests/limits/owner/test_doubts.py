@@ -15,6 +15,7 @@ from processes import until
 
 from dask_limits import exceptions
 from dask_limits.limits import Limits
+from dask_limits.limits.ipc import owner_cells
 from dask_limits.limits.owner.doubts import Doubt
 from dask_limits.limits.owner.preload import Preload
 from dask_limits.limits.owner.templates import Templates
@@ -69,6 +70,13 @@ def test_imports_of_a_call_that_has_ended_its_process_are_learned(guardian, modu
 
     assert isinstance(run(guardian, end).exception, exceptions.ExitError)
     until(lambda: call(guardian, is_imported, name))
+
+
+def test_imports_of_a_call_are_there_for_the_next_one_without_another_in_between(guardian, module):
+    name = module("imported", "", installed=True)
+    assert call(guardian, import_it, name) == "done"
+    until(lambda: owner_cells.last_template(guardian._connection._owner_cells))
+    assert call(guardian, is_imported, name)
 
 
 ENDING = {

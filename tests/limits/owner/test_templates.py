@@ -40,6 +40,11 @@ def is_imported(name):
     return name in sys.modules
 
 
+def is_imported_for_long(name):
+    time.sleep(LONG_S)  # so that each call has a process of its own
+    return is_imported(name)
+
+
 def import_and_answer(name):
     return import_module(name).answer()
 
@@ -67,11 +72,7 @@ def test_later_processes_have_what_a_first_call_has_imported(guardian, module):
     assert not call(guardian, is_imported, name)
     assert call(guardian, import_and_answer, name) == 1
 
-    def again(n):
-        time.sleep(LONG_S)  # so that each has a process of its own
-        return is_imported(n)
-
-    until(lambda: call(guardian, again, name))
+    until(lambda: call(guardian, is_imported_for_long, name))
 
 
 @pytest.mark.usefixtures("no_rest")
@@ -258,26 +259,26 @@ def test_a_module_can_end_a_program_that_it_starts_while_it_is_preloaded(module)
 @pytest.mark.parametrize("preload", [[], ["base64"]], ids=["nothing preloaded", "preloaded"])
 @pytest.mark.usefixtures("no_rest")
 def test_no_call_waits_for_what_another_has_imported(module, tmp_path, preload):
-    go = tmp_path / "go"
+    begun, go = tmp_path / "begun", tmp_path / "go"
     name = module(
         "slow",
         f"""
-        import os, time
-        while not os.path.exists({str(go)!r}):
-            time.sleep(0.01)
+        import os, pathlib, time
+        if open("/proc/self/comm").read() == "limits-template\\n":
+            pathlib.Path({str(begun)!r}).touch()
+            while not os.path.exists({str(go)!r}):
+                time.sleep(0.01)
         def answer(): return 1
         """,
         installed=True,
     )
-    go.touch()
     with Guardian(preload=Preload.of(preload)) as guardian:
         assert call(guardian, import_and_answer, name) == 1
-        go.unlink()
-        before = {process.pid for process in templates(guardian)}
-        until(lambda: call(guardian, abs, -1) and {p.pid for p in templates(guardian)} - before)
+        until(begun.exists)
         for _ in range(3):
-            assert call(guardian, note, LONG_S)[0] == 0
+            assert not call(guardian, is_imported_for_long, name)
         go.touch()
+        until(lambda: call(guardian, is_imported_for_long, name))
 
 
 @pytest.mark.parametrize(

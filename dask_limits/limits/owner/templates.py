@@ -90,7 +90,8 @@ class Templates:
     def _begin_epoch(self) -> None:
         self.epoch += 1
         self.number = 0
-        self._is_wanted, self._asked, self._not_before, self._error = True, None, 0.0, ""
+        self._is_wanted = self._is_required or bool(self._learned)
+        self._asked, self._not_before, self._error = None, 0.0, ""
 
     def check(self) -> None:
         """Raise a `NotPreparedError` if there is no template as the user asks for."""

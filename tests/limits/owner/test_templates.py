@@ -156,13 +156,15 @@ def test_a_guardian_preloads_modules_and_calls_the_initializer_in_each_process(m
 
 def test_a_template_that_was_ready_long_before_its_owner_looked_delays_no_other():
     made = Templates()
-    made.learn({"wave": None}, 0, ([], ""))
+    made.look_for_changes()
+    _, folders = made.versions
+    made.learn({"wave": None}, 0, folders)
     wanted = made.to_prepare()
     made.asked(wanted)
     time.sleep(0.5)
     made.prepared(wanted.number, 0.001)
     assert made.number == wanted.number
-    made.learn({"colorsys": None}, 0, ([], ""))
+    made.learn({"colorsys": None}, 0, folders)
     time.sleep(0.1)
     assert made.is_due
 

@@ -7,7 +7,7 @@ PARALLEL := --numprocesses 3 --dist loadfile --max-worker-restart 0
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 INSTALL_PEERS := .venv-bench/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test test-oldest test-matrix coverage lint format bench bench-quick soak soak-quick docs/measured.md docs/scaling.md slurm-up slurm-down clean
+.PHONY: demo test test-oldest test-matrix test-standard-library coverage lint format bench bench-quick soak soak-quick docs/measured.md docs/scaling.md slurm-up slurm-down clean
 .DELETE_ON_ERROR:
 
 demo: .venv/demo  ## Run a limited search on a Dask cluster on this machine
@@ -25,6 +25,13 @@ test-matrix:  ## Run all tests but those of Dask and SLURM on each of these vers
 	  $(MAKE) .venv-$$version/test || exit 1; \
 	  .venv-$$version/bin/python -m pytest $(PARALLEL) -m 'not dask and not slurm' || exit 1; \
 	done
+
+test-standard-library:  ## Run the standard library's tests of executors with ours, on the first of these versions that has them
+	for version in $(PYTHONS); do \
+	  if ! PYENV_VERSION=$$version python$$version -c 'import test.test_concurrent_futures.executor' 2> /dev/null; then continue; fi; \
+	  $(MAKE) .venv-$$version/test && exec .venv-$$version/bin/python -m pytest tests/executors/test_standard_library.py; \
+	  exit 1; \
+	done; echo "none of python $(PYTHONS) has these tests"
 
 coverage: .venv/test  ## Run the whole test suite, and show what no test reaches
 	rm -f .coverage .coverage.*

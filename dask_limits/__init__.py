@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from dask_limits.events import Event
     from dask_limits.executors.cluster import WorkerInfo
     from dask_limits.executors.dask.probe import probe_scheduler
+    from dask_limits.executors.limited import LimitedExecutor
     from dask_limits.executors.sequential import SequentialExecutor
     from dask_limits.limits.call import limit
     from dask_limits.limits.limits import Limits
@@ -34,6 +35,7 @@ __all__ = [
     "Event",
     "ExitState",
     "JobState",
+    "LimitedExecutor",
     "Limiter",
     "Limits",
     "LimitsWorkerPlugin",
@@ -66,6 +68,7 @@ _MODULES = {
     "Event": "events",
     "ExitState": "scheduler.exit_state",
     "JobState": "batch_systems.job_state",
+    "LimitedExecutor": "executors.limited",
     "Limiter": "plugins.limiter",
     "Limits": "limits.limits",
     "LimitsWorkerPlugin": "dask.worker.plugin",

@@ -93,6 +93,7 @@ def test_the_public_names_are_these_and_all_exist():
         "Event",
         "ExitState",
         "JobState",
+        "LimitedExecutor",
         "Limiter",
         "Limits",
         "LimitsWorkerPlugin",

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
+from numbers import Integral
 from typing import TYPE_CHECKING, Any, Final
 
 from dask_limits.exceptions import LimitRefusedError
@@ -23,6 +24,7 @@ _ACCEPTED: Final = (
     " Dask Client, a Dask Cluster (LocalCluster, SLURMCluster, ...), or what client.get_executor()"
     " returns. For the address of a Dask scheduler, use Scheduler.with_dask(address)"
 )
+_OF_DASK: Final[Mapping[str, Any]] = {"security": None, "batch": True}
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,44 @@ def factory_of(
         executor = anything if _is_ours(anything) else _wrapped(anything)
         return ExecutorFactory(name, lambda: executor, owned=False, given=anything)
     raise TypeError(f"{anything!r} is of type {name}. {_ACCEPTED}.")
+
+
+def factory_for(where: Any, preload: Preload, options: Mapping[str, Any]) -> ExecutorFactory:
+    """Return the factory of executors for what says where calls are to run, in any form.
+
+    That is what `factory_of` takes, a number of processes or None, the address of a Dask scheduler,
+    "dask", or a batch system. The options are those of the function below that makes it.
+
+    Raises:
+        TypeError: for what is none of these, or an option that it does not have.
+        ValueError: for an invalid option.
+
+    Example:
+        >>> factory_for(2, NOTHING, {"max_calls_per_process": 100}).name
+        'ProcessExecutor'
+    """
+    if isinstance(where, str) and where != "dask" and ":" not in where:
+        options = dict(options)
+        batch = options.pop("batch", True)
+        return jobqueue(where, options, preload, batch)  # this knows its options
+    known: Mapping[str, Any]
+    make: Callable[..., ExecutorFactory]
+    if where is None or isinstance(where, Integral):
+        workers: Any = where  # `processes` checks it
+        known, make = {"max_calls_per_process": None}, partial(processes, workers)
+    elif where == "dask":
+        known, make = {"n_workers": None, **_OF_DASK}, partial(dask, None)
+    elif isinstance(where, str) or _is_dask(where, "Client", "Cluster"):
+        known, make = _OF_DASK, partial(dask, where, None)
+    else:
+        known, make = {}, partial(factory_of, where)
+    if unknown := options.keys() - known.keys():
+        which = f"the options {', '.join(known)}" if known else "no options"
+        raise TypeError(
+            f"{', '.join(map(repr, sorted(unknown)))} is no option of where calls are to run:"
+            f" {where!r} has {which}"
+        )
+    return make(preload=preload, **{**known, **options})
 
 
 def processes(

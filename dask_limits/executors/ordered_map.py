@@ -62,15 +62,19 @@ class OrderedMap(Generic[R]):
                     self.raise_error()
                     return
                 if self.is_used_up or self._futures[0].done():
-                    left = None if deadline is None else deadline - time.monotonic()
-                    result = self._futures[0].result(left)
-                    self._futures.popleft()
-                    yield result
-                    del result  # it is the caller's alone
+                    yield self._next_result(deadline)
                 else:
                     self._wait_for_room(deadline)
         finally:
             self.stop()
+
+    def _next_result(self, deadline: float | None) -> R:
+        """Return the next result; nothing here has it any more."""
+        left = None if deadline is None else deadline - time.monotonic()
+        result = self._futures[0].result(left)
+        self._futures.popleft()
+        self._awaited = None
+        return result
 
     def _wait_for_room(self, deadline: float | None) -> None:
         """Wait until the next result is there, or another call can be submitted."""

@@ -152,10 +152,24 @@ class Limits:
             Limits(memory=1024, wall_time=2.0)
         """
         ours, theirs = self.as_dict(), other.as_dict()
+        both = ours.keys() & theirs.keys() & _ORDERED
+        ours |= {name: min(ours[name], theirs[name]) for name in both}
+        return Limits(**ours).with_defaults(other)
+
+    def with_defaults(self, defaults: Limits) -> Limits:
+        """These limits, and those of `defaults` that are not among them.
+
+        Raises:
+            ValueError: if the isolation of one does not go together with a limit of the other.
+
+        Example:
+            >>> Limits(memory=1024).with_defaults(Limits(memory=512, wall_time=2))
+            Limits(memory=1024, wall_time=2.0)
+        """
+        ours, theirs = self.as_dict(), defaults.as_dict()
         if "isolation" in ours:
             theirs.pop("context", None)  # it was for theirs
-        both = ours.keys() & theirs.keys() & _ORDERED
-        return Limits(**theirs | ours | {name: min(ours[name], theirs[name]) for name in both})
+        return Limits(**theirs | ours)
 
     def __repr__(self) -> str:
         given = ", ".join(f"{name}={value!r}" for name, value in self.as_dict().items())

@@ -28,7 +28,14 @@ from leftovers import close_default_guardian
 from overdoing import wait_on
 from processes import all_gone, command, until, wait_for
 
-from dask_limits import PynisherPlugin, Scheduler, SequentialExecutor, exceptions, limit
+from dask_limits import (
+    LimitedExecutor,
+    PynisherPlugin,
+    Scheduler,
+    SequentialExecutor,
+    exceptions,
+    limit,
+)
 from dask_limits.executors import Future, factories
 from dask_limits.executors.wrapped import WrappedExecutor
 from dask_limits.plugins import Retry
@@ -78,6 +85,19 @@ def jobqueue() -> Any:
     return InFolder.start(spec)
 
 
+def limited_on_a_pool() -> Any:
+    pool = ProcessPoolExecutor(2)
+    executor = LimitedExecutor(pool, memory="1 GiB")
+    shut_down = executor.shutdown
+
+    def shut_down_both(*args: Any, **options: Any) -> None:
+        shut_down(*args, **options)
+        pool.shutdown()
+
+    executor.shutdown = shut_down_both  # type: ignore[method-assign]
+    return executor
+
+
 # Importing this module takes time, in each of many task processes.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
@@ -105,6 +125,8 @@ EXECUTORS = {
     "loky": Kind(loky),
     "dask": Kind(dask, ends_running=True),
     "jobqueue": Kind(jobqueue, ends_running=True),
+    "limited": Kind(lambda: LimitedExecutor(2), ends_running=True, ends_unlimited=True),
+    "limited on a pool": Kind(limited_on_a_pool),
 }
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import sys
 import threading
 import time
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -52,6 +54,17 @@ def wait_a_little(number):
 
 def test_a_slow_call_delays_results_and_not_calls(executor):
     assert list(executor.map(wait_a_little, range(50))) == list(range(50))
+
+
+class Made:
+    pass
+
+
+def test_a_result_is_the_callers_alone(executor):
+    for made in executor.map(lambda _: Made(), range(10)):
+        ref = weakref.ref(made)
+        del made
+        until(lambda gone=ref: gc.collect() >= 0 and gone() is None)
 
 
 def fail_at(number, bad):

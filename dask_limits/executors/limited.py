@@ -1,0 +1,150 @@
+from __future__ import annotations
+
+import concurrent.futures
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, ParamSpec, TypeVar, Unpack
+
+from dask_limits.executors.factories import factory_for
+from dask_limits.executors.future import Future
+from dask_limits.limits import LimitedCall, Limits, LimitsArguments
+from dask_limits.limits.owner.preload import Preload
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class LimitedExecutor(concurrent.futures.Executor):
+    """A `concurrent.futures.Executor` whose calls run under limits, anywhere.
+
+    It takes the place of a `ProcessPoolExecutor` or `ThreadPoolExecutor`, and goes with all that
+    takes one: `as_completed`, `wait`, `asyncio`'s `run_in_executor`. But a call that goes over a
+    limit, or crashes, is ended with everything it started, its future has the exception, and the
+    others go on; `cancel()` also ends a call that is running, where its executor can; and futures
+    have the `usage` of their calls.
+
+    Args:
+        where: Where calls run. A number: in so many processes of this machine; None, the default:
+            in one for each CPU that this process may use. A Dask Client or Cluster, the address of
+            a Dask scheduler, "tcp://...", or "dask" for a new cluster on this machine. A batch
+            system, "slurm", "pbs", "sge", "lsf", "oar", "moab" or "htcondor". Any other executor,
+            which stays open at `shutdown`.
+        max_workers: The number of processes, by the name that the standard library has for it.
+        preload: Names of modules to import before the first call: see
+            [Scheduler.with_processes][dask_limits.Scheduler.with_processes].
+        initializer: A function that each task process calls once, before its first call.
+        initargs: Its arguments.
+        options: What else there is to say of where calls run: the arguments of
+            `Scheduler.with_processes`, `with_dask` or `with_jobqueue`.
+        **limits: Those of each call, `memory`, `wall_time`, ...: see
+            [Limits][dask_limits.Limits]. A call's own come first: `submit(limit(fn, memory="4
+            GiB"), x)`.
+
+    Raises:
+        ValueError: for an invalid limit or option.
+        TypeError: for a `where` that calls cannot run on, or an unknown option.
+        ModuleNotFoundError: if there is no module to preload.
+
+    Example:
+        >>> with LimitedExecutor(2, memory="1 GiB", wall_time=60) as executor:
+        ...     futures = [executor.submit(pow, 2, n) for n in range(4)]
+        ...     [future.result() for future in futures]
+        [1, 2, 4, 8]
+    """
+
+    def __init__(
+        self,
+        where: object = None,
+        /,
+        *,
+        max_workers: int | None = None,
+        preload: Iterable[str] = (),
+        initializer: Callable[..., object] | None = None,
+        initargs: Iterable[Any] = (),
+        options: Mapping[str, Any] | None = None,
+        **limits: Unpack[LimitsArguments],
+    ) -> None:
+        self.limits = Limits(**limits)
+        if max_workers is not None:
+            if where is not None:
+                raise TypeError(
+                    f"max_workers={max_workers!r} is for processes of this machine, but calls run"
+                    f" on {where!r}. Specify one or the other."
+                )
+            where = max_workers
+        factory = factory_for(where, Preload.of(preload, initializer, initargs), options or {})
+        self._executor = factory.make()
+        self._is_shut_down = False
+
+    def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
+        """Run a call under limits.
+
+        Returns:
+            A future that can be awaited, too, and has the call's `usage` once it is done.
+
+        Raises:
+            RuntimeError: after `shutdown()`.
+            TypeError: if `fn` cannot be called.
+        """
+        self._check_open()
+        future: Future[R] = self._executor.submit(self._limited(fn), *args, **kwargs)  # type: ignore[assignment]
+        return future
+
+    def map(
+        self,
+        fn: Callable[..., R],
+        /,
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int = 1,
+    ) -> Iterator[R]:
+        """Call a function with each item, as the built-in `map` does, many at a time.
+
+        Short calls share their way to a process by themselves. In processes of this machine, items
+        are taken when there is room for their calls; elsewhere all at once.
+
+        Args:
+            fn: Any callable.
+            *iterables: Those of the arguments. The shortest one ends this.
+            timeout: Seconds from now on until the last result; None is no limit.
+            chunksize: As in the standard library, which has it for speed alone: here it matters
+                little.
+
+        Returns:
+            An iterator over the results, in the order of the items. It raises what a call raises.
+
+        Raises:
+            ValueError: if `chunksize` is less than 1.
+            RuntimeError: after `shutdown()`.
+            TimeoutError: by the iterator, when the time is up.
+        """
+        self._check_open()
+        if chunksize < 1:
+            raise ValueError(f"chunksize={chunksize!r} must be 1 or more")
+        return self._executor.map(
+            self._limited(fn), *iterables, timeout=timeout, chunksize=chunksize
+        )
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Take no more calls, and end what was started for them when they are done.
+
+        An executor, client or cluster that was passed in stays open.
+
+        Args:
+            wait: Whether to return when that is done, or now.
+            cancel_futures: Whether to cancel the calls that are not done. This ends those that
+                run, where their executor can; the pools of the standard library let them run.
+        """
+        self._is_shut_down = True
+        self._executor.shutdown(wait, cancel_futures=cancel_futures)
+
+    def _limited(self, fn: Callable[..., R]) -> LimitedCall[..., R]:
+        if isinstance(fn, LimitedCall):
+            return LimitedCall(fn.fn, fn.limits.with_defaults(self.limits))
+        return LimitedCall(fn, self.limits)
+
+    def _check_open(self) -> None:
+        if self._is_shut_down:
+            raise RuntimeError("This executor takes no calls after shutdown(): make a new one")
+
+    def __repr__(self) -> str:
+        return f"LimitedExecutor({self._executor!r}, {self.limits})"

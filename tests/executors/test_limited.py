@@ -1,0 +1,146 @@
+"""A `LimitedExecutor` is one of the standard library, with limits; see test_contract too."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import sys
+import time
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any
+
+import cloudpickle
+import pytest
+from processes import alive, all_gone, start_sleeping, written_pid
+
+from dask_limits import LimitedExecutor, SequentialExecutor, exceptions, limit
+
+cloudpickle.register_pickle_by_value(sys.modules[__name__])  # a call shall not import pytest
+MIB = 2**20
+
+
+def has(mib: int) -> int:
+    return len(bytearray(mib * MIB))
+
+
+def test_a_breach_costs_one_call_and_futures_have_their_usage() -> None:
+    with LimitedExecutor(2, memory="200 MiB", wall_time=60) as executor:
+        futures = {executor.submit(has, mib): mib for mib in (1, 400, 2)}
+        ended = {futures[future]: future for future in as_completed(futures)}
+        assert isinstance(ended[400].exception(), exceptions.MemoryBreach)
+        assert [ended[mib].result() for mib in (1, 2)] == [MIB, 2 * MIB]
+        assert ended[2].usage is not None
+        assert ended[2].usage.peak_memory > MIB
+
+
+def test_the_limits_of_a_call_come_before_those_of_the_executor() -> None:
+    with LimitedExecutor(1, memory="100 MiB", wall_time=60) as executor:
+        assert executor.submit(limit(has, memory="500 MiB"), 200).result() == 200 * MIB
+        error = executor.submit(limit(time.sleep, wall_time=0.2), 60).exception()
+        assert isinstance(error, exceptions.WallTimeBreach)
+        error = executor.submit(limit(has, wall_time=30), 300).exception()
+        assert isinstance(error, exceptions.MemoryBreach)
+        assert list(executor.map(limit(has, memory="500 MiB"), [200])) == [200 * MIB]
+        assert "memory=104857600, wall_time=60.0" in repr(executor)
+
+
+def test_a_call_that_runs_ends_when_it_is_cancelled_and_when_its_coroutine_is(
+    tmp_path: Path,
+) -> None:
+    async def give_up(executor: LimitedExecutor, file: Path) -> int:
+        loop = asyncio.get_running_loop()
+        assert await loop.run_in_executor(executor, pow, 2, 5) == 32
+        running = loop.run_in_executor(executor, start_sleeping, file)
+        pid = await asyncio.to_thread(written_pid, file)
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+        return pid
+
+    with LimitedExecutor(1, wall_time=600) as executor:
+        future = executor.submit(start_sleeping, tmp_path / "cancelled")
+        pid = written_pid(tmp_path / "cancelled")
+        assert future.cancel()
+        all_gone({pid})
+        all_gone({asyncio.run(give_up(executor, tmp_path / "awaited"))})
+        future = executor.submit(start_sleeping, tmp_path / "shut down")
+        pid = written_pid(tmp_path / "shut down")
+        executor.shutdown(cancel_futures=True)
+        assert future.cancelled()
+        all_gone({pid})
+
+
+@pytest.mark.parametrize("pool", [ProcessPoolExecutor, ThreadPoolExecutor])
+def test_a_pool_stays_open_and_its_calls_are_done_after_the_shutdown(pool: Any) -> None:
+    with pool(2) as given:
+        with LimitedExecutor(given, wall_time=30) as executor:
+            futures = [executor.submit(time.sleep, 0.1) for _ in range(4)]
+        assert all(future.done() for future in futures)
+        with pytest.raises(RuntimeError, match="after shutdown"):
+            executor.submit(abs, -1)
+        assert given.submit(abs, -3).result() == 3
+        executor = LimitedExecutor(given, wall_time=30)
+        futures = [executor.submit(time.sleep, 0.2) for _ in range(20)]
+        executor.shutdown(cancel_futures=True)
+        assert any(future.cancelled() for future in futures)
+
+
+def test_an_executor_of_ours_is_taken_too() -> None:
+    with LimitedExecutor(SequentialExecutor(), wall_time=30) as executor:
+        assert executor.submit(os.getpid).result() != os.getpid()
+
+
+def test_calls_run_on_dask() -> None:
+    from distributed import Client
+
+    with LimitedExecutor("dask", wall_time=60, options={"n_workers": 1}) as executor:
+        assert executor.submit(pow, 2, 10).result(timeout=60) == 1024
+        error = executor.submit(limit(time.sleep, wall_time=0.2), 60).exception(timeout=60)
+        assert isinstance(error, exceptions.WallTimeBreach)
+    with Client(n_workers=1, dashboard_address=":0") as client:
+        for where in (client, client.scheduler.address):
+            with LimitedExecutor(where, wall_time=60) as executor:
+                assert list(executor.map(abs, [-1, -2], timeout=60)) == [1, 2]
+        assert client.submit(abs, -3).result(timeout=60) == 3
+
+
+def test_what_is_preloaded_is_there_before_the_first_call() -> None:
+    with LimitedExecutor(1, preload=["wave"], wall_time=30) as executor:
+        assert executor.submit(lambda: "wave" in sys.modules).result()
+
+
+def test_what_is_not_shut_down_ends_with_its_program(tmp_path: Path) -> None:
+    executor = LimitedExecutor(1, wall_time=600)
+    executor.submit(start_sleeping, tmp_path / "pid")
+    assert alive(written_pid(tmp_path / "pid"))
+    executor.shutdown(wait=False, cancel_futures=True)
+    all_gone({written_pid(tmp_path / "pid")})
+
+
+@pytest.mark.parametrize(
+    ("where", "options", "error", "text"),
+    [
+        (0, {}, ValueError, "max_workers=0 must be a whole number, 1 or more"),
+        (True, {}, TypeError, "max_workers=True"),
+        ("slrum", {}, ValueError, "'slrum' is not a supported batch system. Use one of: slurm"),
+        (print, {}, TypeError, "of type builtin_function_or_method"),
+        (2, {"options": {"n_workers": 2}}, TypeError, "'n_workers' is no option .* 2 has .*max_c"),
+        (SequentialExecutor(), {"options": {"x": 1}}, TypeError, "'x' .* has no options"),
+        (SequentialExecutor(), {"max_workers": 2}, TypeError, "max_workers=2 is for processes"),
+        (2, {"memory": "-1 GiB"}, ValueError, "memory='-1 GiB'"),
+        (2, {"memory_limit": "1 GiB"}, TypeError, "memory_limit"),
+    ],
+)
+def test_what_is_wrong_is_refused_before_anything_starts(
+    where: Any, options: Any, error: type[Exception], text: str
+) -> None:
+    with pytest.raises(error, match=re.compile(text)):
+        LimitedExecutor(where, **options)
+
+
+@pytest.mark.parametrize("chunksize", [0, -1])
+def test_a_chunk_has_at_least_one_call(chunksize: int) -> None:
+    with LimitedExecutor(1) as executor, pytest.raises(ValueError, match="chunksize"):
+        executor.map(abs, [1], chunksize=chunksize)

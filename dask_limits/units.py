@@ -5,15 +5,19 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
+from datetime import timedelta
 from numbers import Integral, Real
 from typing import Any, Final
 
-__all__ = ["Amount", "format_bytes", "format_seconds", "parse_bytes", "parse_seconds"]
+__all__ = ["Amount", "Duration", "format_bytes", "format_seconds", "parse_bytes", "parse_seconds"]
 
 Amount = float | tuple[float, str] | str
 """A number, a `(number, unit)`, or a string such as `"2 GiB"` or `"1h 30m"`."""
+Duration = Amount | timedelta
+"""An amount of time; a string may also be `"01:30:00"` or `"1-12:00:00"`, with days."""
 
 _NUMBER: Final = r"(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?"
+_CLOCK: Final = re.compile(r"(?:(\d+)-)?(\d+):([0-5]\d):([0-5]\d(?:\.\d+)?)", re.ASCII)
 _PART: Final = re.compile(rf"\s*({_NUMBER})\s*([a-z]*)\s*", re.IGNORECASE)
 
 
@@ -26,7 +30,7 @@ class _Quantity:
     can_be_sum: bool
     forms: str
 
-    def parse(self, value: Amount, name: str) -> float:
+    def parse(self, value: Duration, name: str) -> float:
         """The amount in bytes or seconds, more than zero and finite."""
         try:
             amount = self._of_text(value) if isinstance(value, str) else self._of_number(value)
@@ -69,6 +73,20 @@ class _Quantity:
         return sum(amounts)
 
 
+class _Time(_Quantity):
+    def _of_number(self, value: object) -> float:
+        if isinstance(value, timedelta):
+            return value.total_seconds()
+        return super()._of_number(value)
+
+    def _of_text(self, text: str) -> float:
+        """As above, or "hours:minutes:seconds", after "days-"."""
+        if clock := _CLOCK.fullmatch(text.strip()):
+            days, hours, minutes, seconds = (float(part or 0) for part in clock.groups())
+            return ((days * 24 + hours) * 60 + minutes) * 60 + seconds
+        return super()._of_text(text)
+
+
 def _factor(unit: str, units: dict[str, float]) -> float:
     try:
         return units[unit.strip().lower()]
@@ -91,11 +109,12 @@ _SECONDS: Final = (
     | {"nanoseconds": 1e-9, "microseconds": 1e-6, "milliseconds": 1e-3}
     | {"seconds": 1, "minutes": 60, "hours": 3600, "days": 86400, "weeks": 604800}
 )
-_TIME: Final = _Quantity(
+_TIME: Final = _Time(
     _SECONDS,
     _SECONDS | {"": 1},
     can_be_sum=True,
-    forms='90 or 0.5 (seconds), (5, "m") (s, m, h, ...), "1h 30m", "500 ms"',
+    forms='90 or 0.5 (seconds), (5, "m") (s, m, h, ...), "1h 30m", "500 ms", "01:30:00",'
+    ' "1-12:00:00" (days-hours:minutes:seconds), or a timedelta',
 )
 
 
@@ -126,12 +145,13 @@ def parse_bytes(value: Amount, name: str = "memory") -> int:
     return whole
 
 
-def parse_seconds(value: Amount, name: str = "time") -> float:
+def parse_seconds(value: Duration, name: str = "time") -> float:
     """Seconds of a span of time.
 
     Args:
-        value: A positive number of seconds (fractions count), a `(number, unit)`, or a
-            string of one or more numbers with units.
+        value: A positive number of seconds (fractions count), a `(number, unit)`, a string of one
+            or more numbers with units or of the form "days-hours:minutes:seconds", with or without
+            days, or a `datetime.timedelta`.
         name: What the error calls it.
 
     Returns:
@@ -144,13 +164,16 @@ def parse_seconds(value: Amount, name: str = "time") -> float:
     Example:
         >>> parse_seconds("1h 30m"), parse_seconds((5, "m")), parse_seconds("500 ms")
         (5400.0, 300.0, 0.5)
+        >>> parse_seconds("00:05:00"), parse_seconds("1-12:00:00")
+        (300.0, 129600.0)
     """
     return float(_TIME.parse(value, name))
 
 
-def parse_delay(value: Amount) -> float:
+def parse_delay(value: Duration) -> float:
     """Seconds of a delay, as `parse_seconds` does, but it may be 0."""
-    return 0.0 if value == 0 and value is not False else parse_seconds(value, "delay")
+    is_zero = value in (0, timedelta()) and value is not False
+    return 0.0 if is_zero else parse_seconds(value, "delay")
 
 
 def whole_number(value: object, name: str, *, least: int = 1, none: str = "") -> int:

@@ -1,4 +1,5 @@
 import math
+from datetime import timedelta
 
 import pytest
 from dask.utils import byte_sizes, parse_timedelta, timedelta_sizes
@@ -35,6 +36,20 @@ def test_a_tuple_of_bytes_means_what_it_means_to_pynisher_in_any_case(number, un
 def test_a_string_of_several_times_is_their_sum(hours, minutes, seconds):
     assert parse_seconds(f"{hours}h {minutes}m {seconds}s") == hours * 3600 + minutes * 60 + seconds
     assert parse_seconds(f"{hours}h{minutes}m{seconds}s") == hours * 3600 + minutes * 60 + seconds
+
+
+@given(st.timedeltas(min_value=timedelta(milliseconds=1), max_value=timedelta(days=99)))
+def test_a_timedelta_and_what_it_prints_like_are_the_same_time(span):
+    assert parse_seconds(span) == span.total_seconds()
+    days, below = divmod(span, timedelta(days=1))
+    text = f"{days}-{below}" if days else str(below)
+    assert parse_seconds(text) == pytest.approx(span.total_seconds())
+
+
+@pytest.mark.parametrize("text", ["5:00", "00:60:00", "1-12", "1:00:00:00", "-1:00:00", "0:0:5"])
+def test_a_time_of_day_that_can_be_read_in_two_ways_is_refused(text):
+    with pytest.raises(ValueError, match='"01:30:00"'):
+        parse_seconds(text)
 
 
 @given(st.floats(min_value=1e-6, max_value=1e9))

@@ -5,12 +5,11 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from datetime import timedelta
 from typing import Final
 
-from dask_limits.units import Amount, parse_seconds
+from dask_limits.units import Duration, parse_seconds
 
-Walltime = Amount | timedelta
+Walltime = Duration
 """A batch system's own form ("01:30:00"), a timedelta, or an amount with a unit ("90 m")."""
 
 _UNITS: Final[Mapping[str, Mapping[int, Sequence[int]]]] = {
@@ -48,8 +47,6 @@ def walltime_text(walltime: Walltime, system: str) -> str:
         if walltime_seconds(walltime, system) == 0:
             raise ValueError(f"walltime={walltime!r} must be more than zero")
         return walltime
-    if isinstance(walltime, timedelta):
-        walltime = walltime.total_seconds()
     seconds = math.ceil(parse_seconds(walltime, "walltime"))
     if system == "lsf":
         minutes = math.ceil(seconds / 60)

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import difflib
 import multiprocessing
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from datetime import timedelta
 from multiprocessing.context import BaseContext
-from typing import Any, Final, Literal, TypedDict, get_args
+from typing import Any, Final, Literal, Never, TypedDict, get_args
 
-from dask_limits.units import Amount, parse_bytes, parse_seconds, whole_number
+from dask_limits.units import Amount, Duration, parse_bytes, parse_seconds, whole_number
 
 Isolation = Literal["clean", "warm", "fresh", "thread"]
 """Where a call runs: in a process in which no call has run, or only short ones of the same
@@ -26,11 +28,11 @@ class LimitsArguments(TypedDict, total=False):
     """The arguments of `Limits`, for functions that pass them on."""
 
     memory: Amount | None
-    cpu_time: Amount | None
-    wall_time: Amount | None
+    cpu_time: Duration | None
+    wall_time: Duration | None
     num_processes: int | None
     cores: int | None
-    grace_period: Amount
+    grace_period: Duration
     capture_output: bool | Amount
     isolation: Isolation
     context: str | BaseContext | None
@@ -45,7 +47,7 @@ class Limits:
             once. Bytes, `(2, "GB")` with pynisher's 1024-based units, or a string as Dask reads
             it, `"2 GiB"`.
         cpu_time: CPU time of all its processes together, those that have exited included.
-            Seconds (fractions count), `(5, "m")`, or `"1h 30m"`.
+            Seconds (fractions count), `(5, "m")`, `"1h 30m"`, `"01:30:00"`, or a timedelta.
         wall_time: Time from its start, or its last [progress()][dask_limits.progress], to its
             end. Forms as for `cpu_time`.
         num_processes: Processes at one time, its own included: 1 lets it start none.
@@ -71,7 +73,7 @@ class Limits:
     Raises:
         ValueError: if a limit is zero, negative, NaN or infinite, has an unknown unit, or does not
             go together with another argument.
-        TypeError: if a value has the wrong type.
+        TypeError: if a value has the wrong type, or for a limit by another name.
 
     Example:
         >>> Limits(memory="2 GiB", wall_time=(5, "m"))
@@ -94,15 +96,18 @@ class Limits:
         self,
         *,
         memory: Amount | None = None,
-        cpu_time: Amount | None = None,
-        wall_time: Amount | None = None,
+        cpu_time: Duration | None = None,
+        wall_time: Duration | None = None,
         num_processes: int | None = None,
         cores: int | None = None,
-        grace_period: Amount = 0,
+        grace_period: Duration = 0,
         capture_output: bool | Amount = False,
         isolation: Isolation = "clean",
         context: str | BaseContext | None = None,
+        **unknown: Never,
     ) -> None:
+        for name in unknown:
+            raise TypeError(_no_limit(name))
         put = object.__setattr__  # the dataclass is frozen
         put(self, "memory", None if memory is None else parse_bytes(memory, "memory"))
         put(self, "cpu_time", None if cpu_time is None else parse_seconds(cpu_time, "cpu_time"))
@@ -180,6 +185,37 @@ class Limits:
         return self != _NO_LIMITS
 
 
+def _no_limit(name: str) -> str:
+    """What to say of an argument that is no limit, such as one by the name that others have."""
+    text = f"There is no limit {name!r}: "
+    known = LimitsArguments.__annotations__
+    similar = [_NAMES_ELSEWHERE.get(name), *difflib.get_close_matches(name, known, 1)]
+    for right in filter(None, similar):
+        return f"{text}did you mean {right!r}?"
+    return f"{text}there are {', '.join(known)}."
+
+
+_NAMES_ELSEWHERE: Final = {
+    "memory_limit": "memory",
+    "mem": "memory",
+    "mem_in_mb": "memory",
+    "walltime_limit": "wall_time",
+    "wall_time_limit": "wall_time",
+    "wall_time_in_s": "wall_time",
+    "walltime": "wall_time",
+    "time": "wall_time",
+    "time_limit": "wall_time",
+    "timeout": "wall_time",
+    "cputime_limit": "cpu_time",
+    "cpu_time_limit": "cpu_time",
+    "cpu_time_in_s": "cpu_time",
+    "process_limit": "num_processes",
+    "n_processes": "num_processes",
+    "processes": "num_processes",
+    "cpus": "cores",
+    "n_jobs": "cores",
+}
+"""What limits are called in `PynisherPlugin`, in pynisher, and by others."""
 _ORDERED: Final = {"memory", "cpu_time", "wall_time", "num_processes", "grace_period"}
 
 
@@ -187,8 +223,8 @@ def _count(value: int | None, name: str, none: str) -> int | None:
     return None if value is None else whole_number(value, name, none=none)
 
 
-def _seconds_or_zero(value: Amount | None) -> float:
-    return 0.0 if value is None or value == 0 else parse_seconds(value, "grace_period")
+def _seconds_or_zero(value: Duration | None) -> float:
+    return 0.0 if value in (None, 0, timedelta()) else parse_seconds(value, "grace_period")
 
 
 def _bytes_to_keep(value: bool | Amount | None) -> int:

@@ -10,7 +10,14 @@ from dask_limits.events import Event
 from dask_limits.executors import Call, Future
 from dask_limits.limits import Isolation, LimitedCall, Limits
 from dask_limits.plugins.base import Plugin
-from dask_limits.units import Amount, format_bytes, format_seconds, parse_bytes, parse_seconds
+from dask_limits.units import (
+    Amount,
+    Duration,
+    format_bytes,
+    format_seconds,
+    parse_bytes,
+    parse_seconds,
+)
 
 _KINDS: Final = ("wall_time", "cpu_time", "memory", "num_processes")
 
@@ -23,7 +30,14 @@ class PynisherPlugin(Plugin):
     with the exception. Their names are those that pynisher's users know; this package's own task
     processes enforce the limits.
 
+    Its arguments have the names that [limit][dask_limits.limit] has for them, and those of other
+    plugins of this kind.
+
     Args:
+        memory: The limits, as of [Limits][dask_limits.Limits].
+        cpu_time: See there.
+        wall_time: See there.
+        num_processes: See there.
         memory_limit: The resident memory of a call with all its processes: bytes, `(2, "GB")`
             (1024-based, in any case), or a string that Dask can parse, `"2 GiB"`.
         cputime_limit: The CPU time of a call with all its processes: seconds (or fractions of
@@ -88,30 +102,46 @@ class PynisherPlugin(Plugin):
     def __init__(
         self,
         *,
+        memory: Amount | None = None,
+        cpu_time: Duration | None = None,
+        wall_time: Duration | None = None,
+        num_processes: int | None = None,
         memory_limit: Amount | None = None,
-        cputime_limit: Amount | None = None,
-        walltime_limit: Amount | None = None,
+        cputime_limit: Duration | None = None,
+        walltime_limit: Duration | None = None,
         process_limit: int | None = None,
         cores: int | None = None,
         context: str | BaseContext | None = None,
-        wall_time_limit: Amount | None = None,
-        cpu_time_limit: Amount | None = None,
-        grace_period: Amount = 0,
+        wall_time_limit: Duration | None = None,
+        cpu_time_limit: Duration | None = None,
+        grace_period: Duration = 0,
         capture_output: bool | Amount = False,
         isolation: Isolation = "clean",
     ) -> None:
-        self.memory_limit = memory_limit
-        self.cputime_limit = _one_of(cputime_limit=cputime_limit, cpu_time_limit=cpu_time_limit)
-        self.walltime_limit = _one_of(
-            walltime_limit=walltime_limit, wall_time_limit=wall_time_limit
+        self.memory_limit = _one_of(memory=memory, memory_limit=memory_limit)
+        self.cputime_limit: Duration | None = _one_of(
+            cpu_time=cpu_time, cputime_limit=cputime_limit, cpu_time_limit=cpu_time_limit
         )
-        self.process_limit = process_limit
+        self.walltime_limit: Duration | None = _one_of(
+            wall_time=wall_time, walltime_limit=walltime_limit, wall_time_limit=wall_time_limit
+        )
+        self.process_limit = _one_of(num_processes=num_processes, process_limit=process_limit)
         self.context = context
         self.limits = Limits(
-            memory=_parsed(parse_bytes, self.memory_limit, "memory_limit"),
-            cpu_time=_parsed(parse_seconds, self.cputime_limit, "cputime_limit"),
-            wall_time=_parsed(parse_seconds, self.walltime_limit, "walltime_limit"),
-            num_processes=process_limit,
+            memory=_parsed(parse_bytes, memory=memory, memory_limit=memory_limit),
+            cpu_time=_parsed(
+                parse_seconds,
+                cpu_time=cpu_time,
+                cputime_limit=cputime_limit,
+                cpu_time_limit=cpu_time_limit,
+            ),
+            wall_time=_parsed(
+                parse_seconds,
+                wall_time=wall_time,
+                walltime_limit=walltime_limit,
+                wall_time_limit=wall_time_limit,
+            ),
+            num_processes=self.process_limit,
             cores=cores,
             grace_period=grace_period,
             capture_output=capture_output,
@@ -122,12 +152,12 @@ class PynisherPlugin(Plugin):
         self._last: tuple[Any, Limits | None, Any] = (None, None, None)
 
     @property
-    def cpu_time_limit(self) -> Amount | None:
+    def cpu_time_limit(self) -> Duration | None:
         """The older name of `cputime_limit`."""
         return self.cputime_limit
 
     @property
-    def wall_time_limit(self) -> Amount | None:
+    def wall_time_limit(self) -> Duration | None:
         """The older name of `walltime_limit`."""
         return self.walltime_limit
 
@@ -185,15 +215,16 @@ class PynisherPlugin(Plugin):
         return [f"{name} {form(value)}" for name, value, form in shown if value is not None]
 
 
-def _one_of(**spellings: Amount | None) -> Amount | None:
-    given = [value for value in spellings.values() if value is not None]
+def _one_of(**spellings: Any) -> Any:
+    given = [name for name, value in spellings.items() if value is not None]
     if len(given) > 1:
-        raise TypeError(
-            f"{' and '.join(spellings)} are two names of one limit: specify only one of them"
-        )
-    return given[0] if given else None
+        raise TypeError(f"{' and '.join(given)} are names of one limit: specify only one of them")
+    return spellings[given[0]] if given else None
 
 
-def _parsed(parse: Callable[[Amount, str], float], value: Amount | None, name: str) -> float | None:
+def _parsed(parse: Callable[[Any, str], float], **spellings: Any) -> Any:
     """Parse an amount here, so that an error has the argument's name in it."""
-    return None if value is None else parse(value, name)
+    for name, value in spellings.items():
+        if value is not None:
+            return parse(value, name)
+    return None

@@ -12,7 +12,7 @@ from dask_limits.exceptions import Breach, CrashError, GuardianLostError, Worker
 from dask_limits.executors import Call, Future
 from dask_limits.limits import LimitedCall, Limits
 from dask_limits.plugins.base import RETRY, Plugin
-from dask_limits.units import Amount, format_seconds, parse_delay, whole_number
+from dask_limits.units import Duration, format_seconds, parse_delay, whole_number
 
 _LARGEST: Final = 2.0**62
 """Bytes or seconds. No retry raises a limit further, because limits are sent as 64 bits."""
@@ -99,7 +99,7 @@ class Retry(Plugin):
         memory_factor: float = 1,
         wall_time_factor: float = 1,
         cpu_time_factor: float = 1,
-        delay: Amount = 0,
+        delay: Duration = 0,
     ) -> None:
         self.max_retries = whole_number(max_retries, "max_retries", least=0)
         self.on = _kinds(on)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from distributed import Security
 
     from dask_limits.batch_systems.walltimes import Walltime
-    from dask_limits.units import Amount
+    from dask_limits.units import Amount, Duration
 
 
 class Constructors(Submitter):
@@ -149,7 +149,7 @@ class Constructors(Submitter):
         *,
         n_workers: int | None = None,
         adaptive: bool | int | tuple[int, int] | dict[str, Any] | None = None,
-        worker_timeout: Amount | None = None,
+        worker_timeout: Duration | None = None,
         security: Security | bool | None = None,
         submit_command: str | None = None,
         cancel_command: str | None = None,
@@ -212,7 +212,7 @@ class Constructors(Submitter):
         memory: Amount | None = None,
         walltime: Walltime | None = None,
         adaptive: bool | int | tuple[int, int] | dict[str, Any] | None = None,
-        worker_timeout: Amount | None = None,
+        worker_timeout: Duration | None = None,
         security: Security | bool | None = None,
         preload: Iterable[str] = (),
         initializer: Callable[..., object] | None = None,

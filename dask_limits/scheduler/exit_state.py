@@ -7,7 +7,7 @@ from dataclasses import InitVar, dataclass, field
 from enum import StrEnum
 from typing import ClassVar, Final, Literal, get_args
 
-from dask_limits.units import Amount, parse_seconds
+from dask_limits.units import Duration, parse_seconds
 
 Action = Literal["raise", "end", "continue"]
 """What an exception does to a run: the run raises it, ends without raising it, or goes on."""
@@ -57,14 +57,14 @@ class ExitState:
 class RunOptions:
     """The arguments of `Scheduler.run`, checked."""
 
-    timeout: InitVar[Amount | None]
+    timeout: InitVar[Duration | None]
     end_on_empty: bool
     wait: bool
     on_exception: OnException
     on_cancelled: Action
     timeout_s: float | None = field(init=False)
 
-    def __post_init__(self, timeout: Amount | None) -> None:
+    def __post_init__(self, timeout: Duration | None) -> None:
         self.timeout_s = None if timeout is None else parse_seconds(timeout, "timeout")
         _check_action("on_cancelled", self.on_cancelled)
         if not isinstance(self.on_exception, Mapping):

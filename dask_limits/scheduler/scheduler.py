@@ -14,7 +14,7 @@ from dask_limits.scheduler.exit_state import Action, ExitState, OnException, Run
 from dask_limits.scheduler.feed import Feed
 from dask_limits.scheduler.run import Run
 from dask_limits.scheduler.task import Task
-from dask_limits.units import Amount, whole_number
+from dask_limits.units import Duration, whole_number
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -133,7 +133,7 @@ class Scheduler(Constructors, render.Renderable):
     def run(
         self,
         *,
-        timeout: Amount | None = None,
+        timeout: Duration | None = None,
         end_on_empty: bool = True,
         wait: bool = True,
         on_exception: OnException = "raise",
@@ -178,7 +178,7 @@ class Scheduler(Constructors, render.Renderable):
     async def async_run(
         self,
         *,
-        timeout: Amount | None = None,
+        timeout: Duration | None = None,
         end_on_empty: bool = True,
         wait: bool = True,
         on_exception: OnException = "raise",

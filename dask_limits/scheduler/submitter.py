@@ -11,7 +11,7 @@ from dask_limits.executors import Call, Future
 from dask_limits.scheduler.events import SchedulerEvents
 from dask_limits.scheduler.run import Run
 from dask_limits.scheduler.run_loop import Timer
-from dask_limits.units import Amount, parse_delay
+from dask_limits.units import Duration, parse_delay
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -54,7 +54,7 @@ class Submitter(SchedulerEvents):
         return self.in_run(Run.submit, (fn, args, kwargs))
 
     def call_later(
-        self, delay: Amount, fn: Callable[P, object], /, *args: P.args, **kwargs: P.kwargs
+        self, delay: Duration, fn: Callable[P, object], /, *args: P.args, **kwargs: P.kwargs
     ) -> Timer:
         """Call a function after `delay`, as callbacks are called: in the thread of the run.
 

@@ -1,10 +1,12 @@
+import functools
 import multiprocessing
+from datetime import timedelta
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dask_limits.limits import Limits
+from dask_limits.limits import Limits, limit
 
 METHODS = multiprocessing.get_all_start_methods()
 SECONDS = st.floats(min_value=1e-3, max_value=1e6)
@@ -89,3 +91,27 @@ def test_what_cannot_be_is_refused_with_a_word_on_what_can(wrong, error, text):
 def test_limits_cannot_be_changed():
     with pytest.raises(AttributeError):
         Limits().memory = 3
+
+
+@pytest.mark.parametrize(
+    ("name", "right"),
+    [
+        ("memory_limit", "memory"),
+        ("walltime_limit", "wall_time"),
+        ("timeout", "wall_time"),
+        ("cpu_tme", "cpu_time"),
+        ("process_limit", "num_processes"),
+    ],
+)
+def test_a_limit_by_another_name_is_answered_with_the_right_one(name, right):
+    for take in (Limits, functools.partial(limit, abs)):
+        with pytest.raises(TypeError, match=f"no limit '{name}': did you mean '{right}'"):
+            take(**{name: 1})
+    with pytest.raises(TypeError, match="no limit 'colour': there are memory, cpu_time"):
+        Limits(colour=1)
+
+
+def test_times_may_be_timedeltas_and_clock_times():
+    limits = Limits(wall_time=timedelta(minutes=5), cpu_time="1-12:00:00", grace_period="00:00:02")
+    assert (limits.wall_time, limits.cpu_time, limits.grace_period) == (300.0, 129600.0, 2.0)
+    assert Limits(grace_period=timedelta()) == Limits()

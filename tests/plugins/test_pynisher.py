@@ -114,6 +114,11 @@ def test_both_spellings_are_known_and_giving_both_is_an_error():
         assert plugin.walltime_limit == plugin.wall_time_limit == (5, "m")
         assert plugin.cputime_limit == plugin.cpu_time_limit == 60
         assert plugin.limits == Limits(wall_time=300, cpu_time=60)
+    by_limits = PynisherPlugin(wall_time="00:05:00", cpu_time=60, memory="1 GiB", num_processes=2)
+    assert by_limits.limits == Limits(wall_time=300, cpu_time=60, memory="1 GiB", num_processes=2)
+    assert (by_limits.walltime_limit, by_limits.process_limit) == ("00:05:00", 2)
+    with pytest.raises(ValueError, match="wall_time='soon'"):
+        PynisherPlugin(wall_time="soon")
     with pytest.raises(TypeError, match="walltime_limit and wall_time_limit"):
         PynisherPlugin(walltime_limit=1, wall_time_limit=1)
 

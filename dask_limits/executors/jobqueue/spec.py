@@ -23,7 +23,7 @@ from dask_limits.exceptions import LimitRefusedError
 from dask_limits.executors.jobqueue.adaptive import parse_workers
 from dask_limits.limits import Limits
 from dask_limits.placement.resources import WorkerResources
-from dask_limits.units import Amount, format_bytes, parse_bytes, parse_seconds, whole_number
+from dask_limits.units import Duration, format_bytes, parse_bytes, parse_seconds, whole_number
 
 check_jobqueue()
 dask_jobqueue: Final[Any] = import_jobqueue()
@@ -69,7 +69,7 @@ class JobSpec:
         *,
         n_workers: int | None = None,
         adaptive: object = None,
-        worker_timeout: Amount | None = None,
+        worker_timeout: Duration | None = None,
         security: object = None,
         submit_command: str | None = None,
         cancel_command: str | None = None,

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from dask_limits.executors.dask.probe import probe_scheduler
     from dask_limits.executors.limited import LimitedExecutor
     from dask_limits.executors.sequential import SequentialExecutor
-    from dask_limits.limits.call import limit
+    from dask_limits.limits.functions import limit
     from dask_limits.limits.limits import Limits
     from dask_limits.limits.outcome import ChildProcess, Outcome, Usage
     from dask_limits.limits.preload import preload
@@ -84,7 +84,7 @@ _MODULES = {
     "WorkerInfo": "executors.cluster",
     "annotate": "dask.graphs.annotations",
     "dask_names": "dask.compat.all_names",
-    "limit": "limits.call",
+    "limit": "limits.functions",
     "preload": "limits.preload",
     "probe_scheduler": "executors.dask.probe",
     "progress": "limits.progress",

@@ -45,6 +45,7 @@ LAYERS = {
         guardian
         owner
         call preload
+        functions
         __init__
     """,
     "dask": """

@@ -1,11 +1,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Generic, ParamSpec, TypeVar, Unpack
+from typing import Any, Generic, ParamSpec, TypeVar
 
 from dask_limits.limits.cancel import CancelToken
 from dask_limits.limits.in_place import name_of, run_in_place
-from dask_limits.limits.limits import Limits, LimitsArguments
+from dask_limits.limits.limits import Limits
 from dask_limits.limits.outcome import Outcome
 
 P = ParamSpec("P")
@@ -49,33 +49,6 @@ class LimitedCall(Generic[P, R]):
 
     def __repr__(self) -> str:
         return f"LimitedCall({self.name}, {self.limits})"
-
-
-def limit(fn: Callable[P, R], **limits: Unpack[LimitsArguments]) -> LimitedCall[P, R]:
-    """Put limits on one function.
-
-    Args:
-        fn: Any callable.
-        **limits: `memory`, `cpu_time`, `wall_time`, `num_processes`, `grace_period`,
-            `capture_output`, `isolation`, `context`, `cores`: see [Limits][dask_limits.Limits].
-
-    Returns:
-        A callable with the function's own parameters. It returns what the function returns, and
-        raises what the function raises or a [Breach][dask_limits.exceptions.Breach]. Its
-        `.run(...)` returns an [Outcome][dask_limits.Outcome] and raises nothing.
-
-    Raises:
-        ValueError: if a limit is zero, negative or NaN, or has an unknown unit.
-        TypeError: if a limit has the wrong type, or `fn` cannot be called.
-
-    Example:
-        >>> import time
-        >>> nap = limit(time.sleep, wall_time=0.2)
-        >>> nap(0.01)
-        >>> type(nap.run(60).exception).__name__
-        'WallTimeBreach'
-    """
-    return LimitedCall(fn, Limits(**limits))
 
 
 def run_call(

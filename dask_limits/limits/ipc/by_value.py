@@ -166,6 +166,9 @@ class CallPickler(cloudpickle.Pickler):  # type: ignore[misc]
         reduced = super().reducer_override(function)
         if reduced is NotImplemented:
             return reduced
+        for reduce in reducers.DECORATED:
+            if (by_name := reduce(function)) is not None:
+                return by_name
         variables = reduced[2][1]["__globals__"]
         self._replaceable.update(reducers.replaceable(variables, function.__closure__ or ()))
         return self._named(function, reduced)

@@ -19,6 +19,10 @@ MAIN: Final = ("__main__", "__mp_main__")
 """The names of a user's script; the second in a process that multiprocessing has spawned."""
 
 
+DECORATED: Final[list[Callable[[types.FunctionType], Reduction | None]]] = []
+"""How to pickle functions in whose places other objects are, which have them: None if as others."""
+
+
 def of(kind: type) -> Callable[[Any], Reduction] | None:
     """How to pickle objects of this type; None if as the standard pickler does."""
     return _REDUCERS.get(kind) or _CLOUDPICKLES.get(kind)

@@ -7,6 +7,7 @@ from dataclasses import InitVar, dataclass, field
 from enum import StrEnum
 from typing import ClassVar, Final, Literal, get_args
 
+from dask_limits.exceptions import Breach
 from dask_limits.units import Duration, parse_seconds
 
 Action = Literal["raise", "end", "continue"]
@@ -16,6 +17,10 @@ OnException = Action | Mapping[type[BaseException], Action]
 """An action for every exception, or one for each type. The first type that matches counts."""
 
 _ACTIONS: Final = get_args(Action)
+_ADVICE: Final = (
+    'This has ended the run. With run(on_exception="continue") the others would go on, and with'
+    ' on_exception={Breach: "continue", Exception: "raise"} other exceptions would still end it.'
+)
 
 
 @dataclass(frozen=True)
@@ -91,6 +96,12 @@ class RunOptions:
             if isinstance(error, kind):
                 return action
         return "raise"
+
+    def with_advice(self, error: BaseException) -> BaseException:
+        """The exception that a run raises; if it is a breach, it says how to go on after one."""
+        if isinstance(error, Breach) and _ADVICE not in getattr(error, "__notes__", ()):
+            error.add_note(_ADVICE)
+        return error
 
 
 def _check_action(name: str, action: object) -> None:

@@ -386,7 +386,7 @@ class Run:
             self._stop = self._stop or (message, error)
         raises = action == "raise" and self.error is None
         if raises:
-            self.error = error
+            self.error = self._options.with_advice(error)
         return ends or raises
 
 

@@ -14,7 +14,7 @@ import pytest
 from processes import all_gone, below, wait_for
 from scheduled import fail, on_start
 
-from dask_limits import ExitState, Scheduler
+from dask_limits import ExitState, PynisherPlugin, Scheduler, exceptions
 from dask_limits.exceptions import CallPicklingError, SchedulerNotRunningError
 
 Code = ExitState.Code
@@ -350,3 +350,19 @@ def test_ctrl_c_ends_everything_at_once_and_is_raised(tmp_path, kind):
     assert "'on_finished': 1" in output
     assert "'on_future_cancelled': 4" in output
     all_gone(family)
+
+
+def test_a_breach_that_ends_a_run_says_how_to_go_on() -> None:
+    scheduler = Scheduler.with_processes(1)
+    task = scheduler.task(time.sleep, plugins=PynisherPlugin(wall_time=0.1))
+    scheduler.on_start(lambda: task.submit(60))
+    for _ in range(2):
+        with pytest.raises(exceptions.WallTimeBreach) as raised:
+            scheduler.run()
+        (note,) = raised.value.__notes__
+        assert 'run(on_exception="continue")' in note
+    scheduler = Scheduler.with_processes(1)
+    scheduler.on_start(lambda: scheduler.submit(int, "no number"))
+    with pytest.raises(ValueError, match="no number") as other:
+        scheduler.run()
+    assert not hasattr(other.value, "__notes__")

@@ -108,17 +108,17 @@ def factory_for(where: Any, preload: Preload, options: Mapping[str, Any]) -> Exe
         >>> factory_for(2, NOTHING, {"max_calls_per_process": 100}).name
         'ProcessExecutor'
     """
-    if isinstance(where, str) and where != "dask" and ":" not in where:
+    if where == "dask":
+        return dask(None, **{"n_workers": None, **_OF_DASK, **options}, preload=preload)
+    if isinstance(where, str) and ":" not in where:
         options = dict(options)
         batch = options.pop("batch", True)
-        return jobqueue(where, options, preload, batch)  # this knows its options
+        return jobqueue(where, options, preload, batch)
     known: Mapping[str, Any]
     make: Callable[..., ExecutorFactory]
     if where is None or isinstance(where, Integral):
         workers: Any = where  # `processes` checks it
         known, make = {"max_calls_per_process": None}, partial(processes, workers)
-    elif where == "dask":
-        known, make = {"n_workers": None, **_OF_DASK}, partial(dask, None)
     elif isinstance(where, str) or _is_dask(where, "Client", "Cluster"):
         known, make = _OF_DASK, partial(dask, where, None)
     else:
@@ -189,20 +189,26 @@ def dask(
     security: Security | bool | None,
     preload: Preload,
     batch: bool,
+    **of_cluster: Any,
 ) -> ExecutorFactory:
-    """Executors over a given Dask, or a new LocalCluster."""
+    """Executors over a given Dask, or a new LocalCluster with these arguments."""
     _check_security(where, security)
     connect = partial(connect_dask, preload=preload, batch=batch)
     options: dict[str, Any] = {} if security is None else {"security": security}
     shown = preload.shown | _shown(batch)
     if where is None:
         preload.check_here()
+        if of_cluster:
+            from dask_limits.executors.dask.local_cluster import check_options  # imports Dask
+
+            check_options(of_cluster)
         options |= {"n_workers": _workers("n_workers", n_workers)}
-        make = partial(connect, None, **options)
-        return ExecutorFactory("LocalCluster", make, options | shown)
-    if n_workers is not None:
+        make = partial(connect, None, **options, options=of_cluster)
+        return ExecutorFactory("LocalCluster", make, options | of_cluster | shown)
+    given = {} if n_workers is None else {"n_workers": n_workers}
+    for name, value in (given | of_cluster).items():
         raise ValueError(
-            f"n_workers={n_workers!r} is for a LocalCluster that each run starts, but runs use"
+            f"{name}={value!r} is for a LocalCluster that each run starts, but runs use"
             f" {where!r}. Specify one or the other."
         )
     if isinstance(where, str):

@@ -113,6 +113,7 @@ class Constructors(Submitter):
         initializer: Callable[..., object] | None = None,
         initargs: Iterable[Any] = (),
         batch: bool = True,
+        **options: Any,
     ) -> Self:
         """A scheduler whose calls run on Dask.
 
@@ -131,15 +132,18 @@ class Constructors(Submitter):
             initargs: See `with_processes`.
             batch: Whether short calls with limits may go to a worker together, which makes many of
                 them several times faster. See docs/dask.md.
+            options: Other arguments of `distributed.LocalCluster` for a new one:
+                `threads_per_worker`, by default 1, `memory_limit`, `dashboard_address`, ...
 
         Raises:
-            TypeError: for a `where`, a `security` or another argument of the wrong type.
-            ValueError: for an `n_workers` below 1 or together with a `where`, or a `security`
-                where it has no effect.
+            TypeError: for a `where`, a `security` or another argument of the wrong type, or one
+                that a LocalCluster does not have.
+            ValueError: for an `n_workers` below 1, or an argument of a LocalCluster together with a
+                `where`, or a `security` where it has no effect.
             ModuleNotFoundError: if there is no module to preload, for a new LocalCluster.
         """
         wanted = Preload.of(preload, initializer, initargs)
-        return cls(factories.dask(where, n_workers, security, wanted, batch))
+        return cls(factories.dask(where, n_workers, security, wanted, batch, **options))
 
     @classmethod
     def with_jobqueue(

@@ -110,6 +110,28 @@ def test_a_stop_without_waiting_ends_a_limited_call_on_dask(client):
     assert ran(Scheduler(client))
 
 
+def test_a_local_cluster_has_the_options_that_one_has():
+    scheduler = Scheduler.with_dask(n_workers=1, threads_per_worker=3, memory_limit="1 GiB")
+    assert "threads_per_worker=3, memory_limit='1 GiB'" in repr(scheduler)
+    workers = []
+    scheduler.on_worker_added(workers.append)
+    ran(scheduler)
+    assert {(worker.cores, worker.memory) for worker in workers} == {(3, 2**30)}
+
+
+@pytest.mark.parametrize(
+    ("where", "options", "error", "text"),
+    [
+        (None, {"thread_per_worker": 2}, TypeError, "Did you mean 'threads_per_worker'"),
+        (None, {"processes": False}, TypeError, r"with_dask\(LocalCluster\(processes=False"),
+        ("tcp://127.0.0.1:1", {"memory_limit": 1}, ValueError, "memory_limit=1 is for a LocalCl"),
+    ],
+)
+def test_an_option_that_a_local_cluster_cannot_have_is_refused(where, options, error, text):
+    with pytest.raises(error, match=text):
+        Scheduler.with_dask(where, **options)
+
+
 def test_a_local_cluster_is_started_for_each_run_and_closed():
     scheduler = Scheduler.with_dask(n_workers=1)
     assert "LocalCluster(n_workers=1)" in repr(scheduler)

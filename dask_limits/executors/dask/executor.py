@@ -6,6 +6,7 @@ import inspect
 import itertools
 import threading
 from collections.abc import Callable, Hashable, Mapping
+from types import MappingProxyType
 from typing import Any, Self
 
 import dask
@@ -84,6 +85,7 @@ class DaskExecutor(WatchedExecutor):
         where: distributed.Client | Cluster | str | None = None,
         *,
         n_workers: int | None = None,
+        options: Mapping[str, Any] = MappingProxyType({}),
         security: distributed.Security | bool | None = None,
         annotations: Mapping[str, Any] | None = None,
         preload: Preload = NOTHING,
@@ -97,6 +99,7 @@ class DaskExecutor(WatchedExecutor):
             where: A client, a cluster, or the address of a scheduler; None starts a cluster of
                 worker processes on this machine.
             n_workers: See `start_cluster`.
+            options: See `start_cluster`.
             security: Credentials for an address; for a new cluster, see `start_cluster`.
             annotations: Dask's annotations for every call.
             preload: What the workers are to do before calls come.
@@ -107,7 +110,7 @@ class DaskExecutor(WatchedExecutor):
             return make(where)
         if where is None:
             # Including the plugin: Dask complains if the cluster is closed while it is registered.
-            return start_uninterrupted(lambda: make(*start_cluster(n_workers, security)))
+            return start_uninterrupted(lambda: make(*start_cluster(n_workers, security, options)))
         if isinstance(where, str):
             probe_scheduler(where, security if isinstance(security, distributed.Security) else None)
         client = distributed.Client(where, security=security, set_as_default=False)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
+import inspect
 import logging
 import multiprocessing
 import os
 import threading
 import time
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any, Final
 
 import distributed
 import psutil
@@ -26,28 +29,55 @@ _END_WITH_DRIVER: Final = f"from {__name__} import end_with_driver; end_with_dri
 child that the driver has forked keeps them open."""
 _LOOK_EVERY_S: Final = 0.5
 """How often a worker checks whether its driver lives, which takes 30 us."""
+_DEFAULTS: Final[dict[str, Any]] = {
+    "threads_per_worker": 1,
+    "dashboard_address": "127.0.0.1:0",  # no warning if the usual port is taken
+    "silence_logs": logging.ERROR,
+}
+_NOT_HERE: Final = {"processes", "asynchronous", "preload", "preload_argv"}
+
+
+def check_options(options: Mapping[str, Any]) -> None:
+    """Check that these are arguments of `LocalCluster`, or of its workers.
+
+    Raises:
+        TypeError: for another one.
+    """
+    known: set[str] = set()
+    for of in (distributed.LocalCluster, distributed.Nanny, distributed.Worker):
+        known |= inspect.signature(of).parameters.keys()
+    for name in options:
+        if name in _NOT_HERE:
+            raise TypeError(
+                f"{name}={options[name]!r} is for a cluster that you make: with_dask(LocalCluster("
+                f"{name}={options[name]!r}, ...))"
+            )
+        if name not in known:
+            similar = difflib.get_close_matches(name, known, 1)
+            hint = f" Did you mean {similar[0]!r}?" if similar else ""
+            raise TypeError(f"{name!r} is no argument of a LocalCluster or its workers.{hint}")
 
 
 def start_cluster(
-    n_workers: int | None, security: distributed.Security | bool | None
+    n_workers: int | None,
+    security: distributed.Security | bool | None,
+    options: Mapping[str, Any] = MappingProxyType({}),
 ) -> tuple[distributed.Client, Callable[[], object]]:
     """Start a cluster of worker processes. Return a client of it, and a function to close both.
 
-    Call it in `start_uninterrupted`. Each worker has one thread; by default there is one for each
-    CPU. With `security=None` the cluster makes credentials of its own; with False it has none,
-    except those of Dask's configuration.
+    Call it in `start_uninterrupted`. By default each worker has one thread, and there is one for
+    each CPU. `options` are further arguments of `LocalCluster`. With `security=None` the cluster
+    makes credentials of its own; with False it has none, except those of Dask's configuration.
 
     The cluster listens only on the loopback interface, and accepts only connections with its own
     credentials: whoever can connect to a Dask scheduler without credentials can run anything.
     """
-    cluster = distributed.LocalCluster(
-        n_workers=n_workers,
-        threads_per_worker=1,
-        dashboard_address="127.0.0.1:0",  # no warning if the usual port is taken
-        silence_logs=logging.ERROR,
-        preload=[_IGNORE_CTRL_C, _END_WITH_DRIVER],
-        security=True if security is None else security or distributed.Security(),
-    )
+    ours = {
+        "n_workers": n_workers,
+        "preload": [_IGNORE_CTRL_C, _END_WITH_DRIVER],
+        "security": True if security is None else security or distributed.Security(),
+    }
+    cluster = distributed.LocalCluster(**_DEFAULTS | dict(options) | ours)
     with contextlib.ExitStack() as exit_stack:
         exit_stack.callback(cluster.close)
         client = distributed.Client(cluster, set_as_default=False)

@@ -73,6 +73,7 @@ class LimitedExecutor(concurrent.futures.Executor):
             where = max_workers
         factory = factory_for(where, Preload.of(preload, initializer, initargs), options or {})
         self._executor = factory.make()
+        self._is_given = self._executor is where
         self._is_shut_down = False
 
     def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
@@ -135,7 +136,8 @@ class LimitedExecutor(concurrent.futures.Executor):
                 run, where their executor can; the pools of the standard library let them run.
         """
         self._is_shut_down = True
-        self._executor.shutdown(wait, cancel_futures=cancel_futures)
+        if not self._is_given:
+            self._executor.shutdown(wait, cancel_futures=cancel_futures)
 
     def _limited(self, fn: Callable[..., R]) -> LimitedCall[..., R]:
         if isinstance(fn, LimitedCall):

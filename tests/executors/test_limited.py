@@ -88,8 +88,10 @@ def test_a_pool_stays_open_and_its_calls_are_done_after_the_shutdown(pool: Any) 
 
 
 def test_an_executor_of_ours_is_taken_too() -> None:
-    with LimitedExecutor(SequentialExecutor(), wall_time=30) as executor:
+    given = SequentialExecutor()
+    with LimitedExecutor(given, wall_time=30) as executor:
         assert executor.submit(os.getpid).result() != os.getpid()
+    assert given.submit(os.getpid).result() == os.getpid()
 
 
 def test_calls_run_on_dask() -> None:

@@ -9,6 +9,7 @@ from multiprocessing import get_context
 
 import pytest
 from isolations import FRESH, on_each, on_processes
+from processes import until
 from taking import SEEN_S, TAKING, fork, keep
 
 from dask_limits import exceptions
@@ -102,7 +103,12 @@ def test_pages_of_the_process_that_a_fresh_one_is_forked_from_count_once_they_ar
     limits = FRESH(write, memory="90 MiB").limits
     with Guardian(preload=Preload.of((), keep, (40 * MIB,))) as guardian:
         assert guardian.run(write, (0, 60 * MIB), {}, limits).ok
-        outcome = guardian.run(write, (0.5, 10 * MIB), {}, limits)
-        assert 30 * MIB < outcome.usage.peak_memory < 35 * MIB
+
+        def peak():  # on a busy machine, a call may be measured before it has written all
+            return guardian.run(write, (0.5, 10 * MIB), {}, limits).usage.peak_memory
+
+        peaks = []
+        until(lambda: peaks.append(peak()) or peaks[-1] > 30 * MIB)
+        assert max(peaks) < 35 * MIB
         error = guardian.run(write, (1, 60 * MIB), {}, limits).exception
     assert isinstance(error, exceptions.MemoryBreach)

@@ -72,7 +72,7 @@ on_fresh = pytest.mark.parametrize("isolated", FRESH_BY_EACH_METHOD, ids=str)
 
 def nothing_goes_on() -> None:
     """Wait until nothing is left of the calls that the default guardian has run."""
-    until(lambda: not _left_running(), timeout_s=10, instead=_left_running)
+    until(lambda: not _left_running(), instead=_left_running)
 
 
 def _left_running() -> list[psutil.Process]:

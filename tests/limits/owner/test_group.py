@@ -11,7 +11,6 @@ import threading
 import time
 from collections import Counter
 from pathlib import Path
-from queue import Queue
 
 import cloudpickle
 import psutil
@@ -90,10 +89,13 @@ class Run:
 
     def go(self):
         """Run all to their end."""
-        rest = self.calls
-        while rest:
-            rest = self.go_once(rest)
+        self.go_on(self.calls)
         assert [call.ends for call in self.calls] == [1] * len(self.calls)
+
+    def go_on(self, calls):
+        """Run these to their end."""
+        while calls:
+            calls = self.go_once(calls)
 
     def go_once(self, calls):
         """Run as many as one process runs, and return the others."""
@@ -102,11 +104,35 @@ class Run:
         drive(self._guardian.steps(group))
         return [*group.calls, *others]
 
+    def started_once(self):
+        """Run as many as one process runs, in a thread."""
+        thread = Once(self._guardian, self.calls)
+        thread.start()
+        return thread
+
     def started(self):
         """Run all in a thread, which has begun by then."""
         thread = threading.Thread(target=self.go)
         thread.start()
         return thread
+
+
+class Once(threading.Thread):
+    """Runs as many calls as one process runs.
+
+    Attributes:
+        taken_back: Those that were given back while another one runs.
+    """
+
+    def __init__(self, guardian, calls):
+        self.taken_back = []
+        self._group = Group(calls, self.taken_back.extend)
+        super().__init__(target=drive, args=(guardian.steps(self._group),))
+
+    @property
+    def left(self):
+        """When it has ended, the others that have not."""
+        return [*self._group.calls]
 
 
 @pytest.fixture
@@ -181,32 +207,27 @@ def waits_for(file):
     return wait
 
 
-def test_calls_behind_a_long_one_run_while_it_does(guardian, begin, ran, tmp_path):
+def test_calls_behind_a_long_one_run_while_it_does(begin, ran, tmp_path):
     run = begin(6, {2: waits_for(tmp_path / "go on")})
-    others = Queue()
-    group = Group(run.calls, others.put)
-    thread = threading.Thread(target=drive, args=(guardian.steps(group),))
-    thread.start()
-    until(lambda: 2 in numbers_in(ran) or not thread.is_alive())
-    rest = [*others.get(timeout=60)]
-    while rest and (rest := run.go_once(rest)):
-        pass
+    first = run.started_once()
+    until(lambda: first.taken_back or not first.is_alive())
+    run.go_on(first.taken_back)
     (tmp_path / "go on").touch()
-    thread.join()
-    rest = [*group.calls]
-    while rest and (rest := run.go_once(rest)):
-        pass
+    first.join()
+    run.go_on(first.left)
     assert sorted(numbers_in(ran)) == list(range(6))
     assert [call.result for call in run.calls] == list(range(6))
 
 
 def test_a_cancel_takes_back_a_call_that_has_not_begun(begin, ran, tmp_path):
     run = begin(4, {0: waits_for(tmp_path / "go on")})
-    thread = run.started()
+    first = run.started_once()
     until(lambda: numbers_in(ran) == [0])
     run.tokens[2].cancel()
+    until(lambda: first.taken_back)
     (tmp_path / "go on").touch()
-    thread.join()
+    first.join()
+    run.go_on(first.taken_back + first.left)
     assert isinstance(run.calls[2].error, exceptions.CallCancelledError)
     assert sorted(numbers_in(ran)) == [0, 1, 3]
     assert [run.calls[n].result for n in (0, 1, 3)] == [0, 1, 3]

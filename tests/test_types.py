@@ -8,7 +8,7 @@ import sys
 PROGRAM = """
 from typing import Any
 
-from dask_limits import Event, Plugin, Scheduler, Task
+from dask_limits import Event, Plugin, Scheduler, Task, limit
 from dask_limits.executors import Future
 
 def f(x: int, *, y: str = "") -> float:
@@ -54,6 +54,24 @@ def no_exception(message: str) -> None: ...
 
 @task.on(Task.RESULT)
 def float_result(future: Future[float], value: float) -> None: ...
+
+class Model:
+    @limit(wall_time=1)
+    def fit(self, x: int) -> float:
+        return float(x)
+
+    @limit(wall_time=1)
+    async def fit_later(self, x: int) -> float:
+        return float(x)
+
+Model().fit(1).is_integer()
+Model().fit("1")  # wrong
+limit(f, wall_time=1)(1).is_integer()
+limit(f, wall_time=1)("1")  # wrong
+
+async def wait() -> None:
+    (await Model().fit_later(1)).is_integer()
+    await Model().fit_later("1")  # wrong
 
 class Loud(Plugin):
     SHOUT: Event[[str]] = Event("shout")

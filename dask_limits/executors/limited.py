@@ -4,6 +4,7 @@ import concurrent.futures
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, ParamSpec, TypeVar, Unpack
 
+from dask_limits.executors.borrowed import BorrowedExecutor
 from dask_limits.executors.factories import factory_for
 from dask_limits.executors.future import Future
 from dask_limits.limits import LimitedCall, Limits, LimitsArguments
@@ -72,8 +73,8 @@ class LimitedExecutor(concurrent.futures.Executor):
                 )
             where = max_workers
         factory = factory_for(where, Preload.of(preload, initializer, initargs), options or {})
-        self._executor = factory.make()
-        self._is_given = self._executor is where
+        executor = factory.make()
+        self._executor = executor if factory.owned else BorrowedExecutor(executor)
         self._is_shut_down = False
 
     def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
@@ -136,8 +137,7 @@ class LimitedExecutor(concurrent.futures.Executor):
                 run, where their executor can; the pools of the standard library let them run.
         """
         self._is_shut_down = True
-        if not self._is_given:
-            self._executor.shutdown(wait, cancel_futures=cancel_futures)
+        self._executor.shutdown(wait, cancel_futures=cancel_futures)
 
     def _limited(self, fn: Callable[..., R]) -> LimitedCall[..., R]:
         if isinstance(fn, LimitedCall):

@@ -115,7 +115,8 @@ class ProcessExecutor(concurrent.futures.Executor):
         """
         self._check_open()
         least = whole_number(chunksize, "chunksize") * self.max_workers
-        items = zip(*iterables, strict=False)
+        # A list may be changed meanwhile, and be short without an error.
+        items = zip(*(one.copy() if type(one) is list else one for one in iterables), strict=False)
         mapped = OrderedMap(items, partial(self._submit, fn), self.max_workers, least)
         mapped.fill()
         self._mapped = {other for other in self._mapped if not other.is_used_up} | {mapped}

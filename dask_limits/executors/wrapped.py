@@ -36,7 +36,6 @@ class WrappedExecutor(concurrent.futures.Executor):
         self.max_workers = getattr(executor, "_max_workers", None) or 1  # as far as it tells
         self._in_threads = isinstance(executor, ThreadPoolExecutor)
         self._closed = False
-        self._pending: set[Future[Any]] = set()
 
     def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
         """Hand a call to the executor. If a part of it cannot be pickled, its future says so.
@@ -47,15 +46,14 @@ class WrappedExecutor(concurrent.futures.Executor):
         if self._closed:
             raise RuntimeError("This executor has been shut down: make a new one")
         call = fn if isinstance(fn, LimitedCall) else LimitedCall(fn)
-        submit = self._submit_to_thread if self._in_threads else self._submit_elsewhere
         try:
-            future = submit(call, args, kwargs)
+            if self._in_threads:
+                return self._submit_to_thread(call, args, kwargs)
+            return self._submit_elsewhere(call, args, kwargs)
         except (CallPicklingError, concurrent.futures.BrokenExecutor) as error:
-            future = Future[R]()
-            future.set_exception(error)
-        self._pending.add(future)
-        future.add_done_callback(self._pending.discard)
-        return future
+            failed = Future[R]()
+            failed.set_exception(error)
+            return failed
 
     def _submit_to_thread(
         self, call: LimitedCall[..., R], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -102,11 +100,6 @@ class WrappedExecutor(concurrent.futures.Executor):
         """
         self._closed = True
         if not self.owned:
-            if cancel_futures:
-                for future in list(self._pending):
-                    future.cancel()
-            if wait:
-                concurrent.futures.wait(list(self._pending))
             return
         if "kill_workers" in inspect.signature(self.executor.shutdown).parameters:  # loky
             self.executor.shutdown(wait, kill_workers=cancel_futures)  # type: ignore[call-arg]

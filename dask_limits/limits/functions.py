@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import importlib
 import inspect
 import operator
 import sys
 import types
 from collections.abc import Awaitable, Callable
-from typing import Any, Generic, ParamSpec, TypeVar, Unpack, overload
+from typing import (
+    Any,
+    Concatenate,
+    Final,
+    Generic,
+    ParamSpec,
+    Self,
+    TypeVar,
+    Unpack,
+    overload,
+)
+
+import cloudpickle
 
 from dask_limits.limits.call import LimitedCall, run_call
 from dask_limits.limits.cancel import CancelToken
@@ -16,6 +30,7 @@ from dask_limits.limits.ipc import reducers
 from dask_limits.limits.limits import Limits, LimitsArguments
 
 P = ParamSpec("P")
+Q = ParamSpec("Q")
 R = TypeVar("R")
 
 
@@ -26,7 +41,7 @@ def limit(fn: Callable[P, R], /, **limits: Unpack[LimitsArguments]) -> LimitedCa
 @overload
 def limit(
     **limits: Unpack[LimitsArguments],
-) -> Callable[[Callable[P, R]], LimitedCall[P, R]]: ...
+) -> Callable[[Callable[P, R]], LimitedFunction[P, R]]: ...
 
 
 def limit(*fn: Callable[..., Any], **limits: Unpack[LimitsArguments]) -> Any:
@@ -77,12 +92,18 @@ class LimitedFunction(LimitedCall[P, R], Generic[P, R]):
     """
 
     def __init__(self, fn: Callable[P, R], limits: Limits | None = None) -> None:
+        functools.update_wrapper(self, fn, assigned=_ASSIGNED)
         super().__init__(fn, limits)
-        functools.update_wrapper(
-            self, fn, assigned=("__module__", "__qualname__", "__doc__"), updated=()
-        )
 
-    def __get__(self, instance: object, owner: type | None = None) -> LimitedCall[..., R]:
+    @overload
+    def __get__(self, instance: None, owner: type | None = None) -> Self: ...
+
+    @overload
+    def __get__(
+        self: LimitedFunction[Concatenate[Any, Q], R], instance: object, owner: type | None = None
+    ) -> LimitedFunction[Q, R]: ...
+
+    def __get__(self, instance: object, owner: type | None = None) -> Any:
         if instance is None:
             return self
         return type(self)(types.MethodType(self.fn, instance), self.limits)
@@ -90,11 +111,20 @@ class LimitedFunction(LimitedCall[P, R], Generic[P, R]):
     def __reduce__(self) -> Any:
         if isinstance(self.fn, types.MethodType):
             owner, name = self.fn.__self__, self.fn.__func__.__name__
-            if getattr(getattr(type(owner), name, None), "fn", None) is self.fn.__func__:
+            if getattr(getattr(owner, name, None), "fn", None) == self.fn:
                 return getattr, (owner, name)
-        if _by_its_name(self.fn) is self:
-            return self.fn.__qualname__
+        else:
+            with contextlib.suppress(AttributeError, KeyError):
+                module, name = sys.modules[self.fn.__module__], self.fn.__qualname__
+                if operator.attrgetter(name)(module) is self:
+                    return name
         return type(self), (self.fn, self.limits)
+
+    def by_value(self) -> Any:
+        """How cloudpickle reduces it: as pickle does, unless its receiver cannot import it."""
+        if _is_by_value(self.fn):
+            return type(self), (self.fn, self.limits)
+        return self.__reduce__()
 
 
 class LimitedCoroutineFunction(LimitedFunction[P, Awaitable[R]], Generic[P, R]):
@@ -104,6 +134,10 @@ class LimitedCoroutineFunction(LimitedFunction[P, Awaitable[R]], Generic[P, R]):
         super().__init__(fn, limits)
         if sys.version_info >= (3, 12):
             inspect.markcoroutinefunction(self)
+        else:
+            import asyncio
+
+            self._is_coroutine = asyncio.coroutines._is_coroutine  # type: ignore[attr-defined]
 
     async def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Any:
         """Run one call. If this is cancelled, so is the call."""
@@ -118,32 +152,72 @@ class LimitedCoroutineFunction(LimitedFunction[P, Awaitable[R]], Generic[P, R]):
         return outcome.result()
 
 
+_ASSIGNED: Final = {*functools.WRAPPER_ASSIGNMENTS} - {"__name__"}
+
+
 def _decorate(limits: Limits, fn: Any) -> Any:
     """Put limits on a function, a method, or a static or class method."""
     if isinstance(fn, staticmethod | classmethod):
         return type(fn)(_decorate(limits, fn.__func__))
+    if inspect.isgeneratorfunction(fn) or inspect.isasyncgenfunction(fn):
+        raise TypeError(
+            f"{fn!r} cannot have limits: a generator runs where its values are asked for. Put them"
+            " on a function that returns all values, or on what the generator calls."
+        )
     if inspect.iscoroutinefunction(fn):
         return LimitedCoroutineFunction(fn, limits)
     return LimitedFunction(fn, limits)
 
 
-def _by_its_name(function: Any) -> Any:
-    """What has the name of a function in its module, if that is no script; None if nothing."""
-    name, module = getattr(function, "__qualname__", ""), getattr(function, "__module__", None)
-    if module is None or module in reducers.MAIN:
-        return None
-    try:
-        return operator.attrgetter(name)(sys.modules[module])
-    except (AttributeError, KeyError):
-        return None
+# -- how decorated functions are pickled -----------------------------------------------------
+
+_LAYERS: Final = ("fn", "__wrapped__", "__func__", "fget", "func")
+"""The attributes by which `LimitedCall`, wrappers, class methods, properties and cached properties
+have the function that they were made of."""
+_MOST_LAYERS: Final = 10
+
+
+def _find(module: str, qualname: str) -> Any:
+    """What has a name in a module, as it is defined there; None if nothing has."""
+    found: Any = sys.modules.get(module)
+    outer = ""
+    for name in qualname.split("."):
+        if name.startswith("__") and not name.endswith("__"):
+            name = f"_{outer.lstrip('_')}{name}"  # as a class has its private names
+        found = inspect.getattr_static(found, name, None)
+        outer = name
+    return found
+
+
+def _is_by_value(function: Any) -> bool:
+    """Whether the receiver of a function may not be able to import its module."""
+    module = function.__module__ or ""
+    registered = cloudpickle.list_registry_pickle_by_value()
+    return module in reducers.MAIN or any(f"{module}.".startswith(f"{r}.") for r in registered)
 
 
 def _reduce_function(function: types.FunctionType) -> tuple[Any, ...] | None:
-    """A decorated function by the name of what it was decorated to."""
-    found = _by_its_name(function)
-    if isinstance(found, LimitedFunction) and found.fn is function:
-        return getattr, (found, "fn")
-    return None
+    """A function below a decorated one by the way to it."""
+    if _is_by_value(function):
+        return None
+    found = _find(function.__module__, function.__qualname__)
+    layers: list[str] = []
+    while found is not function:
+        layer = next((name for name in _LAYERS if hasattr(found, name)), None)
+        if layer is None or len(layers) == _MOST_LAYERS:
+            return None
+        found = getattr(found, layer)
+        layers.append(layer)
+    if "fn" not in layers:
+        return None
+    return _function_below, (function.__module__, function.__qualname__, layers)
+
+
+def _function_below(module: str, qualname: str, layers: list[str]) -> Any:
+    importlib.import_module(module)
+    return functools.reduce(getattr, layers, _find(module, qualname))
 
 
 reducers.DECORATED.append(_reduce_function)
+for _kind in (LimitedFunction, LimitedCoroutineFunction):
+    cloudpickle.Pickler.dispatch_table[_kind] = _kind.by_value

@@ -92,6 +92,11 @@ def test_an_executor_of_ours_is_taken_too() -> None:
     with LimitedExecutor(given, wall_time=30) as executor:
         assert executor.submit(os.getpid).result() != os.getpid()
     assert given.submit(os.getpid).result() == os.getpid()
+    with LimitedExecutor(1) as outer:
+        with LimitedExecutor(outer, wall_time=30) as inner:
+            future = inner.submit(time.sleep, 0.3)
+        assert future.done()
+        assert outer.submit(abs, -3).result() == 3
 
 
 def test_calls_run_on_dask() -> None:

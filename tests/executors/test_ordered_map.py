@@ -47,6 +47,13 @@ def test_results_come_in_the_order_of_the_items(executor):
     assert list(executor.map(abs, [])) == []
 
 
+def test_a_list_may_change_meanwhile(executor):
+    items = list(range(2000))
+    results = executor.map(abs, items)
+    items.clear()
+    assert len(list(results)) == 2000
+
+
 def wait_a_little(number):
     time.sleep(0.2 if number == 0 else 0)
     return number

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import abc
 import asyncio
+import functools
 import inspect
 import os
 import pickle
 import subprocess
 import sys
 import time
+import types
+import typing
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
@@ -59,6 +63,75 @@ class Model:
         return cls.__name__, n
 
 
+loaded = None
+
+
+def load() -> None:
+    global loaded
+    loaded = 42
+
+
+class Reader:
+    """Functions that change a variable of this module, and read it: not one of a copy."""
+
+    @limit(wall_time="1 m")
+    def plain(self) -> int | None:
+        load()
+        return loaded
+
+    @classmethod
+    @limit(wall_time="1 m")
+    def outer_class(cls) -> int | None:
+        load()
+        return loaded
+
+    @limit(wall_time="1 m")
+    @classmethod
+    def inner_class(cls) -> int | None:
+        load()
+        return loaded
+
+    @property
+    @limit(wall_time="1 m")
+    def read(self) -> int | None:
+        load()
+        return loaded
+
+    @functools.cached_property
+    @limit(wall_time="1 m")
+    def cached(self) -> int | None:
+        load()
+        return loaded
+
+    @limit(wall_time="1 m")
+    def __private(self) -> int | None:
+        load()
+        return loaded
+
+    def private(self) -> int | None:
+        return self.__private()
+
+
+@functools.lru_cache
+@limit(wall_time="1 m")
+def remembered() -> int | None:
+    load()
+    return loaded
+
+
+@limit(memory="1 GiB")
+@limit(wall_time="1 m")
+def twice() -> int | None:
+    load()
+    return loaded
+
+
+class Abstract(abc.ABC):
+    @limit(wall_time="1 m")
+    @abc.abstractmethod
+    def fill(self) -> None: ...
+
+
 @limit(wall_time="1 m")
 async def answer(n: int) -> int:
     await asyncio.sleep(0.01)
@@ -89,6 +162,30 @@ def test_methods_run_in_processes_of_their_own_and_know_their_objects() -> None:
     assert (Model.inner(3), Model(1).outer(4), Model.named(5)) == (3, 4, ("Model", 5))
 
 
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda: Reader().plain(),
+        lambda: Reader.outer_class(),
+        lambda: Reader.inner_class(),
+        lambda: Reader().read,
+        lambda: Reader().cached,
+        lambda: Reader().private(),
+        remembered,
+        twice,
+    ],
+)
+def test_each_runs_in_its_own_module_and_not_in_a_copy(read) -> None:
+    assert read() == 42
+    assert loaded is None
+
+
+def test_it_keeps_what_other_decorators_have_left() -> None:
+    assert typing.get_type_hints(fit)["n"] is int
+    with pytest.raises(TypeError, match="abstract"):
+        Abstract()  # type: ignore[abstract]
+
+
 @pytest.mark.parametrize("dumps", [pickle.dumps, pytest.importorskip("cloudpickle").dumps])
 def test_it_is_pickled_by_its_name(dumps) -> None:
     assert pickle.loads(dumps(fit)) is fit
@@ -98,6 +195,9 @@ def test_it_is_pickled_by_its_name(dumps) -> None:
     assert isinstance(bound, LimitedCall)
     assert not isinstance(bound.fn, LimitedCall)
     assert bound(3)[0] == 5
+    of_class = pickle.loads(dumps(Model.named))
+    assert isinstance(of_class.fn, types.MethodType)
+    assert of_class(5) == ("Model", 5)
 
 
 def test_executors_take_it() -> None:
@@ -117,7 +217,7 @@ def test_a_coroutine_function_is_awaited_while_others_go_on() -> None:
         return first, second, time.monotonic() - start
 
     assert asyncio.run(both())[:2] == (1, 2)
-    assert asyncio.iscoroutinefunction(answer.fn)
+    assert asyncio.iscoroutinefunction(answer)
 
 
 def test_a_cancelled_coroutine_ends_its_call(tmp_path: Path) -> None:
@@ -145,8 +245,10 @@ if __name__ == "__main__":
     print(factorial(3), Model().add(1))
     with LimitedExecutor(1) as executor:
         print(executor.submit(factorial, 3).result(), executor.submit(Model().add, 1).result())
-    from loky import ProcessPoolExecutor
-    with ProcessPoolExecutor(1) as pool:
+    import loky, concurrent.futures as standard, multiprocessing
+    with loky.ProcessPoolExecutor(1) as pool:
+        print(pool.submit(factorial, 3).result())
+    with standard.ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         print(pool.submit(factorial, 3).result())
 """
 
@@ -157,12 +259,18 @@ def test_functions_of_a_script_can_be_decorated_too(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, script], capture_output=True, text=True, timeout=120, check=False
     )
-    assert done.stdout == "6 2\n6 2\n6\n", done.stderr
+    assert done.stdout == "6 2\n6 2\n6\n6\n", done.stderr
 
 
 def test_what_cannot_be_decorated_is_refused() -> None:
     with pytest.raises(TypeError, match="cannot be called"):
         limit(wall_time=1)(3)
+
+    def generate():
+        yield 1
+
+    with pytest.raises(TypeError, match="generator"):
+        limit(wall_time=1)(generate)
     with pytest.raises(TypeError, match="takes one function"):
         limit(fit, 3, wall_time=1)
     with pytest.raises(TypeError, match="did you mean 'memory'"):

@@ -40,6 +40,3 @@ class BorrowedExecutor(concurrent.futures.Executor):
                 future.cancel()
         if wait:
             concurrent.futures.wait(pending)
-
-    def __repr__(self) -> str:
-        return repr(self._executor)

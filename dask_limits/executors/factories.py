@@ -50,6 +50,10 @@ class ExecutorFactory:
     given: object = None
     refusal: Callable[[Limits, str], LimitRefusedError | None] = lambda limits, name: None
 
+    def __str__(self) -> str:
+        options = ", ".join(f"{name}={value!r}" for name, value in self.options.items())
+        return f"{self.name}({options})"
+
 
 def factory_of(
     anything: object, preload: Preload = NOTHING, *, batch: bool = True

@@ -73,6 +73,7 @@ class LimitedExecutor(concurrent.futures.Executor):
                 )
             where = max_workers
         factory = factory_for(where, Preload.of(preload, initializer, initargs), options or {})
+        self._where = str(factory)
         executor = factory.make()
         self._executor = executor if factory.owned else BorrowedExecutor(executor)
         self._is_shut_down = False
@@ -149,4 +150,4 @@ class LimitedExecutor(concurrent.futures.Executor):
             raise RuntimeError("This executor takes no calls after shutdown(): make a new one")
 
     def __repr__(self) -> str:
-        return f"LimitedExecutor({self._executor!r}, {self.limits})"
+        return f"LimitedExecutor({self._where}, {self.limits})"

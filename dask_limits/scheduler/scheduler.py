@@ -229,5 +229,4 @@ class Scheduler(Constructors, render.Renderable):
         )
 
     def __repr__(self) -> str:
-        options = ", ".join(f"{name}={value!r}" for name, value in self._factory.options.items())
-        return f"Scheduler({self._factory.name}({options}), {len(self.queue)} not done)"
+        return f"Scheduler({self._factory}, {len(self.queue)} not done)"

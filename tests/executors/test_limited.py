@@ -43,7 +43,10 @@ def test_the_limits_of_a_call_come_before_those_of_the_executor() -> None:
         error = executor.submit(limit(has, wall_time=30), 300).exception()
         assert isinstance(error, exceptions.MemoryBreach)
         assert list(executor.map(limit(has, memory="500 MiB"), [200])) == [200 * MIB]
-        assert "memory=104857600, wall_time=60.0" in repr(executor)
+        assert repr(executor) == (
+            "LimitedExecutor(ProcessExecutor(max_workers=1),"
+            " Limits(memory=104857600, wall_time=60.0))"
+        )
 
 
 def test_a_call_that_runs_ends_when_it_is_cancelled_and_when_its_coroutine_is(

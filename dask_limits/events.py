@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from types import FunctionType
 from typing import Any, Generic, ParamSpec, Self, TypedDict, TypeVar, Unpack, overload
 
 from dask_limits.exceptions import EventNotKnownError
@@ -80,6 +82,21 @@ class Callback:
     def _used_up(self) -> bool:
         return self.max_calls is not None and self.n_calls >= self.max_calls
 
+    def is_replaced_by(self, function: Callable[..., object]) -> bool:
+        """Whether both come from one cell of a notebook that has been run again, or edited."""
+        old, new = self.function, function
+        if not (isinstance(old, FunctionType) and isinstance(new, FunctionType)):
+            return False
+        if not (hasattr(sys, "ps1") and old.__module__ == new.__module__ == "__main__"):
+            return False  # no interactive session, or not defined in it
+        if old is new:
+            return True
+        # What one `def` makes in a loop has one code, and all of it is meant.
+        is_named = new.__name__ not in ("_", "<lambda>")
+        return (
+            is_named and old.__qualname__ == new.__qualname__ and old.__code__ is not new.__code__
+        )
+
 
 class Subscriber(Generic[P]):
     """Subscribes callbacks to an event: as a decorator, with or without options, or called.
@@ -129,6 +146,10 @@ class Subscriber(Generic[P]):
     ) -> Callable[P, T] | Callable[[Callable[P, T]], Callable[P, T]]:
         """Subscribe a callback.
 
+        In an interactive session, a function that is defined there replaces the one that was
+        subscribed under its name, so a cell of a notebook can be run again. Functions of the name
+        `_`, lambdas, and those that one `def` makes in a loop are all kept.
+
         Args:
             callback: What to call. Without it, this returns a decorator.
             when: Called before each call of the callback, which is skipped if this returns False.
@@ -153,10 +174,32 @@ class Subscriber(Generic[P]):
 
         def subscribe(function: Callable[P, T]) -> Callable[P, T]:
             _check_callable(function, f"A callback of {self.event.name!r}")
-            self._callbacks.append(Callback(function, when, max_calls, repeat, every, hidden))
+            callback = Callback(function, when, max_calls, repeat, every, hidden)
+            for at, old in enumerate(self._callbacks):
+                if old.is_replaced_by(function):
+                    self._callbacks[at] = callback
+                    return function
+            self._callbacks.append(callback)
             return function
 
         return subscribe if callback is None else subscribe(callback)
+
+    def remove(self, callback: Callable[..., object]) -> None:
+        """Take back every subscription of a callback, from the next emission on.
+
+        Raises:
+            ValueError: if it is not subscribed.
+
+        Example:
+            >>> on_saved = Emitter("Store", [Event("on-saved")]).on("on-saved")
+            >>> on_saved.remove(on_saved(print))
+            >>> on_saved.callbacks
+            []
+        """
+        kept = [c for c in self._callbacks if c.function != callback]
+        if len(kept) == len(self._callbacks):
+            raise ValueError(f"{callback!r} is no callback of {self.event.name!r} of {self._owner}")
+        self._callbacks = kept
 
     def emit(self, /, *args: P.args, **kwargs: P.kwargs) -> None:
         """Emit the event. See `HasEvents.emit`."""

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -127,6 +130,51 @@ def test_a_callback_registered_during_an_emission_is_called_from_the_next_one_on
     assert seen == []
     store.emit(SAVED, 2)
     assert seen == [2]
+
+
+def test_a_callback_that_is_taken_back_is_called_no_more():
+    store, seen = emitter(), []
+    store.on(SAVED)(seen.append, max_calls=5)
+    store.on(SAVED)(seen.append)
+    assert store.on(SAVED).remove(seen.append) is None
+    store.emit(SAVED, 1)
+    assert seen == []
+    with pytest.raises(ValueError, match=r"append.* is no callback of 'on-saved' of Store"):
+        store.on(SAVED).remove(seen.append)
+
+
+CELLS = r"""
+from dask_limits.events import Emitter, Event
+saved, seen = Emitter("Store", [Event("on-saved")]).on("on-saved"), []
+show = "@saved(repeat=2)\ndef show(n): seen.append(n)"
+unnamed = "@saved\ndef _(n): seen.append('_')"
+for cell in [show, show, show.replace("append(n)", "append(-n)"), "saved(show)", unnamed, unnamed]:
+    exec(compile(cell, "<cell>", "exec"))
+for name in "ab":
+    @saved
+    def in_a_loop(n, name=name): seen.append(name)
+for _ in range(2):
+    saved(seen.append)
+saved.emit(1)
+print(*seen)
+"""
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [(["-qi"], "-1 _ _ a b 1 1"), (["-"], "1 1 1 1 -1 -1 -1 _ _ a b 1 1")],
+    ids=["interactive", "script"],
+)
+def test_a_cell_that_is_run_again_replaces_its_callback(options, told):
+    """Only in an interactive session, and neither what a loop makes nor what has no name."""
+    ran = subprocess.run(
+        [sys.executable, *options],
+        input=f"exec({CELLS!r})\n",
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert ran.stdout.strip() == told, ran.stderr
 
 
 def test_an_error_in_a_callback_does_not_keep_the_next_from_being_called():

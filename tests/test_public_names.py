@@ -21,7 +21,8 @@ HAS_EVENTS = "add_event emit emitter event_counts on"
 PLUGIN = "attach_task copy events has_place name next_attempt post_done pre_submit task"
 NAMES = {
     Scheduler: f"""
-        {HAS_EVENTS} async_run call_later check_limits empty executor in_run map queue run running
+        {HAS_EVENTS} async_run call_later check_limits client dashboard_link dashboard_tunnel empty
+        executor in_run map queue run running
         stop submit task tasks
         with_dask with_htcondor with_jobqueue with_loky with_lsf with_moab with_oar with_pbs
         with_processes with_sequential with_sge with_slurm with_threads

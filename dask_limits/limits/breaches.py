@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import sys
+from collections.abc import Sequence
 from typing import Final
 
 from dask_limits import exceptions
@@ -27,14 +29,17 @@ def breach(
     usage: Usage,
     stacks: str,
     child: ChildProcess | None = None,
+    importing: Sequence[str] = (),
 ) -> exceptions.Breach:
     """The error of a call of the function `name` that went over the limit `limit`.
 
     `stacks` are as faulthandler writes them. `child` is the process with the largest share of what
-    was used, if that is a child process.
+    was used, if that is a child process. `importing` are the modules that the call had imported so
+    far, in that order, if it was ended in an import.
     """
     used, allowed = _figures(limit, usage, limits)
     part = "" if child is None else _share(limit, child)
+    part += _imports(importing)
     error = BREACHES[limit](
         f"{name}() went over its {limit} limit of {allowed}: {used}{part}{where(stacks)}",
         call=name,
@@ -57,6 +62,25 @@ def _share(limit: str, child: ChildProcess) -> str:
     if child.used == 1:
         return f", one of them {one}"
     return f", {child.used} of them child processes such as {child.pid} ({command})"
+
+
+def is_in_import(stacks: str) -> bool:
+    """Whether the thread that ran the function was in an import."""
+    _, _, current = stacks.partition("Current thread")
+    return "<frozen importlib._bootstrap>" in current.split("\n\n")[0]
+
+
+def _imports(modules: Sequence[str]) -> str:
+    """How far an import had come, and how to have it before the call, as text."""
+    packages = {module.partition(".")[0]: None for module in modules}
+    first = next((name for name in packages if name not in sys.stdlib_module_names), None)
+    if first is None:
+        return ""
+    n = "1 module" if len(modules) == 1 else f"{len(modules)} modules"
+    return (
+        f", in its imports ({n} until then, from {first} on). They take nothing of a call's limits"
+        f" if they are done before it: preload=[{first!r}]"
+    )
 
 
 def _figures(limit: str, usage: Usage, limits: Limits) -> tuple[str, str]:

@@ -8,7 +8,14 @@ from datetime import timedelta
 from multiprocessing.context import BaseContext
 from typing import Any, Final, Literal, Never, TypedDict, get_args
 
-from dask_limits.units import Amount, Duration, parse_bytes, parse_seconds, whole_number
+from dask_limits.units import (
+    Amount,
+    Duration,
+    format_bytes,
+    parse_bytes,
+    parse_seconds,
+    whole_number,
+)
 
 Isolation = Literal["clean", "warm", "fresh", "thread"]
 """Where a call runs: in a process in which no call has run, or only short ones of the same
@@ -17,6 +24,8 @@ thread of its caller's process."""
 
 _CAPTURED: Final = 64 * 1024
 """Bytes of each stream that are kept by default."""
+_LEAST_MEMORY: Final = 64 * 1024
+"""Bytes that a call which does nothing can need in a task process: measured, with some to spare."""
 _NOT_IN_A_THREAD: Final = {
     "num_processes": "Linux does not say which thread started a process",
     "grace_period": "a thread cannot be killed after it",
@@ -45,7 +54,7 @@ class Limits:
     Args:
         memory: Resident memory beyond what its process had before the call, shared pages counted
             once. Bytes, `(2, "GB")` with pynisher's 1024-based units, or a string as Dask reads
-            it, `"2 GiB"`.
+            it, `"2 GiB"`. At least 64 KiB: no call can be sure to need less.
         cpu_time: CPU time of all its processes together, those that have exited included.
             Seconds (fractions count), `(5, "m")`, `"1h 30m"`, `"01:30:00"`, or a timedelta.
         wall_time: Time from its start, or its last [progress()][dask_limits.progress], to its
@@ -71,8 +80,8 @@ class Limits:
             `"spawn"`, or a context of `multiprocessing`.
 
     Raises:
-        ValueError: if a limit is zero, negative, NaN or infinite, has an unknown unit, or does not
-            go together with another argument.
+        ValueError: if a limit is zero, negative, NaN or infinite, has an unknown unit, is less
+            memory than any call needs, or does not go together with another argument.
         TypeError: if a value has the wrong type, or for a limit by another name.
 
     Example:
@@ -109,7 +118,7 @@ class Limits:
         for name in unknown:
             raise TypeError(_no_limit(name))
         put = object.__setattr__  # the dataclass is frozen
-        put(self, "memory", None if memory is None else parse_bytes(memory, "memory"))
+        put(self, "memory", None if memory is None else parse_memory_limit(memory, "memory"))
         put(self, "cpu_time", None if cpu_time is None else parse_seconds(cpu_time, "cpu_time"))
         put(self, "wall_time", None if wall_time is None else parse_seconds(wall_time, "wall_time"))
         put(self, "num_processes", _count(num_processes, "num_processes", "no limit"))
@@ -137,8 +146,8 @@ class Limits:
         """The values that are not the default, by name: `Limits(**limits.as_dict()) == limits`.
 
         Example:
-            >>> Limits(memory="1 KiB").as_dict()
-            {'memory': 1024}
+            >>> Limits(memory="1 MiB").as_dict()
+            {'memory': 1048576}
         """
         values = ((field.name, getattr(self, field.name), field.default) for field in fields(self))
         return {name: value for name, value, default in values if value != default}
@@ -153,8 +162,8 @@ class Limits:
             ValueError: if the isolation of one does not go together with a limit of the other.
 
         Example:
-            >>> Limits(memory=1024, wall_time=5).within(Limits(wall_time=2))
-            Limits(memory=1024, wall_time=2.0)
+            >>> Limits(memory=100_000, wall_time=5).within(Limits(wall_time=2))
+            Limits(memory=100000, wall_time=2.0)
         """
         ours, theirs = self.as_dict(), other.as_dict()
         both = ours.keys() & theirs.keys() & _ORDERED
@@ -168,8 +177,8 @@ class Limits:
             ValueError: if the isolation of one does not go together with a limit of the other.
 
         Example:
-            >>> Limits(memory=1024).with_defaults(Limits(memory=512, wall_time=2))
-            Limits(memory=1024, wall_time=2.0)
+            >>> Limits(memory=100_000).with_defaults(Limits(memory=200_000, wall_time=2))
+            Limits(memory=100000, wall_time=2.0)
         """
         ours, theirs = self.as_dict(), defaults.as_dict()
         if "isolation" in ours:
@@ -183,6 +192,23 @@ class Limits:
     def __bool__(self) -> bool:
         """Whether any value differs from its default."""
         return self != _NO_LIMITS
+
+
+def parse_memory_limit(value: Amount, name: str) -> int:
+    """Bytes of a memory limit, which is called `name`.
+
+    Raises:
+        ValueError: as `parse_bytes`, and for less than a call that does nothing can need.
+        TypeError: as `parse_bytes`.
+    """
+    memory = parse_bytes(value, name)
+    if memory >= _LEAST_MEMORY:
+        return memory
+    text = f"{name}={value!r} is {memory} bytes, but a call that does nothing can need"
+    text += f" {format_bytes(_LEAST_MEMORY)}"
+    if not isinstance(value, tuple | list) and str(value).strip().isdecimal():  # without a unit
+        text += f'. Did you mean "{memory} {"GiB" if memory < 32 else "MiB"}"?'
+    raise ValueError(text)
 
 
 def _no_limit(name: str) -> str:

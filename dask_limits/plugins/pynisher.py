@@ -9,13 +9,13 @@ from dask_limits import exceptions
 from dask_limits.events import Event
 from dask_limits.executors import Call, Future
 from dask_limits.limits import Isolation, LimitedCall, Limits
+from dask_limits.limits.limits import parse_memory_limit
 from dask_limits.plugins.base import Plugin
 from dask_limits.units import (
     Amount,
     Duration,
     format_bytes,
     format_seconds,
-    parse_bytes,
     parse_seconds,
 )
 
@@ -128,7 +128,7 @@ class PynisherPlugin(Plugin):
         self.process_limit = _one_of(num_processes=num_processes, process_limit=process_limit)
         self.context = context
         self.limits = Limits(
-            memory=_parsed(parse_bytes, memory=memory, memory_limit=memory_limit),
+            memory=_parsed(parse_memory_limit, memory=memory, memory_limit=memory_limit),
             cpu_time=_parsed(
                 parse_seconds,
                 cpu_time=cpu_time,

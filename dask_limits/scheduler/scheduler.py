@@ -3,10 +3,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
-from typing import Any, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast, overload
 
 from dask_limits.display import render
 from dask_limits.display.live import live
+from dask_limits.exceptions import SchedulerNotRunningError
 from dask_limits.executors import Future
 from dask_limits.plugins import Plugin
 from dask_limits.scheduler.constructors import Constructors
@@ -15,6 +16,11 @@ from dask_limits.scheduler.feed import Feed
 from dask_limits.scheduler.run import Run
 from dask_limits.scheduler.task import Task
 from dask_limits.units import Duration, whole_number
+
+if TYPE_CHECKING:
+    import distributed
+
+    from dask_limits.executors.dask.executor import DaskExecutor
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -196,6 +202,52 @@ class Scheduler(Constructors, render.Renderable):
         if run.error is not None:
             raise run.error
         return state
+
+    @property
+    def client(self) -> distributed.Client:
+        """The Dask client of the run, for `scatter()`, `scheduler_info()` and the rest.
+
+        Raises:
+            SchedulerNotRunningError: if the scheduler does not run.
+            TypeError: if it does not run on Dask.
+        """
+        return self._on_dask().client
+
+    @property
+    def dashboard_link(self) -> str | None:
+        """The address of the dashboard of Dask's scheduler; None if it has none.
+
+        Raises:
+            SchedulerNotRunningError: if the scheduler does not run.
+            TypeError: if it does not run on Dask.
+        """
+        return self._on_dask().dashboard_link
+
+    @property
+    def dashboard_tunnel(self) -> str | None:
+        """The command that makes `dashboard_link` work on your own computer; None if there is none.
+
+        For a run on the login node of a cluster: `ssh -N -L 8787:127.0.0.1:8787 ada@login1`.
+
+        Raises:
+            SchedulerNotRunningError: if the scheduler does not run.
+            TypeError: if it does not run on Dask.
+        """
+        from dask_limits.executors.dask.dashboard import tunnel_to
+
+        link = self.dashboard_link
+        return None if link is None else tunnel_to(link)
+
+    def _on_dask(self) -> DaskExecutor:
+        if (run := self._run) is None:
+            raise SchedulerNotRunningError(
+                "The scheduler is not running, so it has no Dask client. It has one in callbacks,"
+                " such as those of @scheduler.on_start."
+            )
+        executor = run.executor
+        if not hasattr(executor, "client"):
+            raise TypeError(f"{self!r} has no Dask client: it does not run on Dask")
+        return cast("DaskExecutor", executor)
 
     @contextmanager
     def _running(self, options: RunOptions, display: bool) -> Iterator[Run]:

@@ -13,7 +13,7 @@ SECONDS = st.floats(min_value=1e-3, max_value=1e6)
 LIMITS = st.fixed_dictionaries(
     {},
     optional={
-        "memory": st.integers(1, 2**50),
+        "memory": st.integers(2**16, 2**50),
         "cpu_time": SECONDS,
         "wall_time": SECONDS,
         "num_processes": st.integers(1, 1000),
@@ -79,6 +79,9 @@ def test_in_a_thread_only_what_it_can_give_is_accepted_from_another():
         ({"grace_period": True}, TypeError, "grace_period=True"),
         ({"capture_output": -5}, ValueError, "capture_output=-5"),
         ({"capture_output": "all"}, ValueError, "capture_output='all'"),
+        ({"memory": "500"}, ValueError, 'can need 64.0 KiB. Did you mean "500 MiB"?'),
+        ({"memory": 2}, ValueError, "memory=2 is 2 bytes"),
+        ({"memory": 2}, ValueError, 'Did you mean "2 GiB"?'),
     ],
     ids=str,
 )
@@ -86,6 +89,13 @@ def test_what_cannot_be_is_refused_with_a_word_on_what_can(wrong, error, text):
     with pytest.raises(error) as caught:
         Limits(**wrong)
     assert text in str(caught.value)
+
+
+def test_only_a_memory_limit_without_a_unit_is_taken_for_one_that_lacks_it():
+    """What has a unit is not taken for a slip of the pen."""
+    for memory in ("10 KiB", (500, "B"), 0.9 * 2**16):
+        with pytest.raises(ValueError, match=r"can need 64\.0 KiB$"):
+            Limits(memory=memory)
 
 
 def test_limits_cannot_be_changed():

@@ -130,11 +130,16 @@ def test_a_limit_that_makes_no_sense_is_refused_by_its_name(name, value):
         PynisherPlugin(**{name: value})
 
 
+def test_a_memory_limit_that_no_call_can_keep_is_refused_by_its_name():
+    with pytest.raises(ValueError, match=r"memory_limit='500' is 500 bytes.*\"500 MiB\""):
+        PynisherPlugin(memory_limit="500")
+
+
 def test_context_is_kept_and_copied():
     import multiprocessing
 
     context = multiprocessing.get_context("spawn")
-    assert PynisherPlugin(memory_limit=1, context=context).copy().context is context
+    assert PynisherPlugin(memory_limit="1 GiB", context=context).copy().context is context
 
 
 def test_supports_knows_four_kinds():

@@ -340,7 +340,7 @@ def test_a_call_whose_dask_worker_dies_is_retried_on_another(tmp_path):
 def test_each_retry_multiplies_the_limits_in_whatever_order_the_plugins_are(retry_first):
     scheduler = Scheduler.with_processes(1)
     limits = PynisherPlugin(
-        memory_limit=1000, cputime_limit=10, walltime_limit=0.1, process_limit=4
+        memory_limit=100_000, cputime_limit=10, walltime_limit=0.1, process_limit=4
     )
     retry = Retry(max_retries=2, memory_factor=1.5, cpu_time_factor=3, on=exceptions.CallError)
     task = scheduler.task(time.sleep, plugins=[retry, limits] if retry_first else [limits, retry])
@@ -351,7 +351,7 @@ def test_each_retry_multiplies_the_limits_in_whatever_order_the_plugins_are(retr
     assert queued == ran_with[1:]
     assert ran_with == [
         Limits(memory=memory, cpu_time=cpu_time, wall_time=0.1, num_processes=4)
-        for memory, cpu_time in ((1000, 10), (1500, 30), (2250, 90))
+        for memory, cpu_time in ((100_000, 10), (150_000, 30), (225_000, 90))
     ]
 
 
@@ -400,7 +400,7 @@ def test_limits_that_came_with_the_function_are_raised_too_and_none_is_made_up(s
 
 def test_limits_are_raised_to_what_can_be_counted_and_no_further():
     retry = Retry(max_retries=3, memory_factor=1e308, wall_time_factor=1e308)
-    limits = Limits(memory=1000, wall_time=1e300)
+    limits = Limits(memory=100_000, wall_time=1e300)
     for _ in range(3):
         limits = retry._raised(limits)
     assert limits == Limits(memory=2**62, wall_time=1e300)

@@ -8,15 +8,16 @@ import subprocess
 import sys
 import textwrap
 import time
+import urllib.request
 from pathlib import Path
 
 import psutil
 import pytest
-from processes import alive, until
+from processes import alive, all_gone, start_sleeping, until, written_pid
 from real_slurm import Slurm
 
-from dask_limits import PynisherPlugin, Scheduler
-from dask_limits.exceptions import LimitRefusedError, WorkersNotStartedError
+from dask_limits import LimitedExecutor, PynisherPlugin, Scheduler, limit
+from dask_limits.exceptions import LimitRefusedError, MemoryBreach, WorkersNotStartedError
 
 
 @pytest.fixture(autouse=True)
@@ -35,6 +36,30 @@ def whereabouts(seconds: float = 0.0) -> str:
     return os.environ["SLURM_JOB_ID"]
 
 
+def take(mib: int) -> int:
+    return len(bytearray(mib * 2**20))
+
+
+def test_a_limited_executor_has_jobs_of_slurm_and_leaves_none(slurm: Slurm, tmp_path: Path):
+    """A breach costs one call, a cancel ends the call that runs, and the jobs end with it."""
+    jobs = {"n_workers": 1, "cores": 2, "memory": "1 GiB", "walltime": "10 m", "interface": "lo"}
+    jobs["shared_temp_directory"] = str(tmp_path / "shared")
+    with LimitedExecutor("slurm", options=jobs, memory="100 MiB", wall_time=60) as executor:
+        futures = [executor.submit(take, mib) for mib in (1, 300, 2)]
+        assert isinstance(futures[1].exception(), MemoryBreach)
+        assert [futures[n].result() for n in (0, 2)] == [2**20, 2**21]
+        assert executor.submit(limit(take, memory="400 MiB"), 200).result() == 200 * 2**20
+        assert list(executor.map(take, range(5))) == [n * 2**20 for n in range(5)]
+        running = executor.submit(start_sleeping, tmp_path / "pid")
+        pid = written_pid(tmp_path / "pid")
+        assert running.cancel()
+        all_gone({pid})
+        assert futures[2].usage.peak_memory > 2**20
+        assert slurm.jobs()
+    assert not slurm.jobs()
+    assert not (tmp_path / "shared").exists()
+
+
 def test_a_run_has_the_jobs_that_it_asked_for_and_leaves_none(slurm: Slurm, tmp_path):
     scheduler = made(tmp_path, n_workers=2, job_name="mine")
     task = scheduler.task(whereabouts, plugins=PynisherPlugin(memory_limit="400 MiB"))
@@ -42,6 +67,11 @@ def test_a_run_has_the_jobs_that_it_asked_for_and_leaves_none(slurm: Slurm, tmp_
     scheduler.on_worker_added(workers.append)
     scheduler.on_waiting_for_workers(waited_for.append)
     scheduler.on_start(lambda: [task.submit(0.5) for _ in range(4)])
+
+    @scheduler.on_start
+    def look() -> None:
+        with urllib.request.urlopen(scheduler.dashboard_link, timeout=60) as page:
+            assert page.status == 200
 
     @task.on_result
     def note(_, job):

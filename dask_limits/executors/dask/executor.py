@@ -19,6 +19,7 @@ from dask_limits.exceptions import CallPicklingError
 from dask_limits.executors.cluster import ClusterEvent, WatchedExecutor
 from dask_limits.executors.dask.cluster_events import ClusterEvents
 from dask_limits.executors.dask.connection import SchedulerConnection, register_plugin
+from dask_limits.executors.dask.dashboard import dashboard_link
 from dask_limits.executors.dask.local_cluster import start_cluster
 from dask_limits.executors.dask.probe import probe_scheduler
 from dask_limits.executors.dask.sender import Sender
@@ -115,6 +116,11 @@ class DaskExecutor(WatchedExecutor):
             probe_scheduler(where, security if isinstance(security, distributed.Security) else None)
         client = distributed.Client(where, security=security, set_as_default=False)
         return make(client, client.close)
+
+    @property
+    def dashboard_link(self) -> str | None:
+        """The address of the dashboard of Dask's scheduler; None if it has none."""
+        return dashboard_link(self.client)
 
     # -- from any thread -------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ from typing import Any, Self
 import distributed
 
 from dask_limits.executors.cluster import ClusterEvent, WaitingForWorkers
+from dask_limits.executors.dask.dashboard import dashboard_link
 from dask_limits.executors.dask.executor import DaskExecutor
 from dask_limits.executors.dask.uninterrupted import start_uninterrupted
 from dask_limits.executors.future import Future
@@ -23,6 +24,7 @@ class JobQueueExecutor(DaskExecutor):
     """Runs calls on Dask workers in the jobs of a batch system, which it submits and cancels."""
 
     _pool: JobPool
+    _dashboard_host = ""
 
     @classmethod
     def start(cls, spec: JobSpec, preload: Preload = NOTHING, *, batch: bool = True) -> Self:
@@ -51,9 +53,15 @@ class JobQueueExecutor(DaskExecutor):
             exit_stack.callback(client.close)
             executor = cls(client, preload=preload, batch=batch)
             executor._pool, pool.tell = pool, executor._hear
+            executor._dashboard_host = spec.dashboard_host
             cluster.sync(pool.begin)
             executor._close = exit_stack.pop_all().close
             return executor
+
+    @property
+    def dashboard_link(self) -> str | None:
+        """See `DaskExecutor.dashboard_link`."""
+        return dashboard_link(self.client, self._dashboard_host)
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         """See `DaskExecutor.submit`. It raises `WorkersNotStartedError` if no worker will come."""

@@ -21,6 +21,7 @@ from dask_limits.dask.compat.jobqueue import check_jobqueue, import_jobqueue
 from dask_limits.dask.reservations import OWN_BYTES, job_resources, refusal_error
 from dask_limits.exceptions import LimitRefusedError
 from dask_limits.executors.jobqueue.adaptive import parse_workers
+from dask_limits.executors.jobqueue.program_name import program_name
 from dask_limits.limits import Limits
 from dask_limits.placement.resources import WorkerResources
 from dask_limits.units import Duration, format_bytes, parse_bytes, parse_seconds, whole_number
@@ -49,6 +50,8 @@ _LISTS: Final = {
     "job_directives_skip": "header_skip",
 }
 """Parameters of `dask_jobqueue` that are lists. It would take each letter of a str for an item."""
+_JOB_NAME: Final = "dask-worker"
+"""What `dask_jobqueue` calls jobs if it is told nothing."""
 _IN_SCHEDULER_OPTIONS: Final = {"dashboard_address", "host"}
 
 
@@ -118,6 +121,12 @@ class JobSpec:
         if "walltime" in self.options:
             shown["walltime"] = self.options["walltime"]
         return shown
+
+    @property
+    def dashboard_host(self) -> str:
+        """What the scheduler's dashboard listens on; empty for all addresses of this machine."""
+        address = self.options["scheduler_options"]["dashboard_address"]
+        return str(address).rpartition(":")[0] if isinstance(address, str) else ""
 
     def refusal(self, limits: Limits, name: str) -> LimitRefusedError | None:
         """The error of a call of this name that no worker could ever run; None if one could."""
@@ -236,6 +245,8 @@ class JobSpec:
             if not any("requeue" in str(word) for word in [*directives, *skipped]):
                 directives.append("--no-requeue")
             self.options["job_extra_directives"] = directives
+            if not self.options.get("job_name") and self._configured("name") in (None, _JOB_NAME):
+                self.options["job_name"] = program_name()
 
     def _try_job(self) -> Any:
         """Have `dask_jobqueue` check the options by making a job. This starts nothing."""

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 from dask_limits import exceptions
-from dask_limits.limits.breaches import BREACHES, breach, where
+from dask_limits.limits.breaches import BREACHES, breach, is_in_import, where
 from dask_limits.limits.ipc.messages import Verdict
 from dask_limits.limits.limits import Limits
 from dask_limits.limits.outcome import Usage
@@ -111,7 +111,9 @@ class Outcomes:
             return self.ended(verdict.cause, usage, stacks)
         error: exceptions.CallError
         if verdict.cause in BREACHES:
-            error = breach(self.name, self.limits, verdict.cause, usage, stacks, verdict.child)
+            modules = lease.looked_for if is_in_import(verdict.stacks) else ()
+            its = stacks, verdict.child, modules
+            error = breach(self.name, self.limits, verdict.cause, usage, *its)
             if status is None:
                 undying = "its process does not end because it is in an uninterruptible sleep"
                 error.args = (f"{error} ({undying})",)

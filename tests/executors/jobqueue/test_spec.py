@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import dask
 import numpy as np
 import pytest
@@ -132,6 +136,45 @@ def test_what_workers_serve_is_on_localhost_unless_an_address_is_given(extra):
     given = ["--dashboard-address", ":8787"]
     spec = JobSpec("slurm", cores=1, memory="1 GiB", worker_extra_args=given)
     assert spec.options["worker_extra_args"] == given
+
+
+PROGRAM = """
+from dask_limits.executors.jobqueue import JobSpec
+print(JobSpec("slurm", cores=1, memory="1 GiB").options["job_name"])
+"""
+
+
+@pytest.mark.parametrize(
+    ("options", "environment", "name"),
+    [
+        (["my search.py"], {}, "my_search"),
+        (["-m", "package.module"], {}, "package.module"),
+        (["-m", "package"], {}, "package"),
+        (["-"], {}, "python"),
+        (["-"], {"JPY_SESSION_NAME": "/home/ada/Näpfe.ipynb"}, "N_pfe"),
+    ],
+    ids=["script", "module", "package", "none", "notebook"],
+)
+def test_slurm_jobs_are_named_after_the_program(options, environment, name, tmp_path):
+    (tmp_path / "package").mkdir()
+    for file in ("my search.py", "package/module.py", "package/__main__.py"):
+        (tmp_path / file).write_text(PROGRAM)
+    ran = subprocess.run(
+        [sys.executable, *options],
+        input=PROGRAM,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)} | environment,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert ran.stdout.strip() == name, ran.stderr
+
+
+def test_slurm_jobs_have_the_name_that_is_given_or_configured():
+    assert JobSpec("slurm", cores=1, memory=1e9, job_name="x").options["job_name"] == "x"
+    with dask.config.set({"jobqueue.slurm.name": "ours"}):
+        assert "job_name" not in JobSpec("slurm", cores=1, memory=1e9).options
 
 
 def test_slurm_is_asked_for_the_memory_that_was_given_and_no_more():

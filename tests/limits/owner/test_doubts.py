@@ -57,6 +57,8 @@ def test_calls_get_done_whose_imports_alone_go_over_their_limit(guardian, module
     name = module("costly", text, installed=True)
     first = run(guardian, import_it, name, **{limit: value}).exception
     assert isinstance(first, breach)
+    assert "in its imports (1 module until then" in str(first)
+    assert f"preload=['{name}']" in str(first)
     later = [run(guardian, import_it, name, **{limit: value}) for _ in range(2)]
     assert "done" in {end.value for end in later if end.ok}
 

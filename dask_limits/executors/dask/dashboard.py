@@ -5,7 +5,7 @@ from __future__ import annotations
 import getpass
 import shlex
 import socket
-from urllib.parse import urlsplit
+from urllib.parse import urlsplit, urlunsplit
 
 import distributed
 
@@ -20,7 +20,7 @@ def dashboard_link(client: distributed.Client, host: str = "") -> str | None:
         return None
     url = urlsplit(link)  # Dask's configuration may make it "/user/ada/proxy/8787/status"
     if host and url.port is not None:
-        link = url._replace(netloc=f"{host}:{url.port}").geturl()
+        link = urlunsplit((url.scheme, f"{host}:{url.port}", *url[2:]))
     return str(link)
 
 

@@ -24,6 +24,7 @@ from required import need, needs
 
 from dask_limits import exceptions
 from dask_limits.limits import CancelToken, LimitedCall, Limits
+from dask_limits.limits.guardian.task_process import KILL_WAIT_S
 from dask_limits.limits.ipc import owner_cells
 from dask_limits.limits.owner.guardian import Guardian
 from dask_limits.limits.owner.preload import NOTHING, Preload
@@ -160,10 +161,11 @@ def test_a_detached_process_that_does_not_end_delays_the_answer_of_its_own_call_
     first, first_process, stuck = start("1")
     second, second_process, _ = start("2")
     with unkillable(stuck.pid):
+        killed_at = time.monotonic()
         kill(first_process)  # and wait: else both may be found at one time
         kill(second_process)
         second.join()
-        assert first.is_alive()
+        assert first.is_alive() or time.monotonic() > killed_at + KILL_WAIT_S
         first.join()
         third, third_process, detached = start("3", held_bytes=2**29)
         kill(third_process)

@@ -1,0 +1,60 @@
+"""Has task processes import what fits need before fits come.
+
+Otherwise the first fit of each kind pays for it, a second and 100 MiB, and a search would score the
+first of its candidates by that.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from dask_limits.limits.owner.preload import NOTHING, Preload
+from dask_limits.limits.task.imports import is_users, package_of, spec_of
+
+_ours = NOTHING
+
+
+def preload_modules_of(estimator: Any, data: Iterable[Any]) -> None:
+    """Have the modules of estimators and data preloaded, if they are of installed packages.
+
+    This adds to those of earlier fits. What the user has preloaded stays as it is.
+    """
+    global _ours
+    from dask_limits.limits.owner.guardian import default_guardian  # not needed in task processes
+
+    guardian = default_guardian()
+    if guardian.preload not in (NOTHING, _ours):
+        return
+    kinds = {type(thing) for thing in (*_estimators_in(estimator), *data)}
+    needed = {kind.__module__ for kind in kinds if _is_installed(kind.__module__)}
+    if not needed.issubset(_ours.modules):
+        needed |= {*_ours.modules, *_parts_of(set(map(package_of, needed)))}
+        _ours = Preload.of(sorted(needed))
+    guardian.preload = _ours
+
+
+def _estimators_in(estimator: Any) -> Iterator[Any]:
+    yield estimator
+    for value in estimator.get_params().values():
+        if hasattr(value, "get_params"):
+            yield value
+
+
+def _parts_of(packages: set[str]) -> Iterator[str]:
+    """What the program has imported of these packages: fits to come are likely to need it.
+
+    These are packages within them. Not each of their modules can be imported by itself.
+    """
+    for name in list(sys.modules):
+        package, _, part = name.partition(".")
+        is_part = package in packages and part.isidentifier() and not part.startswith("_")
+        if is_part and getattr(spec_of(name), "submodule_search_locations", None):
+            yield name
+
+
+def _is_installed(module: str) -> bool:
+    """Whether a module can be imported in another process, and is not of the user's own."""
+    origin = getattr(spec_of(module), "origin", None)
+    return module in sys.modules and isinstance(origin, str) and not is_users(origin)

@@ -5,7 +5,9 @@ To import this module registers it. It needs joblib, which comes with the extra 
 
 from __future__ import annotations
 
+import threading
 import weakref
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, Unpack
 
@@ -88,6 +90,7 @@ class LimitedBackend(ParallelBackendBase):  # type: ignore[misc]
         self._executor: LimitedExecutor | None = None
         self._n_processes = 0
         self._futures: set[Future[Any]] = set()
+        self._thread = threading.local()
 
     # -- what joblib calls -------------------------------------------------------------------
 
@@ -113,7 +116,7 @@ class LimitedBackend(ParallelBackendBase):  # type: ignore[misc]
         self._futures.add(future)
         future.add_done_callback(self._futures.discard)
         if callback is not None:
-            future.add_done_callback(callback)
+            future.add_done_callback(lambda future: self._call_back(callback, future))
         return future
 
     apply_async = submit  # as joblib before 1.5 calls it
@@ -128,6 +131,25 @@ class LimitedBackend(ParallelBackendBase):  # type: ignore[misc]
             future.cancel()
 
     # ------------------------------------------------------------------------------------------
+
+    def _call_back(self, callback: Callable[[Any], object], future: Future[Any]) -> None:
+        """Call a callback of joblib, but not within another one.
+
+        It submits the next batch. Where that is done at once, so would its callback be called, and
+        so on.
+        """
+        waiting: deque[tuple[Callable[[Any], object], Future[Any]]] | None
+        waiting = getattr(self._thread, "waiting", None)
+        if waiting is not None:
+            waiting.append((callback, future))
+            return
+        waiting = self._thread.waiting = deque([(callback, future)])
+        try:
+            while waiting:
+                callback, future = waiting.popleft()
+                callback(future)
+        finally:
+            self._thread.waiting = None
 
     def _n_jobs(self, n_jobs: int | None) -> int:
         if n_jobs == 0:
@@ -144,13 +166,20 @@ class LimitedBackend(ParallelBackendBase):  # type: ignore[misc]
     def _open(self) -> LimitedExecutor:
         """The executor. It lives on for later calls of `Parallel`, until nobody has this."""
         if self._executor is None:
-            where = self._n_processes if self._where is None else self._where
-            self._executor = LimitedExecutor(where, **self._given)
+            where, given = self._where, self._given
+            if where is None:
+                where, given = self._n_processes, given | {"preload": self._preload()}
+            self._executor = LimitedExecutor(where, **given)
             self._finalizer = weakref.finalize(
                 self, self._executor.shutdown, wait=False, cancel_futures=True
             )
             self._finalizer.atexit = False  # it ends with the program by itself
         return self._executor
+
+    def _preload(self) -> Any:
+        """What to import in processes of this machine: what each batch is made of, too."""
+        given = self._given["preload"]
+        return given if isinstance(given, str) else ("joblib.parallel", *given)
 
     def _close(self) -> None:
         if self._executor is not None:

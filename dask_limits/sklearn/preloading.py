@@ -27,8 +27,9 @@ def preload_modules_of(estimator: Any, data: Iterable[Any]) -> None:
     guardian = default_guardian()
     if guardian.preload not in (NOTHING, _ours):
         return
-    kinds = {type(thing) for thing in (*_estimators_in(estimator), *data)}
-    needed = {kind.__module__ for kind in kinds if _is_installed(kind.__module__)}
+    things = (*_estimators_in(estimator), *data)
+    bases = {base.__module__ for thing in things for base in type(thing).__mro__}
+    needed = {"dask_limits.sklearn", *filter(_is_installed, bases)}
     if not needed.issubset(_ours.modules):
         needed |= {*_ours.modules, *_parts_of(set(map(package_of, needed)))}
         _ours = Preload.of(sorted(needed))

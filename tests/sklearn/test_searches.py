@@ -28,6 +28,8 @@ import dask_limits.joblib  # noqa: F401
 from dask_limits.exceptions import MemoryBreach, WallTimeBreach
 from dask_limits.sklearn import Limited
 
+pytestmark = pytest.mark.filterwarnings("ignore:One or more of the test scores are non-finite")
+
 X = np.random.default_rng(0).normal(size=(60, 3))
 Y = np.arange(60) % 2
 GRID = {"estimator__mib": [1, 400, 2]}
@@ -64,7 +66,7 @@ def test_a_breach_costs_its_candidate_alone(name: str) -> None:
         search.fit(X, Y)
     (warning,) = warned
     assert "2 fits failed out of a total of 6" in str(warning.message)
-    assert "MemoryBreach: Hungry.fit() went over its memory limit of 200 MiB" in str(
+    assert "MemoryBreach: Hungry.fit() went over its memory limit of 200.0 MiB" in str(
         warning.message
     )
     assert np.isnan(search.cv_results_["mean_test_score"]).tolist() == [False, True, False]

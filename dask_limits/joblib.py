@@ -132,13 +132,13 @@ class LimitedBackend(ParallelBackendBase):  # type: ignore[misc]
 
     # ------------------------------------------------------------------------------------------
 
-    def _call_back(self, callback: Callable[[Any], object], future: Future[Any]) -> None:
+    def _call_back(self, callback: Callable[[Any], object], future: Any) -> None:
         """Call a callback of joblib, but not within another one.
 
         It submits the next batch. Where that is done at once, so would its callback be called, and
         so on.
         """
-        waiting: deque[tuple[Callable[[Any], object], Future[Any]]] | None
+        waiting: deque[tuple[Callable[[Any], object], Any]] | None
         waiting = getattr(self._thread, "waiting", None)
         if waiting is not None:
             waiting.append((callback, future))
@@ -179,7 +179,7 @@ class LimitedBackend(ParallelBackendBase):  # type: ignore[misc]
     def _preload(self) -> Any:
         """What to import in processes of this machine: what each batch is made of, too."""
         given = self._given["preload"]
-        return given if isinstance(given, str) else ("joblib.parallel", *given)
+        return given if isinstance(given, str) else ("joblib", *given)
 
     def _close(self) -> None:
         if self._executor is not None:

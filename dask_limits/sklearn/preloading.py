@@ -28,7 +28,7 @@ def preload_modules_of(estimator: Any, data: Iterable[Any]) -> None:
     if guardian.preload not in (NOTHING, _ours):
         return
     things = (*_estimators_in(estimator), *data)
-    bases = {base.__module__ for thing in things for base in type(thing).__mro__}
+    bases = {_part_of(base.__module__) for thing in things for base in type(thing).__mro__}
     needed = {"dask_limits.sklearn", *filter(_is_installed, bases)}
     if not needed.issubset(_ours.modules):
         needed |= {*_ours.modules, *_parts_of(set(map(package_of, needed)))}
@@ -41,6 +41,11 @@ def _estimators_in(estimator: Any) -> Iterator[Any]:
     for value in estimator.get_params().values():
         if hasattr(value, "get_params"):
             yield value
+
+
+def _part_of(module: str) -> str:
+    """The part of a package that imports a module: `sklearn.svm`, of `sklearn.svm._classes`."""
+    return ".".join(module.split(".")[:2])
 
 
 def _parts_of(packages: set[str]) -> Iterator[str]:

@@ -119,9 +119,9 @@ def test_what_the_user_preloads_stays() -> None:
     assert default_guardian().preload is theirs
     dask_limits.preload()
     assert model.fit(X).found_ is None
-    assert "sklearn.linear_model._logistic" not in default_guardian().preload.modules
+    assert "sklearn.linear_model" not in default_guardian().preload.modules
     Limited(LogisticRegression(), wall_time=60).fit(X, Y)
-    assert "sklearn.linear_model._logistic" in default_guardian().preload.modules
+    assert "sklearn.linear_model" in default_guardian().preload.modules
     assert "estimators" not in default_guardian().preload.modules
 
 

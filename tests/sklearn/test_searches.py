@@ -32,7 +32,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:One or more of the test scores a
 
 X = np.random.default_rng(0).normal(size=(60, 3))
 Y = np.arange(60) % 2
-GRID = {"estimator__mib": [1, 400, 2]}
+GRID = {"estimator__mib": [1, 400, 20]}
 LIMITS: dict[str, Any] = {"memory": "200 MiB", "wall_time": "5 m"}
 
 
@@ -64,13 +64,13 @@ def test_a_breach_costs_its_candidate_alone(name: str) -> None:
     search = GridSearchCV(Limited(Hungry(), **LIMITS), GRID, cv=2, refit=True)
     with backend(name), pytest.warns(FitFailedWarning) as warned:
         search.fit(X, Y)
-    (warning,) = warned
+    (warning,) = [one for one in warned if one.category is FitFailedWarning]
     assert "2 fits failed out of a total of 6" in str(warning.message)
     assert "MemoryBreach: Hungry.fit() went over its memory limit of 200.0 MiB" in str(
         warning.message
     )
     assert np.isnan(search.cv_results_["mean_test_score"]).tolist() == [False, True, False]
-    assert search.best_estimator_.estimator_.mib in (1, 2)
+    assert search.best_estimator_.estimator_.mib in (1, 20)
     assert search.best_estimator_.limited_usage_.peak_memory < 200 * 2**20
     assert search.predict(X).size == 60
 
@@ -86,7 +86,7 @@ def test_other_searches_go_on_too(kind: Any) -> None:
     found = search.cv_results_
     scores = dict(zip(found["param_estimator__mib"], found["mean_test_score"], strict=True))
     assert scores[400] == -1.0
-    assert min(scores[1], scores[2]) > 0
+    assert min(scores[1], scores[20]) > 0
     assert search.best_params_["estimator__mib"] != 400
 
 
@@ -134,7 +134,7 @@ def test_what_fits_used_can_be_among_the_results() -> None:
     with pytest.warns(FitFailedWarning):
         search.fit(X, Y)
     small, failed, large = search.cv_results_["mean_test_peak_memory"]
-    assert 2**20 < small < large < 20 * 2**20
+    assert small + 10 * 2**20 < large < 60 * 2**20
     assert np.isnan(failed)
     found = cross_validate(model, X, Y, cv=2, return_estimator=True)
     assert all(one.limited_usage_.wall_time > 0 for one in found["estimator"])

@@ -32,22 +32,20 @@ def limited(estimator: Any, **options: Any) -> Limited:
 
 
 def expected_failures(model: Limited) -> dict[str, str]:
-    """Of the first ones, scikit-learn's own list of checks that its estimators fail has all."""
+    """Those that the estimators fail themselves: scikit-learn's own list has them, too."""
     kind = type(model.estimator)
-    found = {}
-    if kind in (KMeans, SGDClassifier, IsolationForest):
-        why = f"{kind.__name__}: with weights is not the same as with samples removed or repeated"
-        found = {f"check_sample_weight_equivalence_on_{d}_data": why for d in ("dense", "sparse")}
-    if kind is IsolationForest:
-        why = "the check sets contamination, which is estimator__contamination here"
-        found |= {"check_outliers_train": why, "check_outliers_fit_predict": why}
-    return found
+    if kind not in (KMeans, SGDClassifier, IsolationForest):
+        return {}
+    why = f"{kind.__name__}: with weights is not the same as with samples removed or repeated"
+    return {f"check_sample_weight_equivalence_on_{d}_data": why for d in ("dense", "sparse")}
 
 
 @parametrize_with_checks(
     [limited(kind) for kind in KINDS], expected_failed_checks=expected_failures
 )
 def test_a_check_of_scikit_learn_passes(estimator: Any, check: Any) -> None:
+    if "check_outliers" in str(check):  # as an expected failure, it would keep a file open
+        pytest.skip("it sets contamination, which is estimator__contamination here")
     check(estimator)
 
 

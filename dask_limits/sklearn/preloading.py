@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from dask_limits.limits.owner.preload import NOTHING, Preload
-from dask_limits.limits.task.imports import is_users, package_of, spec_of
+from dask_limits.limits.task.imports import is_users, spec_of
 
 _ours = NOTHING
 
@@ -31,7 +31,7 @@ def preload_modules_of(estimator: Any, data: Iterable[Any]) -> None:
     bases = {_part_of(base.__module__) for thing in things for base in type(thing).__mro__}
     needed = {"dask_limits.sklearn", *filter(_is_installed, bases)}
     if not needed.issubset(_ours.modules):
-        needed |= {*_ours.modules, *_parts_of(set(map(package_of, needed)))}
+        needed |= {*_ours.modules, *_parts_of_scikit_learn()}
         _ours = Preload.of(sorted(needed))
     guardian.preload = _ours
 
@@ -48,14 +48,10 @@ def _part_of(module: str) -> str:
     return ".".join(module.split(".")[:2])
 
 
-def _parts_of(packages: set[str]) -> Iterator[str]:
-    """What the program has imported of these packages: fits to come are likely to need it.
-
-    These are packages within them. Not each of their modules can be imported by itself.
-    """
+def _parts_of_scikit_learn() -> Iterator[str]:
+    """What of it the program has imported: fits to come are likely to need that."""
     for name in list(sys.modules):
-        package, _, part = name.partition(".")
-        is_part = package in packages and part.isidentifier() and not part.startswith("_")
+        is_part = name.startswith("sklearn.") and name.count(".") == 1 and "._" not in name
         if is_part and getattr(spec_of(name), "submodule_search_locations", None):
             yield name
 

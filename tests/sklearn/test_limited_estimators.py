@@ -57,7 +57,7 @@ def test_a_fit_runs_in_another_process_and_its_estimator_comes_back() -> None:
     assert model.predict(X).tolist() == [0] * 60
     assert model.predicted_by_ == os.getpid()
     assert vars(template) == {"mib": 1, "seconds": 0.0, "pid_file": None}
-    assert model.limited_usage_.peak_memory > MIB
+    assert model.limited_usage_.peak_memory > MIB // 2
 
 
 @pytest.mark.parametrize("isolation", ["clean", "warm", "fresh", "thread"])

@@ -16,7 +16,8 @@ collect_ignore_glob = ["*/conftest.py"]  # pytest would look for doctests in the
 _GUARDIAN_OF_ITS_OWN = {"capfd", "capfdbinary", "monkeypatch"}
 """Fixtures that change what a guardian takes over from its owner when it starts."""
 _SHARING = {
-    Path(__file__).parent / name for name in ("limits", "old_pynisher", "plugins", "scheduler")
+    Path(__file__).parent / name
+    for name in ("limits", "old_pynisher", "plugins", "scheduler", "sklearn")
 }
 """Folders whose tests share the default guardian: many take less CPU time than to start one."""
 

@@ -30,6 +30,7 @@ LAYERS = {
         limits display
         dask old_pynisher
         executors
+        joblib sklearn
         plugins
         scheduler
         __init__

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import threading
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -150,3 +151,26 @@ class WatchedExecutor(concurrent.futures.Executor):
     def _tell(self, event: ClusterEvent | None = None) -> None:
         if (tell := self._told) is not None:
             tell(event)
+
+
+def places_of(executor: concurrent.futures.Executor, timeout: float) -> int:
+    """How many calls an executor can run at a time; 0 if that is not known.
+
+    On a cluster, this is about the workers that there are; wait so many seconds for the first one.
+    """
+    if not isinstance(executor, WatchedExecutor):
+        return getattr(executor, "max_workers", 0)
+    state, is_known = ClusterState(), threading.Event()
+
+    def note(event: ClusterEvent | None) -> None:
+        if event is not None:
+            state.update(event)
+        if state.cores:
+            is_known.set()
+
+    executor.watch(note)
+    try:
+        is_known.wait(timeout)
+    finally:
+        executor.watch(None)
+    return state.cores

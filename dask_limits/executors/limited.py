@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, ParamSpec, TypeVar, Unpack
 
 from dask_limits.executors.borrowed import BorrowedExecutor
+from dask_limits.executors.cluster import places_of
 from dask_limits.executors.factories import factory_for
 from dask_limits.executors.future import Future
 from dask_limits.limits import LimitedCall, Limits, LimitsArguments
@@ -139,6 +140,14 @@ class LimitedExecutor(concurrent.futures.Executor):
         """
         self._is_shut_down = True
         self._executor.shutdown(wait, cancel_futures=cancel_futures)
+
+    def places(self, timeout: float = 0.0) -> int:
+        """How many calls can run at a time; 0 if that is not known.
+
+        Args:
+            timeout: Seconds to wait for the first worker of a cluster.
+        """
+        return places_of(self._executor, timeout)
 
     def _limited(self, fn: Callable[..., R]) -> LimitedCall[..., R]:
         if isinstance(fn, LimitedCall):

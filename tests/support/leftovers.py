@@ -16,7 +16,11 @@ from dask_limits.limits.linux.proctree import children_of
 _MOST_TASK_PROCESSES = 6
 """With more of them than this, the guardian is closed."""
 _CELLS = "memfd:dask-limits-owner-cells"
-_TRACKERS = ("multiprocessing.resource_tracker", "loky.backend.resource_tracker")
+_TRACKERS = (
+    "multiprocessing.resource_tracker",
+    "loky.backend.resource_tracker",
+    "joblib.externals.loky.backend.resource_tracker",
+)
 
 
 class Leftovers:

@@ -33,6 +33,7 @@ DOCUMENTED = {
     "distributed.deploy": {"Cluster"},
     "distributed.protocol": {"dask_deserialize", "dask_serialize"},
     "distributed.worker_state_machine": {"TaskState"},
+    "joblib.parallel": {"ParallelBackendBase"},
 }
 """What may be imported from where. A module that is imported as a whole has its own line too."""
 WHOLE_MODULES = {"dask", "distributed", "joblib"}
@@ -48,6 +49,7 @@ ALSO_OURS = {
     "plugins",
     "submit_command",
     "get",
+    "items",
     "optimize",
 }
 """Names in the tables that objects of ours have too, or documented ones of other classes."""

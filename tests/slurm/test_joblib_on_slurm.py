@@ -1,0 +1,68 @@
+"""joblib's calls and a search of scikit-learn in jobs of a real SLURM."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import cloudpickle
+import joblib
+import numpy as np
+import pytest
+from estimators import Hungry
+from real_slurm import Slurm
+from sklearn.exceptions import FitFailedWarning
+from sklearn.model_selection import GridSearchCV
+
+import dask_limits.joblib  # noqa: F401
+from dask_limits.exceptions import WallTimeBreach
+from dask_limits.sklearn import Limited
+
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
+
+
+@contextmanager
+def on_slurm(tmp_path: Path, **limits: object) -> Iterator[None]:
+    options = {"n_workers": 2, "cores": 2, "memory": "1 GiB", "walltime": "10 m"}
+    options |= {"interface": "lo", "shared_temp_directory": str(tmp_path / "shared")}
+    with joblib.parallel_config("dask_limits", n_jobs=4, where="slurm", options=options, **limits):
+        yield
+
+
+@pytest.fixture(autouse=True)
+def jobs_find_the_modules(slurm: Slurm, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+    yield
+    slurm.wait_until_empty()
+
+
+def job_after(seconds: float) -> str:
+    time.sleep(seconds)
+    return os.environ["SLURM_JOB_ID"]
+
+
+def test_calls_of_joblib_run_in_jobs(tmp_path: Path) -> None:
+    with on_slurm(tmp_path, wall_time=60):
+        assert len({*joblib.Parallel()(joblib.delayed(job_after)(0.5) for _ in range(8))}) == 2
+        with pytest.raises(WallTimeBreach):
+            joblib.Parallel()([joblib.delayed(limited_nap)()])
+
+
+def limited_nap() -> None:
+    import dask_limits
+
+    dask_limits.limit(time.sleep, wall_time=0.3)(600)
+
+
+def test_a_breach_costs_its_candidate_alone(tmp_path: Path) -> None:
+    X, y = np.random.default_rng(0).normal(size=(60, 3)), np.arange(60) % 2
+    model = Limited(Hungry(), memory="100 MiB", wall_time=60)
+    search = GridSearchCV(model, {"estimator__mib": [1, 300, 2]}, cv=2)
+    # Both scikit-learn that the job's call has imported and that of the fit count for the call.
+    with on_slurm(tmp_path, memory="900 MiB"), pytest.warns(FitFailedWarning, match="MemoryBreach"):
+        search.fit(X, y)
+    assert np.isnan(search.cv_results_["mean_test_score"]).tolist() == [False, True, False]

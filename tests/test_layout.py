@@ -50,7 +50,7 @@ LAYERS = {
     """,
     "dask": """
         __init__
-        topic compat
+        topic progress_log compat
         nodes
         reservations packed_call usage_log
         batch

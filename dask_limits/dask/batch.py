@@ -10,9 +10,11 @@ from typing import Any, Final, Self
 
 from dask_limits.dask.compat.graphs import function_name
 from dask_limits.dask.packed_call import PackedCall
+from dask_limits.dask.progress_log import progress_log
 from dask_limits.limits import Limits, run_in_place
 from dask_limits.limits.ipc import by_value
 from dask_limits.limits.ipc.payload import Packed
+from dask_limits.limits.ipc.progress_values import telling_pickled
 from dask_limits.limits.packed_outcome import PackedOutcome
 
 LEFT: Final = "limits-left"
@@ -28,12 +30,13 @@ class PackedBatch:
     name: str
     function_key: Hashable
     data: tuple[Packed, ...]  # of each call
+    tells: bool = False  # whether what they report of their progress is asked for
 
     @classmethod
-    def of(cls, calls: Sequence[PackedCall]) -> Self:
+    def of(cls, calls: Sequence[PackedCall], tells: bool) -> Self:
         """A batch of these calls."""
         first = calls[0]
-        return cls(first.name, first.function_key, tuple(call.data for call in calls))
+        return cls(first.name, first.function_key, tuple(call.data for call in calls), tells)
 
     def call(self, number: int) -> PackedCall:
         """One of the calls."""
@@ -64,10 +67,14 @@ def run_batch(batch: PackedBatch, put_in: Sequence[Any]) -> BatchOutcome:
     The "limits" executor knows it, and runs the calls in task processes instead.
     """
     ended = {}
+    log = progress_log() if batch.tells else None
     with by_value.Receiving():
         for number in range(len(batch.data)):
-            outcome = run_in_place(batch.call(number), (put_in,), {})
+            with telling_pickled(None if log is None else log.of_this_task(number)):
+                outcome = run_in_place(batch.call(number), (put_in,), {})
             ended[number] = PackedOutcome.of(outcome, batch.name, Limits())
+    if log is not None:
+        log.send_soon()  # before the end is told
     return BatchOutcome(ended, sum(one.usage.wall_time for one in ended.values()) / len(ended))
 
 

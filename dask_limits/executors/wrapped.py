@@ -3,9 +3,10 @@ from __future__ import annotations
 import concurrent.futures
 import inspect
 import pickle
+import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, Final, ParamSpec, TypeVar
 
 from dask_limits.exceptions import CallPicklingError
 from dask_limits.executors.future import Future
@@ -17,6 +18,11 @@ from dask_limits.limits.packed_outcome import PackedOutcome
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+_TELLS_NOTHING: Final = (
+    "Callbacks of progress are not called for calls on {!r}: it has no way for what a call reports"
+    " while it runs. with_processes(), with_threads(), with_dask() and batch systems have one."
+)
 
 
 class WrappedExecutor(concurrent.futures.Executor):
@@ -64,7 +70,8 @@ class WrappedExecutor(concurrent.futures.Executor):
         def run() -> None:
             if not token.cancelled:
                 future.mark_started()
-                future.settle(run_call(call, args, kwargs, cancel=token))
+                on_progress = future.note_progress if call.tells else None
+                future.settle(run_call(call, args, kwargs, token, on_progress))
 
         inner = self.executor.submit(run)
         inner.add_done_callback(lambda inner: _pass_failure(inner, future))
@@ -73,6 +80,8 @@ class WrappedExecutor(concurrent.futures.Executor):
     def _submit_elsewhere(
         self, call: LimitedCall[..., R], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Future[R]:
+        if call.tells:
+            warnings.warn(_TELLS_NOTHING.format(self.executor), stacklevel=2)
         sent: dict[int, Any] = {}
         try:
             pickled = pickling.dumps((call, args, kwargs), sent)

@@ -38,7 +38,8 @@ _CONTAINERS: Final = {list, tuple}
 _HEAD: Final = struct.Struct("=QII")
 """When it was written, in nanoseconds; bytes of the value, and their checksum."""
 _SIZE: Final = _HEAD.size + MOST_BYTES
-_TRIES: Final = 100
+_SHORT: Final = 256  # bytes that are read at least
+_TRIES: Final = 10
 
 
 def dumps(value: Any) -> bytes:
@@ -120,6 +121,7 @@ class LatestValue:
     def __init__(self, fd: int) -> None:
         self._memory = files.map_shared(fd, _SIZE)
         self._seen_at = 0
+        self._length = _SHORT  # bytes of the last record that was seen
 
     def put(self, value: Any) -> None:
         """Write a value. As `dumps`, this may raise a TypeError or a ValueError."""
@@ -133,14 +135,17 @@ class LatestValue:
 
     def take(self) -> bytes | None:
         """The latest value, pickled; None if there is no new one. What is there may be anything."""
-        written_at, size, checksum = _HEAD.unpack_from(self._memory)
-        if written_at == self._seen_at or not 0 < size <= MOST_BYTES:
-            return None
-        data = bytes(self._memory[_HEAD.size : _HEAD.size + size])
-        if zlib.crc32(data) != checksum:  # it is being written
-            return None
-        self._seen_at = written_at
-        return data
+        for _ in range(_TRIES):
+            record = bytes(self._memory[: self._length])  # at once: it may be written all the time
+            written_at, size, checksum = _HEAD.unpack_from(record)
+            if written_at == self._seen_at or not 0 < size <= MOST_BYTES:
+                break
+            data = record[_HEAD.size : _HEAD.size + size]
+            if zlib.crc32(data) == checksum:
+                self._seen_at = written_at
+                return data
+            self._length = max(_HEAD.size + size, _SHORT)
+        return None
 
 
 def make(fds: list[int]) -> None:

@@ -33,7 +33,7 @@ class PackedBatch:
     tells: bool = False  # whether what they report of their progress is asked for
 
     @classmethod
-    def of(cls, calls: Sequence[PackedCall], tells: bool) -> Self:
+    def of(cls, calls: Sequence[PackedCall], tells: bool = False) -> Self:
         """A batch of these calls."""
         first = calls[0]
         return cls(first.name, first.function_key, tuple(call.data for call in calls), tells)

@@ -140,8 +140,8 @@ class DaskExecutor(WatchedExecutor):
         if limited.limits:
             annotations |= limits_annotations(limited.limits.as_dict(), annotations)
         executor, limits = annotations.pop("executor", "default"), annotations.pop("limits", {})
-        tells = limited.tells
-        call = Submission(packed, dependencies, sent, executor, limits, annotations, tells)
+        call = Submission(packed, dependencies, sent, executor, limits, annotations)
+        call.tells = limited.tells
         if executor == EXECUTOR and not dependencies and annotations == self._annotations:
             call.kind = _kind(limited, packed.function_key, limits)
         future = call.future = Future(functools.partial(self._cancel, call))

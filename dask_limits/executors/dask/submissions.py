@@ -33,8 +33,8 @@ class Submission:
     executor: str  # this and the limits are annotations too
     limits: dict[str, Any]
     annotations: dict[str, Any]
-    tells: bool = False  # whether what it reports of its progress is asked for
     kind: Hashable = None  # calls of the same kind can share a batch; None for one by itself
+    tells: bool = False  # whether what it reports of its progress is asked for
     future: Future[Any] = field(init=False)  # the user's
     batch: Batch | None = None  # that it was sent in, until anything is heard of it
 

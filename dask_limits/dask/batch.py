@@ -6,11 +6,12 @@ import re
 import sys
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, Self
 
 from dask_limits.dask.compat.graphs import function_name
 from dask_limits.dask.packed_call import PackedCall
-from dask_limits.dask.progress_log import progress_log
+from dask_limits.dask.progress_log import log_and_key_here
 from dask_limits.limits import Limits, run_in_place
 from dask_limits.limits.ipc import by_value
 from dask_limits.limits.ipc.payload import Packed
@@ -67,14 +68,14 @@ def run_batch(batch: PackedBatch, put_in: Sequence[Any]) -> BatchOutcome:
     The "limits" executor knows it, and runs the calls in task processes instead.
     """
     ended = {}
-    log = progress_log() if batch.tells else None
+    progress = log_and_key_here() if batch.tells else None
     with by_value.Receiving():
         for number in range(len(batch.data)):
-            with telling_pickled(None if log is None else log.of_this_task(number)):
+            with telling_pickled(progress and partial(progress[0].add, progress[1], number)):
                 outcome = run_in_place(batch.call(number), (put_in,), {})
             ended[number] = PackedOutcome.of(outcome, batch.name, Limits())
-    if log is not None:
-        log.send_soon()  # before the end is told
+    if progress is not None:
+        progress[0].send_soon()  # before the end is told
     return BatchOutcome(ended, sum(one.usage.wall_time for one in ended.values()) / len(ended))
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Hashable
-from functools import partial
 from typing import Any, Final
 
 import distributed
@@ -54,12 +53,14 @@ class ProgressLog:
         """The same, in any thread."""
         self._loop.call_soon_threadsafe(self.send)
 
-    def of_this_task(self, number: int) -> Callable[[bytes], None]:
-        """What takes the values of a call that Dask runs in this thread."""
-        return partial(self.add, distributed.get_worker().get_current_task(), number)
 
+def log_and_key_here() -> tuple[ProgressLog, Hashable] | None:
+    """The log of the worker that this thread belongs to, and the key of the task that it runs.
 
-def progress_log() -> ProgressLog | None:
-    """That of the worker of this thread; None if it has none."""
-    executor = distributed.get_worker().executors.get("limits")
-    return None if executor is None else executor.progress_log
+    None in a thread of an executor of the user's, which knows neither.
+    """
+    try:
+        worker = distributed.get_worker()
+        return worker.executors["limits"].progress_log, worker.get_current_task()
+    except (KeyError, ValueError):
+        return None

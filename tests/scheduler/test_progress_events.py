@@ -264,6 +264,22 @@ def test_tasks_are_told_of_their_own_calls_and_the_scheduler_of_all():
     assert scheduler.FUTURE_PROGRESS not in scheduler.event_counts
 
 
+def test_calls_that_are_listened_to_do_not_go_with_those_that_are_not():
+    scheduler, told = Scheduler.with_processes(1), []
+    task = scheduler.task(limit(progress, wall_time=60))
+
+    @scheduler.on_start
+    def submit():
+        for n in range(50):
+            task.submit(n)
+        task.on_progress(lambda _, value: told.append(value))
+        for n in range(50, 100):
+            task.submit(n)
+
+    scheduler.run(timeout=100)
+    assert told == [*range(50, 100)]
+
+
 def test_a_call_that_ends_other_calls_files_reports_no_more_and_harms_nobody():
     def report():
         progress(1)

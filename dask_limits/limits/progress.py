@@ -31,9 +31,9 @@ def progress(value: Any = _NO_VALUE) -> None:
 
     A value is told to the driver, if it is asked for there: callbacks of `task.on_progress`, or of
     `scheduler.on_future_progress`, are called with the future and the latest value, at least ten
-    times a second. It takes some microseconds, and waits for nothing. Before the event of its end,
-    the last value of a call is told. From a thread that a call of isolation "thread" has started,
-    nothing is told.
+    times a second. Before the event of its end, the last value of a call is told. It takes 2 to 4
+    microseconds for a few figures, and waits for nothing. From a thread that a call of isolation
+    "thread" has started, nothing is told.
 
     Args:
         value: Anything that can be pickled, in 64 KiB at most: how far the call is, a loss, a dict

@@ -155,8 +155,9 @@ def test_what_was_reported_just_before_the_end_is_told_however_it_ends(isolated,
 )
 def test_a_warning_that_comes_while_a_value_is_pickled_stays_one(limits, error):
     def report():
+        curve = dict.fromkeys(range(300), 1.0)
         while True:
-            progress({"curve": [[1.0] * 100] * 10})
+            progress(curve)
 
     _, future = told_by(limit(report, **limits))
     assert isinstance(future.exception(), error)

@@ -217,6 +217,11 @@ class Subscriber(Generic[P]):
             raise first
 
     @property
+    def has_callbacks(self) -> bool:
+        """Whether there is a callback, hidden or not."""
+        return bool(self._callbacks)
+
+    @property
     def callbacks(self) -> list[tuple[Callable[..., object], int]]:
         """The callbacks that are not hidden, and how many times the event called each."""
         return [(c.function, c.n_answered) for c in self._callbacks if not c.hidden]

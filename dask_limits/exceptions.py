@@ -266,7 +266,10 @@ class CallCancelledError(CallError):
 
 
 class CallPicklingError(CallError):
-    """The `part` of a call ("arguments", "result", "exception") cannot be pickled or unpickled."""
+    """The `part` of a call cannot be pickled or unpickled.
+
+    Parts are "arguments", "result", "exception", and "progress": a value that the call reports.
+    """
 
     part: str = ""
 

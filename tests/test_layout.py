@@ -51,7 +51,7 @@ LAYERS = {
     """,
     "dask": """
         __init__
-        topic compat
+        topic progress_log compat
         nodes
         reservations packed_call usage_log
         batch

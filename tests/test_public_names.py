@@ -26,18 +26,18 @@ NAMES = {
         stop submit task tasks
         with_dask with_htcondor with_jobqueue with_loky with_lsf with_moab with_oar with_pbs
         with_processes with_sequential with_sge with_slurm with_threads
-        EMPTY FINISHED FINISHING FUTURE_CANCELLED FUTURE_DONE FUTURE_EXCEPTION FUTURE_RERUN
-        FUTURE_RESULT FUTURE_SUBMITTED STARTED STOP TIMEOUT WAITING_FOR_WORKERS WORKER_ADDED
-        WORKER_REMOVED
+        EMPTY FINISHED FINISHING FUTURE_CANCELLED FUTURE_DONE FUTURE_EXCEPTION FUTURE_PROGRESS
+        FUTURE_RERUN FUTURE_RESULT FUTURE_SUBMITTED STARTED STOP TIMEOUT WAITING_FOR_WORKERS
+        WORKER_ADDED WORKER_REMOVED
         on_empty on_finished on_finishing on_future_cancelled on_future_done on_future_exception
-        on_future_rerun on_future_result on_future_submitted on_start on_stop on_timeout
-        on_waiting_for_workers on_worker_added on_worker_removed
+        on_future_progress on_future_rerun on_future_result on_future_submitted on_start on_stop
+        on_timeout on_waiting_for_workers on_worker_added on_worker_removed
     """,
     Task: f"""
         {HAS_EVENTS} attach_plugin function futures n_held n_running n_submitted name plugins
         running scheduler start_held submit unique_ref
-        CANCELLED DONE EXCEPTION RERUN RESULT RETRY SUBMITTED
-        on_cancelled on_done on_exception on_rerun on_result on_submitted
+        CANCELLED DONE EXCEPTION PROGRESS RERUN RESULT RETRY SUBMITTED
+        on_cancelled on_done on_exception on_progress on_rerun on_result on_submitted
     """,
     Plugin: PLUGIN,
     Limiter: f"""
@@ -59,8 +59,9 @@ NAMES = {
     Event: "name",
     ExitState: "CANCELLED Code EXCEPTION EXHAUSTED STOPPED TIMEOUT code exception",
     Future: """
-        add_done_callback attempts cancel cancelled done earlier exception mark_started ran_again
-        result running set_exception set_result set_running_or_notify_cancel settle attempt_of usage
+        add_done_callback attempts cancel cancelled done earlier exception mark_started
+        note_progress ran_again result running set_exception set_result
+        set_running_or_notify_cancel settle take_progress attempt_of usage when_progress
         when_settled
     """,
 }

@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import pickle
 import socket
+import time
 from collections.abc import Callable
 from typing import Any
 
 from benchmarks import ways
 from benchmarks.functions import echo, spin
 from benchmarks.row import Measure, Peer, Row, at_least, at_most
-from benchmarks.timing import each_us
+from benchmarks.timing import LIMITS, each_us
+from dask_limits import Scheduler, limit, progress
 
 
 def us(way: ways.Way, function: Callable[[int], Any] = echo, every: int = 1) -> Measure:
@@ -52,6 +54,29 @@ def bare_round_trip(size: int) -> float:
         pickle.loads(ours.recv(1000))
 
     return each_us(call, size)
+
+
+def reports(n: int, *value: Any) -> float:
+    """Seconds that so many reports take."""
+    began = time.perf_counter()
+    for _ in range(n):
+        progress(*value)
+    return time.perf_counter() - began
+
+
+def us_of_a_report(*value: Any) -> Measure:
+    """Measures `progress(...)` in a call, of which the driver is told."""
+
+    def measure(size: int) -> float:
+        scheduler, seconds = Scheduler.with_processes(1), list[float]()
+        task = scheduler.task(limit(reports, **LIMITS))
+        task.on_progress(lambda *_: None)
+        task.on_result(lambda _, result: seconds.append(result))
+        scheduler.on_start(lambda: bool(task.submit(size, *value)))
+        scheduler.run()
+        return seconds[0] / size * 1e6
+
+    return measure
 
 
 ROWS = (
@@ -96,6 +121,17 @@ ROWS = (
         "us",
         us(ways.limited("thread")),
         full=3000,
+        rounds=3,
+    ),
+    Row(
+        "progress",
+        "progress(value) of two figures, told to a callback",
+        "us",
+        us_of_a_report((3, 0.125)),
+        full=300_000,
+        quick=30_000,
+        peers=(Peer("nothing", "progress() without a value", us_of_a_report()),),
+        goal=at_most(10),
         rounds=3,
     ),
     Row(

@@ -6,13 +6,16 @@ import re
 import sys
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, Self
 
 from dask_limits.dask.compat.graphs import function_name
 from dask_limits.dask.packed_call import PackedCall
+from dask_limits.dask.progress_log import log_and_key_here
 from dask_limits.limits import Limits, run_in_place
 from dask_limits.limits.ipc import by_value
 from dask_limits.limits.ipc.payload import Packed
+from dask_limits.limits.ipc.progress_values import telling_pickled
 from dask_limits.limits.packed_outcome import PackedOutcome
 
 LEFT: Final = "limits-left"
@@ -28,12 +31,13 @@ class PackedBatch:
     name: str
     function_key: Hashable
     data: tuple[Packed, ...]  # of each call
+    tells: bool = False  # whether what they report of their progress is asked for
 
     @classmethod
-    def of(cls, calls: Sequence[PackedCall]) -> Self:
+    def of(cls, calls: Sequence[PackedCall], tells: bool = False) -> Self:
         """A batch of these calls."""
         first = calls[0]
-        return cls(first.name, first.function_key, tuple(call.data for call in calls))
+        return cls(first.name, first.function_key, tuple(call.data for call in calls), tells)
 
     def call(self, number: int) -> PackedCall:
         """One of the calls."""
@@ -64,10 +68,14 @@ def run_batch(batch: PackedBatch, put_in: Sequence[Any]) -> BatchOutcome:
     The "limits" executor knows it, and runs the calls in task processes instead.
     """
     ended = {}
+    progress = log_and_key_here() if batch.tells else None
     with by_value.Receiving():
         for number in range(len(batch.data)):
-            outcome = run_in_place(batch.call(number), (put_in,), {})
+            with telling_pickled(progress and partial(progress[0].add, progress[1], number)):
+                outcome = run_in_place(batch.call(number), (put_in,), {})
             ended[number] = PackedOutcome.of(outcome, batch.name, Limits())
+    if progress is not None:
+        progress[0].send_soon()  # before the end is told
     return BatchOutcome(ended, sum(one.usage.wall_time for one in ended.values()) / len(ended))
 
 

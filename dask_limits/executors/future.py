@@ -3,6 +3,7 @@ from __future__ import annotations
 import _thread
 import concurrent.futures
 import threading
+from collections import deque
 from collections.abc import Callable, Generator
 from concurrent.futures._base import PENDING
 from functools import partial
@@ -62,6 +63,10 @@ class Future(concurrent.futures.Future[R], Generic[R]):
     attempts: int = 1
     earlier: tuple[BaseException, ...] = ()
     attempt_of: Future[R] | None = None
+
+    _progress: deque[Callable[[], Any]] | None = None  # what loads the latest value; one at most
+    _tell_progress: Callable[[Future[R]], object] | None = None
+    _is_progress_told = False  # and not taken since
 
     # The base class does not let a running call be cancelled. So `set_running_or_notify_cancel()`
     # is not called before the end: to the base class, a running call is pending.
@@ -137,13 +142,34 @@ class Future(concurrent.futures.Future[R], Generic[R]):
 
     def _say_settled(self) -> None:
         self._settled = True
-        self._on_cancel = None  # it may have much of what was submitted
+        self._on_cancel = self._tell_progress = None  # they may have much of what was submitted
         if (tell := _popped(self._tell)) is not None:
             tell(self)
 
     def mark_started(self) -> None:
         """Mark the call as running. For executors."""
         self._started = True
+
+    def note_progress(self, load: Callable[[], Any]) -> None:
+        """Note that there is a new value of `progress`, and how to load it. For executors."""
+        if self._progress is None:
+            self._progress = deque(maxlen=1)
+        self._progress.append(load)
+        if self._tell_progress is not None and not self._is_progress_told:
+            self._is_progress_told = True
+            self._tell_progress(self)
+
+    def when_progress(self, tell: Callable[[Future[R]], object]) -> None:
+        """Call this when there is a new value; again after it was taken. For the run loop."""
+        self._tell_progress = tell
+        if self._progress:
+            self._is_progress_told = True
+            tell(self)
+
+    def take_progress(self) -> Callable[[], Any] | None:
+        """What loads the latest value; None if there is no new one. For the run loop."""
+        self._is_progress_told = False  # first: what comes from here on is told
+        return None if self._progress is None else _popped(self._progress)
 
     def ran_again(self, lost: BaseException) -> Future[R]:
         """Note that the call runs again, as its worker was lost; return the future of users."""
@@ -210,9 +236,14 @@ class DeferredFuture(Future[R]):
         self._attempt = attempt
         if isinstance(attempt, Future):  # no worker can have been lost by now
             attempt.attempt_of = self
+            attempt.when_progress(self._pass_on_progress)
         if not self._token.on_cancel(attempt.cancel):
             attempt.cancel()
         attempt.add_done_callback(then)
+
+    def _pass_on_progress(self, attempt: Future[R]) -> None:
+        if (load := attempt.take_progress()) is not None:
+            self.note_progress(load)
 
     def rest(self, failure: BaseException, end_rest: Callable[[], object]) -> None:
         """Wait for the next attempt, after one that has failed. A cancel calls `end_rest`."""
@@ -242,7 +273,7 @@ class DeferredFuture(Future[R]):
             self._finish(exception=error)
 
 
-def _popped(items: list[T]) -> T | None:
+def _popped(items: list[T] | deque[T]) -> T | None:
     try:
         return items.pop()
     except IndexError:

@@ -150,9 +150,11 @@ class LimitedExecutor(concurrent.futures.Executor):
         return places_of(self._executor, timeout)
 
     def _limited(self, fn: Callable[..., R]) -> LimitedCall[..., R]:
-        if isinstance(fn, LimitedCall):
-            return LimitedCall(fn.fn, fn.limits.with_defaults(self.limits))
-        return LimitedCall(fn, self.limits)
+        if not isinstance(fn, LimitedCall):
+            return LimitedCall(fn, self.limits)
+        call = LimitedCall(fn.fn, fn.limits.with_defaults(self.limits))
+        call.tells = fn.tells
+        return call
 
     def _check_open(self) -> None:
         if self._is_shut_down:

@@ -11,6 +11,7 @@ from typing import Any, Generic, ParamSpec, TypeVar
 from dask_limits.executors.future import Future
 from dask_limits.executors.ordered_map import OrderedMap
 from dask_limits.limits import LimitedCall, Outcome, Usage
+from dask_limits.limits.ipc import progress_values
 from dask_limits.limits.owner.dispatcher import Dispatcher, Job
 from dask_limits.limits.owner.guardian import Guardian
 from dask_limits.limits.owner.preload import NOTHING, Preload
@@ -163,12 +164,18 @@ class _Job(Job, Generic[R]):
         nudge: Callable[[], None],
     ) -> None:
         super().__init__(call.fn, args, kwargs, call.limits, sent={})
+        if call.tells:
+            self.on_progress = self._note_progress
         self._nudge = nudge
         self.future = Future[R](on_cancel=self._cancel)
 
     def _cancel(self) -> None:
         self.cancel.cancel()
         self._nudge()
+
+    def _note_progress(self, data: bytes) -> None:
+        assert self.sent is not None
+        self.future.note_progress(partial(progress_values.loads, data, self.sent))
 
     def begin(self) -> None:
         """See `Call`."""

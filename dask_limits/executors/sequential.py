@@ -37,7 +37,8 @@ class SequentialExecutor(concurrent.futures.Executor):
         call = fn if isinstance(fn, LimitedCall) else LimitedCall(fn)
         future = Future[R]()
         future.mark_started()
-        future.settle(run_call(call, args, kwargs))
+        on_progress = future.note_progress if call.tells else None
+        future.settle(run_call(call, args, kwargs, on_progress=on_progress))
         return future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:

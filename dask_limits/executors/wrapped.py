@@ -2,10 +2,11 @@ from __future__ import annotations
 
 import concurrent.futures
 import inspect
+import logging
 import pickle
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, Final, ParamSpec, TypeVar
 
 from dask_limits.exceptions import CallPicklingError
 from dask_limits.executors.future import Future
@@ -17,6 +18,13 @@ from dask_limits.limits.packed_outcome import PackedOutcome
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+logger = logging.getLogger("dask_limits")
+
+_TELLS_NOTHING: Final = (
+    "Callbacks of progress are not called for calls on %r: it has no way for what a call reports"
+    " while it runs. with_processes(), with_threads(), with_dask() and batch systems have one."
+)
 
 
 class WrappedExecutor(concurrent.futures.Executor):
@@ -36,6 +44,7 @@ class WrappedExecutor(concurrent.futures.Executor):
         self.max_workers = getattr(executor, "_max_workers", None) or 1  # as far as it tells
         self._in_threads = isinstance(executor, ThreadPoolExecutor)
         self._closed = False
+        self._has_said_so = False  # that it has no way for progress
 
     def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
         """Hand a call to the executor. If a part of it cannot be pickled, its future says so.
@@ -64,7 +73,8 @@ class WrappedExecutor(concurrent.futures.Executor):
         def run() -> None:
             if not token.cancelled:
                 future.mark_started()
-                future.settle(run_call(call, args, kwargs, cancel=token))
+                on_progress = future.note_progress if call.tells else None
+                future.settle(run_call(call, args, kwargs, token, on_progress))
 
         inner = self.executor.submit(run)
         inner.add_done_callback(lambda inner: _pass_failure(inner, future))
@@ -73,6 +83,9 @@ class WrappedExecutor(concurrent.futures.Executor):
     def _submit_elsewhere(
         self, call: LimitedCall[..., R], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Future[R]:
+        if call.tells and not self._has_said_so:
+            self._has_said_so = True
+            logger.warning(_TELLS_NOTHING, self.executor)
         sent: dict[int, Any] = {}
         try:
             pickled = pickling.dumps((call, args, kwargs), sent)

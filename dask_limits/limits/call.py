@@ -29,6 +29,15 @@ class LimitedCall(Generic[P, R]):
             raise TypeError(f"{fn!r} cannot be called: it is of type {type(fn).__name__}")
         self.fn = fn
         self.limits = limits or Limits()
+        self.tells = False
+
+    @staticmethod
+    def telling(fn: Callable[P, R]) -> LimitedCall[P, R]:
+        """One whose executor passes on what it reports by `progress(value)`. For schedulers."""
+        its: Any = (fn.fn, fn.limits) if isinstance(fn, LimitedCall) else (fn,)
+        call = LimitedCall[P, R](*its)
+        call.tells = True
+        return call
 
     @property
     def name(self) -> str:
@@ -56,10 +65,21 @@ def run_call(
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
     cancel: CancelToken | None = None,
+    on_progress: Callable[[Callable[[], Any]], object] | None = None,
 ) -> Outcome[R]:
-    """Run a call: in a task process if it has limits, where `cancel` can end it; or directly."""
-    if not call.limits:
-        return run_in_place(call.fn, args, kwargs)
-    from dask_limits.limits.owner.guardian import default_guardian
+    """Run a call: in a task process if it has limits, where `cancel` can end it; or directly.
 
-    return default_guardian().run(call.fn, args, kwargs, call.limits, cancel=cancel)
+    `on_progress` is called with what loads the latest value that it reports.
+    """
+    if call.limits:
+        from dask_limits.limits.owner.guardian import default_guardian
+
+        return default_guardian().run(
+            call.fn, args, kwargs, call.limits, cancel=cancel, on_progress=on_progress
+        )
+    if on_progress is None:
+        return run_in_place(call.fn, args, kwargs)
+    from dask_limits.limits.ipc import progress_values  # with cloudpickle, 10 ms
+
+    with progress_values.telling_pickled(progress_values.unpickled(on_progress, {})):
+        return run_in_place(call.fn, args, kwargs)

@@ -61,6 +61,12 @@ class SchedulerEvents(HasEvents):
     """A call has returned. Called with its future and what it returned, after FUTURE_DONE."""
     on_future_result = SubscriberTo(FUTURE_RESULT)
 
+    FUTURE_PROGRESS: Event[[Future[Any], Any]] = Event("on_future_progress")
+    """A call has reported a value by `progress(value)`. Called with its future and the latest
+    value, some ten times a second, and with the last one before FUTURE_DONE. Only calls report that
+    were submitted when there was a callback, of this event or of PROGRESS of their task."""
+    on_future_progress = SubscriberTo(FUTURE_PROGRESS)
+
     FUTURE_RERUN: Event[[Future[Any], WorkerLostError, int]] = Event("on_future_rerun")
     """The worker that ran a call was lost, and the call runs again. Called with its future, how
     the worker was lost, and the number of the next attempt: 2 for the first rerun."""
@@ -88,11 +94,13 @@ class SchedulerEvents(HasEvents):
     def event_counts(self) -> Counter[Event[...]]:
         """How often each event was emitted, over all runs. The name of an event is a key too.
 
-        The events of a cluster's workers are left out, so that a program has the same counts on
-        every executor. They are in `emitter.counts`.
+        Those that go by the clock or the cluster are left out, so that a program has the same
+        counts on every executor: events of workers, and FUTURE_PROGRESS. They are in
+        `emitter.counts`.
         """
         counts = super().event_counts
-        for event in (self.WORKER_ADDED, self.WORKER_REMOVED, self.WAITING_FOR_WORKERS):
+        of_workers = self.WORKER_ADDED, self.WORKER_REMOVED, self.WAITING_FOR_WORKERS
+        for event in (*of_workers, self.FUTURE_PROGRESS):
             del counts[event]
         return counts
 
@@ -122,9 +130,24 @@ class TaskEvents(HasEvents, Generic[P, R]):
     """A call was cancelled. Called with its future."""
     on_cancelled: SubscriberTo[[Future[R]]] = SubscriberTo(CANCELLED)
 
+    PROGRESS: Event[[Future[Any], Any]] = Event("on-progress")
+    """A call has reported a value, as at FUTURE_PROGRESS of a scheduler. Called with its future and
+    the value. `future.cancel()` ends the call."""
+    on_progress: SubscriberTo[[Future[R], Any]] = SubscriberTo(PROGRESS)
+
     RERUN: Event[[Future[Any], WorkerLostError, int]] = Event("on-rerun")
     """A call runs again, as at FUTURE_RERUN of a scheduler. Called with the same arguments."""
     on_rerun: SubscriberTo[[Future[R], WorkerLostError, int]] = SubscriberTo(RERUN)
 
     def __init__(self, name: str) -> None:
         self.emitter = Emitter(f"Task {name}", events_of(TaskEvents))
+
+
+def events_of_end(future: Future[Any]) -> list[tuple[Event[...], Event[...], tuple[Any, ...]]]:
+    """The events of a call that has ended: the scheduler's, the task's, and their arguments."""
+    if future.cancelled():
+        return [(SchedulerEvents.FUTURE_CANCELLED, TaskEvents.CANCELLED, (future,))]
+    done = (SchedulerEvents.FUTURE_DONE, TaskEvents.DONE, (future,))
+    if (error := future.exception()) is not None:
+        return [done, (SchedulerEvents.FUTURE_EXCEPTION, TaskEvents.EXCEPTION, (future, error))]
+    return [done, (SchedulerEvents.FUTURE_RESULT, TaskEvents.RESULT, (future, future.result()))]

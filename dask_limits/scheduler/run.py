@@ -25,9 +25,10 @@ from dask_limits.executors.future import DeferredFuture
 from dask_limits.limits import name_of
 from dask_limits.plugins import Plugin
 from dask_limits.printable import repr_of
-from dask_limits.scheduler.events import SchedulerEvents, TaskEvents
+from dask_limits.scheduler.events import SchedulerEvents, TaskEvents, events_of_end
 from dask_limits.scheduler.exit_state import Action, ExitState, RunOptions
 from dask_limits.scheduler.feed import Feed, Feeds
+from dask_limits.scheduler.progress import Progress
 from dask_limits.scheduler.requests import TimeIsUpError
 from dask_limits.scheduler.run_loop import RunLoop, Steps, Timer
 
@@ -61,6 +62,7 @@ class Run:
     Attributes:
         queue: The calls that are not done. Each leaves it before its events are emitted.
         cluster: What the executor has reported about its cluster.
+        progress: What calls have reported of their progress.
         error: What `Scheduler.run` raises in the end.
     """
 
@@ -75,6 +77,7 @@ class Run:
         self.queue: dict[Future[Any], Call] = {}
         self.error: BaseException | None = None
         self.cluster = ClusterState()
+        self.progress = Progress(self.loop, emitter, self.guard)
         self._emitter = emitter
         self._options = options
         self._view = view
@@ -127,11 +130,13 @@ class Run:
         self.add(future := self.start(call), call)
         return future
 
-    def start(self, call: Call) -> Future[Any]:
+    def start(self, call: Call, of_task: Emitter | None = None) -> Future[Any]:
         """Submit a call to the executor."""
-        fn, args, kwargs = call
+        fn, args, kwargs = self.progress.as_asked_for(call, of_task)
         future = self.executor.submit(fn, *args, **kwargs)
         assert isinstance(future, Future)  # the contract of our executors
+        if fn is not call[0]:
+            self.progress.listen(future, of_task)
         return future
 
     def add(self, future: Future[Any], call: Call, hooks: CallHooks | None = None) -> None:
@@ -310,6 +315,7 @@ class Run:
 
     def _ended(self, future: Future[Any]) -> None:
         """Emit the events of a call that has ended. Further calls of this do nothing."""
+        self.progress.end(future)
         call = self.queue.pop(future, None)
         if call is None:
             return
@@ -319,7 +325,7 @@ class Run:
             hooks.forget(future)
             if error is None and not future.cancelled():
                 self.guard(hooks.start_held)  # before callbacks, which may take long
-        events = _events_of_end(future)
+        events = events_of_end(future)
         for event, _, args in events:
             self._emit(event, *args)
         if hooks is not None:
@@ -388,13 +394,3 @@ class Run:
         if raises:
             self.error = self._options.with_advice(error)
         return ends or raises
-
-
-def _events_of_end(future: Future[Any]) -> list[tuple[Event[...], Event[...], tuple[Any, ...]]]:
-    """The events of a call that has ended: the scheduler's, the task's, and their arguments."""
-    if future.cancelled():
-        return [(SchedulerEvents.FUTURE_CANCELLED, TaskEvents.CANCELLED, (future,))]
-    done = (SchedulerEvents.FUTURE_DONE, TaskEvents.DONE, (future,))
-    if (error := future.exception()) is not None:
-        return [done, (SchedulerEvents.FUTURE_EXCEPTION, TaskEvents.EXCEPTION, (future, error))]
-    return [done, (SchedulerEvents.FUTURE_RESULT, TaskEvents.RESULT, (future, future.result()))]

@@ -155,7 +155,7 @@ class Task(TaskEvents[P, R], render.Renderable):
             future = deferred = DeferredFuture[R]()
             self._attempt(run, deferred, call)
         else:
-            future = run.start(call)
+            future = run.start(call, self.emitter)
         # All counts are right before the first callback, which may submit again.
         self._futures[future] = None
         self.n_submitted += 1
@@ -202,7 +202,10 @@ class Task(TaskEvents[P, R], render.Renderable):
         def then(attempt: concurrent.futures.Future[R]) -> None:
             run.loop.put(partial(self._attempt_ended, run, future, attempt))
 
-        future.start(run.executor, call, then if self._may_retry else future.end_as)
+        started = run.progress.as_asked_for(call, self.emitter)
+        if started is not call:
+            run.progress.listen(future, self.emitter)
+        future.start(run.executor, started, then if self._may_retry else future.end_as)
 
     def _attempt_ended(
         self, run: Run, future: DeferredFuture[R], attempt: concurrent.futures.Future[R]
@@ -218,6 +221,7 @@ class Task(TaskEvents[P, R], render.Renderable):
             if not again:
                 future.end_as(attempt)
         if again:
+            run.progress.tell(future)  # what the last attempt has reported last
             run.guard(self.emitter.emit, RETRY, future, error, future.attempts + 1)
 
     def _again(self, run: Run, future: DeferredFuture[R], error: BaseException) -> bool:

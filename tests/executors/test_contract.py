@@ -35,6 +35,7 @@ from dask_limits import (
     SequentialExecutor,
     exceptions,
     limit,
+    progress,
 )
 from dask_limits.executors import Future, factories
 from dask_limits.executors.wrapped import WrappedExecutor
@@ -111,6 +112,8 @@ class Kind:
     """`cancel()` ends a call that runs under a limit."""
     ends_unlimited: bool = False
     """`cancel()` ends a call that runs without."""
+    tells: bool = True
+    """What a call reports of its progress reaches the driver."""
 
 
 EXECUTORS = {
@@ -121,12 +124,14 @@ EXECUTORS = {
         elsewhere=False,
         ends_running=True,
     ),
-    "stdlib processes": Kind(lambda: WrappedExecutor(ProcessPoolExecutor(2), owned=True)),
-    "loky": Kind(loky),
+    "stdlib processes": Kind(
+        lambda: WrappedExecutor(ProcessPoolExecutor(2), owned=True), tells=False
+    ),
+    "loky": Kind(loky, tells=False),
     "dask": Kind(dask, ends_running=True),
     "jobqueue": Kind(jobqueue, ends_running=True),
     "limited": Kind(lambda: LimitedExecutor(2), ends_running=True, ends_unlimited=True),
-    "limited on a pool": Kind(limited_on_a_pool),
+    "limited on a pool": Kind(limited_on_a_pool, tells=False),
 }
 
 
@@ -525,6 +530,101 @@ def test_a_call_that_is_retried_has_one_future_and_one_end(executor, tmp_path, w
         assert sorted(seen, key=str) == sorted(((name, future) for name in names), key=str)
     else:
         assert seen == [(name, future) for name in names]
+
+
+def get_on(n):
+    for i in range(n):
+        progress({"step": i})
+    return n
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_what_a_call_reports_last_is_told_before_its_end(executor, kind, level):
+    if not kind.tells:
+        pytest.skip("this executor has no way for it")
+    scheduler, seen = Scheduler(executor), []
+    task = scheduler.task(at_level(get_on, level, wall_time=30))
+    for event in task.emitter.events:
+        task.on(event)(lambda *args, name=event.name: seen.append((name, *args)))
+    scheduler.on_start(lambda: task.submit(1000))
+    scheduler.run(timeout=50)
+    [(_, future, n)] = [event for event in seen if event[0] == "on-submitted"]
+    told = [event for event in seen if event[0] == "on-progress"]
+    assert seen[-3:] == [told[-1], ("on-done", future), ("on-result", future, n)]
+    assert told[-1] == ("on-progress", future, {"step": 999})
+    steps = [value["step"] for _, _, value in told]
+    assert steps == sorted(set(steps))
+
+
+def report_and_wait(path):
+    progress("here")
+    wait_for(path)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_a_value_is_told_while_its_call_runs_on_and_reports_no_more(
+    executor, kind, level, tmp_path
+):
+    if not kind.tells or kind.make is SequentialExecutor:
+        pytest.skip("nothing is told while a call runs")
+    scheduler, told = Scheduler(executor), []
+    task = scheduler.task(at_level(report_and_wait, level, wall_time=60))
+    scheduler.on_start(lambda: [task.submit(str(tmp_path / str(n))) for n in range(2)])
+    futures = {}
+    task.on_submitted(lambda future, path: futures.setdefault(future, path))
+
+    @task.on_progress
+    def let_it_end(future, value):
+        told.append(value)
+        Path(futures[future]).touch()
+
+    scheduler.run(timeout=50)
+    assert told == ["here", "here"]
+
+
+def report_for_ever():
+    n = 0
+    while True:
+        progress(n)
+        n += 1
+        time.sleep(0.001)
+
+
+@pytest.mark.parametrize("level", ["clean", "warm", "fresh"])
+def test_a_call_that_is_cancelled_because_of_what_it_reports_ends(executor, kind, level):
+    if not kind.ends_running:
+        pytest.skip("this executor cannot end a call that runs")
+    scheduler, told = Scheduler(executor), []
+    task = scheduler.task(limit(report_for_ever, wall_time=30, isolation=level))
+
+    @scheduler.on_future_progress
+    def prune(future, value):
+        told.append(value)
+        assert not future.cancelled()
+        if len(told) == 3:
+            future.cancel()
+
+    scheduler.on_start(task.submit)
+    cancelled = []
+    task.on_cancelled(cancelled.append)
+    scheduler.run(timeout=50, on_cancelled="continue")
+    assert len(told) == 3
+    assert told == sorted(set(told))
+    assert len(cancelled) == 1
+    assert executor.submit(abs, -1).result(timeout=30) == 1  # there is room again
+
+
+def test_an_executor_without_a_way_for_progress_says_so_once(executor, kind, caplog):
+    if kind.tells:
+        pytest.skip("this one has a way")
+    wrapped = WrappedExecutor(executor)  # the executor of the other tests may have said so
+    scheduler = Scheduler(wrapped)
+    scheduler.on_start(lambda: [scheduler.submit(get_on, 3) for _ in range(2)])
+    scheduler.on_future_progress(lambda *_: pytest.fail("it was told"))
+    scheduler.run(timeout=50)
+    said = [record.message for record in caplog.records if "no way" in record.message]
+    assert len(said) == 1
+    assert repr(executor) in said[0]
 
 
 def children_of(process):

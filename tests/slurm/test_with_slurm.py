@@ -13,10 +13,10 @@ from pathlib import Path
 
 import psutil
 import pytest
-from processes import alive, all_gone, start_sleeping, until, written_pid
+from processes import alive, all_gone, start_sleeping, until, wait_for, written_pid
 from real_slurm import Slurm
 
-from dask_limits import LimitedExecutor, PynisherPlugin, Scheduler, limit
+from dask_limits import LimitedExecutor, PynisherPlugin, Scheduler, limit, progress
 from dask_limits.exceptions import LimitRefusedError, MemoryBreach, WorkersNotStartedError
 
 
@@ -88,6 +88,34 @@ def test_a_run_has_the_jobs_that_it_asked_for_and_leaves_none(slurm: Slurm, tmp_
         assert job["MinMemoryNode"] == "1G"
     assert not slurm.jobs()
     assert not (tmp_path / "shared").exists()
+
+
+def get_on(path: str) -> str:
+    progress(os.environ["SLURM_JOB_ID"])
+    return str(wait_for(path, "over"))
+
+
+def test_a_call_in_a_job_tells_how_far_it_is_and_can_be_pruned(slurm: Slurm, tmp_path):
+    scheduler = made(tmp_path)
+    task = scheduler.task(get_on, plugins=PynisherPlugin(wall_time="5 m"))
+    scheduler.on_start(lambda: [task.submit(str(tmp_path / name)) for name in ("a", "b")])
+    paths, told, ends = {}, [], []
+    task.on_submitted(lambda future, path: paths.setdefault(future, path))
+
+    @task.on_progress
+    def end_one(future, job):
+        told.append(job)
+        if paths[future].endswith("a"):
+            future.cancel()
+        else:
+            Path(paths[future]).touch()
+
+    task.on_result(lambda _, result: ends.append(result))
+    task.on_cancelled(lambda _: ends.append("cancelled"))
+    scheduler.run(on_cancelled="continue")
+    assert len(told) == 2
+    assert sorted(ends) == ["cancelled", "over"]
+    assert not slurm.jobs()
 
 
 prepared: list[str] = []

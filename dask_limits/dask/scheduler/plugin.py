@@ -3,6 +3,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+from collections import defaultdict
 from collections.abc import Hashable, Mapping
 from dataclasses import replace
 from typing import Any, Final
@@ -13,6 +14,8 @@ from dask_limits.batch_systems.current_job import BatchJob
 from dask_limits.dask.batch import LEFT, TOPIC, numbers_left
 from dask_limits.dask.compat import scheduler as compat
 from dask_limits.dask.compat.worker import listen
+from dask_limits.dask.progress_log import TOPIC as PROGRESS
+from dask_limits.dask.progress_log import Value
 from dask_limits.dask.reservations import request_of
 from dask_limits.dask.scheduler import patches
 from dask_limits.dask.scheduler.cluster import Cluster, TrackedWorker, removal_of
@@ -59,8 +62,8 @@ class LimitsSchedulerPlugin(distributed.SchedulerPlugin):  # type: ignore[misc]
             dask_limits_cores=self._cores,
         )
         started, seceded = self._call_started, self._call_seceded
-        handlers = {"dask-limits-started": started, "dask-limits-seceded": seceded}
-        listen(scheduler, handlers | {"dask-limits-begun": self._call_begun})
+        listen(scheduler, {"dask-limits-started": started, "dask-limits-seceded": seceded})
+        listen(scheduler, {"dask-limits-begun": self._call_begun, PROGRESS: self._calls_get_on})
         self._undo = patches.install(scheduler, self._decide)
         if self._undo is None:
             logger.warning(
@@ -213,6 +216,18 @@ class LimitsSchedulerPlugin(distributed.SchedulerPlugin):  # type: ignore[misc]
         """A worker reports which call of a batch has begun last."""
         if self._placement.worker_of(key) == worker:
             self._losses.call_begun(key, number)
+
+    def _calls_get_on(self, worker: str, values: list[Value]) -> None:
+        """A worker reports how far calls are. The clients that want their tasks are told."""
+        told: defaultdict[str, list[Value]] = defaultdict(list)
+        for value in values:
+            ts = self._scheduler.tasks.get(value[0])
+            at = None if ts is None else ts.processing_on
+            if at is not None and at.address == worker:  # else it has ended, or runs elsewhere
+                for client in ts.who_wants or ():
+                    told[client.client_key].append(value)
+        for client, its in told.items():
+            compat.tell_client(self._scheduler, client, PROGRESS, its)
 
     def _cancel_calls(self, key: Hashable, numbers: list[int]) -> bool:
         """A client wants some calls of a batch no more. False if the batch has not come yet."""

@@ -4,17 +4,20 @@ import pickle
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator
+from functools import partial
 from itertools import islice
 from typing import Any, Final, TypeAlias
 
 from dask_limits.dask.batch import BatchOutcome
 from dask_limits.limits import CancelToken, Limits
 from dask_limits.limits.ipc import messages
+from dask_limits.limits.ipc.progress_values import Tell
 from dask_limits.limits.owner.group import Call, Group
 from dask_limits.limits.owner.steps import Steps, drive
 from dask_limits.limits.packed_outcome import PackedOutcome
 
 RunsAgain: TypeAlias = Callable[[int, PackedOutcome[Any]], bool]
+TellProgress: TypeAlias = Callable[[int, bytes], object]
 
 _FIRST_GROUP: Final = 4
 """Calls that go to a task process together before it is known how long they take."""
@@ -26,8 +29,9 @@ it ends, or comes back, by itself."""
 class _Numbered(Call):
     """A call that tells its run when it begins, and when it has ended."""
 
-    def __init__(self, run: BatchRun, number: int, *call: Any) -> None:
+    def __init__(self, run: BatchRun, number: int, tell: Tell | None, *call: Any) -> None:
         super().__init__(*call)
+        self.on_progress = tell
         self._run = run
         self.number = number
 
@@ -73,19 +77,18 @@ class BatchRun:
         limits: Limits,
         steps: Callable[[Group[Any]], Steps[None]],
         runs_again: RunsAgain,
+        tell: TellProgress | None = None,
     ) -> BatchOutcome:
         """Run the calls that nobody takes meanwhile. The outcome has what nobody has taken.
 
-        `calls` has the function and the arguments of each. One that has ended may run again.
+        `calls` has the function and the arguments of each. One that has ended may run again. What
+        they report of their progress goes to `tell`.
         """
         self._began_at = time.monotonic()
         self._runs_again = runs_again
         most = _FIRST_GROUP
         while not self.cancelled and (numbers := [*islice(self._take_waiting(), most)]):
-            group = Group(
-                [_Numbered(self, n, *calls(n), {}, limits, self._tokens[n]) for n in numbers],
-                self._return,
-            )
+            group = Group([self._call(n, *calls(n), limits, tell) for n in numbers], self._return)
             if not group.calls[0].shares:
                 group.give_back_after(1)
             self._group = group.calls
@@ -94,6 +97,17 @@ class BatchRun:
             self._group = ()
             most = max(1, min(int(_GROUP_S / self._seconds()), messages.MOST_CALLS))
         return BatchOutcome(dict(self._take_ended()), self._seconds())
+
+    def _call(
+        self,
+        number: int,
+        fn: Callable[..., Any],
+        args: tuple[Any, ...],
+        limits: Limits,
+        tell: TellProgress | None,
+    ) -> _Numbered:
+        of_this = None if tell is None else partial(tell, number)
+        return _Numbered(self, number, of_this, fn, args, {}, limits, self._tokens[number])
 
     def _seconds(self) -> float:
         """How long a call takes on average."""

@@ -3,7 +3,6 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
-import functools
 import itertools
 import pickle
 import sys
@@ -12,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Hashable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 import dask
@@ -24,6 +24,7 @@ from dask_limits.dask.compat import worker as compat
 from dask_limits.dask.compat.graphs import arguments_of, is_value
 from dask_limits.dask.compat.joblib import failed_batch, is_batch
 from dask_limits.dask.nodes import JoblibBatch, Node
+from dask_limits.dask.progress_log import ProgressLog
 from dask_limits.dask.reservations import annotation_error, request_of
 from dask_limits.dask.topic import TOPIC
 from dask_limits.dask.usage_log import UsageLog
@@ -66,6 +67,7 @@ class LimitsExecutor(concurrent.futures.Executor):
         is_placed: Whether the scheduler places calls. It is then told when they start.
         is_left: Whether its plugin has left it, and no other one has taken it over as yet.
         usage_log: What its tasks have used.
+        progress_log: What calls of schedulers report, those without limits included.
     """
 
     def __init__(
@@ -82,6 +84,7 @@ class LimitsExecutor(concurrent.futures.Executor):
         self.is_placed = False
         self.is_left = False
         self.usage_log = UsageLog(worker)
+        self.progress_log = ProgressLog(self._send_progress)
 
     def preload(self, preload: Preload) -> None:
         """Have the calls that begin from now on run in processes that have done this."""
@@ -166,7 +169,7 @@ class LimitsExecutor(concurrent.futures.Executor):
             fn = fn.function  # this process has a client, and other threads that use joblib
         (number,) = batch.numbers
         cancel = batch.token(number)
-        run = functools.partial(self._guardian.run, fn, args, kwargs, limits, cancel=cancel)
+        run = partial(self._guardian.run, fn, args, kwargs, limits, cancel=cancel)
         with by_value.Receiving():  # in this thread, at isolation "thread"
             outcome = self._run_guarded(node.key, number, run, limits)
         if isinstance(outcome.exception, CallCancelledError):
@@ -195,12 +198,16 @@ class LimitsExecutor(concurrent.futures.Executor):
             losses[number] += 1
             return self._forgives(node.key, number, limits, outcome.exception, losses[number])
 
+        def calls(number: int) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+            return packed.call(number), (put_in,)
+
+        tell = partial(self.progress_log.add, node.key) if packed.tells else None
         with by_value.Receiving():  # in this thread, at isolation "thread"
-            outcome = batch.run(
-                lambda n: (packed.call(n), (put_in,)), limits, self._guardian.steps, runs_again
-            )
+            outcome = batch.run(calls, limits, self._guardian.steps, runs_again, tell)
         if batch.cancelled:
             raise _nobody_waits()
+        if packed.tells:
+            self.progress_log.send_soon()  # before the end is told
         if self.is_placed and sys.getsizeof(outcome) <= _TOLD_BYTES:
             self._tell_ended(node.key, outcome)
         return outcome
@@ -299,12 +306,17 @@ class LimitsExecutor(concurrent.futures.Executor):
         elif batch.may_get_some_back and batch.runs_for() < _LATEST_REPORT_S:
             self._loop.call_later(_BEGUN_EVERY_S, self._report_start, execution)
         else:
+            self.progress_log.send()  # before the end of a call is told
             started = {"op": "dask-limits-started", "key": execution.key}
             self._send(started | execution.batch.report())
 
     def _send(self, message: dict[str, Any]) -> None:
         with contextlib.suppress(CommClosedError):  # the worker is closing
             self._worker.batched_stream.send(message)
+
+    def _send_progress(self, message: dict[str, Any]) -> None:
+        if self.is_placed:  # else the scheduler may not know what to do with it
+            self._send(message)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """End what runs, and every process of ours."""

@@ -147,6 +147,7 @@ class DaskExecutor(WatchedExecutor):
             annotations |= limits_annotations(limited.limits.as_dict(), annotations)
         executor, limits = annotations.pop("executor", "default"), annotations.pop("limits", {})
         call = Submission(packed, dependencies, sent, executor, limits, annotations)
+        call.tells = limited.tells
         if executor == EXECUTOR and not dependencies and annotations == self._annotations:
             call.kind = _kind(limited, packed.function_key, limits)
         future = call.future = Future(functools.partial(self._cancel, call))
@@ -206,4 +207,4 @@ def _kind(
     # A coroutine function may wait for another call. In a thread of the worker, a task may secede.
     if limits.get("isolation") == "thread" or inspect.iscoroutinefunction(call.fn):
         return None
-    return call.name, function_key, *sorted(limits.items())
+    return call.name, function_key, call.tells, *sorted(limits.items())

@@ -18,12 +18,14 @@ from distributed.comm import CommClosedError
 from dask_limits.dask import serialization  # noqa: F401  # for outcomes
 from dask_limits.dask.batch import LEFT, TOPIC, BatchOutcome, PackedBatch, batch_name, run_batch
 from dask_limits.dask.compat.client import call_in_loop, ended
+from dask_limits.dask.progress_log import TOPIC as PROGRESS
 from dask_limits.exceptions import LimitRefusedError, WorkerLostError
 from dask_limits.executors.dask.batching import Batching
 from dask_limits.executors.dask.connection import SchedulerConnection
 from dask_limits.executors.dask.settling import Settling
 from dask_limits.executors.dask.submissions import Batch, Submission, together
 from dask_limits.executors.dask.topics import listen, unlisten
+from dask_limits.limits.ipc.progress_values import loads
 
 _TICK_S: Final = 0.001
 """How long the first call waits for others to go with it. A longer wait delays a single call; with
@@ -73,6 +75,7 @@ class Sender:
         self._numbers = itertools.count()
         self._id = uuid.uuid4().hex
         self._settling = Settling()
+        self._hears_progress = False
         listen(client, TOPIC, self._heard)
         client.sync(self._count_cores)
 
@@ -101,6 +104,7 @@ class Sender:
     def close(self) -> None:
         """Stop what runs in the background. All calls are done."""
         unlisten(self._client, TOPIC, self._heard)
+        unlisten(self._client, PROGRESS, self._heard_progress)
         self._settling.shutdown()
 
     def _fail_all(self) -> None:
@@ -184,12 +188,15 @@ class Sender:
             "executor": {batch.key: batch.calls[0].executor for batch in batches}.get,
             "limits": {batch.key: batch.calls[0].limits for batch in batches}.get,
         }
+        if not self._hears_progress and any(batch.calls[0].tells for batch in batches):
+            self._hears_progress = True
+            listen(self._client, PROGRESS, self._heard_progress)
         if not batches[0].is_one:
             own[LEFT] = {batch.key: list(batch.left) for batch in batches}.get
         with dask.annotate(**batches[0].annotations, **own):
             tasks = self._client.map(
                 run_batch,
-                [PackedBatch.of([call.packed for call in batch.calls]) for batch in batches],
+                [PackedBatch.of([c.packed for c in b.calls], b.calls[0].tells) for b in batches],
                 [batch.calls[0].dependencies for batch in batches],
                 key=[batch.key for batch in batches],
                 pure=False,
@@ -274,6 +281,16 @@ class Sender:
         self._ended(batch, outcome.seconds if outcome.ended else None)
         self._tell(batch, outcome)
         self._send_again(batch.take(message["given_back"]))
+
+    def _heard_progress(self, _: float, message: Any) -> None:
+        """A worker tells what calls report of their progress."""
+        for value in message if isinstance(message, list | tuple) else ():
+            match value:
+                case [str(key), int(number), bytes(data)] if key in self.batches:
+                    batch = self.batches[key]
+                    if number in batch.left:
+                        call = batch.calls[number]
+                        call.future.note_progress(partial(loads, data, call.sent))
 
     # -- cancelling --------------------------------------------------------------------------
 

@@ -34,6 +34,7 @@ class Submission:
     limits: dict[str, Any]
     annotations: dict[str, Any]
     kind: Hashable = None  # calls of the same kind can share a batch; None for one by itself
+    tells: bool = False  # whether what it reports of its progress is asked for
     future: Future[Any] = field(init=False)  # the user's
     batch: Batch | None = None  # that it was sent in, until anything is heard of it
 

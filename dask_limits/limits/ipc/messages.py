@@ -11,8 +11,9 @@ from dask_limits.limits.outcome import ChildProcess, Usage
 # From the owner to a task process, each with the number of the call.
 SETTING: Final = 1  # packed Setting (of process_state.py), for this call and those that follow
 REQUEST: Final = 2  # ORDERS, then of each call, which have numbers that follow each other, SIZE and
-# packed (function, args, kwargs). If there are files, it is one call: and if its output is
-# captured, the last two are for standard output and standard error
+# packed (function, args, kwargs). If there are files, it is one call: after those of its pack, one
+# for what it tells of its progress, if it is to, and two for standard output and standard error, if
+# these are captured
 
 # From a task process to its owner: ACCOUNT, then packed:
 RETURNED: Final = 3  # the value
@@ -76,7 +77,7 @@ ACCOUNT: Final = struct.Struct("=dddQQ")
 """Of a call that has ended, see `Account`."""
 FRESH_ACCOUNT: Final = struct.Struct("=dddQ")
 """From a fresh process to its task process: ACCOUNT without the last field."""
-ORDERS: Final = struct.Struct("=dddB??dQ")
+ORDERS: Final = struct.Struct("=dddB???dQ")
 SIZE: Final = struct.Struct("=I")
 MOST_CALLS: Final = 64
 """In one request."""
@@ -92,6 +93,7 @@ class Orders(NamedTuple):
     start_method: int  # how to start a fresh process for the call: its index in START_METHODS
     captures: bool  # whether its output goes to files that come with the request
     keeps: bool  # whether its process is used again with what libraries keep in it on purpose
+    tells: bool  # whether what it says of its progress is asked for
     # Of a request with several calls, the next ones begin only until they have taken so many
     # seconds together, and left so many bytes in the process:
     seconds: float

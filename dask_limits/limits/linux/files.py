@@ -81,12 +81,19 @@ def map_privately(fd: int) -> memoryview:
     Raises:
         OSError: when there is no room for it.
     """
-    size = os.fstat(fd).st_size
+    return _map(fd, os.fstat(fd).st_size, mmap.MAP_PRIVATE)
+
+
+def map_shared(fd: int, size: int) -> memoryview:
+    """The same of so many bytes, for all that map the file; what is written is written to it."""
+    return _map(fd, size, mmap.MAP_SHARED)
+
+
+def _map(fd: int, size: int, kind: int) -> memoryview:
     protection = mmap.PROT_READ | mmap.PROT_WRITE
     block = mmap.mmap(-1, size, mmap.MAP_PRIVATE, protection)  # of no file
     address = ctypes.addressof(ctypes.c_char.from_buffer(block))
-    instead = mmap.MAP_PRIVATE | _MAP_FIXED
-    if _libc.mmap(address, size, protection, instead, fd, 0) != address:
+    if _libc.mmap(address, size, protection, kind | _MAP_FIXED, fd, 0) != address:
         error = ctypes.get_errno()
         raise OSError(error, os.strerror(error))
     return memoryview(block)

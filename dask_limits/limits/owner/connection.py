@@ -187,7 +187,8 @@ class Connection:
             group.give_back_after(self._max_calls - lease.calls)
         seconds = math.inf if group.use.is_kept else _WORTH * lease.cost - lease.spent
         requests = [call.request for call in group.calls]
-        if not lease.begin(group.limits, requests, setting, seconds):
+        tell = group.calls[0].on_progress
+        if not lease.begin(group.limits, requests, setting, seconds, tell):
             return False
         group.calls[0].begin()
         for number, call in enumerate(group.calls, lease.number):

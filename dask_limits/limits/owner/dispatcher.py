@@ -16,6 +16,7 @@ from dask_limits.limits.ipc import messages
 from dask_limits.limits.owner.group import Call, Group
 from dask_limits.limits.owner.heartbeat import INTERVAL_S
 from dask_limits.limits.owner.kinds import Kinds
+from dask_limits.limits.owner.progress_watch import LOOK_EVERY_S
 from dask_limits.limits.owner.ready_files import ReadyFiles
 from dask_limits.limits.owner.steps import PAUSE_S, Steps, drive
 from dask_limits.limits.owner.use import function_key
@@ -261,15 +262,16 @@ class Dispatcher:
         """Wait until a step can be taken. Those that can take one."""
         self._pausing += self._files.stranded
         self._files.stranded.clear()
-        patience = PAUSE_S if self._pausing else INTERVAL_S
         self._is_asleep = True
-        if (self._added and self._has_room) or self._done_elsewhere or not self._next_nudge:
+        patience = PAUSE_S if self._pausing else max(self._next_nudge - time.monotonic(), 0)
+        if (self._added and self._has_room) or self._done_elsewhere:
             patience = 0
         ready = self._files.wait(patience)
         self._is_asleep = False
         pausing, self._pausing = self._pausing, []
         if (now := time.monotonic()) >= self._next_nudge:
-            self._next_nudge = now + INTERVAL_S
+            tells = any(running.group.tells for running in self._running)
+            self._next_nudge = now + (LOOK_EVERY_S if tells else INTERVAL_S)
             return [running for running in self._running if running not in self._elsewhere]
         return [*ready, *pausing]
 
@@ -285,6 +287,8 @@ class Dispatcher:
         group = Group(jobs, self._take_back)
         running = _Running(first.kind, group, self._steps(group))
         self._running[running] = None
+        if group.tells:
+            self._next_nudge = min(self._next_nudge, time.monotonic() + LOOK_EVERY_S)
         is_slow = first.blocks or self._kinds.is_heavy(first.kind)
         if not (is_slow and self._goes_elsewhere(running)):
             self._step(running)

@@ -13,6 +13,7 @@ from dask_limits.limits.in_place import name_of
 from dask_limits.limits.ipc import payload, pickling
 from dask_limits.limits.ipc.by_value import CallPickler
 from dask_limits.limits.ipc.payload import Payload
+from dask_limits.limits.ipc.progress_values import Tell
 from dask_limits.limits.limits import Limits
 from dask_limits.limits.outcome import Outcome
 from dask_limits.limits.owner.answers import Outcomes
@@ -30,6 +31,7 @@ class Call:
 
     Attributes:
         sent: What is needed to unpickle the outcome; None if nobody here does.
+        on_progress: What takes the values that it reports; None if nobody asks for them.
         outcome: How it has ended, if it has.
     """
 
@@ -41,12 +43,14 @@ class Call:
         limits: Limits,
         cancel: CancelToken | None = None,
         sent: dict[int, Any] | None = None,
+        on_progress: Tell | None = None,
     ) -> None:
         self.fn, self.args, self.kwargs = fn, args, kwargs
         self.limits = limits
         self._use: Use | None = None
         self.cancel = cancel or CancelToken()
         self.sent = sent
+        self.on_progress = on_progress
         self.request = _NOT_PACKED
         self.outcome: PackedOutcome[Any] | None = None
 
@@ -76,14 +80,15 @@ class Call:
     def goes_with(self, other: Call) -> bool:
         """Whether it can be in a group with another one that `shares`."""
         same = self.limits is other.limits or self.limits == other.limits
-        return same and self.use == other.use
+        return same and self.use == other.use and self.on_progress is None
 
     @property
     def shares(self) -> bool:
         """Whether it can be in a group with others: of the same use and limits."""
         limits = self.limits
         is_reused = limits.isolation in ("clean", "warm")
-        return is_reused and not (limits.capture_output or limits.grace_period)
+        is_plain = not (limits.capture_output or limits.grace_period)
+        return is_reused and is_plain and self.on_progress is None
 
     def pack(self) -> bool:
         """Pickle it, unless it is. False if that is not possible, which has ended it."""
@@ -112,6 +117,7 @@ class Group(Generic[C]):
         calls: Those that have not ended, in order. Of these the first one runs, if any.
         ended: How many have ended in the process that has them.
         seconds: How long these have taken together.
+        tells: Whether what it reports of its progress is asked for: then it is one call.
     """
 
     def __init__(
@@ -119,6 +125,7 @@ class Group(Generic[C]):
     ) -> None:
         self.calls = deque(calls)
         self.limits, self.use = self.calls[0].limits, self.calls[0].use
+        self.tells = self.calls[0].on_progress is not None
         self.ended = 0
         self.seconds = 0.0
         self._give_back = give_back

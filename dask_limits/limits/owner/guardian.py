@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any, Final, Self, TypeVar
 
 from dask_limits.limits.cancel import CancelToken
+from dask_limits.limits.ipc import progress_values
 from dask_limits.limits.ipc.messages import Verdict
 from dask_limits.limits.limits import Limits
 from dask_limits.limits.outcome import Outcome
@@ -79,12 +80,17 @@ class Guardian:
         limits: Limits = _NO_LIMITS,
         *,
         cancel: CancelToken | None = None,
+        on_progress: Callable[[progress_values.Load], object] | None = None,
     ) -> Outcome[R]:
-        """Run one call, and raise nothing. `cancel` can end it from another thread."""
+        """Run one call, and raise nothing. `cancel` can end it from another thread.
+
+        `on_progress` is called with what loads the latest value that it reports.
+        """
         sent: dict[int, Any] = {}
-        call = Call(fn, args, kwargs, limits, cancel, sent)
+        tell = progress_values.unpickled(on_progress, sent)
+        call = Call(fn, args, kwargs, limits, cancel, sent, tell)
         if limits.isolation == "thread" and not call.cancel.cancelled:
-            return in_thread.run(fn, args, kwargs, limits)
+            return _run_in_thread(call)
         return self._run(call).unpack(sent)
 
     def run_packed(
@@ -115,7 +121,7 @@ class Guardian:
             if group.limits.isolation == "thread":
                 call = group.calls.popleft()
                 call.begin()
-                call.take(in_thread.run(call.fn, call.args, call.kwargs, call.limits))
+                call.take(_run_in_thread(call))
                 return
             if not group.pack():
                 return
@@ -294,6 +300,11 @@ class Guardian:
         for connection in connections:
             if connection is not None:
                 connection.abandon()
+
+
+def _run_in_thread(call: Call) -> Outcome[Any]:
+    with progress_values.telling_pickled(call.on_progress):
+        return in_thread.run(call.fn, call.args, call.kwargs, call.limits)
 
 
 _guardians: weakref.WeakSet[Guardian] = weakref.WeakSet()

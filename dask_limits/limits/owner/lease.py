@@ -11,12 +11,14 @@ from dask_limits.limits.ipc import messages, owner_cells, transport
 from dask_limits.limits.ipc.cells import Cells
 from dask_limits.limits.ipc.messages import Verdict
 from dask_limits.limits.ipc.payload import Payload, pack
+from dask_limits.limits.ipc.progress_values import Tell
 from dask_limits.limits.limits import Limits
 from dask_limits.limits.linux import proctree
 from dask_limits.limits.linux.standard_output import Capture
 from dask_limits.limits.outcome import Usage
 from dask_limits.limits.owner import received
 from dask_limits.limits.owner.heartbeat import INTERVAL_S, Heartbeat
+from dask_limits.limits.owner.progress_watch import LOOK_EVERY_S, ProgressWatch
 from dask_limits.limits.owner.steps import Steps
 from dask_limits.limits.owner.versions import Folders
 from dask_limits.limits.task.process_state import Setting
@@ -50,11 +52,13 @@ class Lease:
         self.sock = sock
         self._wake_guardian = wake
         self._heartbeat = heartbeat
+        self._patience = INTERVAL_S  # seconds
         transport.set_patience(sock, INTERVAL_S)
         self._receiver = transport.Receiver(sock)
         self._seen_setting: Setting | None = None
         self._state = Payload()  # of which the setting is sent
         self._capture: Capture | None = None
+        self._progress: ProgressWatch | None = None
         self._first_memory = 0  # bytes that it had before its first call
         self._waits_since = 0.0  # seconds of time.monotonic()
         self._held_at_most = 0  # bytes that calls have left there, beyond that
@@ -76,9 +80,16 @@ class Lease:
         self.reusable = True
 
     def begin(
-        self, limits: Limits, calls: Sequence[Payload], setting: Setting, seconds: float
+        self,
+        limits: Limits,
+        calls: Sequence[Payload],
+        setting: Setting,
+        seconds: float,
+        tell: Tell | None = None,
     ) -> bool:
         """Send calls that get this setting; the next one begins until they have taken `seconds`.
+
+        What a single call reports of its progress goes to `tell`.
 
         False if the process had ended before and cannot have begun any.
         """
@@ -105,6 +116,8 @@ class Lease:
         cells.put(row, owner_cells.CALL, self.number)
         if owner_cells.is_asleep(cells):
             self._wake_guardian()
+        self._progress = None if tell is None else ProgressWatch(tell)
+        self._have_patience(INTERVAL_S if tell is None else LOOK_EVERY_S)
         try:
             self._send_setting(setting)
             self._send_request(limits, calls, start_method, seconds)
@@ -123,6 +136,7 @@ class Lease:
             start_method,
             limits.capture_output > 0,
             limits.isolation in ("warm", "fresh"),
+            self._progress is not None,
             seconds,
             min(limits.memory or 0, 2**63) // 2,
         )
@@ -130,6 +144,9 @@ class Lease:
         for call in calls:
             parts += messages.SIZE.pack(len(call.head)), call.head
         fds = calls[0].fds
+        if self._progress is not None:
+            self._progress.open()
+            fds = [*fds, *self._progress.fds]
         if limits.capture_output:
             self._capture = Capture(limits.capture_output)
             self._capture.open()
@@ -137,6 +154,14 @@ class Lease:
         transport.send(self.sock, messages.REQUEST, self.number, *parts, fds=fds)
         if self._capture is not None:
             self._capture.sent()
+        if self._progress is not None:
+            self._progress.close()
+
+    def _have_patience(self, seconds: float) -> None:
+        """Have each wait for its socket end after so many seconds."""
+        if seconds != self._patience:
+            transport.set_patience(self.sock, seconds)
+            self._patience = seconds
 
     def _send_setting(self, setting: Setting) -> None:
         """Send the owner's setting if it has changed: module path, directory, environment."""
@@ -165,20 +190,23 @@ class Lease:
             may_block = False if is_there else (yield files)
             try:
                 if capture is not None:
-                    capture.take_until_readable(sock, INTERVAL_S if may_block else 0)
+                    capture.take_until_readable(sock, self._patience if may_block else 0)
                     may_block = False
                 message = self._receiver.receive(0 if may_block else socket.MSG_DONTWAIT)
             except BlockingIOError:  # there is no answer yet
+                self._look_for_progress()
                 if not is_there:
                     self._note_silence()
                 is_there = False
                 continue
             except OSError:
-                return None
+                message = None
             if message is None:
+                self._look_for_progress()
                 return None
             try:
                 if (end := self._take(message)) is not None:
+                    self._look_for_progress()
                     return end
             finally:
                 message.close()
@@ -195,6 +223,11 @@ class Lease:
         self.number += 1
         self._owner_cells.put(self.row, owner_cells.CALL, self.number)
         return self._owner_cells.get(self.row, owner_cells.CONDEMNED) != ended
+
+    def _look_for_progress(self) -> None:
+        """Tell what the call has reported last. This is also done before its end is told."""
+        if self._progress is not None:
+            self._progress.look()
 
     def _note_silence(self) -> None:
         """Tell the guardian that there is no answer: a call can say that it has sent one.
@@ -270,6 +303,9 @@ class Lease:
         if self._capture is not None:
             self._capture.close()
             self._capture = None
+        if self._progress is not None:
+            self._progress.close()
+            self._progress = None
         self._owner_cells.put(self.row, owner_cells.CALL, 0)
 
     def has_room_for(self, memory: int | None) -> bool:

@@ -7,15 +7,16 @@ import contextvars
 import math
 import os
 import time
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from dask_limits.limits import in_place
 from dask_limits.limits.ipc import by_value, messages, payload, pickling, task_cells
 from dask_limits.limits.ipc.messages import Orders
 from dask_limits.limits.ipc.payload import Payload
+from dask_limits.limits.ipc.progress_values import LatestValue
 from dask_limits.limits.ipc.task_cells import TaskCells
 from dask_limits.limits.linux import files, proctree, standard_output
-from dask_limits.limits.progress import restart_by
+from dask_limits.limits.progress import report_to
 from dask_limits.limits.task import script_globals
 from dask_limits.limits.task.callers_main import CallersMain
 from dask_limits.limits.task.grace import GraceWarning
@@ -67,11 +68,15 @@ class Runner:
         self._context = contextvars.copy_context()
         # Of all those that this process has waited for.
         self.children_cpu_time = proctree.children_cpu_time()
-        restart_by(self._restart_clock)
+        self._latest: LatestValue | None = None  # what the call tells of its progress
+        report_to(self._restart_clock, self._tell)
 
     def run(self, number: int, orders: Orders, head: memoryview, fds: list[int]) -> Ended:
         """Run the function of one call; `head` and the file in `fds`, which is closed, hold it."""
         cells, grace = self.task_cells, orders.grace_period
+        if orders.tells:
+            self._latest = LatestValue(fds[-1])
+            os.close(fds.pop())
         cells.put(0, task_cells.LOOKED_FOR, 0)
         warning = GraceWarning(cells, number, grace) if grace else None
         cpu_before = time.process_time() + self.children_cpu_time
@@ -94,6 +99,7 @@ class Runner:
         if orders.captures:
             standard_output.flush()  # this may take a while, in which the call still runs
         wall_time = self._end_step() - start
+        self._latest = None
         self.busy = stopwatch.seconds
         cells.put(0, task_cells.DONE, number)
         if warning is not None:
@@ -109,6 +115,10 @@ class Runner:
 
     def _restart_clock(self) -> None:
         self.task_cells.put_float(0, task_cells.CLOCK, self._end_step())
+
+    def _tell(self, value: Any) -> None:
+        if (latest := self._latest) is not None:
+            latest.put(value)
 
     def _end_step(self) -> float:
         now = time.monotonic()

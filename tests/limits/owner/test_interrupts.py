@@ -8,7 +8,7 @@ import pytest
 _LOOK = """
 import faulthandler; faulthandler.dump_traceback_later(90, exit=True)
 import gc, os, random, signal, sys, threading, time
-from dask_limits.limits import limit
+from dask_limits.limits import limit, run_call
 from dask_limits.limits.linux.proctree import children_of
 from dask_limits.limits.owner.guardian import default_guardian
 
@@ -22,7 +22,7 @@ def files():
 
 def mapped():
     with open("/proc/self/maps") as maps:
-        return sum("dask-limits-payload" in line for line in maps)
+        return sum("dask-limits-p" in line for line in maps)  # payload, and progress
 
 def expect_nothing_left(before):
     connection = default_guardian()._connection
@@ -68,6 +68,7 @@ calls = [
     lambda: limit(echo, wall_time=30)([large, large]),
     lambda: limit(echo, wall_time=30, capture_output=True)(large),
     lambda: limit(echo, wall_time=30)(1, 0.002),
+    lambda: run_call(limit(echo, wall_time=30), (1,), {}, on_progress=id),
 ]
 before = files()
 signal.signal(signal.SIGALRM, signal.default_int_handler)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Final, SupportsIndex
 from weakref import WeakSet
 
-from dask_limits.limits.linux import files
+from dask_limits.limits.linux import files, uninterrupted
 from dask_limits.limits.linux.sealed import Part, SealedFile, check
 from dask_limits.units import format_bytes
 
@@ -44,16 +44,17 @@ class Address:
             raise NotHereError("it is on another machine")
         fds: list[int] = []
         try:
-            fds.append(os.open(f"/proc/{self.pid}/fd/{self.fd}", os.O_RDONLY | os.O_CLOEXEC))
+            name = f"/proc/{self.pid}/fd/{self.fd}"
+            uninterrupted.put(fds, os.open, name, os.O_RDONLY | os.O_CLOEXEC)
             if os.fstat(fds[0]).st_ino != self.inode or not check(fds[0]):
                 raise NotHereError("it is gone")
-            file = SealedFile(fds[0], [*self.places])
-            fds.clear()
-            return Shared(file)
+            return Shared(SealedFile(fds, [*self.places]))
         except (OSError, ValueError) as why:
-            raise NotHereError(str(why)) from why
-        finally:
             files.close(fds)
+            raise NotHereError(str(why)) from why
+        except BaseException:
+            files.close(fds)
+            raise
 
     def get(self) -> Any:
         """The object, in this process. Raises `NotHereError`, too."""

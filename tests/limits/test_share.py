@@ -267,6 +267,28 @@ def test_what_a_call_takes_beside_it_counts(isolated, take):
     assert type(outcome.exception).__name__ == "MemoryBreach", outcome
 
 
+def test_it_counts_apart_also_while_it_is_mapped_and_unmapped():
+    handle = share(numbers(40))
+    stop = threading.Event()
+
+    def read():
+        while not stop.is_set():
+            handle.get().max()
+
+    before = proctree.pages_of(os.getpid())
+    thread = threading.Thread(target=read)
+    thread.start()
+    try:
+        seen = [proctree.pages_of(os.getpid(), [handle.file.inode]) for _ in range(200)]
+    finally:
+        stop.set()
+        thread.join()
+    assert max(pages.shared for pages in seen) > 20 * MIB
+    assert max(pages.private + pages.share for pages in seen) < (
+        before.private + before.share + 20 * MIB
+    )
+
+
 def test_what_an_earlier_call_has_kept_of_it_is_no_gift_to_the_next():
     handle = share(numbers(60))
 

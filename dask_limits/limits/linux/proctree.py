@@ -13,7 +13,7 @@ import resource
 import signal
 import sys
 import time
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Collection, Iterator
 from typing import Final, NamedTuple
 
@@ -23,7 +23,12 @@ PAGE: Final = os.sysconf("SC_PAGE_SIZE")
 _SIGCHLD: Final = 1 << signal.SIGCHLD - 1
 _COMMAND_LENGTH: Final = 120
 _TRACKER: Final = re.compile(rb"\0-c\0from [\w.]+\.resource_tracker import main; ?main\(")
-_MOST_OF_MAPPING: Final = 4096  # bytes that /proc/PID/smaps tells of a mapping, by far
+_MAPPING: Final = re.compile(rb"^[0-9a-f]+-[0-9a-f]+ \S+ \S+ (\S+) (\d+).*\n", re.MULTILINE)
+"""The line of a mapping in /proc/PID/smaps: the device of its file, and the inode."""
+_KIB: Final = re.compile(
+    rb"^(Rss|Pss|Pss_Dirty|Shared_Dirty|Private_Clean|Private_Dirty|Anonymous): +(\d+)",
+    re.MULTILINE,
+)
 _PF_EXITING: Final = 0x4  # of the flags in /proc/PID/stat
 _TICK_S: Final = 1 / os.sysconf("SC_CLK_TCK")
 # Linux has it since 3.5, but a kernel can be built without (CONFIG_PROC_CHILDREN).
@@ -228,6 +233,8 @@ def pages_of(pid: int, shared: Collection[int] = ()) -> Pages:
 
     Pages of the files in memory with the inodes `shared` are counted apart; that takes some ms.
     """
+    if shared and (pages := _pages_by_mapping(pid, shared)) is not None:
+        return pages
     text = _read(f"/proc/{pid}/smaps_rollup")
     lines = (line.split() for line in text.splitlines()[1:])
     kib = defaultdict(int, {words[0]: int(words[1]) for words in lines})
@@ -235,39 +242,42 @@ def pages_of(pid: int, shared: Collection[int] = ()) -> Pages:
         process = read_process(pid)  # gone, a zombie, or a kernel before 4.14
         resident = 0 if process is None else process.resident
         return Pages(resident, resident, 0, resident, 0)
-    apart = _kib_of_files(pid, shared) if shared else Counter[bytes]()
-    for name, figure in apart.items():
-        kib[name] = max(kib[name] - figure, 0)  # they are read one after the other
     private = kib[b"Private_Clean:"] + kib[b"Private_Dirty:"]
     lent = 0
     if b"Pss_Dirty:" in kib:  # since Linux 6.0; anonymous pages are dirty, too
         dirty = kib[b"Shared_Dirty:"] + kib[b"Private_Dirty:"]
         lent = max(dirty - kib[b"Pss_Dirty:"] - (kib[b"Anonymous:"] - kib[b"Pss_Anon:"]), 0)
     share = max(kib[b"Pss:"] - private, 0)
-    resident = kib[b"Rss:"] + apart[b"Rss:"]
-    figures = resident, private, share, kib[b"Anonymous:"], lent, apart[b"Rss:"]
+    figures = kib[b"Rss:"], private, share, kib[b"Anonymous:"], lent
     return Pages(*(figure * 1024 for figure in figures))
 
 
-def _kib_of_files(pid: int, inodes: Collection[int]) -> Counter[bytes]:
-    """What /proc/PID/smaps tells of the mappings of these files in memory, together, in KiB.
+def _pages_by_mapping(pid: int, shared: Collection[int]) -> Pages | None:
+    """The same from each mapping of the process; None if it tells of none.
 
-    A mapping that the process has written to is left out: its pages are copies, and no file's.
+    From one reading: what is mapped may come and go at any moment. A mapping of a shared file that
+    the process has written to counts: its pages are copies, and no file's.
     """
-    total = Counter[bytes]()
-    numbers = b"|".join(b"%d" % inode for inode in inodes)
-    header = re.compile(rb"^[0-9a-f-]+ \S+ \S+ %s (?:%s) .*\n" % (_memory_device(), numbers), re.M)
     text = _read(f"/proc/{pid}/smaps")
-    for found in header.finditer(text):
-        kib = Counter[bytes]()
-        for line in text[found.end() : found.end() + _MOST_OF_MAPPING].splitlines():
-            name, figure, *_ = *line.split(), b""
-            if not name.endswith(b":") or not figure.isdigit():
-                break  # it is the next one's
-            kib[name] = int(figure)
-        if not kib[b"Anonymous:"]:
-            total += kib
-    return total
+    headers = list(_MAPPING.finditer(text))
+    if not headers:
+        return None
+    total, apart, lent = defaultdict[bytes, int](int), 0, 0
+    ends = (*(header.start() for header in headers[1:]), len(text))
+    for header, end in zip(headers, ends, strict=True):
+        kib = {name: int(figure) for name, figure in _KIB.findall(text, header.end(), end)}
+        is_file = header[1] == _memory_device() and int(header[2]) in shared
+        if is_file and not kib[b"Anonymous"]:
+            apart += kib[b"Rss"]
+            continue
+        for name, figure in kib.items():
+            total[name] += figure
+        if b"Pss_Dirty" in kib and not kib[b"Anonymous"]:
+            lent += kib[b"Shared_Dirty"] + kib[b"Private_Dirty"] - kib[b"Pss_Dirty"]
+    private = total[b"Private_Clean"] + total[b"Private_Dirty"]
+    share = max(total[b"Pss"] - private, 0)
+    figures = total[b"Rss"] + apart, private, share, total[b"Anonymous"], lent, apart
+    return Pages(*(figure * 1024 for figure in figures))
 
 
 @functools.cache

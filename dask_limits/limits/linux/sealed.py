@@ -28,19 +28,21 @@ class SealedFile:
     """A sealed file with some parts, mapped for reading.
 
     Attributes:
-        fd: Its number; it is open for reading alone, and is closed with this object.
         inode: By which the kernel knows it among files in memory.
         parts: Views of its parts, which can be used as long as they are kept, without this object.
         places: Where each part begins, and its size, in bytes.
     """
 
-    def __init__(self, fd: int, places: list[tuple[int, int]]) -> None:
-        """Take over an open file. The places must be within it: see `check`."""
-        contents = files.map_privately(fd, writable=False)
+    def __init__(self, fds: list[int], places: list[tuple[int, int]]) -> None:
+        """Take over a list with the number of an open file, which whoever empties it closes.
+
+        The file is open for reading alone, and the places are within it.
+        """
+        self._fds = fds
+        contents = files.map_privately(fds[0], writable=False)
         self.parts = [contents[at : at + size] for at, size in places]
         self.places = places
-        self.inode = os.fstat(fd).st_ino
-        self.fd = fd  # from here on it is closed with this
+        self.inode = os.fstat(fds[0]).st_ino
         for part in self.parts:
             _files[id(part)] = self
 
@@ -51,27 +53,33 @@ class SealedFile:
         The first part must not be empty.
         """
         flags = os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
+        new: list[int] = []
         fds: list[int] = []
         places: list[tuple[int, int]] = []
         try:
-            uninterrupted.put(fds, os.memfd_create, "dask-limits-shared", flags)
+            uninterrupted.put(new, os.memfd_create, "dask-limits-shared", flags)
             at = 0
             for part in parts:
                 size = memoryview(part).nbytes
-                os.lseek(fds[0], at, os.SEEK_SET)
-                files.write_all(fds[0], part)
+                os.lseek(new[0], at, os.SEEK_SET)
+                files.write_all(new[0], part)
                 places.append((at, size))
                 at += -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
-            fcntl.fcntl(fds[0], fcntl.F_ADD_SEALS, SEALS)
+            fcntl.fcntl(new[0], fcntl.F_ADD_SEALS, SEALS)
             # For reading alone, so that who receives it cannot even add a seal.
-            name = f"/proc/self/fd/{fds[0]}"
+            name = f"/proc/self/fd/{new[0]}"
             uninterrupted.put(fds, os.open, name, os.O_RDONLY | os.O_CLOEXEC)
-            fds[1] = files.above_standard(fds[1])
-            file = cls(fds[1], places)
-            fds.pop()
-            return file
-        finally:
+            return cls(fds, places)
+        except BaseException:
             files.close(fds)
+            raise
+        finally:
+            files.close(new)
+
+    @property
+    def fd(self) -> int:
+        """Its number, which is closed with this object."""
+        return self._fds[0]
 
     @property
     def nbytes(self) -> int:
@@ -79,9 +87,7 @@ class SealedFile:
         return sum(size for _, size in self.places)
 
     def __del__(self) -> None:
-        if (fd := getattr(self, "fd", -1)) >= 0:
-            self.fd = -1
-            os.close(fd)
+        files.close(self._fds)
 
 
 _files: Final[weakref.WeakValueDictionary[int, SealedFile]] = weakref.WeakValueDictionary()

@@ -279,7 +279,7 @@ def test_it_counts_apart_also_while_it_is_mapped_and_unmapped():
     thread = threading.Thread(target=read)
     thread.start()
     try:
-        seen = [proctree.pages_of(os.getpid(), [handle.file.inode]) for _ in range(200)]
+        seen = [proctree.pages_of(os.getpid(), [handle.file.inode]) for _ in range(40)]
     finally:
         stop.set()
         thread.join()

@@ -204,7 +204,7 @@ def test_dask_knows_the_size_of_a_result_and_can_spill_it(
 ) -> None:
     call, _, _ = pack_call(limit(array_of), (50,), {}, leave_out=())
     with dask.annotate(executor="limits", limits={"wall_time": 60.0}):
-        task = client.submit(run_batch, PackedBatch.of([call]), [], pure=False)
+        task = client.submit(run_batch, PackedBatch.of([call]), [[]], pure=False)
     until(lambda: task.status == "finished")
     (sizes,) = client.run(held).values()
     nbytes, in_memory = sizes[task.key]

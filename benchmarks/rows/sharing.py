@@ -116,9 +116,14 @@ def scatter_on_dask(megabytes: int) -> float:
 
 
 def scatter_on_slurm(megabytes: int) -> float:
-    array = of(megabytes)
+    with slurm() as folder:
+        figure = scatter_to_jobs(folder, of(megabytes))
+        gc.collect()  # the cluster removes files in the folder
+        return figure
+
+
+def scatter_to_jobs(folder: Path, array: Any) -> float:
     with (
-        slurm() as folder,
         SLURMCluster(
             n_workers=JOBS,
             processes=1,

@@ -14,6 +14,11 @@ def ignore(data: Any) -> None:
     pass
 
 
+def touch(array: Any) -> float:
+    """Read a number of each page of an array."""
+    return float(array[::512].sum())
+
+
 def spin(seconds: float = 3600) -> None:
     """Use the CPU for so long, by the clock."""
     end = time.perf_counter() + seconds

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from dask_limits.limits.outcome import ChildProcess, Outcome, Usage
     from dask_limits.limits.preload import preload
     from dask_limits.limits.progress import progress
+    from dask_limits.limits.share import share
     from dask_limits.old_pynisher.enforce_limits import enforce_limits
     from dask_limits.plugins.base import Plugin
     from dask_limits.plugins.limiter import Limiter
@@ -57,6 +58,7 @@ __all__ = [
     "preload",
     "probe_scheduler",
     "progress",
+    "share",
     "units",
     "usages",
 ]
@@ -88,6 +90,7 @@ _MODULES = {
     "preload": "limits.preload",
     "probe_scheduler": "executors.dask.probe",
     "progress": "limits.progress",
+    "share": "limits.share",
     "usages": "dask.usage_log",
 } | dict.fromkeys(
     (

@@ -115,6 +115,7 @@ def test_the_public_names_are_these_and_all_exist():
         "preload",
         "probe_scheduler",
         "progress",
+        "share",
         "units",
         "usages",
     ]

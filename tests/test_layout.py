@@ -40,12 +40,13 @@ LAYERS = {
     """,
     "limits": """
         outcome limits cancel progress linux tracebacks coroutines interrupted
+        shared
         in_place breaches
         ipc
         packed_outcome task
         guardian
         owner
-        call preload
+        call preload share
         functions
         __init__
     """,

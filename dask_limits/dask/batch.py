@@ -17,6 +17,7 @@ from dask_limits.limits.ipc import by_value
 from dask_limits.limits.ipc.payload import Packed
 from dask_limits.limits.ipc.progress_values import telling_pickled
 from dask_limits.limits.packed_outcome import PackedOutcome
+from dask_limits.limits.shared import NotHereError, opened
 
 LEFT: Final = "limits-left"
 """The annotation of a batch of several calls: the numbers of those that are left to run."""
@@ -52,31 +53,45 @@ class BatchOutcome:
         ended: The outcomes of its calls, by number. Those that are missing did not begin, or their
             outcomes were told before.
         seconds: How long a call took on average, with all that it takes to run one.
+        lacks_shared: Whether nothing has begun because what the calls share is not to be had there,
+            unless it is scattered.
     """
 
     ended: dict[int, PackedOutcome[Any]]
     seconds: float
+    lacks_shared: bool = False
 
     def __sizeof__(self) -> int:
         """Bytes that it holds, for Dask's memory management."""
         return object.__sizeof__(self) + sum(map(sys.getsizeof, self.ended.values()))
 
 
-def run_batch(batch: PackedBatch, put_in: Sequence[Any]) -> BatchOutcome:
+def run_batch(batch: PackedBatch, put_in: Sequence[Sequence[Any]]) -> BatchOutcome:
     """Run calls in this thread. What Dask takes for the function of each task of ours.
 
-    The "limits" executor knows it, and runs the calls in task processes instead.
+    The "limits" executor knows it, and runs the calls in task processes instead. For each call
+    there is what is put in where something was left out.
     """
+    try:
+        put_in = opened_for_each(put_in)
+    except NotHereError:
+        return BatchOutcome({}, 0.0, lacks_shared=True)
     ended = {}
     progress = log_and_key_here() if batch.tells else None
     with by_value.Receiving():
         for number in range(len(batch.data)):
             with telling_pickled(progress and partial(progress[0].add, progress[1], number)):
-                outcome = run_in_place(batch.call(number), (put_in,), {})
+                outcome = run_in_place(batch.call(number), (put_in[number],), {})
             ended[number] = PackedOutcome.of(outcome, batch.name, Limits())
     if progress is not None:
         progress[0].send_soon()  # before the end is told
     return BatchOutcome(ended, sum(one.usage.wall_time for one in ended.values()) / len(ended))
+
+
+def opened_for_each(put_in: Sequence[Sequence[Any]]) -> list[list[Any]]:
+    """What is put in, of each call, with handles for addresses. See `shared.opened`."""
+    handles = iter(opened([one for call in put_in for one in call]))
+    return [[next(handles) for _ in call] for call in put_in]
 
 
 def batch_name(name: str, n_calls: int) -> str:

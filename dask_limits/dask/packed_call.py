@@ -18,6 +18,7 @@ from dask_limits.limits import LimitedCall
 from dask_limits.limits.ipc import by_value, pickling
 from dask_limits.limits.ipc.payload import Packed
 from dask_limits.limits.owner.use import function_key
+from dask_limits.limits.shared import Shared
 from dask_limits.limits.task import script_globals
 
 
@@ -46,13 +47,16 @@ class PackedCall:
 
 
 def pack_call(
-    call: LimitedCall[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], leave_out: type
+    call: LimitedCall[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    leave_out: tuple[type, ...],
 ) -> tuple[PackedCall, list[Any], dict[int, Any]]:
     """Pickle a call as it is now; its limits stay behind.
 
-    Objects of the type `leave_out` do not travel, wherever among the arguments they are: others
-    take their places when the call runs. Such are futures of earlier tasks. They are returned too,
-    and what is needed to unpack the outcome.
+    Objects of the types `leave_out` do not travel, wherever among the arguments they are: others
+    take their places when the call runs. Such are futures of earlier tasks, and what calls share.
+    They are returned too, and what is needed to unpack the outcome.
 
     Raises:
         CallPicklingError: if the function or an argument cannot be pickled.
@@ -67,7 +71,9 @@ def pack_call(
 
 
 class _Pickler(by_value.CallPickler):
-    def __init__(self, leave_out: type, left_out: list[Any], *to: Any, **options: Any) -> None:
+    def __init__(
+        self, leave_out: tuple[type, ...], left_out: list[Any], *to: Any, **options: Any
+    ) -> None:
         super().__init__(*to, **options)
         self._leave_out = leave_out
         self._left_out = left_out
@@ -75,6 +81,8 @@ class _Pickler(by_value.CallPickler):
     def persistent_id(self, obj: object) -> int | None:
         if not isinstance(obj, self._leave_out):
             return None
+        if isinstance(obj, Shared):
+            self._sent.update(obj.sent)
         self._left_out.append(obj)
         return len(self._left_out) - 1
 

@@ -1,7 +1,7 @@
-"""How Dask sends and spills the outcome of a batch: large buffers as they are, without a copy.
+"""How Dask sends and spills outcomes of batches, and what calls share: without a copy.
 
-By itself it would pickle an outcome by protocol 4, which copies them, on each connection with its
-scheduler. Whoever sends or receives outcomes imports this.
+By itself it would pickle an outcome by protocol 4, which copies large buffers, on each connection
+with its scheduler. Whoever sends or receives either imports this.
 
 Source: https://distributed.dask.org/en/stable/serialization.html#dask-serialization-family
 """
@@ -15,6 +15,7 @@ from typing import Any
 from distributed.protocol import dask_deserialize, dask_serialize
 
 from dask_limits.dask.batch import BatchOutcome
+from dask_limits.limits.shared import Shared
 
 
 @dask_serialize.register(BatchOutcome)  # type: ignore[untyped-decorator]
@@ -29,3 +30,13 @@ def _deserialize(_: dict[str, Any], frames: Sequence[Any]) -> BatchOutcome:
     pickled, *buffers = [memoryview(frame) for frame in frames]
     outcome: BatchOutcome = pickle.loads(pickled, buffers=buffers)
     return outcome
+
+
+@dask_serialize.register(Shared)  # type: ignore[untyped-decorator]
+def _serialize_shared(shared: Shared) -> tuple[dict[str, Any], list[Any]]:
+    return {}, [*shared.file.parts]
+
+
+@dask_deserialize.register(Shared)  # type: ignore[untyped-decorator]
+def _deserialize_shared(_: dict[str, Any], frames: Sequence[Any]) -> Shared:
+    return Shared.of_parts(frames)  # from here on task processes map it

@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import concurrent.futures
 import inspect
+import io
 import logging
 import pickle
+import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, ParamSpec, TypeVar
@@ -15,6 +17,10 @@ from dask_limits.limits.ipc import by_value, pickling
 from dask_limits.limits.linux import lifeline
 from dask_limits.limits.owner.guardian import default_guardian
 from dask_limits.limits.packed_outcome import PackedOutcome
+from dask_limits.limits.shared import Shared
+
+_LOCAL: Final = re.compile(r"(joblib\.externals\.)?loky\b|concurrent\.futures\.process$")
+"""Modules of pools whose processes are on this machine."""
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -43,6 +49,8 @@ class WrappedExecutor(concurrent.futures.Executor):
         self.owned = owned
         self.max_workers = getattr(executor, "_max_workers", None) or 1  # as far as it tells
         self._in_threads = isinstance(executor, ThreadPoolExecutor)
+        modules = (cls.__module__ for cls in type(executor).__mro__)
+        self._is_local = any(map(_LOCAL.match, modules))
         self._closed = False
         self._has_said_so = False  # that it has no way for progress
 
@@ -87,14 +95,17 @@ class WrappedExecutor(concurrent.futures.Executor):
             self._has_said_so = True
             logger.warning(_TELLS_NOTHING, self.executor)
         sent: dict[int, Any] = {}
+        kept: list[Shared] | None = [] if self._is_local else None
         try:
-            pickled = pickling.dumps((call, args, kwargs), sent)
+            pickled = _dumps(call, args, kwargs, sent, kept)
         except Exception as why:
             raise pickling.unpicklable_arguments(call.fn, args, kwargs, call.limits, why) from why
         inner = self.executor.submit(_run_pickled, pickled, lifeline.of_this_process())
         future = _WrappedFuture[R](inner)
 
         def settle(inner: concurrent.futures.Future[PackedOutcome[R]]) -> None:
+            if kept:
+                kept.clear()  # they were needed for as long as the call had not ended
             if not _pass_failure(inner, future):
                 packed = inner.result()
                 try:
@@ -132,6 +143,37 @@ class _WrappedFuture(Future[R]):
 
     def running(self) -> bool:
         return self._inner.running() and not self.done()
+
+
+def _dumps(
+    call: LimitedCall[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    sent: dict[int, Any],
+    kept: list[Shared] | None,
+) -> bytes:
+    """Pickle a call. If it goes to a process of this machine, what it shares has an address, and is
+    to be kept.
+    """
+    file = io.BytesIO()
+    _Pickler(file, pickle.HIGHEST_PROTOCOL, sent=sent, kept=kept, limited=bool(call.limits)).dump(
+        (call, args, kwargs)
+    )
+    return file.getvalue()
+
+
+class _Pickler(by_value.CallPickler):
+    def __init__(self, *to: Any, kept: list[Shared] | None, limited: bool, **options: Any) -> None:
+        super().__init__(*to, **options)
+        self._kept = kept
+        self._limited = limited  # then its task process needs the handle
+
+    def reducer_override(self, obj: Any) -> Any:
+        reduced = super().reducer_override(obj)
+        if type(obj) is not Shared or self._kept is None:
+            return reduced
+        self._kept.append(obj)
+        return obj.address.open if self._limited else obj.address.get, ()
 
 
 def _pass_failure(inner: concurrent.futures.Future[Any], future: Future[Any]) -> bool:

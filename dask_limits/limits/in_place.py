@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from dask_limits.limits.outcome import Outcome, Usage
+from dask_limits.limits.shared import arrived
 from dask_limits.limits.tracebacks import users_traceback
 from dask_limits.printable import printable
 
@@ -22,7 +23,7 @@ def call(
     run_coroutine: Callable[[Any], Any] | None = None,
 ) -> R:
     """Call a function; run a coroutine function until it is done."""
-    value = fn(*args, **kwargs)
+    value = fn(*arrived(args), **arrived(kwargs))
     if type(value) is types.CoroutineType:
         value = (run_coroutine or _run_coroutine)(value)
     return value

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import cloudpickle
+import numpy as np
 import pytest
 from leftovers import close_default_guardian
 from overdoing import wait_on
@@ -36,6 +37,7 @@ from dask_limits import (
     exceptions,
     limit,
     progress,
+    share,
 )
 from dask_limits.executors import Future, factories
 from dask_limits.executors.wrapped import WrappedExecutor
@@ -195,6 +197,15 @@ def test_its_futures_work_with_the_standard_library(executor):
     done, _ = concurrent.futures.wait(futures, timeout=30)
     assert sorted(future.result() for future in done) == list(range(20))
     assert list(executor.map(abs, [-1, -2])) == [1, 2]
+
+
+@pytest.mark.parametrize("level", [None, "clean", "warm", "fresh", "thread"])
+def test_a_call_gets_what_is_shared_in_place_of_its_handle(executor, level):
+    handle = share(np.arange(2**18))
+    look = at_level(lambda inside, n: int(inside["a"][0][n]), level, wall_time=60)
+    futures = [executor.submit(look, {"a": [handle]}, n) for n in range(3)]
+    assert [future.result(timeout=60) for future in futures] == [0, 1, 2]
+    assert list(executor.map(at_level(len, level, wall_time=60), [handle] * 3)) == [2**18] * 3
 
 
 def test_an_exception_keeps_its_type_arguments_and_traceback(executor):

@@ -19,7 +19,14 @@ import distributed
 from distributed.comm import CommClosedError
 
 from dask_limits.dask import serialization  # noqa: F401  # for outcomes
-from dask_limits.dask.batch import LEFT, BatchOutcome, call_name, numbers_left, run_batch
+from dask_limits.dask.batch import (
+    LEFT,
+    BatchOutcome,
+    call_name,
+    numbers_left,
+    opened_for_each,
+    run_batch,
+)
 from dask_limits.dask.compat import worker as compat
 from dask_limits.dask.compat.graphs import arguments_of, is_value
 from dask_limits.dask.compat.joblib import failed_batch, is_batch
@@ -37,6 +44,7 @@ from dask_limits.limits.ipc import by_value
 from dask_limits.limits.owner.guardian import Guardian
 from dask_limits.limits.owner.preload import Preload
 from dask_limits.limits.packed_outcome import PackedOutcome
+from dask_limits.limits.shared import NotHereError
 from dask_limits.placement.resources import WorkerResources
 
 _REPORT_AFTER_S: Final = 0.1
@@ -192,6 +200,10 @@ class LimitsExecutor(concurrent.futures.Executor):
     ) -> BatchOutcome:
         """Run the calls of a `Scheduler`, one after the other."""
         (packed, put_in), _ = arguments_of(node, data)  # type: ignore[misc]  # it is of our making
+        try:
+            put_in = opened_for_each(put_in)
+        except NotHereError:
+            return BatchOutcome({}, 0.0, lacks_shared=True)
         losses: Counter[int] = Counter()
 
         def runs_again(number: int, outcome: PackedOutcome[Any]) -> bool:
@@ -199,7 +211,7 @@ class LimitsExecutor(concurrent.futures.Executor):
             return self._forgives(node.key, number, limits, outcome.exception, losses[number])
 
         def calls(number: int) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-            return packed.call(number), (put_in,)
+            return packed.call(number), (put_in[number],)
 
         tell = partial(self.progress_log.add, node.key) if packed.tells else None
         with by_value.Receiving():  # in this thread, at isolation "thread"

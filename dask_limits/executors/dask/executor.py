@@ -7,7 +7,7 @@ import itertools
 import threading
 from collections.abc import Callable, Hashable, Mapping
 from types import MappingProxyType
-from typing import Any, Self
+from typing import Any, Final, Self
 
 import dask
 import distributed
@@ -28,6 +28,10 @@ from dask_limits.executors.dask.uninterrupted import start_uninterrupted
 from dask_limits.executors.future import Future
 from dask_limits.limits import LimitedCall
 from dask_limits.limits.owner.preload import NOTHING, Preload
+from dask_limits.limits.shared import Shared
+
+_LEFT_OUT: Final = (distributed.Future, Shared)
+"""Types of what does not travel with the arguments that it is among."""
 
 
 class DaskExecutor(WatchedExecutor):
@@ -137,7 +141,7 @@ class DaskExecutor(WatchedExecutor):
         if self._connection.is_lost():
             raise self._connection.lost_errors()(limited.name)
         try:
-            packed, dependencies, sent = pack_call(limited, args, kwargs, distributed.Future)
+            packed, dependencies, sent = pack_call(limited, args, kwargs, _LEFT_OUT)
         except CallPicklingError as error:
             refused = Future[Any]()
             refused.set_exception(error)
@@ -148,7 +152,8 @@ class DaskExecutor(WatchedExecutor):
         executor, limits = annotations.pop("executor", "default"), annotations.pop("limits", {})
         call = Submission(packed, dependencies, sent, executor, limits, annotations)
         call.tells = limited.tells
-        if executor == EXECUTOR and not dependencies and annotations == self._annotations:
+        waits = any(isinstance(one, distributed.Future) for one in dependencies)
+        if executor == EXECUTOR and not waits and annotations == self._annotations:
             call.kind = _kind(limited, packed.function_key, limits)
         future = call.future = Future(functools.partial(self._cancel, call))
         # There is no lock, which a signal's handler that submits could find held. Whoever sets one

@@ -23,6 +23,7 @@ from dask_limits.exceptions import LimitRefusedError, WorkerLostError
 from dask_limits.executors.dask.batching import Batching
 from dask_limits.executors.dask.connection import SchedulerConnection
 from dask_limits.executors.dask.settling import Settling
+from dask_limits.executors.dask.shares import Shares
 from dask_limits.executors.dask.submissions import Batch, Submission, together
 from dask_limits.executors.dask.topics import listen, unlisten
 from dask_limits.limits.ipc.progress_values import loads
@@ -76,6 +77,7 @@ class Sender:
         self._id = uuid.uuid4().hex
         self._settling = Settling()
         self._hears_progress = False
+        self._shares = Shares(client)
         listen(client, TOPIC, self._heard)
         client.sync(self._count_cores)
 
@@ -128,6 +130,9 @@ class Sender:
             self._batching.clear()
             self._fail_all()
             return
+        if late := [call for call in calls if self._shares.must_wait(call)]:
+            calls = [call for call in calls if call not in late]
+            self._scatter_then_send(late)
         now = time.monotonic()
         if now >= self._counted_at + _COUNT_EVERY_S and self._counting is None:
             self._counting = asyncio.ensure_future(self._count_cores())
@@ -197,7 +202,7 @@ class Sender:
             tasks = self._client.map(
                 run_batch,
                 [PackedBatch.of([c.packed for c in b.calls], b.calls[0].tells) for b in batches],
-                [batch.calls[0].dependencies for batch in batches],
+                [[self._shares.of(call) for call in batch.calls] for batch in batches],
                 key=[batch.key for batch in batches],
                 pure=False,
             )
@@ -230,7 +235,11 @@ class Sender:
         else:
             self._ended(batch, outcome.seconds if outcome.ended else None)
             self._tell(batch, outcome)
-            self._send_again(batch.take(batch.left))  # those that did not begin
+            calls = batch.take(batch.left)  # those that did not begin
+            if outcome.lacks_shared:
+                self._scatter_then_send(calls)
+            else:
+                self._send_again(calls)
         finally:
             self.batches.pop(batch.key, None)
             batch.task = None
@@ -264,6 +273,22 @@ class Sender:
             batch.is_counted = False
             kind = batch.calls[0].kind
             self._batching.ended(kind, len(batch.calls), seconds, time.monotonic())
+
+    def _scatter_then_send(self, calls: list[Submission]) -> None:
+        scattering = asyncio.ensure_future(self._scatter(calls))
+        self._following.add(scattering)
+        scattering.add_done_callback(self._following.discard)
+
+    async def _scatter(self, calls: list[Submission]) -> None:
+        try:
+            await self._shares.scatter(calls)
+        except BaseException as error:  # Dask's, or the client closes
+            if self._connection.is_lost():
+                self._give_up()
+            for call in calls:
+                self.fail(call, error)
+        else:
+            self._send_again(calls)
 
     def _send_again(self, calls: list[Submission]) -> None:
         """Send calls that have not begun where they were, and what has waited for room."""

@@ -14,6 +14,7 @@ from dask_limits.dask.packed_call import PackedCall
 from dask_limits.exceptions import CallError
 from dask_limits.executors.future import Future
 from dask_limits.limits.packed_outcome import PackedOutcome
+from dask_limits.limits.shared import Shared
 
 if TYPE_CHECKING:
     from collections.abc import Hashable
@@ -28,7 +29,7 @@ class Submission:
     """A call on its way through Dask. Calls go out together if their `annotations` are equal."""
 
     packed: PackedCall
-    dependencies: list[distributed.Future]  # those that were among the arguments
+    dependencies: list[distributed.Future | Shared]  # those that were among the arguments
     sent: dict[int, Any]  # what its outcome may refer to
     executor: str  # this and the limits are annotations too
     limits: dict[str, Any]

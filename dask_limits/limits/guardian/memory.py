@@ -3,7 +3,8 @@
 The resident size, which is read at each look, tells how much they have grown. That is too little
 where the call writes to pages that its process has in common with the one that it was forked from:
 each becomes a page of its own, and none is added. It is too much for pages that several processes
-of the call have in common. So where it decides, the pages themselves are counted.
+of the call have in common, and for objects that it shares with other calls, which count for none.
+So where it decides, the pages themselves are counted.
 """
 
 from __future__ import annotations
@@ -43,12 +44,18 @@ class _Then(NamedTuple):
 
 
 class CallMemory:
-    """The memory of one call in bytes, as it is seen from outside."""
+    """The memory of one call in bytes, as it is seen from outside.
 
-    def __init__(self, before: MemoryBefore, runner: int, limit: float) -> None:
+    `shared` are the inodes of the files that its owner has lent it: they do not count.
+    """
+
+    def __init__(
+        self, before: MemoryBefore, runner: int, limit: float, shared: frozenset[int]
+    ) -> None:
         self._before = before
         self._runner = runner  # the pid of the process that runs the function
         self._limit = limit
+        self._shared = shared
         self.now = self.peak = 0
         self.most = 0  # that it can have now
         self._then = {runner: _Then(before.resident, before.faults, before.own)}
@@ -75,7 +82,8 @@ class CallMemory:
         written = min(faults * proctree.PAGE, self._in_common)
         self.most = max(found + unknown + written, 0)
         self.now = max(found, 0)
-        is_exact = len(processes) == 1  # several may share what they have gained
+        # Several may share what they have gained; or it may be what is lent.
+        is_exact = len(processes) == 1 and not self._shared
         if self._is_due(now):
             self._count(processes)
             is_exact = True
@@ -106,11 +114,11 @@ class CallMemory:
         self._then, self._in_common = {}, 0
         total = anonymous = shared = 0
         for process in processes:
-            pages = proctree.pages_of(process.pid)
+            pages = proctree.pages_of(process.pid, self._shared)
             # A fork of the runner has pages in common with it, and with what that is a fork of.
             own = pages.private + (0 if process.layout == layout else pages.share)
             self._then[process.pid] = _Then(pages.resident, process.faults, own)
-            self._in_common += pages.resident - pages.private
+            self._in_common += pages.resident - pages.private - pages.shared
             total += own
             anonymous += pages.anonymous
             shared = max(shared, pages.anonymous - pages.private)

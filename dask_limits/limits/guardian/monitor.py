@@ -89,6 +89,8 @@ class Watch:
         self._cpu_limit = cells.get_float(row, owner_cells.CPU_TIME) or math.inf
         self._memory_limit = cells.get(row, owner_cells.MEMORY) or math.inf
         self._process_limit = cells.get(row, owner_cells.NUM_PROCESSES) or math.inf
+        told = cells.get_all(row, owner_cells.SHARED_AT, owner_cells.SHARED)
+        self._shared = frozenset(inode for inode in told if inode)
         self._grace_period = cells.get_float(row, owner_cells.GRACE_PERIOD)
         self.warned_of, self._warned_at = "", math.inf  # for which limit on time
         self.next_look = 0.0  # seconds of time.monotonic()
@@ -291,7 +293,7 @@ class Watch:
         counted = self._counted(root)
         if self._memory is None or self.notes.has_begun != had_begun:
             before = self.notes.memory(sum(p.faults for p in counted))
-            self._memory = CallMemory(before, self.runner, self._memory_limit)
+            self._memory = CallMemory(before, self.runner, self._memory_limit, self._shared)
         self._memory.look(counted, now)
         return self._memory
 

@@ -26,6 +26,7 @@ import cloudpickle
 from dask_limits.limits.interrupted import is_by_signal
 from dask_limits.limits.ipc import reducers
 from dask_limits.limits.ipc.payload import Packed
+from dask_limits.limits.shared import Shared
 from dask_limits.limits.tracebacks import say
 
 _BY_NAME: Final = {__name__, reducers.__name__, "cloudpickle.cloudpickle"}
@@ -155,6 +156,9 @@ class CallPickler(cloudpickle.Pickler):  # type: ignore[misc]
             return self._class(obj)
         if (define := reducers.DEFINITIONS.get(kind)) is not None:
             return NotImplemented if reducers.is_importable(obj) else self._named(obj, define(obj))
+        if kind is Shared:
+            self._sent.update(obj.sent)
+            return NotImplemented
         if (reduce := reducers.of(kind)) is not None:
             return reduce(obj)
         if (replace := reducers.OF_THIS_PROCESS.get(kind)) is not None:

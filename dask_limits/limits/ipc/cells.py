@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import struct
 
 
 class Cells:
@@ -50,6 +51,10 @@ class Cells:
         """Write cells that follow each other. A reader may see some of them before others."""
         start = (row * self.CELLS + first) * 8
         self._view[start : start + len(values)] = values
+
+    def get_all(self, row: int, first: int, of: struct.Struct) -> tuple[int, ...]:
+        """Read cells that follow each other and hold whole numbers."""
+        return of.unpack_from(self._view, (row * self.CELLS + first) * 8)
 
     def clear(self, row: int) -> None:
         """Set all cells of a row to 0."""

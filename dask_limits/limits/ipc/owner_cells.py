@@ -47,6 +47,8 @@ CPU_USED: Final = 14  # seconds
 GONE: Final = 15  # 1 if the process has ended
 # Written by the owner, too.
 LAST: Final = 17  # number of the last call of the request that CALL is of
+SHARED: Final = struct.Struct("=12Q")  # inodes of the shared files that came with CALL, or 0
+SHARED_AT: Final = 18  # where they are
 SILENT: Final = 16  # when nothing had come from the process that was not read, seconds as START
 
 

@@ -8,6 +8,8 @@ as the data of a NumPy array, are written to files directly and used in place: p
 Memory of a file is in use as long as any part of it is mapped. So a large buffer has a file of its
 own, and goes when it is released, whatever else came with it. Smaller ones share files: open files
 and mappings (vm.max_map_count) are scarce.
+
+What is shared lies in a sealed file already, which is passed on as it is.
 """
 
 from __future__ import annotations
@@ -22,7 +24,8 @@ import struct
 from collections.abc import Callable, Sequence
 from typing import Any, Final, Self, SupportsIndex, TypeAlias
 
-from dask_limits.limits.linux import files, uninterrupted
+from dask_limits.limits.linux import files, sealed, uninterrupted
+from dask_limits.limits.linux.sealed import SEALS, SealedFile
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
 Readable: TypeAlias = Buffer | pickle.PickleBuffer
@@ -33,9 +36,6 @@ _INLINE: Final = 64 * 1024
 """Most bytes of pickle that are sent on the socket; more would not fit in one message."""
 _OUT_OF_BAND: Final = 32 * 1024
 """Least bytes of a buffer that is kept out of the pickle. Copying a smaller one is faster."""
-_SEALS: Final = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
-"""A sealed file cannot change. Otherwise a sender could truncate it, and SIGBUS would end the
-receiver when it reads (fcntl(2), File Sealing)."""
 _HEAD: Final = struct.Struct("=bQ")
 """The start of a head: in which file the rest of it is, -1 for none, and the number of buffers. The
 rest is the pickle, and a `_BUFFER` for each."""
@@ -45,14 +45,22 @@ _LARGE: Final = 128 * 1024
 _MOST_FILES: Final = 16
 """Of many buffers, only those have a file of their own that are this part of all; others share
 files of that size."""
+MOST_SHARED: Final = 12
+"""Files with what is shared that are passed on with a payload; of more, the data is copied. With
+two more for output, a message has room for them."""
 
 
 class Payload:
-    """A pickled object, ready to be sent: its head, and the files with what is not in the head."""
+    """A pickled object, ready to be sent: its head, and the files with what is not in the head.
+
+    Attributes:
+        shared: The inodes of those files that it has in common with others.
+    """
 
     def __init__(self, head: bytes = b"", fds: list[int] | None = None) -> None:
         self.head = head
         self.fds = [] if fds is None else fds
+        self.shared: list[int] = []
 
     def close(self) -> None:
         """Close the files. The receiver has its own descriptors."""
@@ -73,7 +81,7 @@ def pack(thing: object, new_pickler: NewPickler, into: Payload | None = None) ->
     """
     packed = Payload() if into is None else into
     try:
-        sink = _Sink(packed.fds)
+        sink = _Sink(packed.fds, packed.shared)
         new_pickler(sink, pickle.HIGHEST_PROTOCOL, buffer_callback=sink.keep_buffer).dump(thing)
         packed.head = sink.finish()
     except BaseException:
@@ -127,7 +135,7 @@ class Packed:
         buffers: list[Buffer] = []
 
         def keep_buffer(buffer: pickle.PickleBuffer) -> bool:
-            if (raw := _large(buffer)) is None:
+            if (raw := large(buffer)) is None:
                 return True
             buffers.append(bytes(raw) if raw.readonly else bytearray(raw))
             return False
@@ -176,8 +184,8 @@ def _as_it_was(buffer: Buffer, readonly: bool) -> Buffer:
     return bytearray(view) if view.readonly else view
 
 
-def _large(buffer: pickle.PickleBuffer) -> memoryview | None:
-    """The bytes of a buffer that is kept out of the pickle."""
+def large(buffer: pickle.PickleBuffer) -> memoryview | None:
+    """The bytes of a buffer that is kept out of the pickle; None if it is in the pickle."""
     try:
         raw = buffer.raw()
     except BufferError:  # not contiguous
@@ -208,16 +216,17 @@ def _mapped(fds: list[int], file: int) -> memoryview:
     """The contents of a file that has come with a head."""
     if file >= len(fds):
         raise OSError(errno.EMFILE, "this process has too many open files to receive another")
-    if fcntl.fcntl(fds[file], fcntl.F_GET_SEALS) & _SEALS != _SEALS:
-        raise ValueError("the sender can still change the shared memory")
-    return files.map_privately(fds[file])
+    is_shared = sealed.check(fds[file])
+    return files.map_privately(fds[file], writable=not is_shared)
 
 
 class _Sink:
     """What a pickler writes to: bytes in memory, and a file once they are many."""
 
-    def __init__(self, fds: list[int]) -> None:
+    def __init__(self, fds: list[int], shared: list[int]) -> None:
         self._fds = fds
+        self._shared = shared
+        self._places: dict[int, int] = {}  # those of shared files among all, by inode
         self._parts: list[Readable] = []
         self._size = 0
         self._file = -1  # its place among the files
@@ -226,19 +235,19 @@ class _Sink:
     def write(self, data: Readable) -> None:
         """Write a part of the pickle, which may be a large object as it is."""
         if self._file >= 0:
-            _write(self._fds[self._file], data)
+            files.write_all(self._fds[self._file], data)
             return
         self._parts.append(data)
         self._size += memoryview(data).nbytes
         if self._size > _INLINE:
             self._file = self._add_file()
             for part in self._parts:
-                _write(self._fds[self._file], part)
+                files.write_all(self._fds[self._file], part)
             self._parts.clear()
 
     def keep_buffer(self, buffer: pickle.PickleBuffer) -> bool:
         """Whether a buffer goes into the pickle; otherwise it is kept for a file."""
-        if (raw := _large(buffer)) is None:
+        if (raw := large(buffer)) is None:
             return True
         self._buffers.append(raw)
         return False
@@ -247,16 +256,23 @@ class _Sink:
         """Write the buffers, and return the head."""
         if self._buffers:
             self.write(self._write_buffers())
-        for fd in self._fds:
-            fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
+        for place, fd in enumerate(self._fds):
+            if place not in self._places.values():
+                fcntl.fcntl(fd, fcntl.F_ADD_SEALS, SEALS)
         return b"".join((_HEAD.pack(self._file, len(self._buffers)), *self._parts))
 
     def _write_buffers(self) -> bytes:
         """Write the buffers to files; return the table that says where each is."""
-        share = max(_LARGE, sum(raw.nbytes for raw in self._buffers) // _MOST_FILES)
-        table = bytearray()
+        table: list[bytes] = []
+        own: list[tuple[int, memoryview]] = []  # which are copied, and their places in the table
+        for n, raw in enumerate(self._buffers):
+            if (place := self._pass_on(raw)) is None:
+                own.append((n, raw))
+                place = 0, 0
+            table.append(_BUFFER.pack(*place, raw.nbytes, raw.readonly))
+        share = max(_LARGE, sum(raw.nbytes for _, raw in own) // _MOST_FILES)
         shared, end = 0, share  # the file that smaller ones share, and how far it is filled
-        for raw in self._buffers:
+        for n, raw in own:
             if raw.nbytes >= share:
                 file, at = self._add_file(), 0
             else:
@@ -265,19 +281,30 @@ class _Sink:
                 file, at = shared, end
                 end += -(-raw.nbytes // mmap.PAGESIZE) * mmap.PAGESIZE
             os.lseek(self._fds[file], at, os.SEEK_SET)
-            _write(self._fds[file], raw)
-            table += _BUFFER.pack(file, at, raw.nbytes, raw.readonly)
-        return bytes(table)
+            files.write_all(self._fds[file], raw)
+            table[n] = _BUFFER.pack(file, at, raw.nbytes, raw.readonly)
+        return b"".join(table)
+
+    def _pass_on(self, raw: memoryview) -> tuple[int, int] | None:
+        """The file that this lies in, and where, if it is shared."""
+        if (found := sealed.place_of(raw)) is None:
+            return None
+        file, at = found
+        place = self._places.get(file.inode)
+        if place is None:
+            if len(self._places) == MOST_SHARED:
+                return None
+            place = self._places[file.inode] = self._add_shared(file)
+        return place, at
+
+    def _add_shared(self, file: SealedFile) -> int:
+        """Add a file that is shared; return its place among the files."""
+        uninterrupted.put(self._fds, fcntl.fcntl, file.fd, fcntl.F_DUPFD_CLOEXEC, 3)
+        self._shared.append(file.inode)
+        return len(self._fds) - 1
 
     def _add_file(self) -> int:
         """Make another file; return its place among the files."""
         flags = os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
         uninterrupted.put(self._fds, os.memfd_create, "dask-limits-payload", flags)
         return len(self._fds) - 1
-
-
-def _write(fd: int, data: Readable) -> None:
-    """Write all data; one write(2) takes 2 GiB at most."""
-    view = memoryview(data).cast("B")
-    while view:
-        view = view[os.write(fd, view) :]

@@ -6,6 +6,7 @@ import ctypes
 import fcntl
 import mmap
 import os
+import pickle
 import resource
 from ctypes import c_int, c_long, c_size_t, c_void_p
 from typing import Final
@@ -71,7 +72,14 @@ def read(path: str, size: int = 64 * 1024) -> bytes:
     return contents[0]
 
 
-def map_privately(fd: int) -> memoryview:
+def write_all(fd: int, data: bytes | bytearray | memoryview | pickle.PickleBuffer) -> None:
+    """Write all of this, a multiple of 2 GiB too: one write(2) takes no more."""
+    view = memoryview(data).cast("B")
+    while view:
+        view = view[os.write(fd, view) :]
+
+
+def map_privately(fd: int, *, writable: bool = True) -> memoryview:
     """The contents of a file as memory; what is written there is not written to the file.
 
     Unlike `mmap.mmap` of the file, this does not keep the file open: a process that holds many
@@ -92,8 +100,11 @@ def map_shared(fd: int, size: int) -> memoryview:
 def _map(fd: int, size: int, kind: int) -> memoryview:
     protection = mmap.PROT_READ | mmap.PROT_WRITE
     block = mmap.mmap(-1, size, mmap.MAP_PRIVATE, protection)  # of no file
+    view = memoryview(block)
+    if not writable:
+        protection, view = mmap.PROT_READ, view.toreadonly()
     address = ctypes.addressof(ctypes.c_char.from_buffer(block))
     if _libc.mmap(address, size, protection, kind | _MAP_FIXED, fd, 0) != address:
         error = ctypes.get_errno()
         raise OSError(error, os.strerror(error))
-    return memoryview(block)
+    return view

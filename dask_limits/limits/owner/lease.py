@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from dask_limits.limits.ipc import messages, owner_cells, transport
+from dask_limits.limits.ipc import messages, owner_cells, payload, transport
 from dask_limits.limits.ipc.cells import Cells
 from dask_limits.limits.ipc.messages import Verdict
 from dask_limits.limits.ipc.payload import Payload, pack
@@ -59,6 +59,7 @@ class Lease:
         self._state = Payload()  # of which the setting is sent
         self._capture: Capture | None = None
         self._progress: ProgressWatch | None = None
+        self._shared: list[int] = []  # inodes that the guardian was told
         self._first_memory = 0  # bytes that it had before its first call
         self._waits_since = 0.0  # seconds of time.monotonic()
         self._held_at_most = 0  # bytes that calls have left there, beyond that
@@ -112,6 +113,7 @@ class Lease:
             limits.isolation == "warm",
         )
         cells.put_all(row, owner_cells.START, about_call)
+        self._tell_shared(calls[0].shared)  # a call with files goes alone
         cells.put(row, owner_cells.LAST, self._last)
         cells.put(row, owner_cells.CALL, self.number)
         if owner_cells.is_asleep(cells):
@@ -125,6 +127,13 @@ class Lease:
             return False
         cells.put(row, owner_cells.SENT, self._last)
         return True
+
+    def _tell_shared(self, inodes: list[int]) -> None:
+        """Tell the guardian which files do not count as memory of the call."""
+        if inodes != self._shared:
+            self._shared = inodes
+            told = owner_cells.SHARED.pack(*inodes, *[0] * (payload.MOST_SHARED - len(inodes)))
+            self._owner_cells.put_all(self.row, owner_cells.SHARED_AT, told)
 
     def _send_request(
         self, limits: Limits, calls: Sequence[Payload], start_method: int, seconds: float

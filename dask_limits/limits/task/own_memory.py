@@ -6,7 +6,7 @@ import contextlib
 import ctypes
 import os
 import resource
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
 from dask_limits.limits.ipc import task_cells
@@ -44,6 +44,8 @@ class OwnMemory:
         others = [proctree.read_process(pid) for pid in beside]
         self._beside_resident = sum(p.resident for p in others if p)
         self._beside_own = sum(map(proctree.proportional_memory, beside))
+        self._shared: Mapping[int, int] = {}
+        self._shared_before = 0  # bytes of all shared memory
         self._can_reset = True
         self._is_exact = True  # whether getrusage(2) tells the peak since the last reset
         self._before = self._counted = self._count_pages()
@@ -52,9 +54,17 @@ class OwnMemory:
         self._is_exact = self._peak_before < self._before.resident + _SLACK
         self.first = self._highest = self._tidied = self._before.resident
 
-    def begin_call(self, cells: Cells) -> None:
-        """Note what was there when this process was ready for a call, which is not the call's."""
+    def begin_call(self, cells: Cells, shared: Mapping[int, int]) -> None:
+        """Note what was there when this process was ready for a call, which is not the call's.
+
+        Nor is what its files that are `shared` have in them: their sizes in bytes, by inode.
+        """
         resident, own, faults = self._before
+        self._shared = shared
+        if shared:
+            self._shared_before = self._read_status(b"RssShmem:")
+            if self._shared_before > _SLACK:  # an earlier call may have kept some of it
+                own -= min(proctree.pages_of(os.getpid(), shared).shared, own)
         cells.put(0, task_cells.MEMORY_BEFORE, resident + self._beside_resident)
         cells.put(0, task_cells.OWN_BEFORE, own + self._beside_own)
         cells.put(0, task_cells.FAULTS_BEFORE, faults)
@@ -63,6 +73,7 @@ class OwnMemory:
     def peak_of_call(self) -> int:
         """Most bytes that the call has had beyond that, as far as the kernel tells."""
         self._highest, self._faults = self._peak()
+        self._highest -= self._in_shared_files()
         if self._highest <= self._peak_before and not self._can_reset:
             # It was in an earlier call; in this one it was at least what there is now.
             self._highest = self.resident()
@@ -72,6 +83,13 @@ class OwnMemory:
             self._counted = self._count_pages()
             own = max(own, self._counted.own - self._before.own)
         return own
+
+    def _in_shared_files(self) -> int:
+        """Bytes that the call has mapped of what it shares with others, at most."""
+        if not self._shared:
+            return 0
+        gained = self._read_status(b"RssShmem:") - self._shared_before
+        return min(max(gained, 0), sum(self._shared.values()))
 
     def tidy_up(self) -> int:
         """Have the next call find what this one has left in use, and nothing else.
@@ -124,14 +142,20 @@ class OwnMemory:
         used = resource.getrusage(resource.RUSAGE_SELF)
         peak = used.ru_maxrss
         if not self._is_exact:  # of a new program, getrusage tells what the one before it had
-            with contextlib.suppress(OSError):
-                status = os.pread(self._status_fd, 4096, 0)
-                peak = int(status.partition(b"\nVmHWM:")[2].split(None, 1)[0])
+            peak = self._read_status(b"VmHWM:") // 1024 or peak
         return peak * 1024, used.ru_minflt
 
+    def _read_status(self, name: bytes) -> int:
+        """A figure of this process in bytes; 0 if a call has closed the file."""
+        try:
+            status = os.pread(self._status_fd, 4096, 0)
+            return int(status.partition(b"\n" + name)[2].split(None, 1)[0]) * 1024
+        except (OSError, LookupError):
+            return 0
+
     def _count_pages(self) -> _Reading:
-        pages = proctree.pages_of(os.getpid())
-        return _Reading(pages.resident, pages.private, self._peak()[1])
+        pages = proctree.pages_of(os.getpid(), self._shared)
+        return _Reading(pages.resident - pages.shared, pages.private, self._peak()[1])
 
 
 def _return_free_memory() -> None:

@@ -12,10 +12,10 @@ from typing import Any, Final, NamedTuple
 from dask_limits.limits import in_place
 from dask_limits.limits.ipc import by_value, messages, payload, pickling, task_cells
 from dask_limits.limits.ipc.messages import Orders
-from dask_limits.limits.ipc.payload import Payload
+from dask_limits.limits.ipc.payload import Packed, Payload
 from dask_limits.limits.ipc.progress_values import LatestValue
 from dask_limits.limits.ipc.task_cells import TaskCells
-from dask_limits.limits.linux import files, proctree, standard_output
+from dask_limits.limits.linux import files, proctree, sealed, standard_output
 from dask_limits.limits.progress import report_to
 from dask_limits.limits.task import script_globals
 from dask_limits.limits.task.callers_main import CallersMain
@@ -82,7 +82,7 @@ class Runner:
         cpu_before = time.process_time() + self.children_cpu_time
         start = time.monotonic()
         self._longest_step = 0.0
-        self._memory.begin_call(cells)
+        self._memory.begin_call(cells, sealed.shared_among(fds))
         cells.put_float(0, task_cells.CPU_BEFORE, cpu_before + self._cpu_beside)
         cells.put_float(0, task_cells.START, start)
         cells.put_float(0, task_cells.CLOCK, start)
@@ -93,7 +93,8 @@ class Runner:
         around = warning.can_reach_it() if warning else stopwatch
         # What it sets in context variables, such as NumPy's handling of errors, goes with it.
         self._context = contextvars.copy_context()
-        kind, end = self._context.run(_run, head, fds, around)
+        received: list[Packed] = []  # kept, as what it shares is told from its memory below
+        kind, end = self._context.run(_run, head, fds, around, received)
         if os.getpid() != self._pid:
             os._exit(0)  # the call has forked, and this is its child, which has returned too
         if orders.captures:
@@ -128,18 +129,25 @@ class Runner:
 
 
 def _run(
-    head: memoryview, fds: list[int], around: contextlib.AbstractContextManager[object]
+    head: memoryview,
+    fds: list[int],
+    around: contextlib.AbstractContextManager[object],
+    received: list[Packed],
 ) -> tuple[int, Payload]:
     """Run a function, it alone within a context. Returns the kind of answer, and its payload."""
     with CallersMain() as main, by_value.Receiving(main.names):
-        return _answer(head, fds, around)
+        return _answer(head, fds, around, received)
 
 
 def _answer(
-    head: memoryview, fds: list[int], around: contextlib.AbstractContextManager[object]
+    head: memoryview,
+    fds: list[int],
+    around: contextlib.AbstractContextManager[object],
+    received: list[Packed],
 ) -> tuple[int, Payload]:
     try:
-        fn, args, kwargs = payload.unpack(head, fds)
+        received.append(payload.take(head, fds))
+        fn, args, kwargs = received[0].load()
         script_globals.give(fn)
     except BaseException as error:
         return pickling.pack_unpicklable("arguments", error)

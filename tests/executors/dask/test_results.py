@@ -202,9 +202,9 @@ def test_a_read_only_argument_stays_so(executor: DaskExecutor, is_limited: bool)
 def test_dask_knows_the_size_of_a_result_and_can_spill_it(
     client: Client, executor: DaskExecutor
 ) -> None:
-    call, _, _ = pack_call(limit(array_of), (50,), {}, leave_out=type(None))
+    call, _, _ = pack_call(limit(array_of), (50,), {}, leave_out=())
     with dask.annotate(executor="limits", limits={"wall_time": 60.0}):
-        task = client.submit(run_batch, PackedBatch.of([call]), [], pure=False)
+        task = client.submit(run_batch, PackedBatch.of([call]), [[]], pure=False)
     until(lambda: task.status == "finished")
     (sizes,) = client.run(held).values()
     nbytes, in_memory = sizes[task.key]

@@ -56,8 +56,9 @@ NAMES: Final = (
     )
     | names(
         "distributed.scheduler:Scheduler.report 2021.1",
-        what_for="to tell the clients of a batch that takes long how its first calls have ended",
-        without="All calls of a batch are told when its last one has ended.",
+        what_for="to tell clients how the first calls of a batch have ended, and what calls ask them",
+        without="All calls of a batch are told when its last one has ended; trials of Optuna on Dask"
+        " get no answers, and wait until they go over their wall time.",
     )
     | names(
         "distributed.scheduler:TaskState.suspicious 2021.1",
@@ -160,6 +161,12 @@ def tell_clients(scheduler: distributed.Scheduler, ts: Any, topic: str, message:
     """Send the clients that want a task a message, as an event of a topic that is not kept."""
     if (report := getattr(scheduler, "report", None)) is not None:
         report({"op": "event", "topic": topic, "event": (time.time(), message)}, ts=ts)
+
+
+def tell_client(scheduler: distributed.Scheduler, client: str, topic: str, message: Any) -> None:
+    """Send one client a message, as an event of a topic that is not kept."""
+    if (report := getattr(scheduler, "report", None)) is not None:
+        report({"op": "event", "topic": topic, "event": (time.time(), message)}, client=client)
 
 
 def forgive(ts: Any) -> None:

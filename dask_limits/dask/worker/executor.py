@@ -30,6 +30,7 @@ from dask_limits.dask.usage_log import UsageLog
 from dask_limits.dask.worker.admission import AdmissionControl, Reservation
 from dask_limits.dask.worker.batch_run import BatchRun
 from dask_limits.dask.worker.error_messages import explain
+from dask_limits.dask.worker.relay import Relay
 from dask_limits.exceptions import CallCancelledError, CallError, GuardianLostError
 from dask_limits.limits import Limits
 from dask_limits.limits.ipc import by_value
@@ -66,6 +67,7 @@ class LimitsExecutor(concurrent.futures.Executor):
         is_placed: Whether the scheduler places calls. It is then told when they start.
         is_left: Whether its plugin has left it, and no other one has taken it over as yet.
         usage_log: What its tasks have used.
+        relay: By which its calls ask their drivers.
     """
 
     def __init__(
@@ -82,6 +84,7 @@ class LimitsExecutor(concurrent.futures.Executor):
         self.is_placed = False
         self.is_left = False
         self.usage_log = UsageLog(worker)
+        self.relay = Relay(worker)
 
     def preload(self, preload: Preload) -> None:
         """Have the calls that begin from now on run in processes that have done this."""

@@ -23,6 +23,7 @@ class JobQueueExecutor(DaskExecutor):
     """Runs calls on Dask workers in the jobs of a batch system, which it submits and cancels."""
 
     _pool: JobPool
+    _places: int
 
     @classmethod
     def start(cls, spec: JobSpec, preload: Preload = NOTHING, *, batch: bool = True) -> Self:
@@ -51,6 +52,7 @@ class JobQueueExecutor(DaskExecutor):
             exit_stack.callback(client.close)
             executor = cls(client, preload=preload, batch=batch)
             executor._pool, pool.tell = pool, executor._hear
+            executor._places = spec.places
             cluster.sync(pool.begin)
             executor._close = exit_stack.pop_all().close
             return executor
@@ -69,6 +71,10 @@ class JobQueueExecutor(DaskExecutor):
         super().watch(tell)
         if self._pool.waiting:
             self._tell(WaitingForWorkers(self._pool.waiting))
+
+    def places(self) -> int:
+        """How many calls of one core its workers run at a time, when all have come."""
+        return self._places
 
     def ready(self) -> bool:
         """Whether a worker has come."""

@@ -28,10 +28,11 @@ LAYERS = {
         exceptions units printable
         events guards batch_systems placement
         limits display
+        channels
         dask old_pynisher
         executors
         plugins
-        scheduler
+        scheduler optuna
         __init__
         search check
         cli

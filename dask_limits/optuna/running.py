@@ -26,6 +26,7 @@ from dask_limits.exceptions import (
 )
 from dask_limits.limits import LimitedCall
 from dask_limits.optuna.attempt import Attempt
+from dask_limits.optuna.in_turn import asked_in_turn
 from dask_limits.optuna.limited_objective import LimitedObjective
 from dask_limits.optuna.questions import Answers, Question, refusal
 
@@ -95,7 +96,8 @@ class RunningTrials:
 
     def _optimize(self, arguments: dict[str, Any]) -> None:
         try:
-            self._study.optimize(self._run_trial, catch=self._caught, **arguments)
+            with asked_in_turn(self._study):
+                self._study.optimize(self._run_trial, catch=self._caught, **arguments)
         except BaseException as error:
             self._error = self._error or error
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import sys
 import threading
@@ -198,6 +199,33 @@ def test_enqueued_trials_come_first_with_their_parameters() -> None:
     optimize(study, of_two, 2, where=2)
     assert study.trials[0].params == {"x": 2.0, "n": 3}
     assert study.trials[0].user_attrs["mine"] == 1
+
+
+@pytest.mark.parametrize("storage", STORAGES)
+def test_each_enqueued_trial_runs_once(storage: str, tmp_path: Path) -> None:
+    for n in range(5):
+        (folder := tmp_path / str(n)).mkdir()
+        study = new_study(storage, folder)
+        for x in range(4):
+            study.enqueue_trial({"x": x, "n": 1})
+        with ThreadPoolExecutor(4) as pool:  # which is quick: those that ask meet
+            optimize(study, of_two, 4, where=pool)
+        assert [trial.value for trial in study.trials] == [0, 1, 2, 3]
+        assert copy.deepcopy(study).ask().number == study.ask().number - (storage != "memory")
+
+
+def knows_its_study(trial: optuna.Trial) -> float:
+    assert trial.number in [one.number for one in STUDIES[0].trials]  # a copy, as it was then
+    return len(STUDIES[0].trials)
+
+
+STUDIES: list[optuna.Study] = []
+
+
+def test_an_objective_may_hold_a_study() -> None:
+    STUDIES[:] = [new_study()]
+    optimize(STUDIES[0], knows_its_study, 2, where=1)
+    assert states_of(STUDIES[0]) == ["COMPLETE"] * 2
 
 
 def with_constraints(trial: optuna.Trial) -> float:

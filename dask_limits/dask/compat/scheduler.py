@@ -56,9 +56,9 @@ NAMES: Final = (
     )
     | names(
         "distributed.scheduler:Scheduler.report 2021.1",
-        what_for="to tell clients how the first calls of a batch have ended, and what calls ask them",
-        without="All calls of a batch are told when its last one has ended; trials of Optuna on Dask"
-        " get no answers, and wait until they go over their wall time.",
+        what_for="to tell clients how the first calls of a batch have ended, and what calls ask",
+        without="All calls of a batch are told when its last one has ended. Trials of Optuna do"
+        " not run on Dask: dask_limits.optuna.optimize raises RuntimeError.",
     )
     | names(
         "distributed.scheduler:TaskState.suspicious 2021.1",
@@ -161,6 +161,11 @@ def tell_clients(scheduler: distributed.Scheduler, ts: Any, topic: str, message:
     """Send the clients that want a task a message, as an event of a topic that is not kept."""
     if (report := getattr(scheduler, "report", None)) is not None:
         report({"op": "event", "topic": topic, "event": (time.time(), message)}, ts=ts)
+
+
+def can_tell_client(scheduler: distributed.Scheduler) -> bool:
+    """Whether `tell_client` has an effect."""
+    return hasattr(scheduler, "report")
 
 
 def tell_client(scheduler: distributed.Scheduler, client: str, topic: str, message: Any) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import distributed
 
-from dask_limits.dask.compat.scheduler import tell_client
+from dask_limits.dask.compat.scheduler import can_tell_client, tell_client
 from dask_limits.dask.topic import CHANNELS
 
 
@@ -22,7 +22,9 @@ class Channels:
 
     @property
     def rpc_handlers(self) -> dict[str, Callable[..., object]]:
-        """What clients call."""
+        """What clients call; nothing if they could not be asked."""
+        if not can_tell_client(self._scheduler):
+            return {}
         return {
             "dask_limits_open_channel": self._open,
             "dask_limits_close_channel": self._close,

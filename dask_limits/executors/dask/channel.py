@@ -20,7 +20,7 @@ class DaskChannel:
     anyway. If this program is killed, the scheduler closes it.
 
     Raises:
-        RuntimeError: if the scheduler lacks our plugin.
+        RuntimeError: if the scheduler does not pass questions on.
     """
 
     def __init__(
@@ -41,9 +41,10 @@ class DaskChannel:
         # A handler that is not there would never answer.
         if not await self._client.run_on_scheduler(_has_channels):
             raise RuntimeError(
-                f"The Dask scheduler at {self._client.scheduler.address} does not have the plugin"
-                " of dask_limits, so calls on its workers cannot ask this program anything."
-                " Install dask_limits where the scheduler runs, and restart it."
+                f"Calls cannot ask this program anything: the Dask scheduler at"
+                f" {self._client.scheduler.address} has no plugin of dask_limits that could pass it"
+                " on. Install dask_limits, in the version that is used here, where the scheduler"
+                " runs, and restart it; `dask-limits check` shows whether Dask lacks something."
             )
         open_channel = self._client.scheduler.dask_limits_open_channel
         await open_channel(channel=self.address.channel, client=id_of(self._client))

@@ -13,9 +13,12 @@ from collections.abc import Mapping
 from typing import Any, Final, Self
 
 from dask_limits.channels.local_socket import Address, connect
+from dask_limits.units import format_bytes
 
 SIZE: Final = struct.Struct("=Q")
 """What comes before each question and each answer: how many bytes it has."""
+MOST_BYTES: Final = 64 * 2**20
+"""A question is no longer: the driver has it in memory as a whole."""
 
 
 class Asker:
@@ -44,9 +47,15 @@ class Asker:
         Raises:
             ConnectionError: if the driver cannot be reached any more.
             TypeError: if JSON cannot express the question.
+            ValueError: if it is too long.
             Exception: what the driver answers with.
         """
         body = json.dumps(self._always | question, default=_plain).encode()
+        if len(body) > MOST_BYTES:
+            raise ValueError(
+                f"{format_bytes(len(body))} are too much to send to the program of this call:"
+                f" {format_bytes(MOST_BYTES)} at most. Write them to a file, and send its name."
+            )
         if self._pid != os.getpid():  # in a fork, whose parent goes on with this connection
             self.close()
             self._begin()

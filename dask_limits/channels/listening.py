@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Any, Final
+from typing import Any
 
 from dask_limits.channels import local_socket
-from dask_limits.channels.asking import SIZE
-
-MOST_BYTES: Final = 64 * 2**20
-"""A question is no longer: it is in memory as a whole. Attributes of trials are the largest."""
+from dask_limits.channels.asking import MOST_BYTES, SIZE
 
 
 class Listener:
@@ -50,6 +47,9 @@ class Listener:
                 await writer.drain()
         except (EOFError, OSError):
             pass  # the call has ended
+        except asyncio.CancelledError:
+            if not self._is_closed:  # asyncio would log it, before Python 3.12
+                raise
         finally:
             self._talks.discard(task)
             writer.close()

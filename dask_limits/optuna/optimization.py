@@ -53,6 +53,7 @@ def optimize(
         Exception: what the objective or a callback has raised; what keeps calls from running.
 
     Example:
+        >>> import optuna
         >>> optuna.logging.set_verbosity(optuna.logging.ERROR)
         >>> study = optuna.create_study()
         >>> optimize(study, lambda trial: trial.suggest_float("x", 1, 2) ** 2, 3, memory="1 GiB")

@@ -69,6 +69,7 @@ class RunningTrials:
         self._on_breach = on_breach
         self._inboxes: dict[str, Inbox] = {}  # by the keys of trials
         self._is_ending = False
+        self._is_done = threading.Event()
         self._error: BaseException | None = None
         self._calling_back = threading.RLock()
         # With annotations of Dask, for instance, which threads of Optuna do not have.
@@ -84,13 +85,15 @@ class RunningTrials:
         )
         thread.start()
         try:
-            thread.join()
+            self._is_done.wait()  # before Python 3.13, Ctrl-C in a join() breaks the next one
         except BaseException:
             self._is_ending = True
             for inbox in list(self._inboxes.values()):
                 inbox.put(None)
+            self._is_done.wait()
             thread.join()
             raise
+        thread.join()
         if self._error is not None:
             raise self._error
 
@@ -100,6 +103,8 @@ class RunningTrials:
                 self._study.optimize(self._run_trial, catch=self._caught, **arguments)
         except BaseException as error:
             self._error = self._error or error
+        finally:
+            self._is_done.set()
 
     def hear(self, text: bytes, answer: Answer) -> None:
         """Take a question of a call, and leave it to the thread of its trial."""
@@ -116,6 +121,8 @@ class RunningTrials:
 
         def call_back(study: optuna.Study, trial: optuna.trial.FrozenTrial) -> None:
             with self._calling_back, self._noting_errors():
+                if self._is_ending:
+                    raise KeyboardInterrupt
                 callback(study, trial)
 
         return call_back

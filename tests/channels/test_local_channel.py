@@ -48,7 +48,7 @@ def test_an_error_is_raised_where_it_was_asked() -> None:
     channel.close()
 
 
-def test_after_its_end_questions_fail_at_once() -> None:
+def test_after_its_end_questions_fail_at_once(capfd: pytest.CaptureFixture[str]) -> None:
     heard = threading.Event()
     channel = LocalChannel(lambda *_: heard.set())  # it never answers
     errors: list[BaseException] = []
@@ -66,11 +66,17 @@ def test_after_its_end_questions_fail_at_once() -> None:
     channel.close()
     asking.join()
     ask()
-    assert [str(error).split(" ")[-2:] for error in errors] == [
-        ["no", "more"],
-        ["Cluster", "itself."],
-    ]
+    assert [str(error).endswith("listens to it no more") for error in errors] == [True, False]
+    assert "cannot reach the program" in str(errors[1])
     channel.close()
+    assert capfd.readouterr().err == ""
+
+
+def test_a_question_that_is_too_long_is_refused(channel: LocalChannel) -> None:
+    with Asker(channel.address, {}) as asker:
+        with pytest.raises(ValueError, match=r"64\.0 MiB are too much .* 64\.0 MiB at most"):
+            asker.ask(text="x" * 64 * 2**20)
+        assert asker.ask(n=1) == '{"n": 1}'
 
 
 def test_garbage_costs_its_own_connection_alone(channel: LocalChannel) -> None:

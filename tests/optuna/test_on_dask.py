@@ -160,6 +160,27 @@ def sees_two(trial: optuna.Trial) -> float:
     return 1
 
 
+def stays_from_1(trial: optuna.Trial) -> float:
+    trial.set_user_attr("began", True)
+    while trial.number and not trial.user_attrs.get("over"):
+        time.sleep(0.1)
+    return 1
+
+
+def test_ctrl_c_ends_the_trials_that_run(client: Client) -> None:
+    def interrupt(study: optuna.Study, _: object) -> None:
+        until(lambda: [one.number for one in study.trials if "began" in one.user_attrs][-1] > 0)
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.5)
+
+    study = new_study()
+    with pytest.raises(KeyboardInterrupt):
+        optimize(study, stays_from_1, where=client, wall_time=600, callbacks=[interrupt])
+    assert states_of(study)[:2] == ["COMPLETE", "FAIL"]
+    assert set(states_of(study)[1:]) == {"FAIL"}
+    until(lambda: not client.run_on_scheduler(lambda dask_scheduler: list(dask_scheduler.tasks)))
+
+
 def test_nothing_listens_after_the_study(client: Client) -> None:
     optimize(new_study(), everything, 2, where=client, wall_time=60)
     until(lambda: not channels_of(client))

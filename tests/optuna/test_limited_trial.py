@@ -139,6 +139,21 @@ def test_numbers_of_numpy_are_numbers() -> None:
     assert study.trials[0].intermediate_values == {2: 0.5, 3: 0.25}
 
 
+def test_constraints_and_attributes_of_the_system_are_those_of_the_version() -> None:
+    def say(trial: optuna.Trial) -> Any:
+        if hasattr(optuna.Trial, "set_constraint"):
+            trial.set_constraint("over", np.float32(0.5))
+            return [trial.constraints, raised(lambda: trial.set_constraint("nan", float("nan")))]
+        trial.set_system_attr("over", 0.5)
+        return [trial.system_attrs, "ValueError"]
+
+    with warnings.catch_warnings():  # of what is deprecated
+        warnings.simplefilter("ignore")
+        constraints, refused = of_call(say)
+    assert constraints == {"over": 0.5}
+    assert refused.startswith("ValueError")
+
+
 def test_threads_forks_and_copies_of_the_call_ask_too() -> None:
     def spread(trial: optuna.Trial) -> Any:
         x = trial.suggest_float("x", 0, 1)

@@ -136,7 +136,6 @@ RETURNED = {
     "infinite": math.inf,
     "none": None,
     "text": "text",
-    "number as text": "5",
     "several": (1, 2),
     "one in a list": [3],
     "array": np.array([1.0, 2.0]),

@@ -16,8 +16,8 @@ demo: .venv/demo  ## Run a limited search on a Dask cluster on this machine
 test: .venv/test  ## Run the whole test suite, three files at a time: a test waits most of its time
 	$(BIN)/python -m pytest $(PARALLEL)
 
-test-oldest: .venv-oldest/test  ## Run the tests of Dask on the oldest versions that pyproject.toml names
-	.venv-oldest/bin/python -m pytest $(PARALLEL) -m dask tests/dask tests/executors/dask tests/executors/test_contract.py
+test-oldest: .venv-oldest/test  ## Run the tests of Dask, and of Optuna on it, on the oldest versions that pyproject.toml names
+	.venv-oldest/bin/python -m pytest $(PARALLEL) -m dask tests/dask tests/executors/dask tests/executors/test_contract.py tests/optuna
 
 test-matrix:  ## Run all tests but those of Dask and SLURM on each of these versions of Python that is there
 	for version in $(PYTHONS); do \

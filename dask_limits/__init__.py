@@ -4,7 +4,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dask_limits import exceptions, units
+    from dask_limits import exceptions, optuna, units
     from dask_limits.batch_systems.job_state import JobState
     from dask_limits.dask.compat.all_names import dask_names
     from dask_limits.dask.graphs.annotations import annotate
@@ -55,6 +55,7 @@ __all__ = [
     "enforce_limits",
     "exceptions",
     "limit",
+    "optuna",
     "preload",
     "probe_scheduler",
     "progress",

@@ -112,6 +112,7 @@ def test_the_public_names_are_these_and_all_exist():
         "enforce_limits",
         "exceptions",
         "limit",
+        "optuna",
         "preload",
         "probe_scheduler",
         "progress",

@@ -28,11 +28,12 @@ LAYERS = {
         exceptions units printable
         events guards batch_systems placement
         limits display
+        channels
         dask old_pynisher
         executors
         joblib sklearn
         plugins
-        scheduler
+        scheduler optuna
         __init__
         search check
         cli

@@ -56,9 +56,10 @@ NAMES: Final = (
     )
     | names(
         "distributed.scheduler:Scheduler.report 2021.1",
-        what_for="to tell the clients of a batch that takes long how its first calls have ended,"
-        " and what calls report of their progress",
-        without="All calls of a batch are told when its last one has ended, and no progress is.",
+        what_for="to tell clients how the first calls of a batch have ended, what calls report of"
+        " their progress, and what they ask",
+        without="All calls of a batch are told when its last one has ended, and no progress is."
+        " Trials of Optuna do not run on Dask: dask_limits.optuna.optimize raises RuntimeError.",
     )
     | names(
         "distributed.scheduler:TaskState.suspicious 2021.1",
@@ -163,8 +164,13 @@ def tell_clients(scheduler: distributed.Scheduler, ts: Any, topic: str, message:
         report({"op": "event", "topic": topic, "event": (time.time(), message)}, ts=ts)
 
 
+def can_tell_client(scheduler: distributed.Scheduler) -> bool:
+    """Whether `tell_client` has an effect."""
+    return hasattr(scheduler, "report")
+
+
 def tell_client(scheduler: distributed.Scheduler, client: str, topic: str, message: Any) -> None:
-    """Send one client a message, as `tell_clients` does."""
+    """Send one client a message, as an event of a topic that is not kept."""
     if (report := getattr(scheduler, "report", None)) is not None:
         report({"op": "event", "topic": topic, "event": (time.time(), message)}, client=client)
 

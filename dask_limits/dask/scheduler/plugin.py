@@ -18,6 +18,7 @@ from dask_limits.dask.progress_log import TOPIC as PROGRESS
 from dask_limits.dask.progress_log import Value
 from dask_limits.dask.reservations import request_of
 from dask_limits.dask.scheduler import patches
+from dask_limits.dask.scheduler.channels import Channels
 from dask_limits.dask.scheduler.cluster import Cluster, TrackedWorker, removal_of
 from dask_limits.dask.scheduler.draining import drain_idle, drain_in_time, stop_timer
 from dask_limits.dask.scheduler.gather_log import LOGGER, GatherLog
@@ -55,7 +56,9 @@ class LimitsSchedulerPlugin(distributed.SchedulerPlugin):  # type: ignore[misc]
         self._refusals = Refusals(self.cluster)
         self._gather_log = GatherLog(self.cluster)
         self._losses = Losses(self.cluster, self._gather_log, self._decide)
+        self._channels = Channels(scheduler)
         scheduler.handlers.update(
+            self._channels.rpc_handlers,
             dask_limits_join=self._join,
             dask_limits_leave=self._leave,
             dask_limits_cancel_calls=self._cancel_calls,
@@ -64,6 +67,7 @@ class LimitsSchedulerPlugin(distributed.SchedulerPlugin):  # type: ignore[misc]
         started, seceded = self._call_started, self._call_seceded
         listen(scheduler, {"dask-limits-started": started, "dask-limits-seceded": seceded})
         listen(scheduler, {"dask-limits-begun": self._call_begun, PROGRESS: self._calls_get_on})
+        listen(scheduler, self._channels.stream_handlers)
         self._undo = patches.install(scheduler, self._decide)
         if self._undo is None:
             logger.warning(
@@ -93,7 +97,10 @@ class LimitsSchedulerPlugin(distributed.SchedulerPlugin):  # type: ignore[misc]
     def _join(self, worker: str, resources: Mapping[str, Any], job: Mapping[str, Any]) -> bool:
         """A worker reports what it has. Returns whether its calls are placed here."""
         state = self._scheduler.workers.get(worker)
-        if state is None or self._undo is None:
+        if state is None:
+            return False
+        self._channels.worker_came(worker)
+        if self._undo is None:
             return False
         reported = WorkerResources(**resources)
         here = replace(reported, ends_at=time.monotonic() + reported.ends_at)
@@ -113,6 +120,7 @@ class LimitsSchedulerPlugin(distributed.SchedulerPlugin):  # type: ignore[misc]
         return True
 
     def _remove(self, worker: str) -> TrackedWorker | None:
+        self._channels.worker_left(worker)
         self._placement.remove(worker)
         stop_timer(self.cluster, worker)
         return self.cluster.remove(worker)
@@ -139,6 +147,10 @@ class LimitsSchedulerPlugin(distributed.SchedulerPlugin):  # type: ignore[misc]
             self._refusals.may_come_back(resources)
         self.cluster.place_soon()
         self._losses.worker_left(tracked, removal)
+
+    def remove_client(self, scheduler: distributed.Scheduler, client: str) -> None:
+        """A client has left, or was lost."""
+        self._channels.client_left(client)
 
     def _cores(self) -> int:
         """How many calls can run at a time; 0 if they are not placed here."""

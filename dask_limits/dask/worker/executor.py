@@ -38,6 +38,7 @@ from dask_limits.dask.usage_log import UsageLog
 from dask_limits.dask.worker.admission import AdmissionControl, Reservation
 from dask_limits.dask.worker.batch_run import BatchRun
 from dask_limits.dask.worker.error_messages import explain
+from dask_limits.dask.worker.relay import Relay
 from dask_limits.exceptions import CallCancelledError, CallError, GuardianLostError
 from dask_limits.limits import Limits
 from dask_limits.limits.ipc import by_value
@@ -76,6 +77,7 @@ class LimitsExecutor(concurrent.futures.Executor):
         is_left: Whether its plugin has left it, and no other one has taken it over as yet.
         usage_log: What its tasks have used.
         progress_log: What calls of schedulers report, those without limits included.
+        relay: By which its calls ask their drivers.
     """
 
     def __init__(
@@ -93,6 +95,7 @@ class LimitsExecutor(concurrent.futures.Executor):
         self.is_left = False
         self.usage_log = UsageLog(worker)
         self.progress_log = ProgressLog(self._send_progress)
+        self.relay = Relay(worker)
 
     def preload(self, preload: Preload) -> None:
         """Have the calls that begin from now on run in processes that have done this."""

@@ -108,7 +108,7 @@ class LimitsWorkerPlugin(distributed.WorkerPlugin):  # type: ignore[misc]
         worker.executors[EXECUTOR] = self._executor
         give_back, cancel_calls = self._executor.give_back, self._executor.cancel_calls
         handlers = {"dask-limits-give-back": give_back, "dask-limits-cancel-calls": cancel_calls}
-        compat.listen(worker, handlers)
+        compat.listen(worker, handlers | self._executor.relay.handlers)
         resources, job = await _resources_of(worker)
         self._executor.set_resources(resources, job.job)
         try:
@@ -168,6 +168,7 @@ class LimitsWorkerPlugin(distributed.WorkerPlugin):  # type: ignore[misc]
     async def _end(self, worker: distributed.Worker) -> None:
         worker.executors.pop(EXECUTOR, None)
         self._executor.usage_log.send()
+        self._executor.relay.close()
         await asyncio.to_thread(self._executor.shutdown)
 
 

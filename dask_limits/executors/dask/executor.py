@@ -13,10 +13,12 @@ import dask
 import distributed
 from distributed.deploy import Cluster
 
+from dask_limits.channels.channel import Channel, Hear
 from dask_limits.dask.graphs.annotations import EXECUTOR, limits_annotations
 from dask_limits.dask.packed_call import pack_call
 from dask_limits.exceptions import CallPicklingError
 from dask_limits.executors.cluster import ClusterEvent, WatchedExecutor
+from dask_limits.executors.dask.channel import DaskChannel
 from dask_limits.executors.dask.cluster_events import ClusterEvents
 from dask_limits.executors.dask.connection import SchedulerConnection, register_plugin
 from dask_limits.executors.dask.dashboard import dashboard_link
@@ -166,6 +168,14 @@ class DaskExecutor(WatchedExecutor):
             raise RuntimeError(f"{limited.name}() was submitted after shutdown()")
         self._sender.send(call)
         return future
+
+    def open_channel(self, hear: Hear) -> Channel:
+        """Open a channel over which calls ask this process."""
+        return DaskChannel(self.client, self._connection, hear)
+
+    def places(self) -> int:
+        """How many calls of one core the workers run at a time that were there a second ago."""
+        return self._sender.cores
 
     def _cancel(self, call: Submission) -> None:
         self._sender.call_soon(self._sender.cancel, call)

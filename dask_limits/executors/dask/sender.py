@@ -99,6 +99,11 @@ class Sender:
         # Not in the caller's context, whose annotations are not meant for all that is sent then.
         contextvars.Context().run(call_in_loop, self._client, coroutine_function, *args)
 
+    @property
+    def cores(self) -> int:
+        """How many calls the cluster could run at a time when this was last counted."""
+        return self._batching.cores
+
     def fail(self, call: Submission, error: BaseException) -> None:
         """Fail a call."""
         self._settling.settle(partial(call.fail, error))

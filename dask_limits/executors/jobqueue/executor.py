@@ -24,7 +24,7 @@ class JobQueueExecutor(DaskExecutor):
     """Runs calls on Dask workers in the jobs of a batch system, which it submits and cancels."""
 
     _pool: JobPool
-    _dashboard_host = ""
+    _spec: JobSpec
 
     @classmethod
     def start(cls, spec: JobSpec, preload: Preload = NOTHING, *, batch: bool = True) -> Self:
@@ -53,7 +53,7 @@ class JobQueueExecutor(DaskExecutor):
             exit_stack.callback(client.close)
             executor = cls(client, preload=preload, batch=batch)
             executor._pool, pool.tell = pool, executor._hear
-            executor._dashboard_host = spec.dashboard_host
+            executor._spec = spec
             cluster.sync(pool.begin)
             executor._close = exit_stack.pop_all().close
             return executor
@@ -61,7 +61,7 @@ class JobQueueExecutor(DaskExecutor):
     @property
     def dashboard_link(self) -> str | None:
         """See `DaskExecutor.dashboard_link`."""
-        return dashboard_link(self.client, self._dashboard_host)
+        return dashboard_link(self.client, self._spec.dashboard_host)
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         """See `DaskExecutor.submit`. It raises `WorkersNotStartedError` if no worker will come."""
@@ -77,6 +77,10 @@ class JobQueueExecutor(DaskExecutor):
         super().watch(tell)
         if self._pool.waiting:
             self._tell(WaitingForWorkers(self._pool.waiting))
+
+    def places(self) -> int:
+        """How many calls of one core its workers run at a time, when all have come."""
+        return self._spec.places
 
     def ready(self) -> bool:
         """Whether a worker has come."""

@@ -112,6 +112,12 @@ class JobSpec:
         return job_resources(self.memory, self.cores, self.walltime_s or math.inf)
 
     @property
+    def places(self) -> int:
+        """How many calls of one core the workers of all jobs run at a time."""
+        most = self.n_workers if self.adaptive is None else self.adaptive.maximum
+        return most * self.cores
+
+    @property
     def shown(self) -> dict[str, Any]:
         """What to show people: how many workers, and what each job has."""
         shown: dict[str, Any] = {"n_workers": self.n_workers}

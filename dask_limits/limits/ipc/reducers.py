@@ -25,6 +25,8 @@ DECORATED: Final[list[Callable[[types.FunctionType], Reduction | None]]] = []
 
 def of(kind: type) -> Callable[[Any], Reduction] | None:
     """How to pickle objects of this type; None if as the standard pickler does."""
+    if kind.__name__ == "Trial" and kind.__module__.startswith("optuna."):
+        return _refuse_trial
     return _REDUCERS.get(kind) or _CLOUDPICKLES.get(kind)
 
 
@@ -78,6 +80,15 @@ def _reduce_method(method: types.MethodType) -> Reduction:
     if getattr(known, "__func__", known) is function:
         return getattr, (owner, name)
     return types.MethodType, (function, owner)
+
+
+def _refuse_trial(_: object) -> Reduction:
+    """What the copy in another process suggests, its study does not hear of."""
+    raise TypeError(
+        "a trial of Optuna works only in the process of its study. Instead of"
+        " study.optimize(limit(objective, ...), ...), call"
+        " dask_limits.optuna.optimize(study, objective, ...), with the limits as arguments"
+    )
 
 
 def _reduce_cached_property(cached: functools.cached_property[Any]) -> Reduction:

@@ -18,6 +18,7 @@ from dask_limits.limits.outcome import Outcome
 from dask_limits.limits.owner.answers import Outcomes
 from dask_limits.limits.owner.use import Use
 from dask_limits.limits.packed_outcome import PackedOutcome
+from dask_limits.placement.resources import Request
 
 _MOST_BYTES: Final = 64 * 1024
 """Of the pickles of a group: a message has room for twice as much."""
@@ -31,7 +32,12 @@ class Call:
     Attributes:
         sent: What is needed to unpickle the outcome; None if nobody here does.
         outcome: How it has ended, if it has.
+        reserves: What it is to reserve before it begins; None if nothing, or if it has done so.
+        order: Those with a lower one go first.
     """
+
+    reserves: Request | None = None
+    order = 0
 
     def __init__(
         self,

@@ -19,6 +19,7 @@ from dask_limits.limits.owner import received
 from dask_limits.limits.owner.heartbeat import INTERVAL_S, Heartbeat
 from dask_limits.limits.owner.steps import Steps
 from dask_limits.limits.owner.versions import Folders
+from dask_limits.limits.task import enclosing
 from dask_limits.limits.task.process_state import Setting
 
 _MOST_MESSAGES: Final = 1000
@@ -123,6 +124,7 @@ class Lease:
             start_method,
             limits.capture_output > 0,
             limits.isolation in ("warm", "fresh"),
+            limits.reserves or enclosing.has_reserved(),
             seconds,
             min(limits.memory or 0, 2**63) // 2,
         )

@@ -8,7 +8,6 @@ there is one worker. What other programs of this user have is one more call that
 from __future__ import annotations
 
 import atexit
-import contextlib
 import itertools
 import os
 import threading
@@ -19,23 +18,22 @@ from typing import Any, Final
 
 from dask_limits.limits.linux import uninterrupted
 from dask_limits.limits.owner.capacity import Capacity, capacity_here
+from dask_limits.limits.owner.other_programs import OtherPrograms
 from dask_limits.limits.owner.reservation import Reservation
-from dask_limits.limits.owner.shared_account import Row, SharedAccount
 from dask_limits.placement.policy import Placement
 from dask_limits.placement.queue import WaitingCall
 from dask_limits.placement.resources import Refusal, Request, WorkerResources, refusal
 
-_MACHINE: Final = "machine"
-_OTHERS: Final = "other programs"
 LOOK_S: Final = 0.05
 """How often a program whose calls wait looks whether others have given something back. A look takes
 some 50 us."""
-_NOTHING: Final = Request(cores=0)
+_MACHINE: Final = "machine"
+_OTHERS: Final = "other programs"
 _MOST_COMPARED: Final = 100
 
 
 class Account:
-    """One account for all calls of this process, and a row of the one of all programs.
+    """One account for all calls of this process, and its part of that of all programs.
 
     Its methods can be called from any thread. Ctrl-C may interrupt them anywhere: what is true is
     which reservations are in `_held` and `_waiting`, and if a change of the rest was interrupted,
@@ -47,8 +45,7 @@ class Account:
 
     def _reset(self) -> None:
         self._capacity: Capacity | None = None
-        self._shared: SharedAccount | None = None
-        self._next_try = 0.0  # to open the shared account; seconds of time.monotonic()
+        self._others = OtherPrograms(lambda: self.capacity)
         self._lock = threading.Lock()
         self._inside = 0  # the thread that has it
         self._is_whole = True
@@ -56,21 +53,17 @@ class Account:
         self._waiting: dict[Reservation, WaitingCall] = {}
         self._returned: deque[Reservation] = deque()
         self._memory = self._cores = 0  # that are held
-        self._beside = 0  # a claim of another program, and what has started beside it:
-        self._memory_beside = self._cores_beside = 0
-        self._ticket, self._claimed = 0, _NOTHING  # the claim of this program
         self._placement: Placement | None = None  # while calls wait
         self._next_look = 0.0  # seconds of time.monotonic()
 
     def forget(self) -> None:
         """Begin without calls in a fork of this process: those are its parent's."""
-        if self._shared is not None:
-            self._shared.forget()
+        self._others.forget()
         self._reset()
 
     def close(self) -> None:
         """Leave the account of all programs, because this one ends."""
-        self._change(lambda _: self._close_shared())
+        self._change(lambda _: self._others.leave())
 
     @property
     def capacity(self) -> Capacity:
@@ -92,6 +85,8 @@ class Account:
         """Reserve, now or when it fits. Whether it is granted now; if not, and it does not wait,
         nothing has changed.
         """
+        if self._take_quickly(one):
+            return True
         if not self._change(self._take if waits else self._take_now, one):
             # A signal's handler, or a finalizer, has interrupted this very code. If it waited, it
             # would do so for ever.
@@ -100,8 +95,9 @@ class Account:
 
     def give_back(self, one: Reservation) -> None:
         """A call has ended, or is not to run any more. It does no harm to repeat this."""
-        self._returned.append(one)
-        self._change()
+        if not self._drop_quickly(one):
+            self._returned.append(one)
+            self._change()
 
     def withdraw(self, one: Reservation) -> bool:
         """Have a call not wait any more. False if it does not, as it has what it reserves."""
@@ -125,7 +121,68 @@ class Account:
         """Seconds after which each of those that wait should look, so that one does soon."""
         return min(LOOK_S * max(len(self._waiting), 1), 1.0)
 
-    # -- how ---------------------------------------------------------------------------------
+    # -- the quick way: nothing waits, and no other program is there ---------------------------
+
+    def _take_quickly(self, one: Reservation) -> bool:
+        """Grant a reservation if that is simple."""
+        me, request, capacity = threading.get_ident(), one.request, self._capacity
+        if one.slots is not None or capacity is None or self._inside == me:
+            return False
+        with self._lock:
+            self._inside = me
+            try:
+                memory, cores = self._memory + request.memory, self._cores + request.cores
+                is_simple = self._is_simple() and self._others.is_alone()
+                if not is_simple or memory > capacity.memory or cores > capacity.cores:
+                    return False
+                self._is_whole = False
+                self._held[one] = None
+                self._memory, self._cores, one.is_granted = memory, cores, True
+                self._others.hold(memory, cores)
+                self._is_whole = True
+            finally:
+                self._inside = 0
+        # To leave the lock is a barrier: a program that has come now sees this one, or is seen.
+        if not self._others.is_alone():
+            self._change(self._check, one)
+        return one.is_granted
+
+    def _check(self, one: Reservation) -> None:
+        """Take back what was granted while no other program was seen, if one is there."""
+        capacity = self.capacity
+        self._others.lock()
+        try:
+            there = self._others.have(self._memory, self._cores)
+            memory, cores = self._memory + there.memory, self._cores + there.cores
+            if memory > capacity.memory or cores > capacity.cores:
+                self._returned.append(one)
+        finally:
+            self._others.unlock()
+
+    def _drop_quickly(self, one: Reservation) -> bool:
+        """Take back a reservation if that is simple."""
+        me, request = threading.get_ident(), one.request
+        if one.slots is not None or self._inside == me:
+            return False
+        with self._lock:
+            self._inside = me
+            try:
+                if not self._is_simple() or one not in self._held:
+                    return False
+                memory, cores = self._memory - request.memory, self._cores - request.cores
+                self._is_whole = False
+                del self._held[one]
+                self._memory, self._cores, one.is_granted = memory, cores, False
+                self._others.hold(memory, cores)
+                self._is_whole = True
+            finally:
+                self._inside = 0
+        return True
+
+    def _is_simple(self) -> bool:
+        return self._is_whole and not (self._waiting or self._returned or self._others.beside)
+
+    # -- how else ------------------------------------------------------------------------------
 
     def _change(self, change: Callable[[Any], object] | None = None, one: Any = None) -> bool:
         """Change this while no other thread does. False if this thread is doing so already.
@@ -155,22 +212,19 @@ class Account:
     def _repair(self) -> None:
         """Find everything else anew by what is held and what waits."""
         self._memory = self._cores = 0
-        self._placement, self._beside = None, 0
+        self._placement, self._others.beside = None, 0
         for one in self._held:
             self._add(one, 1)
             one.is_granted = True
             if self._waiting.pop(one, None) is not None:
                 _tell(one)
-        self._publish()
+        self._others.tell(self._memory, self._cores)
 
     def _add(self, one: Reservation, sign: int) -> None:
         """Count a reservation; not any more, if the sign is negative."""
-        memory, cores = sign * one.request.memory, sign * one.request.cores
-        self._memory += memory
-        self._cores += cores
-        if self._beside and one.beside == self._beside:
-            self._memory_beside += memory
-            self._cores_beside += cores
+        self._memory += sign * one.request.memory
+        self._cores += sign * one.request.cores
+        self._others.count(one, sign)
 
     def _drop_returned(self) -> None:
         while self._returned:
@@ -186,8 +240,9 @@ class Account:
         if self._waiting:
             self._place()
         else:
-            self._placement, self._ticket, self._claimed = None, 0, _NOTHING
-            self._publish()
+            self._placement = None
+            self._others.claim(None)
+            self._others.tell(self._memory, self._cores)
 
     def _take(self, one: Reservation) -> None:
         if self._take_now(one):
@@ -202,18 +257,17 @@ class Account:
         if self._waiting:
             return False
         request, capacity = one.request, self.capacity
-        shared = self._lock_shared()
+        self._others.lock()
         try:
-            there = self._elsewhere()
+            there = self._others.have(self._memory, self._cores)
             memory = self._memory + there.memory + request.memory
             cores = self._cores + there.cores + request.cores
             if memory > capacity.memory or cores > capacity.cores or not self._grant(one):
                 return False
-            self._publish()
+            self._others.tell(self._memory, self._cores)
             return True
         finally:
-            if shared is not None:
-                shared.unlock()
+            self._others.unlock()
 
     def _grant(self, one: Reservation) -> bool:
         """Have a call hold what it reserves, and a slot. False if it has none."""
@@ -222,7 +276,7 @@ class Account:
             uninterrupted.together(*slot, (self._held.__setitem__, one, None))
         except IndexError:
             return False
-        one.beside = self._beside
+        one.beside = self._others.beside
         self._add(one, 1)
         one.is_granted = True
         return True
@@ -232,12 +286,13 @@ class Account:
         self._next_look = time.monotonic() + LOOK_S
         if self._placement is None:
             self._placement = self._new_placement()
-        placement, shared = self._placement, self._lock_shared()
+        placement, others = self._placement, self._others
+        others.lock()
         try:
-            if shared is not None:
-                shared.void_the_dead()
+            others.void_the_dead()
             placement.finish(_OTHERS)
-            placement.resume(WaitingCall(_OTHERS, self._elsewhere(), 0), _MACHINE)
+            there = others.have(self._memory, self._cores)
+            placement.resume(WaitingCall(_OTHERS, there, 0), _MACHINE)
             for start in placement.place(0):
                 one: Any = start.key
                 if self._grant(one):
@@ -246,11 +301,10 @@ class Account:
                 else:  # another call has just taken the last slot
                     placement.finish(one)
                     placement.enqueue(self._waiting[one])
-            self._claim()
-            self._publish()
+            others.claim(self._first_that_waits())
+            others.tell(self._memory, self._cores)
         finally:
-            if shared is not None:
-                shared.unlock()
+            others.unlock()
         if not self._waiting:
             self._placement = None
 
@@ -266,80 +320,12 @@ class Account:
             placement.enqueue(call)
         return placement
 
-    # -- other programs ----------------------------------------------------------------------
-
-    def _lock_shared(self) -> SharedAccount | None:
-        """Keep other programs from starting calls until it is unlocked. None if there are none."""
-        shared = self._shared
-        if shared is None or not shared.is_good():
-            shared = self._open_shared()
-        if shared is not None:
-            shared.lock()
-        return shared
-
-    def _open_shared(self) -> SharedAccount | None:
-        """Open the account of all programs. None where that cannot be: then this one has its own.
-
-        The file may have been removed, or this program may have another user now.
-        """
-        self._close_shared()
-        if (now := time.monotonic()) >= self._next_try:
-            self._next_try = now + 1
-            with contextlib.suppress(OSError):
-                self._shared = SharedAccount(self.capacity)
-        return self._shared
-
-    def _close_shared(self) -> None:
-        shared, self._shared = self._shared, None
-        if shared is not None:
-            shared.close()
-
-    def _elsewhere(self) -> Request:
-        """What is not there for calls of this program beside those that it has.
-
-        Other programs have it; or it is kept for a call of another program, which has waited for
-        longer: calls start beside that one only if together they leave room for it.
-        """
-        if self._shared is None or not (rows := self._shared.others()):
-            self._beside = 0
-            return _NOTHING
-        memory, cores = sum(row.memory for row in rows), sum(row.cores for row in rows)
-        claims = [row for row in rows if row.ticket and not 0 < self._ticket < row.ticket]
-        first = min(claims, key=lambda row: row.ticket, default=Row())
-        if self._beside != first.ticket:
-            self._beside = first.ticket
-            self._memory_beside = self._cores_beside = 0
-        if first.ticket:
-            beside = [row for row in rows if row.backfilled == first.ticket]
-            kept = first.claimed_memory + sum(row.backfilled_memory for row in beside)
-            memory = max(memory, kept + self._memory_beside - self._memory)
-            kept = first.claimed_cores + sum(row.backfilled_cores for row in beside)
-            cores = max(cores, kept + self._cores_beside - self._cores)
-        return Request(memory, cores)
-
-    def _claim(self) -> None:
-        """Claim what the first call needs that waits here, if it could run."""
+    def _first_that_waits(self) -> Request | None:
+        """What the first call needs that waits, of those that could run."""
         waiting = itertools.islice(self._waiting, _MOST_COMPARED)
         ready = (one for one in waiting if _is_ready(one.slots))
         first = min(ready, key=lambda one: one.order, default=None)
-        self._claimed = _NOTHING if first is None else first.request
-        if first is None:
-            self._ticket = 0
-        elif not self._ticket and self._shared is not None:
-            self._ticket = self._shared.next_ticket()
-
-    def _publish(self) -> None:
-        if self._shared is not None:
-            self._shared.publish(
-                self._memory,
-                self._cores,
-                self._ticket,
-                self._claimed.memory,
-                self._claimed.cores,
-                self._beside,
-                self._memory_beside,
-                self._cores_beside,
-            )
+        return None if first is None else first.request
 
 
 def _tell(one: Reservation) -> None:

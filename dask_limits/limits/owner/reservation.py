@@ -20,9 +20,19 @@ def request_of(limits: Limits) -> Request | None:
     Unlike on a worker of Dask, a call that names no cores reserves none: how many of them run is
     up to who starts them. A call in its caller's thread takes what the program itself has.
     """
-    if not limits.reserves or limits.isolation == "thread":
-        return None
-    return Request(limits.memory or 0, limits.cores or 0)
+    global _last
+    its, request = _last
+    if limits is not its:
+        if limits.reserves and limits.isolation != "thread":
+            request = Request(limits.memory or 0, limits.cores or 0)
+        else:
+            request = None
+        _last = limits, request
+    return request
+
+
+_last: tuple[Limits, Request | None] = Limits(), None
+"""The last limits, which are those of most calls, and what they reserve."""
 
 
 class Slots:

@@ -29,7 +29,8 @@ FOLDER: Final = "/dev/shm"
 is. A batch job may have one of its own."""
 _WIDTH: Final = 16  # numbers of 8 bytes in a row: its place, and the fields of `Row`
 _ROW_SIZE: Final = 8 * _WIDTH
-_IS_OURS, _ROWS, _TICKET = 0, 1, 2  # the first row: what file it is, its rows, and the last ticket
+_IS_OURS, _ROWS, _PROGRAMS, _TICKET = 0, 1, 2, 3
+"""In the first row: what file it is, its rows, the programs that have one, and the last ticket."""
 _MAGIC: Final = 0x31_5354_494D_494C  # "LIMITS1"
 _MOST_ROWS: Final = 511
 """Programs at one time; each process of a pool is one. Others have accounts of their own."""
@@ -107,7 +108,7 @@ class SharedAccount:
             self.forget()
             raise
         self._next_look = 0.0  # seconds of time.monotonic()
-        self._claims: tuple[int, ...] = ()  # that were published
+        self._claim: tuple[int, ...] = ()  # that was told
 
     def _register(self) -> int:
         """Take the first row that nobody has."""
@@ -120,8 +121,20 @@ class SharedAccount:
             if self._try_lock(number):
                 self._put(number, self._place)
                 words[_ROWS] = max(words[_ROWS], number)
+                words[_PROGRAMS] = self._count()
                 return number
         raise OSError(f"{_MOST_ROWS} programs use {self._path}")
+
+    def _count(self) -> int:
+        there = self._words[_WIDTH : (self._words[_ROWS] + 1) * _WIDTH : _WIDTH]
+        return sum(place != 0 for place in there)
+
+    def is_alone(self) -> bool:
+        """Whether no other program has a row. If one comes, it sees what this one has published.
+
+        It looks now and then whether the file is good. It is not locked.
+        """
+        return self._words[_PROGRAMS] == 1 and time.monotonic() < self._next_look
 
     def _put(self, number: int, *row: int) -> None:
         at = number * _WIDTH
@@ -155,14 +168,17 @@ class SharedAccount:
                 found.append(Row(*words[at + 1 : at + 1 + len(Row._fields)]))
         return found
 
-    def publish(self, memory: int, cores: int, *claims: int) -> None:
-        """Tell the others what this program has: the fields of its row."""
+    def hold(self, memory: int, cores: int) -> None:
+        """Tell the others what the calls of this program hold."""
         at, words = self._number * _WIDTH + 1, self._words
         words[at], words[at + 1] = memory, cores
-        if claims != self._claims:
-            for column, value in enumerate(claims, at + 2):
-                words[column] = value
-            self._claims = claims
+
+    def claim(self, *claim: int) -> None:
+        """Tell them the rest of the row of this program."""
+        if claim != self._claim:
+            for column, value in enumerate(claim, self._number * _WIDTH + 3):
+                self._words[column] = value
+            self._claim = claim
 
     def next_ticket(self) -> int:
         """A number for a claim, higher than all before. It is locked."""
@@ -177,6 +193,7 @@ class SharedAccount:
                 fcntl.lockf(self._fd, fcntl.LOCK_UN, 1, number * _ROW_SIZE)
             if number == self._words[_ROWS] and not self._words[number * _WIDTH]:
                 self._words[_ROWS] -= 1
+        self._words[_PROGRAMS] = self._count()
 
     def _try_lock(self, number: int) -> bool:
         """Take the lock on a row. False if its program is alive."""
@@ -192,6 +209,10 @@ class SharedAccount:
         if now < self._next_look:
             return True
         self._next_look = now + _LOOK_S
+        if self._words[_PROGRAMS] > 1:
+            self.lock()
+            self.void_the_dead()
+            self.unlock()
         try:
             there, here = os.stat(self._path, follow_symlinks=False), os.fstat(self._fd)
         except OSError:

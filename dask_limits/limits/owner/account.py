@@ -250,7 +250,7 @@ class Account:
         self._waiting[one] = WaitingCall(one, one.request, one.order, one.slots)
         if self._placement is not None:
             self._placement.enqueue(self._waiting[one])
-        self._place()
+        self._place(asking=one)
 
     def _take_now(self, one: Reservation) -> bool:
         """Grant a reservation if it fits now, and nothing else waits here."""
@@ -281,8 +281,8 @@ class Account:
         one.is_granted = True
         return True
 
-    def _place(self) -> None:
-        """Grant what fits now of what waits."""
+    def _place(self, asking: Reservation | None = None) -> None:
+        """Grant what fits now of what waits. The one that asks now is not told."""
         self._next_look = time.monotonic() + LOOK_S
         if self._placement is None:
             self._placement = self._new_placement()
@@ -297,7 +297,8 @@ class Account:
                 one: Any = start.key
                 if self._grant(one):
                     del self._waiting[one]
-                    _tell(one)
+                    if one is not asking:
+                        _tell(one)
                 else:  # another call has just taken the last slot
                     placement.finish(one)
                     placement.enqueue(self._waiting[one])

@@ -56,15 +56,15 @@ def run(request: Request, cancel: CancelToken, call: Callable[[], object]) -> No
     """Make a call when what it reserves is free, or when it is cancelled."""
     account, one = account_here(), Reservation(request)
     try:
-        if not account.take(one, waits=False) and threading.get_ident() not in needed:
-            _wait(account, one, cancel)
-        call()
-    finally:
         try:
-            account.give_back(one)
+            if not account.take(one, waits=False) and threading.get_ident() not in needed:
+                _wait(account, one, cancel)
+            call()
         finally:
-            if one.is_granted:  # Ctrl-C has interrupted this
-                account.give_back(one)
+            account.give_back(one)
+    finally:
+        if one.is_granted:  # Ctrl-C has interrupted that
+            account.give_back(one)
 
 
 def _wait(account: Account, one: Reservation, cancel: CancelToken) -> None:

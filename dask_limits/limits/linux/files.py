@@ -74,6 +74,14 @@ def read(path: str, size: int = 64 * 1024) -> bytes:
 def map_privately(fd: int) -> memoryview:
     """The contents of a file as memory; what is written there is not written to the file.
 
+    See `map_shared`.
+    """
+    return _map(fd, mmap.MAP_PRIVATE)
+
+
+def map_shared(fd: int) -> memoryview:
+    """The contents of a file as memory, which is that of all that map it so.
+
     Unlike `mmap.mmap` of the file, this does not keep the file open: a process that holds many
     results would run out of numbers for open files. The memory goes with the last part of the view,
     by code in C alone, so that no signal's handler can come between.
@@ -81,12 +89,15 @@ def map_privately(fd: int) -> memoryview:
     Raises:
         OSError: when there is no room for it.
     """
+    return _map(fd, mmap.MAP_SHARED)
+
+
+def _map(fd: int, how: int) -> memoryview:
     size = os.fstat(fd).st_size
     protection = mmap.PROT_READ | mmap.PROT_WRITE
     block = mmap.mmap(-1, size, mmap.MAP_PRIVATE, protection)  # of no file
     address = ctypes.addressof(ctypes.c_char.from_buffer(block))
-    instead = mmap.MAP_PRIVATE | _MAP_FIXED
-    if _libc.mmap(address, size, protection, instead, fd, 0) != address:
+    if _libc.mmap(address, size, protection, how | _MAP_FIXED, fd, 0) != address:
         error = ctypes.get_errno()
         raise OSError(error, os.strerror(error))
     return memoryview(block)

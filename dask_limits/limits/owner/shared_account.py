@@ -12,12 +12,11 @@ not.
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import fcntl
-import mmap
 import os
 import stat
+import sys
 import time
 from typing import Final, NamedTuple
 
@@ -97,8 +96,8 @@ class SharedAccount:
         self._fds = [_open(self._path)]
         try:
             os.posix_fallocate(self._fds[0], 0, _SIZE)  # else a write might end this program
-            self._map = mmap.mmap(self._fds[0], _SIZE)
-            self._words = memoryview(self._map).cast("Q")
+            self._identity = os.fstat(self._fds[0])
+            self._words = files.map_shared(self._fds[0]).cast("Q")
             self.lock()
             try:
                 self._number = self._register()
@@ -113,12 +112,9 @@ class SharedAccount:
     def _register(self) -> int:
         """Take the first row that nobody has."""
         words = self._words
-        if not words[_IS_OURS]:
-            words[_IS_OURS] = _MAGIC
-        elif words[_IS_OURS] != _MAGIC:
-            raise OSError(f"{self._path} is not a file of dask_limits")
+        words[_IS_OURS] = _MAGIC
         for number in range(1, _MOST_ROWS + 1):
-            if self._try_lock(number):
+            if self._try_lock_row(number):
                 self._put(number, self._place)
                 words[_ROWS] = max(words[_ROWS], number)
                 words[_PROGRAMS] = self._count()
@@ -188,20 +184,24 @@ class SharedAccount:
     def void_the_dead(self) -> None:
         """Clear the rows of programs that have ended. It is locked."""
         for number in range(self._words[_ROWS], 0, -1):
-            if number != self._number and self._words[number * _WIDTH] and self._try_lock(number):
+            is_used = number != self._number and self._words[number * _WIDTH] != 0
+            if is_used and self._try_lock_row(number):
                 self._put(number)
-                fcntl.lockf(self._fd, fcntl.LOCK_UN, 1, number * _ROW_SIZE)
+                self._unlock_row(number)
             if number == self._words[_ROWS] and not self._words[number * _WIDTH]:
                 self._words[_ROWS] -= 1
         self._words[_PROGRAMS] = self._count()
 
-    def _try_lock(self, number: int) -> bool:
+    def _try_lock_row(self, number: int) -> bool:
         """Take the lock on a row. False if its program is alive."""
         try:
             fcntl.lockf(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, number * _ROW_SIZE)
         except BlockingIOError:
             return False
         return True
+
+    def _unlock_row(self, number: int) -> None:
+        fcntl.lockf(self._fd, fcntl.LOCK_UN, 1, number * _ROW_SIZE)
 
     def is_good(self) -> bool:
         """Whether the file is open here, still there, and this user's. It looks now and then."""
@@ -214,29 +214,37 @@ class SharedAccount:
             self.void_the_dead()
             self.unlock()
         try:
-            there, here = os.stat(self._path, follow_symlinks=False), os.fstat(self._fd)
+            there = os.stat(self._path, follow_symlinks=False)
         except OSError:
             return False
-        return os.path.samestat(there, here) and self._user == os.geteuid()
+        is_there = os.path.samestat(there, self._identity) and self._is_open()
+        return is_there and self._user == os.geteuid()
+
+    def _is_open(self) -> bool:
+        """Whether the file is open here. If this program has closed it, its row may be another's,
+        and the number of the file too.
+        """
+        try:
+            return os.path.samestat(os.fstat(self._fd), self._identity)
+        except OSError:
+            return False
 
     def close(self) -> None:
         """Leave the account. The last one to leave removes the file."""
         self._next_look = 0.0
-        self.lock()
-        try:
+        if self._is_open():
+            self.lock()
             self._put(self._number)
             self.void_the_dead()
             if self._words[_ROWS] == 0 and self.is_good():
                 os.unlink(self._path)
-        finally:
             self.unlock()
-            self.forget()
+        self.forget()
 
     def forget(self) -> None:
         """Close the file only: in a fork, the row is the parent's."""
-        with contextlib.suppress(AttributeError):  # it was not mapped
-            self._words.release()
-            self._map.close()
+        if not self._is_open():
+            self._fds.clear()
         files.close(self._fds)
 
 
@@ -248,6 +256,8 @@ def _open(path: str) -> int:
         is_own = status.st_uid == os.geteuid() and status.st_nlink == 1
         if not is_own or not stat.S_ISREG(status.st_mode):
             raise PermissionError(f"{path} is not a file of this user's alone")
+        if os.pread(fd, 8, 0) not in (b"", bytes(8), _MAGIC.to_bytes(8, sys.byteorder)):
+            raise OSError(f"{path} is not a file of dask_limits")
         os.fchmod(fd, 0o600)
         return files.out_of_the_way(fd)
     finally:

@@ -45,7 +45,9 @@ def pool(account):
 def most_at_once(file):
     """The most that the numbers of calls summed up to which ran at one time."""
     lines = [line.split() for line in file.read_text().splitlines()]
-    changes = [(float(at), s * int(n)) for n, *when in lines for s, at in zip((1, -1), when, strict=True)]
+    changes = [
+        (float(at), s * int(n)) for n, *when in lines for s, at in zip((1, -1), when, strict=True)
+    ]
     total = most = 0
     for _, change in sorted(changes):
         total += change

@@ -126,7 +126,7 @@ class Account:
     def _take_quickly(self, one: Reservation) -> bool:
         """Grant a reservation if that is simple."""
         me, request, capacity = threading.get_ident(), one.request, self._capacity
-        if one.slots is not None or capacity is None or self._inside == me:
+        if capacity is None or self._inside == me:
             return False
         with self._lock:
             self._inside = me
@@ -135,11 +135,15 @@ class Account:
                 is_simple = self._is_simple() and self._others.is_alone()
                 if not is_simple or memory > capacity.memory or cores > capacity.cores:
                     return False
+                if one.slots is not None:
+                    one.slots.free.pop()
                 self._is_whole = False
                 self._held[one] = None
                 self._memory, self._cores, one.is_granted = memory, cores, True
                 self._others.hold(memory, cores)
                 self._is_whole = True
+            except IndexError:  # there is no slot any more
+                return False
             finally:
                 self._inside = 0
         # To leave the lock is a barrier: a program that has come now sees this one, or is seen.
@@ -156,13 +160,15 @@ class Account:
             memory, cores = self._memory + there.memory, self._cores + there.cores
             if memory > capacity.memory or cores > capacity.cores:
                 self._returned.append(one)
+                if one.slots is not None:
+                    one.slots.free.append(None)
         finally:
             self._others.unlock()
 
     def _drop_quickly(self, one: Reservation) -> bool:
         """Take back a reservation if that is simple."""
         me, request = threading.get_ident(), one.request
-        if one.slots is not None or self._inside == me:
+        if self._inside == me:
             return False
         with self._lock:
             self._inside = me

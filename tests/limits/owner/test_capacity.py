@@ -106,7 +106,8 @@ def test_a_real_group(environment):
     program = (
         "import os, pathlib, sys;"
         " pathlib.Path(sys.argv[1], 'cgroup.procs').write_text(str(os.getpid()));"
-        " from dask_limits.limits.owner.capacity import capacity_here; print(capacity_here().memory)"
+        " from dask_limits.limits.owner.capacity import capacity_here;"
+        " print(capacity_here().memory)"
     )
     try:
         command = [sys.executable, "-c", program, folder]

@@ -222,7 +222,7 @@ class PreloadError(CallError):
 
 
 class LimitRefusedError(CallError):
-    """No worker, present or future, can grant one of a call's limits.
+    """No worker, present or future, or not this machine, can grant one of a call's limits.
 
     Attributes:
         limit: Which: "memory" (bytes), "cores" or "wall_time" (seconds).

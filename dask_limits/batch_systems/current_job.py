@@ -1,4 +1,4 @@
-"""Which batch job this process runs in, and when that job ends."""
+"""Which batch job this process runs in, what it has there, and when that job ends."""
 
 from __future__ import annotations
 
@@ -22,6 +22,10 @@ _SYSTEMS: Final = (
     ("lsf", "LSB_JOBID", ""),
     ("oar", "OAR_JOB_ID", ""),
 )
+_CORES: Final = {"slurm": "SLURM_CPUS_ON_NODE", "pbs": "NCPUS", "sge": "NSLOTS"}
+"""The variables with the number of cores that a job has on this node. `salloc` sets SLURM's not:
+what it starts runs elsewhere."""
+_MIB: Final = 2**20
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,23 @@ class BatchJob:
             end = _epoch(JOB_ENDS)
         return None if end is None else end - time.time()
 
+    @property
+    def cores(self) -> int | None:
+        """The cores of this job on this node; None if they are not known."""
+        return _positive(_CORES.get(self.system, ""))
+
+    @property
+    def memory(self) -> int | None:
+        """The bytes of memory of this job on this node, as SLURM says; None if they are not known.
+
+        Other batch systems tell only the kernel: see control groups.
+        """
+        if self.system != "slurm" or (cores := self.cores) is None:
+            return None
+        if (memory := _positive("SLURM_MEM_PER_NODE")) is None:
+            memory = (_positive("SLURM_MEM_PER_CPU") or 0) * cores
+        return memory * _MIB or None
+
 
 def current_job() -> BatchJob | None:
     """The batch job that this process runs in, from its environment; None if there is none."""
@@ -57,6 +78,11 @@ def current_job() -> BatchJob | None:
     if job := _htcondor_job():
         return BatchJob("htcondor", job)
     return BatchJob("", "") if JOB_ENDS in os.environ else None
+
+
+def _positive(variable: str) -> int | None:
+    value = os.environ.get(variable, "")
+    return (int(value) or None) if value.isdigit() else None
 
 
 def _epoch(variable: str) -> float | None:

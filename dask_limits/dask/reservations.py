@@ -36,10 +36,12 @@ def request_of(limits: Mapping[str, Any]) -> Request:
         return Request()
 
 
-_RESERVES: Final = "memory", "cores", "wall_time", "grace_period"
+_RESERVES: Final = "memory", "cores", "wall_time", "grace_period", "reserve"
 
 
-def _parsed(memory: Any, cores: Any, wall_time: Any, grace_period: Any) -> Request:
+def _parsed(memory: Any, cores: Any, wall_time: Any, grace_period: Any, reserve: Any) -> Request:
+    if reserve is False:
+        memory = cores = None
     seconds = 0.0
     if wall_time is not None:
         seconds = parse_seconds(wall_time, "wall_time")

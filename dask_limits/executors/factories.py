@@ -27,6 +27,16 @@ _ACCEPTED: Final = (
 _OF_DASK: Final[Mapping[str, Any]] = {"security": None, "batch": True}
 
 
+def _no_refusal(limits: Limits, name: str) -> None:
+    return None
+
+
+def _refusal_here(limits: Limits, name: str) -> LimitRefusedError | None:
+    from dask_limits.limits.owner.reserving import refusal_error
+
+    return refusal_error(name, limits)
+
+
 @dataclass(frozen=True)
 class ExecutorFactory:
     """Makes an executor when it is needed, and knows what to show of it until then.
@@ -48,7 +58,7 @@ class ExecutorFactory:
     owned: bool = True
     ends_calls: bool = True
     given: object = None
-    refusal: Callable[[Limits, str], LimitRefusedError | None] = lambda limits, name: None
+    refusal: Callable[[Limits, str], LimitRefusedError | None] = _no_refusal
 
     def __str__(self) -> str:
         options = ", ".join(f"{name}={value!r}" for name, value in self.options.items())
@@ -122,7 +132,8 @@ def factory_for(where: Any, preload: Preload, options: Mapping[str, Any]) -> Exe
     make: Callable[..., ExecutorFactory]
     if where is None or isinstance(where, Integral):
         workers: Any = where  # `processes` checks it
-        known, make = {"max_calls_per_process": None}, partial(processes, workers)
+        known = {"max_calls_per_process": None, "reserve": True}
+        make = partial(processes, workers)
     elif isinstance(where, str) or _is_dask(where, "Client", "Cluster"):
         known, make = _OF_DASK, partial(dask, where, None)
     else:
@@ -137,19 +148,30 @@ def factory_for(where: Any, preload: Preload, options: Mapping[str, Any]) -> Exe
 
 
 def processes(
-    max_workers: int | None, max_calls_per_process: int | None, preload: Preload
+    max_workers: int | None,
+    max_calls_per_process: int | None,
+    preload: Preload,
+    *,
+    reserve: bool = True,
 ) -> ExecutorFactory:
     """Executors over our own task processes."""
     from dask_limits.executors.processes import ProcessExecutor
 
+    if not isinstance(reserve, bool):
+        raise TypeError(
+            f"reserve={reserve!r} is of type {type(reserve).__name__}: use True or False"
+        )
     preload.check_here()
     options: dict[str, Any] = {"max_workers": _workers("max_workers", max_workers)}
     if max_calls_per_process is not None:
         options["max_calls_per_process"] = whole_number(
             max_calls_per_process, "max_calls_per_process", none="no limit"
         )
+    if not reserve:
+        options["reserve"] = False
     make = partial(ProcessExecutor, **options, preload=preload)
-    return ExecutorFactory("ProcessExecutor", make, options | preload.shown)
+    refusal = _refusal_here if reserve else _no_refusal
+    return ExecutorFactory("ProcessExecutor", make, options | preload.shown, refusal=refusal)
 
 
 def threads(max_workers: int | None) -> ExecutorFactory:

@@ -12,8 +12,10 @@ from dask_limits.executors.future import Future
 from dask_limits.executors.ordered_map import OrderedMap
 from dask_limits.limits import LimitedCall, Outcome, Usage
 from dask_limits.limits.ipc import progress_values
-from dask_limits.limits.owner.dispatcher import Dispatcher, Job
+from dask_limits.limits.owner import reserving
+from dask_limits.limits.owner.dispatcher import Dispatcher
 from dask_limits.limits.owner.guardian import Guardian
+from dask_limits.limits.owner.job import Job
 from dask_limits.limits.owner.preload import NOTHING, Preload
 from dask_limits.units import whole_number
 
@@ -46,10 +48,12 @@ class ProcessExecutor(concurrent.futures.Executor):
         *,
         max_calls_per_process: int | None = None,
         preload: Preload = NOTHING,
+        reserve: bool = True,
     ) -> None:
         if max_workers is None:
             max_workers = len(os.sched_getaffinity(0))
         self.max_workers = whole_number(max_workers, "max_workers", none="one for each CPU")
+        self._reserve = reserve
         self._guardian = Guardian(max_calls_per_process, preload)
         self._dispatcher = Dispatcher(
             self.max_workers, self._guardian.steps, self._guardian.begin_moment
@@ -70,6 +74,11 @@ class ProcessExecutor(concurrent.futures.Executor):
     def _submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
         call = fn if isinstance(fn, LimitedCall) else LimitedCall(fn)
         job = _Job(call, args, kwargs, self._dispatcher.nudge)
+        if self._reserve and call.limits.reserves:
+            job.reserves = reserving.request_here(call.limits)
+            if job.reserves and (error := reserving.refusal_error(call.name, call.limits)):
+                job.future.set_exception(error)
+                return job.future
         self._pending.add(job.future)
         job.future.add_done_callback(self._pending.discard)
         try:

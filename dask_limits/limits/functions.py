@@ -52,7 +52,8 @@ def limit(*fn: Callable[..., Any], **limits: Unpack[LimitsArguments]) -> Any:
             functions. Calls of a decorated coroutine function are awaited; if that is cancelled,
             the call is ended.
         **limits: `memory`, `cpu_time`, `wall_time`, `num_processes`, `grace_period`,
-            `capture_output`, `isolation`, `context`, `cores`: see [Limits][dask_limits.Limits].
+            `capture_output`, `isolation`, `context`, `cores`, `reserve`: see
+            [Limits][dask_limits.Limits].
 
     Returns:
         A callable with the function's own parameters. It returns what the function returns, and

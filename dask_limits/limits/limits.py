@@ -41,6 +41,7 @@ class LimitsArguments(TypedDict, total=False):
     wall_time: Duration | None
     num_processes: int | None
     cores: int | None
+    reserve: bool
     grace_period: Duration
     capture_output: bool | Amount
     isolation: Isolation
@@ -61,8 +62,10 @@ class Limits:
             end. Forms as for `cpu_time`.
         num_processes: Processes at one time, its own included: 1 lets it start none.
             Threads do not count.
-        cores: Number of cores that the call reserves on its Dask worker; None is one. This is a
-            request and not a limit: the call can use more. It has no effect outside Dask.
+        cores: Number of cores that the call reserves. None is one on a Dask worker, and none on
+            this machine. This is a request and not a limit: the call can use more.
+        reserve: Whether the call reserves its memory and cores, and waits until they are free, so
+            that limits never sum up to more than there is.
         grace_period: Time between a warning and the end of the call, at a limit on time; 0, the
             default, is no warning. The warning is a SIGALRM for wall time and a SIGXCPU for CPU
             time, which the function may handle. Otherwise it raises a `WallTimeBreach` or a
@@ -96,6 +99,7 @@ class Limits:
     wall_time: float | None = None
     num_processes: int | None = None
     cores: int | None = None
+    reserve: bool = True
     grace_period: float = 0.0
     capture_output: int = 0
     isolation: Isolation = "clean"
@@ -109,6 +113,7 @@ class Limits:
         wall_time: Duration | None = None,
         num_processes: int | None = None,
         cores: int | None = None,
+        reserve: bool = True,
         grace_period: Duration = 0,
         capture_output: bool | Amount = False,
         isolation: Isolation = "clean",
@@ -123,6 +128,7 @@ class Limits:
         put(self, "wall_time", None if wall_time is None else parse_seconds(wall_time, "wall_time"))
         put(self, "num_processes", _count(num_processes, "num_processes", "no limit"))
         put(self, "cores", _count(cores, "cores", "one core"))
+        put(self, "reserve", _flag(reserve, "reserve"))
         put(self, "grace_period", _seconds_or_zero(grace_period))
         put(self, "capture_output", _bytes_to_keep(capture_output))
         put(self, "isolation", _one_of(get_args(Isolation), isolation, "isolation"))
@@ -142,6 +148,11 @@ class Limits:
                     " Use isolation='clean'."
                 )
 
+    @property
+    def reserves(self) -> bool:
+        """Whether a call with these limits reserves something where it runs."""
+        return self.reserve and (self.memory is not None or self.cores is not None)
+
     def as_dict(self) -> dict[str, Any]:
         """The values that are not the default, by name: `Limits(**limits.as_dict()) == limits`.
 
@@ -155,8 +166,8 @@ class Limits:
     def within(self, other: Limits) -> Limits:
         """Both limits together: of each kind the stricter one.
 
-        `cores`, `capture_output` and `isolation`, which are not limits, are those of `self`, if
-        it sets them.
+        `cores`, `reserve`, `capture_output` and `isolation`, which are not limits, are those of
+        `self`, if it sets them.
 
         Raises:
             ValueError: if the isolation of one does not go together with a limit of the other.
@@ -247,6 +258,12 @@ _ORDERED: Final = {"memory", "cpu_time", "wall_time", "num_processes", "grace_pe
 
 def _count(value: int | None, name: str, none: str) -> int | None:
     return None if value is None else whole_number(value, name, none=none)
+
+
+def _flag(value: bool, name: str) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError(f"{name}={value!r} is of type {type(value).__name__}. Use True or False.")
+    return value
 
 
 def _seconds_or_zero(value: Duration | None) -> float:

@@ -128,6 +128,7 @@ class enforce_limits:  # noqa: N801  # the name that scripts use
             cpu_time=_seconds(cpu_time_in_s, "cpu_time_in_s"),
             wall_time=_seconds(wall_time_in_s, "wall_time_in_s"),
             num_processes=1 if num_processes == 0 else num_processes,
+            reserve=False,  # in pynisher, a call waits for nothing
             grace_period=_seconds(grace_period_in_s or None, "grace_period_in_s") or 0,
             capture_output=capture_output,
             isolation="clean" if context is None else "fresh",

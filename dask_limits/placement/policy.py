@@ -55,6 +55,8 @@ class Placement:
             have the same free, a few are compared.
         near: Returns workers for which that may be less than for most.
         is_quick: Whether a call is so short that its worker should have the next one already.
+        is_ready: Whether calls with this `where` can start now: they may lack what is no worker's.
+            A worker that is reserved for one stays so meanwhile.
 
     Attributes:
         waiting: The calls that wait for a worker, by key.
@@ -78,11 +80,13 @@ class Placement:
         cost: Callable[[Hashable, str], Any] = lambda key, worker: 0,
         is_quick: Callable[[Hashable], bool] = lambda key: False,
         near: Callable[[Hashable], Iterable[str]] = lambda key: (),
+        is_ready: Callable[[Hashable], bool] = lambda where: True,
     ) -> None:
         self._allowed = allowed
         self._cost = cost
         self._is_quick = is_quick
         self._near = near
+        self._is_ready = is_ready
         self._workers = Workers()
         self._queues: dict[Hashable, Queue] = defaultdict(Queue)  # by `where`
         self.waiting: dict[Hashable, WaitingCall] = {}
@@ -154,6 +158,13 @@ class Placement:
         if self._reservation is not None and self._reservation.call is call:
             self._reservation = None
 
+    def resume(self, call: WaitingCall, name: str, now: float = 0) -> None:
+        """A call runs on a worker that was not placed there, or was so before this was made."""
+        worker = self._workers.by_name[name]
+        worker.reserve(call, now)
+        self._at[call.key] = worker
+        self._workers.sort(worker)
+
     def finish(self, key: Hashable, now: float = 0) -> None:
         """A call has ended or was taken from its worker. A call that was at none is ignored."""
         worker = self._at.pop(key, None)
@@ -186,9 +197,13 @@ class Placement:
         Args:
             now: Seconds, by the clock of `WorkerResources.ends_at`.
         """
-        if self._reservation is not None:
+        if self._reservation is not None and self._is_ready(self._reservation.call.where):
             yield from self._start_reserved(self._reservation, now)
-        queues = [(queue, self._allowed(where)) for where, queue in list(self._queues.items())]
+        queues = [
+            (queue, self._allowed(where))
+            for where, queue in list(self._queues.items())
+            if self._is_ready(where)
+        ]
         fitting_first = [
             (call.place, call, queue, allowed)  # no two places are equal
             for queue, allowed in queues
@@ -204,7 +219,8 @@ class Placement:
                     fitting = self._fitting(call, allowed, now)
             if fitting:
                 yield self._start(call, self._best(call, fitting), now)
-            following = self._first(queue, allowed, now, after=call)
+            is_ready = self._is_ready(call.where)
+            following = self._first(queue, allowed, now, after=call) if is_ready else None
             if following is None:
                 heapq.heappop(fitting_first)
             else:

@@ -21,7 +21,7 @@ class WorkerResources:
     """
 
     memory: float = math.inf
-    cores: int = 1
+    cores: float = 1
     ends_at: float = math.inf
     length: float = math.inf
     margin: float = 0
@@ -49,7 +49,7 @@ class FreeResources(NamedTuple):
     """What a worker can give to one call now: bytes, cores, and seconds."""
 
     memory: float
-    cores: int
+    cores: float
     seconds: float = math.inf
 
 

@@ -44,7 +44,9 @@ class PynisherPlugin(Plugin):
             one), `(5, "m")`, or `"1h 30m"`.
         walltime_limit: The time from the start of a call to its end, in the same forms.
         process_limit: The number of processes of a call at one time, its own included.
-        cores: The number of cores that a call reserves on its Dask worker. By default 1.
+        cores: The number of cores that a call reserves.
+        reserve: Whether a call reserves its memory and cores. For this and the one above, see
+            there.
         context: How pynisher starts the process of a call with `isolation="fresh"`. It has no
             effect on other calls.
         wall_time_limit: The older name of `walltime_limit`.
@@ -111,6 +113,7 @@ class PynisherPlugin(Plugin):
         walltime_limit: Duration | None = None,
         process_limit: int | None = None,
         cores: int | None = None,
+        reserve: bool = True,
         context: str | BaseContext | None = None,
         wall_time_limit: Duration | None = None,
         cpu_time_limit: Duration | None = None,
@@ -143,6 +146,7 @@ class PynisherPlugin(Plugin):
             ),
             num_processes=self.process_limit,
             cores=cores,
+            reserve=reserve,
             grace_period=grace_period,
             capture_output=capture_output,
             isolation=isolation,

@@ -32,6 +32,7 @@ class Constructors(Submitter):
         preload: Iterable[str] = (),
         initializer: Callable[..., object] | None = None,
         initargs: Iterable[Any] = (),
+        reserve: bool = True,
     ) -> Self:
         """A scheduler whose calls run in task processes on this machine.
 
@@ -51,6 +52,8 @@ class Constructors(Submitter):
                 whose time and memory count for no call either. What it sets in globals of the
                 script, in modules, in the environment and the like is there for each call.
             initargs: Its arguments. They are pickled with it when this is called.
+            reserve: Whether calls with a limit on memory, or with `cores`, wait until that much of
+                this machine is free, so that limits never sum up to more than there is.
 
         If an import or the initializer fails, ends its process or takes more than ten minutes, the
         calls that need it end with a [PreloadError][dask_limits.exceptions.PreloadError] that says
@@ -67,7 +70,7 @@ class Constructors(Submitter):
             >>> scheduler = Scheduler.with_processes(2, preload=["json", "email.message"])
         """
         wanted = Preload.of(preload, initializer, initargs)
-        return cls(factories.processes(max_workers, max_calls_per_process, wanted))
+        return cls(factories.processes(max_workers, max_calls_per_process, wanted, reserve=reserve))
 
     @classmethod
     def with_threads(cls, max_workers: int | None = None) -> Self:
@@ -298,8 +301,8 @@ class Constructors(Submitter):
         """Check that the workers that this scheduler asks for could run a call with these limits.
 
         Use it before `run()`, so that no job waits in a queue for calls that it is too small for.
-        Only a scheduler on a batch system knows its workers beforehand; any other accepts all
-        limits here, and refuses a call when it is submitted.
+        A scheduler on a batch system knows its workers beforehand, and one `with_processes` this
+        machine. Any other accepts all limits here, and refuses a call when it is submitted.
 
         Args:
             limits: The limits of the call, such as `plugin.limits` of a `PynisherPlugin`.

@@ -304,6 +304,20 @@ def test_a_breach_is_typed_costs_one_call_and_has_its_usage(executor):
         assert executor.submit(abs, -1).result(timeout=30) == 1
 
 
+@pytest.mark.parametrize(
+    ("limits", "which", "asked"),
+    [({"memory": "900 TiB"}, "memory", 900 * 2**40), ({"cores": 100_000}, "cores", 100_000)],
+    ids=["memory", "cores"],
+)
+def test_what_can_never_be_reserved_is_refused_with_both_figures(executor, limits, which, asked):
+    error = executor.submit(limit(abs, **limits), -1).exception(timeout=60)
+    assert isinstance(error, exceptions.LimitRefusedError)
+    assert (error.limit, error.asked, error.call) == (which, asked, "abs")
+    assert 0 < error.most < asked
+    call = limit(abs, **limits, reserve=False)
+    assert executor.submit(call, -1).result(timeout=60) == 1
+
+
 def test_a_crash_under_a_limit_costs_one_call(executor):
     for code in (3, 0):
         error = executor.submit(limit(os._exit, wall_time=30), code).exception(timeout=30)

@@ -395,3 +395,33 @@ def test_of_many_equal_workers_one_that_has_what_the_call_needs_is_found() -> No
         placement.add(f"{number}", WorkerResources(memory=100, cores=2))
     placement.enqueue(WaitingCall("call", Request(10), order=0))
     assert started(placement) == [("call", "900")]
+
+
+def test_calls_that_are_not_ready_wait_and_hold_up_no_others():
+    ready = {"small"}
+    placement = Placement(is_ready=ready.__contains__)
+    placement.add("w", WorkerResources(10, 4))
+    placement.enqueue(WaitingCall("large", Request(10), 0, where="large"))
+    placement.enqueue(WaitingCall("small", Request(1), 1, where="small"))
+    assert started(placement) == [("small", "w")]
+    placement.finish("small")
+    ready.add("large")
+    assert started(placement) == [("large", "w")]
+
+
+def test_a_worker_stays_reserved_for_a_call_that_is_not_ready_for_a_time():
+    ready = {"large", "small"}
+    placement = Placement(is_ready=ready.__contains__)
+    placement.add("w", WorkerResources(10, 4))
+    placement.resume(WaitingCall("first", Request(2), 0), "w")
+    placement.enqueue(WaitingCall("large", Request(9), 0, where="large"))
+    placement.enqueue(WaitingCall("beside", Request(1), 1, where="small"))
+    placement.enqueue(WaitingCall("small", Request(2), 2, where="small"))
+    assert started(placement) == [("beside", "w")]
+    ready.discard("large")
+    placement.finish("first")
+    assert started(placement) == []
+    ready.add("large")
+    assert started(placement) == [("large", "w")]
+    placement.finish("large")
+    assert started(placement) == [("small", "w")]

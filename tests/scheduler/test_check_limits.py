@@ -33,7 +33,12 @@ def test_what_a_configuration_file_says_of_jobs_counts():
 
 
 def test_a_scheduler_that_does_not_know_its_workers_accepts_all_limits():
-    Scheduler.with_processes(1).check_limits(Limits(memory="900 TiB"))
+    Scheduler.with_threads(1).check_limits(Limits(memory="900 TiB"))
+
+
+def test_a_scheduler_with_processes_knows_this_machine():
+    with pytest.raises(LimitRefusedError, match=r"^fit\(\) reserves 900\.0 TiB of memory, but "):
+        Scheduler.with_processes(1).check_limits(Limits(memory="900 TiB"), "fit")
 
 
 def test_what_is_no_limits_is_refused_in_a_sentence():

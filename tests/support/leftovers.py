@@ -16,6 +16,7 @@ from dask_limits.limits.linux.proctree import children_of
 _MOST_TASK_PROCESSES = 6
 """With more of them than this, the guardian is closed."""
 _CELLS = "memfd:dask-limits-owner-cells"
+_ACCOUNT = "/dev/shm/dask-limits-"  # of what is reserved, which a program keeps open
 _TRACKERS = (
     "multiprocessing.resource_tracker",
     "loky.backend.resource_tracker",
@@ -111,6 +112,8 @@ def _files() -> dict[int, str]:
         if (
             connection is not None and _CELLS in what
         ):  # mmap(2) keeps it open under a number of its own
+            continue
+        if what.startswith(_ACCOUNT):
             continue
         if int(link.name) not in kept:
             found[int(link.name)] = what

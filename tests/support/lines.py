@@ -16,11 +16,12 @@ _PACKAGE = Path(dask_limits.__file__).parent
 def at_line(
     number: int, do: Callable[[], object], run: Callable[[], object], *folders: str
 ) -> bool:
-    """Run something in this thread, and `do` at the n-th line that it takes in these folders.
+    """Run something in this thread, and `do` at the n-th line that it takes in these folders or
+    files.
 
     Return whether there was such a line. What either of them raises is raised here.
     """
-    inside = tuple(f"{_PACKAGE / folder}/" for folder in folders)
+    inside = tuple(f"{_PACKAGE / f}{'' if f.endswith('.py') else '/'}" for f in folders)
     n = 0
 
     def trace_lines(frame: FrameType, event: str, argument: object) -> Any:

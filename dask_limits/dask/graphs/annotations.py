@@ -42,8 +42,9 @@ def annotate(**limits: Unpack[LimitsArguments]) -> AbstractContextManager[None]:
     limits.
 
     Args:
-        **limits: `memory`, `cpu_time`, `wall_time`, `num_processes`, `cores`, `grace_period`,
-            `capture_output`, `isolation`, `context`: see [Limits][dask_limits.Limits].
+        **limits: `memory`, `cpu_time`, `wall_time`, `num_processes`, `cores`, `reserve`,
+            `grace_period`, `capture_output`, `isolation`, `context`: see
+            [Limits][dask_limits.Limits].
 
     Raises:
         ValueError: for a limit that is zero, negative or NaN, for an unknown unit, and for

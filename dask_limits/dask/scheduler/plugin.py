@@ -157,7 +157,7 @@ class LimitsSchedulerPlugin(distributed.SchedulerPlugin):  # type: ignore[misc]
         if self._undo is None:
             return 0
         there = [one for one in self.cluster.workers.values() if not one.leaves_because]
-        return sum(worker.placed.resources.cores for worker in there)
+        return int(sum(worker.placed.resources.cores for worker in there))
 
     # -- tasks -----------------------------------------------------------------------------
 

@@ -32,7 +32,7 @@ class AdmissionControl:
         True
     """
 
-    def __init__(self, memory: float, cores: int) -> None:
+    def __init__(self, memory: float, cores: float) -> None:
         self._lock = threading.Lock()
         self._free_memory = memory
         self._free_cores = cores

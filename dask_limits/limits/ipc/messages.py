@@ -77,7 +77,7 @@ ACCOUNT: Final = struct.Struct("=dddQQ")
 """Of a call that has ended, see `Account`."""
 FRESH_ACCOUNT: Final = struct.Struct("=dddQ")
 """From a fresh process to its task process: ACCOUNT without the last field."""
-ORDERS: Final = struct.Struct("=dddB???dQ")
+ORDERS: Final = struct.Struct("=dddB????dQ")
 SIZE: Final = struct.Struct("=I")
 MOST_CALLS: Final = 64
 """In one request."""
@@ -94,6 +94,7 @@ class Orders(NamedTuple):
     captures: bool  # whether its output goes to files that come with the request
     keeps: bool  # whether its process is used again with what libraries keep in it on purpose
     tells: bool  # whether what it says of its progress is asked for
+    reserved: bool  # whether it has reserved something, so that limited calls in it need not
     # Of a request with several calls, the next ones begin only until they have taken so many
     # seconds together, and left so many bytes in the process:
     seconds: float

@@ -1,14 +1,17 @@
-"""Control groups, version 2: what is in one is counted, and can be ended, as a whole.
+"""Control groups: what is in one is counted, and can be ended, as a whole.
 
-Source: cgroups(7), and `Documentation/admin-guide/cgroup-v2.rst` of the kernel.
+All of this is about version 2, except for what a group may use, which both versions tell.
+
+Source: cgroups(7), and `Documentation/admin-guide/cgroup-v2.rst` and `cgroup-v1/` of the kernel.
 """
 
 from __future__ import annotations
 
 import contextlib
+import math
 import os
-from collections.abc import Iterable
-from typing import Final
+from collections.abc import Iterable, Iterator
+from typing import Final, NamedTuple
 
 _MOUNTS: Final = ("/sys/fs/cgroup", "/sys/fs/cgroup/unified")
 _MEMBERS: Final = "cgroup.procs"
@@ -74,6 +77,59 @@ def cpu_seconds(folder: str) -> float:
             return int(figures.readline().split()[1]) / 1e6
     except OSError:
         return 0.0
+
+
+class Allowed(NamedTuple):
+    """What a group, with all groups below it, may use; infinity where there is no limit.
+
+    Attributes:
+        group: A number that no other group of this machine has, in whatever namespace one is.
+    """
+
+    group: int
+    memory: float  # bytes
+    cores: float
+
+
+def allowed_here() -> Iterator[Allowed]:
+    """What the groups that this process is in may use: its own ones, and those above them."""
+    for folder in dict.fromkeys(_folders_of_this_process()):
+        quota, period = ([*_read(folder, "cpu.max").split(), "max", "max"])[:2]
+        if quota == "max":
+            quota, period = _read(folder, "cpu.cfs_quota_us"), _read(folder, "cpu.cfs_period_us")
+        memory = _read(folder, "memory.max") or _read(folder, "memory.limit_in_bytes")
+        cores = _number(quota) / _number(period)
+        if os.path.exists(folder):
+            yield Allowed(os.stat(folder).st_ino, _number(memory), cores if cores > 0 else math.inf)
+
+
+def _folders_of_this_process() -> Iterator[str]:
+    """The folders of its groups for memory and processors, and those above them."""
+    for line in _read("/proc/self", "cgroup").splitlines():
+        names, path = line.split(":", 2)[1:]
+        if names and not {"memory", "cpu"} & {*names.split(",")}:
+            continue
+        mounts = [f"{_MOUNTS[0]}/{name}" for name in (names, *names.split(","))] if names else []
+        for mount in mounts or _MOUNTS:
+            # In a namespace of its own it may be in a group that is not to be seen there.
+            folder = os.path.normpath(f"{mount}/{path}")
+            while folder.startswith(f"{mount}/"):
+                yield folder
+                folder = os.path.dirname(folder)
+            yield mount
+
+
+def _read(folder: str, name: str) -> str:
+    """What is in a file; empty if it is not there."""
+    try:
+        with open(os.path.join(folder, name)) as file:
+            return file.read().strip()
+    except OSError:
+        return ""
+
+
+def _number(text: str) -> float:
+    return int(text) if text.isdigit() and int(text) else math.inf
 
 
 def _write(folder: str, name: str, text: bytes) -> None:

@@ -89,7 +89,7 @@ def map_privately(fd: int, *, writable: bool = True) -> memoryview:
     Raises:
         OSError: when there is no room for it.
     """
-    return _map(fd, os.fstat(fd).st_size, mmap.MAP_PRIVATE)
+    return _map(fd, os.fstat(fd).st_size, mmap.MAP_PRIVATE, writable)
 
 
 def map_shared(fd: int, size: int) -> memoryview:
@@ -97,7 +97,7 @@ def map_shared(fd: int, size: int) -> memoryview:
     return _map(fd, size, mmap.MAP_SHARED)
 
 
-def _map(fd: int, size: int, kind: int) -> memoryview:
+def _map(fd: int, size: int, kind: int, writable: bool = True) -> memoryview:
     protection = mmap.PROT_READ | mmap.PROT_WRITE
     block = mmap.mmap(-1, size, mmap.MAP_PRIVATE, protection)  # of no file
     view = memoryview(block)

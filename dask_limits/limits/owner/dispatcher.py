@@ -8,66 +8,27 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
 from dask_limits.limits.ipc import messages
-from dask_limits.limits.owner.group import Call, Group
+from dask_limits.limits.owner import reserving
+from dask_limits.limits.owner.account import LOOK_S, account_here
+from dask_limits.limits.owner.group import Group
 from dask_limits.limits.owner.heartbeat import INTERVAL_S
+from dask_limits.limits.owner.job import Job, Running
 from dask_limits.limits.owner.kinds import Kinds
+from dask_limits.limits.owner.lines import Lines
 from dask_limits.limits.owner.progress_watch import LOOK_EVERY_S
 from dask_limits.limits.owner.ready_files import ReadyFiles
+from dask_limits.limits.owner.reservation import Reservation, Slots, numbers
 from dask_limits.limits.owner.steps import PAUSE_S, Steps, drive
-from dask_limits.limits.owner.use import function_key
-from dask_limits.limits.packed_outcome import PackedOutcome
 
 _LOOK_EVERY_S: Final = 0.01
 """How often, at least, to have a look taken at what this process has changed."""
-
-
-class Job(Call):
-    """A call for a dispatcher."""
-
-    ended: deque[Job]
-    """Where it goes when it has ended, until it is told."""
-
-    def end(self, outcome: PackedOutcome[Any]) -> None:
-        """See `Call`."""
-        self.outcome = outcome
-        self.ended.append(self)
-
-    def tell(self) -> None:
-        """Tell whoever waits for it that it has ended."""
-        raise NotImplementedError
-
-    @property
-    def kind(self) -> Hashable:
-        """Calls of one kind are likely to take about as long, as are their steps."""
-        return function_key(self.fn)
-
-    @property
-    def blocks(self) -> bool:
-        """Whether its steps block whatever they are told."""
-        return self.limits.isolation == "thread"
-
-    def fail(self, error: BaseException) -> None:
-        """Take what its steps have raised, or the dispatcher."""
-        raise NotImplementedError
-
-
-class _Running:
-    """A group of calls that has begun."""
-
-    __slots__ = ("busy", "files", "group", "has_begun", "kind", "steps")
-
-    def __init__(self, kind: Hashable, group: Group[Job], steps: Steps[None]) -> None:
-        self.kind = kind
-        self.group = group
-        self.steps = steps
-        self.has_begun = False
-        self.files: tuple[int, ...] = ()  # for one of which it waits
-        self.busy = 0.0  # seconds that its steps have taken
+_MOST_BEGINNINGS: Final = 1000
+"""Calls that begin, or are put into line, at one time. It takes some us to put one into line."""
 
 
 class Dispatcher:
@@ -77,7 +38,8 @@ class Dispatcher:
     kind that has taken little time share a process, and the way there.
 
     `steps` are those of a group. `begin_moment` is called before calls begin that were added since
-    it was last called.
+    it was last called. A call that reserves something begins when that is free, and those behind it
+    that reserve less, or nothing, do not wait for it.
     """
 
     def __init__(
@@ -102,19 +64,21 @@ class Dispatcher:
         self._is_idle = threading.Event()
         self._added: deque[Job] = deque()
         self._ended: deque[Job] = deque()
-        self._done_elsewhere: deque[_Running] = deque()
+        self._done_elsewhere: deque[Running] = deque()
+        self._slots = Slots(self._most)  # of groups that may begin
         self._is_asleep = False
         self._next_nudge = 0.0  # seconds of time.monotonic()
         # Of the dispatcher's thread alone:
         self._waiting: deque[Job] = deque()
+        self._lines = Lines[Job](account_here(), self._slots, self._wake)
         self._unseen = 0  # so many of them, the last ones, were added after the last moment
         self._next_moment = 0.0  # seconds of time.perf_counter()
         self._kinds = Kinds()
-        self._running: dict[_Running, None] = {}
-        self._elsewhere: set[_Running] = set()  # those of them that have threads of their own
-        self._pausing: list[_Running] = []
+        self._running: dict[Running, None] = {}
+        self._elsewhere: set[Running] = set()  # those of them that have threads of their own
+        self._pausing: list[Running] = []
         self._clock = 0.0  # seconds of time.perf_counter(), at the end of the last step
-        self._files = ReadyFiles[_Running]()
+        self._files = ReadyFiles[Running]()
 
     def _new_threads(self) -> ThreadPoolExecutor:
         return ThreadPoolExecutor(self._most + 1, thread_name_prefix="dask-limits")
@@ -128,6 +92,7 @@ class Dispatcher:
         if self._is_closed:
             raise RuntimeError("calls cannot be added after shutdown()")
         job.ended = self._ended
+        job.order = next(numbers)
         self._added.append(job)
         with self._lock:
             if not self._is_asked:
@@ -178,7 +143,7 @@ class Dispatcher:
     @property
     def _has_room(self) -> bool:
         """Whether a call can begin now. If not, one that is added is found when others end."""
-        return len(self._running) < self._most
+        return bool(self._slots.free)
 
     def _wake(self) -> None:
         if not self._is_asleep:
@@ -194,7 +159,7 @@ class Dispatcher:
                 return
             self._is_working = True
             self._is_idle.clear()
-        self._own_threads.add(threading.get_ident())
+        self._be_own_thread(True)
         while self._goes_on():
             try:
                 self._pass()
@@ -204,22 +169,27 @@ class Dispatcher:
     def _goes_on(self) -> bool:
         """Whether there are calls. If not, the thread has no more work."""
         with self._lock:
-            if self._running or self._waiting or self._added:
+            if self._running or self._waiting or self._added or self._lines:
                 return True
             self._is_working = self._is_asked = False
             if self._added:  # by a finalizer, which has found a thread that was about to end
                 self._is_working = self._is_asked = True
                 return True
-            self._own_threads.discard(threading.get_ident())
+            self._be_own_thread(False)
             self._is_idle.set()
             return False
+
+    def _be_own_thread(self, is_one: bool) -> None:
+        """Note that this thread is one of the dispatcher, or is not any more."""
+        for threads in (self._own_threads, reserving.needed):
+            (threads.add if is_one else threads.discard)(threading.get_ident())
 
     def _fail_all(self, error: BaseException) -> None:
         """Fail all calls but those that have threads of their own."""
         here = [running for running in self._running if running not in self._elsewhere]
         jobs = [job for running in here for job in running.group.calls]
         for running in here:
-            del self._running[running]
+            self._end(running)
             with contextlib.suppress(BaseException):
                 running.steps.close()
         self._files.forget_all()
@@ -227,7 +197,7 @@ class Dispatcher:
         for waiting in (self._waiting, self._added):
             while waiting:
                 jobs.append(waiting.popleft())
-        self._fail(jobs, error)
+        self._fail([*jobs, *self._lines.take_all()], error)
         self._tell()
 
     def _pass(self) -> None:
@@ -244,10 +214,32 @@ class Dispatcher:
         while self._done_elsewhere:
             running = self._done_elsewhere.popleft()
             self._elsewhere.discard(running)
-            del self._running[running]
-        while self._waiting and self._has_room:
-            self._begin()
+            self._end(running)
+        self._begin_all()
         self._tell()
+
+    def _end(self, running: Running) -> None:
+        """Some calls do not run any more."""
+        del self._running[running]
+        self._slots.free.append(None)
+        if running.reservation is not None:
+            account_here().give_back(running.reservation)
+        elif self._lines:
+            account_here().look(at_once=True)
+
+    def _begin_all(self) -> None:
+        """Begin what can begin now; no more than so many, as others wait for their next steps."""
+        if self._lines:
+            account_here().look()
+        for _ in range(_MOST_BEGINNINGS):
+            if self._lines.granted:
+                line = self._lines.granted.popleft()
+                self._begin(self._take_from(line.calls), line.asked)
+                self._lines.go_on(line)
+            elif self._waiting and self._has_room:
+                self._begin(self._take_waiting())
+            else:
+                break
 
     def _tell(self) -> None:
         """Tell which calls have ended: when no process waits, and all at once.
@@ -258,34 +250,48 @@ class Dispatcher:
             with contextlib.suppress(BaseException):  # of a done-callback; see concurrent.futures
                 self._ended.popleft().tell()
 
-    def _wait(self) -> Iterable[_Running]:
+    def _wait(self) -> Iterable[Running]:
         """Wait until a step can be taken. Those that can take one."""
         self._pausing += self._files.stranded
         self._files.stranded.clear()
         self._is_asleep = True
         patience = PAUSE_S if self._pausing else max(self._next_nudge - time.monotonic(), 0)
-        if (self._added and self._has_room) or self._done_elsewhere:
+        may_begin = (self._added or self._waiting) and self._has_room
+        if may_begin or self._lines.granted or self._done_elsewhere:
             patience = 0
+        elif self._lines:
+            patience = min(patience, LOOK_S)
         ready = self._files.wait(patience)
         self._is_asleep = False
         pausing, self._pausing = self._pausing, []
         if (now := time.monotonic()) >= self._next_nudge:
             tells = any(running.group.tells for running in self._running)
             self._next_nudge = now + (LOOK_EVERY_S if tells else INTERVAL_S)
+            self._lines.drop_cancelled()
             return [running for running in self._running if running not in self._elsewhere]
         return [*ready, *pausing]
 
-    def _begin(self) -> None:
-        """Begin the calls that have waited longest, as many as can go together."""
-        jobs = [job for job in self._take_waiting() if not job.cancel.cancelled]
+    def _begin(self, jobs: list[Job], reservation: Reservation | None = None) -> None:
+        """Begin calls together, which have what they reserve, or are to reserve it."""
+        jobs = [job for job in jobs if not job.cancel.cancelled]
         if len(self._waiting) < self._unseen or self._clock >= self._next_moment:
             self._begin_moment()
             self._unseen, self._next_moment = 0, self._clock + _LOOK_EVERY_S
         if not jobs:
+            self._return(reservation)
             return
         first = jobs[0]
+        if reservation is None:
+            try:
+                if first.reserves is None:
+                    self._slots.free.pop()
+                elif (reservation := self._lines.reserve(first.reserves, jobs)) is None:
+                    return
+            except IndexError:  # a call that has waited for what it reserves has just got it
+                self._take_back(jobs)
+                return
         group = Group(jobs, self._take_back)
-        running = _Running(first.kind, group, self._steps(group))
+        running = Running(first.kind, group, self._steps(group), reservation)
         self._running[running] = None
         if group.tells:
             self._next_nudge = min(self._next_nudge, time.monotonic() + LOOK_EVERY_S)
@@ -293,10 +299,20 @@ class Dispatcher:
         if not (is_slow and self._goes_elsewhere(running)):
             self._step(running)
 
+    def _return(self, reservation: Reservation | None) -> None:
+        """Return what calls have got that do not begin."""
+        if reservation is not None:
+            self._slots.free.append(None)
+            account_here().give_back(reservation)
+
     def _take_waiting(self) -> list[Job]:
         """Take the first call that waits, and those after it that can go with it."""
-        waiting, first = self._waiting, self._waiting.popleft()
-        jobs = [first]
+        return self._take_from(self._waiting)
+
+    def _take_from(self, waiting: deque[Job]) -> list[Job]:
+        if not waiting:
+            return []
+        jobs = [first := waiting.popleft()]
         if first.shares:
             share = len(waiting) // (2 * self._most)  # so that there are some for all, twice
             most = min(share, self._kinds.group_size(first.kind), messages.MOST_CALLS)
@@ -308,7 +324,7 @@ class Dispatcher:
         """Have these calls begin next: their process has not begun them."""
         self._waiting.extendleft(reversed([*jobs]))
 
-    def _goes_elsewhere(self, running: _Running) -> bool:
+    def _goes_elsewhere(self, running: Running) -> bool:
         """Run a call in a thread of its own. False if there is no room, or the program ends."""
         self._elsewhere.add(running)
         try:
@@ -318,18 +334,18 @@ class Dispatcher:
             return False
         return True
 
-    def _run_elsewhere(self, running: _Running) -> None:
-        self._own_threads.add(threading.get_ident())
+    def _run_elsewhere(self, running: Running) -> None:
+        self._be_own_thread(True)
         try:
             drive(running.steps)
         except BaseException as error:
             self._fail(running.group.calls, error)
         self._tell()
-        self._own_threads.discard(threading.get_ident())
+        self._be_own_thread(False)
         self._done_elsewhere.append(running)
         self._wake()
 
-    def _step(self, running: _Running) -> None:
+    def _step(self, running: Running) -> None:
         """Take a step of some calls; the next one when they are as far."""
         is_over, error = True, None
         try:
@@ -346,7 +362,7 @@ class Dispatcher:
             if not running.files:
                 self._pausing.append(running)
             return
-        del self._running[running]
+        self._end(running)
         group = running.group
         self._kinds.note(running.kind, group.ended, group.seconds, running.busy)
         if error is None:

@@ -19,6 +19,7 @@ from dask_limits.limits.outcome import Outcome
 from dask_limits.limits.owner.answers import Outcomes
 from dask_limits.limits.owner.use import Use
 from dask_limits.limits.packed_outcome import PackedOutcome
+from dask_limits.placement.resources import Request
 
 _MOST_BYTES: Final = 64 * 1024
 """Of the pickles of a group: a message has room for twice as much."""
@@ -33,7 +34,12 @@ class Call:
         sent: What is needed to unpickle the outcome; None if nobody here does.
         on_progress: What takes the values that it reports; None if nobody asks for them.
         outcome: How it has ended, if it has.
+        reserves: What it is to reserve before it begins; None if nothing, or if it has done so.
+        order: Those with a lower one go first.
     """
+
+    reserves: Request | None = None
+    order = 0
 
     def __init__(
         self,

@@ -10,11 +10,12 @@ from collections.abc import Callable
 from typing import Any, Final, Self, TypeVar
 
 from dask_limits.limits.cancel import CancelToken
+from dask_limits.limits.in_place import name_of
 from dask_limits.limits.ipc import progress_values
 from dask_limits.limits.ipc.messages import Verdict
 from dask_limits.limits.limits import Limits
 from dask_limits.limits.outcome import Outcome
-from dask_limits.limits.owner import in_thread
+from dask_limits.limits.owner import in_thread, reserving
 from dask_limits.limits.owner.connection import Connection
 from dask_limits.limits.owner.group import Call, Group
 from dask_limits.limits.owner.hold import Hold
@@ -45,7 +46,8 @@ class Guardian:
     `close()` or with the owner. All methods can be called from any thread.
 
     A task process is ended after `max_calls_per_process` calls, or when a call leaves it unfit for
-    another.
+    another. `reserves` is whether `run` and `run_packed` have calls reserve what they may use;
+    others have done that.
 
     Attributes:
         preload: What to have done before calls come. Calls that begin from now on run in processes
@@ -53,12 +55,17 @@ class Guardian:
     """
 
     def __init__(
-        self, max_calls_per_process: int | None = None, preload: Preload = NOTHING
+        self,
+        max_calls_per_process: int | None = None,
+        preload: Preload = NOTHING,
+        *,
+        reserves: bool = False,
     ) -> None:
         if max_calls_per_process is not None:
             whole_number(max_calls_per_process, "max_calls_per_process", none="no limit")
         self._max_calls = max_calls_per_process
         self.preload = preload
+        self._reserves = reserves
         self._moment: object = None
         self._lock = threading.RLock()  # not Lock: a signal's handler may find it held
         self._start: Start | None = None
@@ -106,7 +113,13 @@ class Guardian:
         return self._run(Call(fn, args, kwargs, limits, cancel))
 
     def _run(self, call: Call) -> PackedOutcome[Any]:
-        drive(self.steps(Group([call])))
+        request = reserving.request_here(call.limits) if self._reserves else None
+        if request is None:
+            drive(self.steps(Group([call])))
+        elif (error := reserving.refusal_error(name_of(call.fn), call.limits)) is not None:
+            call.end(call.outcomes.failed(error))
+        else:
+            reserving.run(request, call.cancel, lambda: drive(self.steps(Group([call]))))
         assert call.outcome is not None  # of a single call nothing is left
         return call.outcome
 
@@ -308,7 +321,7 @@ def _run_in_thread(call: Call) -> Outcome[Any]:
 
 
 _guardians: weakref.WeakSet[Guardian] = weakref.WeakSet()
-_default = Guardian()
+_default = Guardian(reserves=True)
 
 
 def default_guardian() -> Guardian:

@@ -21,6 +21,7 @@ from dask_limits.limits.owner.heartbeat import INTERVAL_S, Heartbeat
 from dask_limits.limits.owner.progress_watch import LOOK_EVERY_S, ProgressWatch
 from dask_limits.limits.owner.steps import Steps
 from dask_limits.limits.owner.versions import Folders
+from dask_limits.limits.task import enclosing
 from dask_limits.limits.task.process_state import Setting
 
 _MOST_MESSAGES: Final = 1000
@@ -146,6 +147,7 @@ class Lease:
             limits.capture_output > 0,
             limits.isolation in ("warm", "fresh"),
             self._progress is not None,
+            limits.reserves or enclosing.has_reserved(),
             seconds,
             min(limits.memory or 0, 2**63) // 2,
         )

@@ -16,7 +16,7 @@ from typing import Final, NoReturn
 from dask_limits.limits.ipc import messages, payload, task_cells, transport
 from dask_limits.limits.ipc.task_cells import TaskCells
 from dask_limits.limits.linux import files, prctl, proctree, signals, standard_output
-from dask_limits.limits.task import imports, temporary_folder
+from dask_limits.limits.task import enclosing, imports, temporary_folder
 from dask_limits.limits.task.baseline import Baseline
 from dask_limits.limits.task.own_changes import OwnChanges
 from dask_limits.limits.task.own_memory import OwnMemory
@@ -156,6 +156,7 @@ class TaskProcess:
         """Run the calls of a request. False if one has left this process unfit for the next."""
         orders = messages.Orders(*messages.ORDERS.unpack_from(request.body))
         self._keeps = orders.keeps
+        enclosing.begin_call(reserved=orders.reserved)
         seconds = 0.0
         for number, head in enumerate(messages.calls_in(request.body), request.number):
             if number > request.number:

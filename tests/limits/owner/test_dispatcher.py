@@ -18,7 +18,7 @@ from processes import until
 from dask_limits import exceptions, limit
 from dask_limits.executors.processes import ProcessExecutor
 from dask_limits.limits import Limits, Usage
-from dask_limits.limits.owner.dispatcher import Job
+from dask_limits.limits.owner.job import Job
 from dask_limits.limits.packed_outcome import PackedOutcome
 
 

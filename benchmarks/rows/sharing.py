@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import psutil
 from dask_jobqueue import SLURMCluster
 from distributed import Client
 
@@ -79,7 +80,7 @@ def passed(where: Where) -> Measure:
 
 
 def copies(where: Where) -> Measure:
-    """How often this machine holds the array, beside itself, once the calls are done."""
+    """How often its processes hold the array, beside itself, once the calls are done."""
 
     def measure(megabytes: int) -> float:
         array = of(megabytes)
@@ -95,10 +96,21 @@ def copies(where: Where) -> Measure:
 
 
 def memory_in_use() -> int:
-    """Bytes of all processes of this machine, and of files in memory."""
-    lines = map(str.split, Path("/proc/meminfo").read_text().splitlines())
-    kib = {name: int(figure) for name, figure, *_ in lines}
-    return (kib["AnonPages:"] + kib["Shmem:"]) * 1024
+    """Bytes of this process and all below it, and of files in memory that they have open."""
+    own, mapped, files = 0, 0, {}
+    this = psutil.Process()
+    for pid in (this.pid, *(process.pid for process in this.children(recursive=True))):
+        folder = Path(f"/proc/{pid}")
+        with contextlib.suppress(OSError):  # it has just ended
+            lines = map(str.split, (folder / "smaps_rollup").read_text().splitlines())
+            kib = {name: int(figure) for name, figure, unit, *_ in lines if unit == "kB"}
+            own += kib["Pss_Anon:"] * 1024
+            mapped += kib["Pss_Shmem:"] * 1024
+            for file in (folder / "fd").iterdir():
+                with contextlib.suppress(OSError):
+                    if str(file.readlink()).startswith("/memfd:"):
+                        files[file.stat().st_ino] = file.stat().st_blocks * 512
+    return own + max(mapped, sum(files.values()))
 
 
 def scattered(client: Client, array: Any) -> None:

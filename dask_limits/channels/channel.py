@@ -53,7 +53,7 @@ class LocalChannel:
             runner.run(self._serve())
 
     async def _serve(self) -> None:
-        await self._listener.serve()
+        self._listener.begin()
         await self._end.wait()
         self._listener.close()
 

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import socket
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Final
 
 from dask_limits.channels import local_socket
 from dask_limits.channels.asking import MOST_BYTES, SIZE
+
+_AGAIN_S: Final = 0.1
+"""When to accept again where this process can open no more files."""
 
 
 class Listener:
     """Takes the questions of calls on this machine, and sends back what `answer` returns.
 
-    Calls can connect as soon as this is made; `serve` answers them, on the loop that it runs on.
+    Calls can connect as soon as this is made. They are answered from `begin` on, on the loop that
+    it is called on. A server of asyncio would leave a connection open that is made while it closes.
 
     Raises:
         OSError: if this process listens to that channel already.
@@ -21,44 +27,62 @@ class Listener:
 
     def __init__(self, channel: str, answer: Callable[[bytes], Awaitable[bytes]]) -> None:
         self._socket = local_socket.listen(channel)
+        self._socket.setblocking(False)
         self._answer = answer
-        self._server: asyncio.Server | None = None
-        self._talks: set[asyncio.Task[Any]] = set()
+        self._talks: dict[asyncio.Task[None], socket.socket] = {}
         self._is_closed = False
 
-    async def serve(self) -> None:
+    def begin(self) -> None:
         """Begin to answer."""
-        if not self._is_closed:
-            self._server = await asyncio.start_unix_server(self._talk, sock=self._socket)
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(self._socket, self._accept)
 
-    async def _talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._talks.add(task)
+    def _accept(self) -> None:
         try:
-            if not local_socket.is_of_this_user(writer.get_extra_info("socket")):
-                return
+            connection, _ = self._socket.accept()
+        except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+            return
+        except OSError:
+            self._loop.remove_reader(self._socket)
+            self._loop.call_later(_AGAIN_S, self._accept_again)
+            return
+        if not local_socket.is_of_this_user(connection):
+            connection.close()
+            return
+        connection.setblocking(False)
+        task = self._loop.create_task(self._talk(connection))
+        self._talks[task] = connection
+        task.add_done_callback(self._ended)
+
+    def _accept_again(self) -> None:
+        if not self._is_closed:
+            self._loop.add_reader(self._socket, self._accept)
+
+    async def _talk(self, connection: socket.socket) -> None:
+        with contextlib.suppress(EOFError, OSError):  # the call has ended
             while True:
-                (size,) = SIZE.unpack(await reader.readexactly(SIZE.size))
+                (size,) = SIZE.unpack(await self._received(connection, SIZE.size))
                 if size > MOST_BYTES:
                     return
-                answer = await self._answer(await reader.readexactly(size))
-                writer.write(SIZE.pack(len(answer)) + answer)
-                await writer.drain()
-        except (EOFError, OSError):
-            pass  # the call has ended
-        except asyncio.CancelledError:
-            if not self._is_closed:  # asyncio would log it, before Python 3.12
-                raise
-        finally:
-            self._talks.discard(task)
-            writer.close()
+                answer = await self._answer(bytes(await self._received(connection, size)))
+                await self._loop.sock_sendall(connection, SIZE.pack(len(answer)) + answer)
+
+    async def _received(self, connection: socket.socket, size: int) -> bytearray:
+        data = bytearray(size)
+        rest = memoryview(data)
+        while rest:
+            if not (n := await self._loop.sock_recv_into(connection, rest)):
+                raise EOFError
+            rest = rest[n:]
+        return data
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._talks.pop(task).close()
 
     def close(self) -> None:
-        """Close all connections, and take no more."""
+        """Close all connections, and take no more. On the loop, if this has begun."""
         self._is_closed = True
-        if self._server is not None:
-            self._server.close()
+        self._loop.remove_reader(self._socket)
         self._socket.close()
-        for task in list(self._talks):
+        for task in self._talks:
             task.cancel()

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -86,7 +87,8 @@ def test_garbage_costs_its_own_connection_alone(channel: LocalChannel) -> None:
         with connect(channel.address) as sock:
             sock.sendall(garbage)
             sock.shutdown(socket.SHUT_WR)
-            assert sock.recv(1) == b""
+            with suppress(ConnectionResetError):  # of what it has not read
+                assert sock.recv(1) == b""
     assert asker.ask(n=1) == '{"n": 1}'
     asker.close()
 

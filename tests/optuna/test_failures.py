@@ -16,7 +16,7 @@ import optuna
 import psutil
 import pytest
 from processes import all_gone, below, until
-from studies import STORAGES, new_study, states_of
+from studies import STORAGES, new_study, sqlite, states_of
 
 from dask_limits import LimitedExecutor, exceptions, limit
 from dask_limits.optuna import optimize
@@ -190,7 +190,7 @@ def test_ctrl_c_fails_the_trials_that_run_and_a_killed_program_leaves_no_process
         program.send_signal(how)
         _, said = program.communicate()
         all_gone(started)
-    study = optuna.load_study(storage=storage, study_name="it")
+    study = optuna.load_study(storage=sqlite(tmp_path), study_name="it")
     if how == signal.SIGINT:
         assert said.rstrip().endswith("KeyboardInterrupt")
         assert states_of(study) == ["FAIL"] * 2

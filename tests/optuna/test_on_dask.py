@@ -21,7 +21,7 @@ from processes import until
 from studies import STORAGES, new_study, states_of, told_of
 from test_optimize import everything, learning, seeded, sees_the_other
 
-from dask_limits.exceptions import ClusterLostError
+from dask_limits.exceptions import ClusterLostError, LimitRefusedError
 from dask_limits.executors.dask.executor import DaskExecutor
 from dask_limits.optuna import optimize
 
@@ -70,6 +70,21 @@ def test_a_trial_in_a_thread_of_its_worker_asks_too(client: Client) -> None:
     optimize(study := new_study(), everything, 2, where=client, isolation="thread", wall_time=60)
     optimize(study, everything, 2, where=client.get_executor())
     assert states_of(study) == ["COMPLETE"] * 4
+
+
+def test_a_cluster_may_be_new_or_given_by_its_address(client: Client) -> None:
+    study = new_study()
+    optimize(study, everything, 2, where="dask", options={"n_workers": 1}, wall_time=60)
+    optimize(study, everything, 2, where=client.scheduler.address, wall_time=60)
+    assert states_of(study) == ["COMPLETE"] * 4
+
+
+def test_more_than_any_worker_has_ends_the_study(client: Client) -> None:
+    study = new_study()
+    with pytest.raises(LimitRefusedError, match="1000"):
+        optimize(study, everything, 100, where=client, memory="1000 TiB")
+    assert set(states_of(study)) == {"FAIL"}
+    assert len(study.trials) <= 2
 
 
 def breaches(trial: optuna.Trial) -> float:

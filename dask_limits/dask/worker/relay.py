@@ -27,7 +27,6 @@ class Relay:
         self._listeners: dict[str, Listener] = {}
         self._waiting: dict[int, asyncio.Future[bytes]] = {}  # questions, by number
         self._numbers = itertools.count()
-        self._tasks: set[asyncio.Task[None]] = set()  # asyncio holds them weakly
 
     @property
     def handlers(self) -> dict[str, Callable[..., None]]:
@@ -47,9 +46,7 @@ class Relay:
             logger.debug("This worker does not listen to channel %s: %r", channel, why)
             return
         self._listeners[channel] = listener
-        task = asyncio.ensure_future(listener.serve())
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        listener.begin()
 
     def _close(self, channel: str) -> None:
         if (listener := self._listeners.pop(channel, None)) is not None:

@@ -290,6 +290,9 @@ class Dispatcher:
             except IndexError:  # a call that has waited for what it reserves has just got it
                 self._take_back(jobs)
                 return
+            except Exception as error:  # no call may wait for ever, whatever is wrong here
+                self._fail(jobs, error)
+                return
         group = Group(jobs, self._take_back)
         running = Running(first.kind, group, self._steps(group), reservation)
         self._running[running] = None

@@ -94,9 +94,9 @@ class SharedAccount:
         self._user = os.geteuid()
         self._path = os.path.join(FOLDER, f"dask-limits-{self._user}")
         self._fds = [_open(self._path)]
+        self._identity = os.fstat(self._fds[0])
         try:
             os.posix_fallocate(self._fds[0], 0, _SIZE)  # else a write might end this program
-            self._identity = os.fstat(self._fds[0])
             self._words = files.map_shared(self._fds[0], _SIZE).cast("Q")
             self.lock()
             try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import stat
 import tempfile
@@ -244,6 +245,18 @@ def is_opened_again(account, before):
     account.take(one)
     account.give_back(one)
     return account._others._shared not in (before, None)
+
+
+def test_where_the_file_can_have_no_room_a_program_has_its_own_account(account):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (700, before[1]))
+    try:
+        one = Reservation(Request(8 * GIB, 0))
+        assert account.take(one)
+        account.give_back(one)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert account._others._shared is None
 
 
 def test_a_file_that_was_removed_is_made_again_with_what_is_held(account, tmp_path, start):

@@ -112,10 +112,10 @@ def test_results_come_as_joblib_has_them() -> None:
 
 def test_the_time_out_of_parallel_ends_calls(tmp_path: Path) -> None:
     with pytest.raises(multiprocessing.TimeoutError):
-        Parallel(2, "dask_limits", timeout=1)(
+        Parallel(2, "dask_limits", timeout=3)(
             delayed(start_sleeping)(tmp_path / f"{n}", 600) for n in range(2)
         )
-    all_gone({written_pid(tmp_path / f"{n}") for n in range(2)})
+    all_gone({written_pid(file) for file in tmp_path.iterdir()})  # of those that had begun by then
 
 
 def test_ctrl_c_ends_calls(tmp_path: Path) -> None:

@@ -141,6 +141,11 @@ class LimitedExecutor(concurrent.futures.Executor):
         self._is_shut_down = True
         self._executor.shutdown(wait, cancel_futures=cancel_futures)
 
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Shut down. Ctrl-C ends the calls; otherwise they are waited for."""
+        interrupted = kind is not None and issubclass(kind, KeyboardInterrupt)
+        self.shutdown(cancel_futures=interrupted)
+
     def places(self, timeout: float = 0.0) -> int:
         """How many calls can run at a time; 0 if that is not known.
 

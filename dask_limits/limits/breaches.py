@@ -73,7 +73,8 @@ def is_in_import(stacks: str) -> bool:
 def _imports(modules: Sequence[str]) -> str:
     """How far an import had come, and how to have it before the call, as text."""
     packages = {module.partition(".")[0]: None for module in modules}
-    first = next((name for name in packages if name not in sys.stdlib_module_names), None)
+    not_it = {*sys.stdlib_module_names, "dask_limits"}  # whose own imports come before
+    first = next((name for name in packages if name not in not_it), None)
     if first is None:
         return ""
     n = "1 module" if len(modules) == 1 else f"{len(modules)} modules"

@@ -11,7 +11,7 @@ import os
 import pickle
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, SupportsIndex
+from typing import Any, Final, NoReturn, SupportsIndex
 from weakref import WeakSet
 
 from dask_limits.limits.linux import files, uninterrupted
@@ -104,6 +104,18 @@ class Shared:
         if int(protocol) >= 5:
             return _load, tuple(map(pickle.PickleBuffer, self.file.parts))
         return _load, tuple(map(bytes, self.file.parts))
+
+    def __copy__(self) -> Shared:
+        return self
+
+    def __deepcopy__(self, _: object) -> Shared:
+        return self
+
+    def __getattr__(self, name: str) -> NoReturn:
+        raise AttributeError(
+            f"A handle of share() has no attribute {name!r}. Calls that it is passed to get the"
+            " object; here, get() returns it."
+        )
 
     def __sizeof__(self) -> int:
         """Bytes that it holds, for Dask's memory management."""

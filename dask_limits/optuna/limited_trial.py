@@ -12,7 +12,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from dask_limits.channels.asking import Asker
-from dask_limits.optuna.questions import STUDY_METHODS, STUDY_VALUES, TRIAL_METHODS, TRIAL_VALUES
+from dask_limits.optuna.questions import STUDY_VALUES
 
 
 class LimitedTrial(optuna.Trial):
@@ -29,7 +29,7 @@ class LimitedTrial(optuna.Trial):
         return type(self), (self._asker, self._facts)
 
     def __getattr__(self, name: str) -> NoReturn:
-        raise _missing(self, name, TRIAL_VALUES | TRIAL_METHODS)
+        raise _missing(self, name, {*vars(LimitedTrial), "study"})
 
     # -- what it suggests ------------------------------------------------------------------
 
@@ -157,7 +157,7 @@ class LimitedStudy:
     def __getattr__(self, name: str) -> Any:
         if name in STUDY_VALUES:
             return self._asker.ask(ask=f"study.{name}")
-        raise _missing(self, name, STUDY_VALUES | STUDY_METHODS)
+        raise _missing(self, name, {*vars(LimitedStudy), *vars(self)} | STUDY_VALUES)
 
 
 _PLAIN: Final = (bool, int, float, str, type(None))
@@ -171,8 +171,8 @@ def _choice(name: str, choice: Any) -> Any:
         return [_choice(name, one) for one in choice]
     if isinstance(choice, tuple):
         return {"tuple": [_choice(name, one) for one in choice]}
-    if (item := getattr(choice, "item", None)) is not None:  # a number of NumPy
-        return _choice(name, item())
+    if hasattr(choice, "item") and not isinstance(choice, type):  # a number of NumPy
+        return _choice(name, choice.item())
     raise TypeError(
         f"The choice {choice!r} of {name!r} is of type {type(choice).__name__}. Use None, bool,"
         " int, float, str, or tuples of them, for example the keys of a dict of such objects."
@@ -193,5 +193,5 @@ def _missing(owner: object, name: str, known: set[str]) -> AttributeError:
     kind = "study" if isinstance(owner, LimitedStudy) else "trial"
     return AttributeError(
         f"The {kind} of a limited objective has no {name!r}, as its storage is in another process."
-        f" It has {', '.join(sorted(known))}."
+        f" It has {', '.join(sorted(one for one in known - {name} if one[0] != '_'))}."
     )

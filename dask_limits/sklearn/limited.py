@@ -77,6 +77,8 @@ class Limited(MetaEstimatorMixin, BaseEstimator):  # type: ignore[misc]
         wall_time: Wall time of a fit, in seconds.
         num_processes: Processes of a fit, its own included; `n_jobs` of the estimator may start
             some.
+        cores: Cores that a fit reserves.
+        reserve: Whether a fit reserves its memory and cores, and waits until they are free.
         grace_period: Time that a fit has after a warning at a limit on time, in seconds.
         capture_output: Whether `limited_usage_` has what a fit prints.
         isolation: Where a fit runs.
@@ -116,6 +118,8 @@ class Limited(MetaEstimatorMixin, BaseEstimator):  # type: ignore[misc]
         cpu_time: Duration | None = None,
         wall_time: Duration | None = None,
         num_processes: int | None = None,
+        cores: int | None = None,
+        reserve: bool = True,
         grace_period: Duration = 0,
         capture_output: bool | Amount = False,
         isolation: Isolation = "clean",
@@ -127,6 +131,8 @@ class Limited(MetaEstimatorMixin, BaseEstimator):  # type: ignore[misc]
         self.cpu_time = cpu_time
         self.wall_time = wall_time
         self.num_processes = num_processes
+        self.cores = cores
+        self.reserve = reserve
         self.grace_period = grace_period
         self.capture_output = capture_output
         self.isolation = isolation
@@ -160,6 +166,8 @@ class Limited(MetaEstimatorMixin, BaseEstimator):  # type: ignore[misc]
             cpu_time=self.cpu_time,
             wall_time=self.wall_time,
             num_processes=self.num_processes,
+            cores=self.cores,
+            reserve=self.reserve,
             grace_period=self.grace_period,
             capture_output=self.capture_output,
             isolation=self.isolation,

@@ -59,4 +59,6 @@ def _parts_of_scikit_learn() -> Iterator[str]:
 def _is_installed(module: str) -> bool:
     """Whether a module can be imported in another process, and is not of the user's own."""
     origin = getattr(spec_of(module), "origin", None)
+    if module == "__main__":  # which loky's workers run from a file of their own
+        return False
     return module in sys.modules and isinstance(origin, str) and not is_users(origin)

@@ -75,6 +75,20 @@ def test_a_call_that_runs_ends_when_it_is_cancelled_and_when_its_coroutine_is(
         all_gone({pid})
 
 
+def test_ctrl_c_in_its_block_ends_the_calls(tmp_path: Path) -> None:
+    pids = set()
+
+    def interrupted() -> None:
+        with LimitedExecutor(1, wall_time=600) as executor:
+            executor.submit(start_sleeping, tmp_path / "pid")
+            pids.add(written_pid(tmp_path / "pid"))
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    all_gone(pids)
+
+
 @pytest.mark.parametrize("pool", [ProcessPoolExecutor, ThreadPoolExecutor])
 def test_a_pool_stays_open_and_its_calls_are_done_after_the_shutdown(pool: Any) -> None:
     with pool(2) as given:

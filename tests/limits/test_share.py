@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import fcntl
 import functools
@@ -482,3 +483,10 @@ def test_a_handle_says_what_it_is():
     assert isinstance(handle, Shared)
     assert MIB <= handle.nbytes < MIB + 4096
     assert repr(handle) == "Shared(1.0 MiB)"
+
+
+def test_a_copy_of_a_handle_is_the_handle_and_it_says_how_to_get_the_object():
+    handle = share(numbers())
+    assert copy.copy(handle) is copy.deepcopy([handle])[0] is handle
+    with pytest.raises(AttributeError, match=r"no attribute 'mean'.*get\(\) returns it"):
+        handle.mean()

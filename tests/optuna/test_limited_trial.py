@@ -89,10 +89,14 @@ def test_choices_are_the_objects_of_the_objective() -> None:
         assert trial.suggest_categorical("text", ("a",)) == "a"
         return raised(lambda: trial.suggest_categorical("kind", [int, str]))
 
+    def choose_types(trial: optuna.Trial) -> Any:
+        return raised(lambda: trial.suggest_categorical("kind", [np.float32, np.float64]))
+
     with warnings.catch_warnings():  # Optuna's, of choices that other storages do not have
         warnings.simplefilter("ignore")
         said = of_call(choose)
     assert said.startswith("TypeError: The choice <class 'int'> of 'kind' is of type type. Use")
+    assert of_call(choose_types).startswith("TypeError: The choice <class 'numpy.float32'> of")
 
 
 def test_what_optuna_refuses_is_raised_in_the_objective() -> None:
@@ -123,6 +127,8 @@ def test_what_optuna_refuses_is_raised_in_the_objective() -> None:
     assert "supposed to be a float" in said[4]
     assert "which JSON does not have" in said[7]
     assert "has no 'storage', as its storage is in another process" in said[8]
+    assert "It has constraints, datetime_start, distributions, number, params" in said[8]
+    assert "directions, get_trials, set_user_attr, stop, study_name" in said[9]
 
 
 def test_numbers_of_numpy_are_numbers() -> None:

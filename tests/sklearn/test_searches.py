@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -138,3 +141,34 @@ def test_what_fits_used_can_be_among_the_results() -> None:
     assert np.isnan(failed)
     found = cross_validate(model, X, Y, cv=2, return_estimator=True)
     assert all(one.limited_usage_.wall_time > 0 for one in found["estimator"])
+
+
+SCRIPT = """
+import numpy as np
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.model_selection import cross_val_score
+from dask_limits.sklearn import Limited
+
+class Mine(ClassifierMixin, BaseEstimator):
+    def fit(self, X, y):
+        self.classes_ = [0, 1]
+        return self
+    def predict(self, X):
+        return [0] * len(X)
+
+if __name__ == "__main__":
+    X, y = np.zeros((20, 1)), np.arange(20) % 2
+    print(cross_val_score(Limited(Mine(), memory="200 MiB"), X, y, cv=2, n_jobs=2))
+"""
+
+
+def test_an_estimator_of_the_script_is_searched_by_loky(tmp_path):
+    (tmp_path / "script.py").write_text(SCRIPT)
+    ran = subprocess.run(
+        [sys.executable, tmp_path / "script.py"],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert ran.stdout == "[0.5 0.5]\n", ran.stderr

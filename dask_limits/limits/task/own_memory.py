@@ -64,7 +64,8 @@ class OwnMemory:
         if shared:
             self._shared_before = self._read_status(b"RssShmem:")
             if self._shared_before > _SLACK:  # an earlier call may have kept some of it
-                own -= min(proctree.pages_of(os.getpid(), shared).shared, own)
+                kept = min(proctree.pages_of(os.getpid(), shared).shared, own)
+                resident, own = resident - kept, own - kept
         cells.put(0, task_cells.MEMORY_BEFORE, resident + self._beside_resident)
         cells.put(0, task_cells.OWN_BEFORE, own + self._beside_own)
         cells.put(0, task_cells.FAULTS_BEFORE, faults)

@@ -128,7 +128,7 @@ def test_what_optuna_refuses_is_raised_in_the_objective() -> None:
     assert "which JSON does not have" in said[7]
     assert "has no 'storage', as its storage is in another process" in said[8]
     assert "It has constraints, datetime_start, distributions, number, params" in said[8]
-    assert "directions, get_trials, set_user_attr, stop, study_name" in said[9]
+    assert "directions, get_trials, metric_names, set_user_attr, stop, study_name" in said[9]
 
 
 def test_numbers_of_numpy_are_numbers() -> None:

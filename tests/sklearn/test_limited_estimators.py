@@ -146,10 +146,14 @@ def test_ctrl_c_ends_a_fit(tmp_path: Path) -> None:
     pids: set[int] = set()
     model = Limited(Hungry(seconds=600, pid_file=tmp_path / "pid"), wall_time=600)
     thread = threading.Thread(target=interrupt)
-    thread.start()
-    with pytest.raises(KeyboardInterrupt):
-        model.fit(X, Y)
-    thread.join()
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # dask_jobqueue has its own
+    try:
+        thread.start()
+        with pytest.raises(KeyboardInterrupt):
+            model.fit(X, Y)
+        thread.join()
+    finally:
+        signal.signal(signal.SIGINT, before)
     all_gone(pids)
     assert not hasattr(model, "estimator_")
 

@@ -34,7 +34,7 @@ def test_a_request_is_read_from_annotations(limits: Any, request_: Request) -> N
 
 
 def test_an_invalid_limit_is_told_also_where_too_much_is_asked_for() -> None:
-    limits = {"memory": 100, "isolation": "space"}
+    limits = {"memory": 100_000, "isolation": "space"}
     error = annotation_error("fit", limits, [WorkerResources(memory=10)])
     assert "isolation='space' is unknown" in str(error)
 
@@ -65,7 +65,7 @@ def test_limits_are_made_once_a_call(monkeypatch: pytest.MonkeyPatch) -> None:
     assert made == 20
 
 
-@pytest.mark.parametrize("memory", [1, 2**60])
+@pytest.mark.parametrize("memory", [100_000, 2**60])
 def test_a_call_says_what_is_wrong_with_its_annotation(memory: int) -> None:
     with (
         LocalCluster(n_workers=1, threads_per_worker=1, processes=False, **SETTINGS) as cluster,

@@ -23,6 +23,7 @@ from dask_limits.exceptions import WallTimeBreach
 from dask_limits.sklearn import Limited
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
+pytestmark = pytest.mark.filterwarnings("ignore:One or more of the test scores are non-finite")
 
 
 @contextmanager
@@ -63,6 +64,6 @@ def test_a_breach_costs_its_candidate_alone(tmp_path: Path) -> None:
     model = Limited(Hungry(), memory="100 MiB", wall_time=60)
     search = GridSearchCV(model, {"estimator__mib": [1, 300, 2]}, cv=2)
     # Both scikit-learn that the job's call has imported and that of the fit count for the call.
-    with on_slurm(tmp_path, memory="900 MiB"), pytest.warns(FitFailedWarning, match="MemoryBreach"):
+    with on_slurm(tmp_path, memory="700 MiB"), pytest.warns(FitFailedWarning, match="MemoryBreach"):
         search.fit(X, y)
     assert np.isnan(search.cv_results_["mean_test_score"]).tolist() == [False, True, False]

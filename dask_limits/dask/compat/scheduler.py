@@ -160,8 +160,7 @@ def subscribe(scheduler: distributed.Scheduler, topic: str, client: str) -> None
 
 def tell_clients(scheduler: distributed.Scheduler, ts: Any, topic: str, message: Any) -> None:
     """Send the clients that want a task a message, as an event of a topic that is not kept."""
-    if (report := getattr(scheduler, "report", None)) is not None:
-        report({"op": "event", "topic": topic, "event": (time.time(), message)}, ts=ts)
+    _report(scheduler, topic, message, ts=ts)
 
 
 def can_tell_client(scheduler: distributed.Scheduler) -> bool:
@@ -171,8 +170,12 @@ def can_tell_client(scheduler: distributed.Scheduler) -> bool:
 
 def tell_client(scheduler: distributed.Scheduler, client: str, topic: str, message: Any) -> None:
     """Send one client a message, as an event of a topic that is not kept."""
+    _report(scheduler, topic, message, client=client)
+
+
+def _report(scheduler: distributed.Scheduler, topic: str, message: Any, **to: Any) -> None:
     if (report := getattr(scheduler, "report", None)) is not None:
-        report({"op": "event", "topic": topic, "event": (time.time(), message)}, client=client)
+        report({"op": "event", "topic": topic, "event": (time.time(), message)}, **to)
 
 
 def forgive(ts: Any) -> None:

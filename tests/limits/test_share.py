@@ -290,7 +290,8 @@ def test_it_counts_apart_also_while_it_is_mapped_and_unmapped():
     )
 
 
-def test_what_an_earlier_call_has_kept_of_it_is_no_gift_to_the_next():
+@pytest.mark.parametrize("first", ["at once", "when it was counted"])
+def test_what_an_earlier_call_has_kept_of_it_is_no_gift_to_the_next(first):
     handle = share(numbers(60))
 
     def keep(array):
@@ -300,6 +301,8 @@ def test_what_an_earlier_call_has_kept_of_it_is_no_gift_to_the_next():
     def take(array, size):
         if not size:
             return "kept" in sys.modules
+        if first != "at once":
+            threading.Event().wait(0.3)
         del sys.modules["kept"]
         block = bytearray(size)
         threading.Event().wait()  # until it is ended

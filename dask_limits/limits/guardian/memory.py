@@ -40,6 +40,7 @@ class _Then(NamedTuple):
     resident: int
     faults: int
     own: int  # bytes that count
+    anonymous: int
     unknown: int = 0  # bytes that may count, too
 
 
@@ -58,7 +59,7 @@ class CallMemory:
         self._shared = shared
         self.now = self.peak = 0
         self.most = 0  # that it can have now
-        self._then = {runner: _Then(before.resident, before.faults, before.own)}
+        self._then = {runner: _Then(before.resident, before.faults, before.own, before.anonymous)}
         self._in_common = before.resident - before.own
         self._beside = -before.own  # what there is of it beside what its processes own
         self._copied = 0  # bytes of pages that were there before, and are copies by now
@@ -73,9 +74,12 @@ class CallMemory:
             if then is None:
                 # A fork has what its parent has. How much of that is its own, only pages tell.
                 own = max(process.resident - resident.get(process.parent, 0), 0)
-                then = _Then(process.resident, 0, own, process.resident - own)
+                then = _Then(process.resident, 0, own, own, process.resident - own)
                 self._then[process.pid] = then
-            found += max(then.own + process.resident - then.resident, 0)
+            grown = process.resident - then.resident
+            if self._shared:  # it may have memory of its own now in place of what was lent
+                grown = max(grown, proctree.anonymous_memory(process.pid) - then.anonymous)
+            found += max(then.own + grown, 0)
             unknown += then.unknown
             faults += process.faults - then.faults
         # Each page that was written anew has taken a fault.
@@ -117,7 +121,7 @@ class CallMemory:
             pages = proctree.pages_of(process.pid, self._shared)
             # A fork of the runner has pages in common with it, and with what that is a fork of.
             own = pages.private + (0 if process.layout == layout else pages.share)
-            self._then[process.pid] = _Then(pages.resident, process.faults, own)
+            self._then[process.pid] = _Then(pages.resident, process.faults, own, pages.anonymous)
             self._in_common += pages.resident - pages.private - pages.shared
             total += own
             anonymous += pages.anonymous

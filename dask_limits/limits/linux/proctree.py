@@ -289,6 +289,12 @@ def _memory_device() -> bytes:
     return b"%02x:%02x" % (os.major(device), os.minor(device))
 
 
+def anonymous_memory(pid: int) -> int:
+    """Resident bytes of a process of neither files nor shared memory, in 5 us; 0 if it has ended."""
+    words = _read(f"/proc/{pid}/statm", enough=1).split()
+    return (int(words[1]) - int(words[2])) * PAGE if words else 0
+
+
 def proportional_memory(pid: int) -> int:
     """Bytes of a process with each shared page divided by the number of its sharers (PSS)."""
     pages = pages_of(pid)

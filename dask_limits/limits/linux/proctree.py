@@ -290,7 +290,7 @@ def _memory_device() -> bytes:
 
 
 def anonymous_memory(pid: int) -> int:
-    """Resident bytes of a process of neither files nor shared memory, in 5 us; 0 if it has ended."""
+    """Resident bytes that are of neither files nor shared memory, in 5 us; 0 if it has ended."""
     words = _read(f"/proc/{pid}/statm", enough=1).split()
     return (int(words[1]) - int(words[2])) * PAGE if words else 0
 

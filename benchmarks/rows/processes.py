@@ -14,7 +14,7 @@ from typing import Any
 from benchmarks.functions import echo, spin
 from benchmarks.row import Measure, Peer, Row, at_least, at_most
 from benchmarks.timing import Isolation, Pace, limited, limits, paced, seconds
-from dask_limits import Scheduler
+from dask_limits import PynisherPlugin, Scheduler
 
 IN_FLIGHT = 32
 WARM_UP = 100
@@ -78,10 +78,10 @@ def amltk(size: int) -> float:
 
 def amltk_with_limits(size: int) -> float:
     import amltk.scheduling
-    from amltk.scheduling.plugins.pynisher import PynisherPlugin
+    from amltk.scheduling.plugins.pynisher import PynisherPlugin as TheirPlugin
 
     scheduler = amltk.scheduling.Scheduler.with_processes(2)
-    plugin = PynisherPlugin(memory_limit=(4, "gb"), walltime_limit=(60, "s"))
+    plugin = TheirPlugin(memory_limit=(4, "gb"), walltime_limit=(60, "s"))
     return paced(scheduler, Pace(1 + size // 50, IN_FLIGHT), echo, plugin).per_second
 
 
@@ -166,7 +166,9 @@ def resident_kib() -> float:
 
 def naps(size: int) -> float:
     scheduler = Scheduler.with_processes(size // 4)
-    task = scheduler.task(time.sleep, plugins=limits())
+    # All at once fit into the memory of a small machine, of which they reserve their limits.
+    plugin = PynisherPlugin(walltime_limit=60, memory_limit="100 MiB")
+    task = scheduler.task(time.sleep, plugins=plugin)
     scheduler.on_start(lambda: [task.submit(0.5) for _ in range(size)] and None)
     return seconds(scheduler.run)
 

@@ -17,6 +17,7 @@ from typing import Any
 from dask_limits.limits import LimitedCall
 from dask_limits.limits.ipc import by_value, pickling
 from dask_limits.limits.ipc.payload import Packed
+from dask_limits.limits.owner.recurring import LEAST, recurring
 from dask_limits.limits.owner.use import function_key
 from dask_limits.limits.shared import Shared
 from dask_limits.limits.task import script_globals
@@ -39,7 +40,7 @@ class PackedCall:
 
     def __call__(self, put_in: Sequence[Any]) -> Any:
         """Call the function, with these in the places of what `pack_call` left out."""
-        unpickler = _Unpickler(io.BytesIO(self.data.pickled), buffers=self.data.buffers)
+        unpickler = _Unpickler(io.BytesIO(self.data.pickled), buffers=self.data.buffers(put_in))
         unpickler.put_in = put_in
         fn, args, kwargs = unpickler.load()
         script_globals.give(fn)
@@ -56,7 +57,8 @@ def pack_call(
 
     Objects of the types `leave_out` do not travel, wherever among the arguments they are: others
     take their places when the call runs. Such are futures of earlier tasks, and what calls share.
-    They are returned too, and what is needed to unpack the outcome.
+    Nor do large buffers that come again: calls share a copy. What was left out is returned too, and
+    what is needed to unpack the outcome.
 
     Raises:
         CallPicklingError: if the function or an argument cannot be pickled.
@@ -64,10 +66,19 @@ def pack_call(
     left_out: list[Any] = []
     sent: dict[int, Any] = {}
     try:
-        data = Packed.of((call.fn, args, kwargs), partial(_Pickler, leave_out, left_out, sent=sent))
+        new_pickler = partial(_Pickler, leave_out, left_out, sent=sent)
+        data = Packed.of((call.fn, args, kwargs), new_pickler, partial(_leave_out, left_out))
     except Exception as why:
         raise pickling.unpicklable_arguments(call.fn, args, kwargs, call.limits, why) from why
     return PackedCall(call.name, data, hash(function_key(call.fn))), left_out, sent
+
+
+def _leave_out(left_out: list[Any], raw: memoryview, *, as_bytes: bool = False) -> int | None:
+    """Leave out a buffer that has come before; None if it has not."""
+    if (found := recurring.find(raw, as_bytes=as_bytes)) is None:
+        return None
+    left_out.append(found)
+    return len(left_out) - 1
 
 
 class _Pickler(by_value.CallPickler):
@@ -79,6 +90,8 @@ class _Pickler(by_value.CallPickler):
         self._left_out = left_out
 
     def persistent_id(self, obj: object) -> int | None:
+        if type(obj) is bytes and len(obj) >= LEAST:
+            return _leave_out(self._left_out, memoryview(obj), as_bytes=True)
         if not isinstance(obj, self._leave_out):
             return None
         if isinstance(obj, Shared):

@@ -21,7 +21,7 @@ import mmap
 import os
 import pickle
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final, Self, SupportsIndex, TypeAlias
 
 from dask_limits.limits.linux import files, sealed, uninterrupted
@@ -31,6 +31,10 @@ Buffer: TypeAlias = bytes | bytearray | memoryview
 Readable: TypeAlias = Buffer | pickle.PickleBuffer
 NewPickler: TypeAlias = Callable[..., Any]
 """Makes a pickler, as `pickle.Pickler` does."""
+Lend: TypeAlias = Callable[[memoryview], "tuple[SealedFile, int] | None"]
+"""Finds a sealed file with a copy of a buffer, and where it begins there."""
+LeaveOut: TypeAlias = Callable[[memoryview], "int | None"]
+"""Decides whether to leave out a buffer: then it is known by this number."""
 
 _INLINE: Final = 64 * 1024
 """Most bytes of pickle that are sent on the socket; more would not fit in one message."""
@@ -73,15 +77,20 @@ class Payload:
         self.close()
 
 
-def pack(thing: object, new_pickler: NewPickler, into: Payload | None = None) -> Payload:
+def pack(
+    thing: object,
+    new_pickler: NewPickler,
+    into: Payload | None = None,
+    lend: Lend | None = None,
+) -> Payload:
     """Pickle an object. Raises what the pickler raises, and OSError if there is no room.
 
     The files are those of the payload `into`, if there is one, from their start on: this matters
-    where a signal may interrupt this.
+    where a signal may interrupt this. A buffer of which `lend` has a copy is not copied.
     """
     packed = Payload() if into is None else into
     try:
-        sink = _Sink(packed.fds, packed.shared)
+        sink = _Sink(packed, lend)
         new_pickler(sink, pickle.HIGHEST_PROTOCOL, buffer_callback=sink.keep_buffer).dump(thing)
         packed.head = sink.finish()
     except BaseException:
@@ -120,53 +129,68 @@ class Packed:
     def __init__(
         self,
         pickled: Buffer,
-        buffers: Sequence[Buffer] = (),
+        buffers: Sequence[Buffer | int] = (),
         readonly: Sequence[bool] | None = None,
     ) -> None:
         self.pickled = pickled
         self._buffers = buffers
-        self._readonly = [memoryview(one).readonly for one in buffers]
-        if readonly is not None:
-            self._readonly = list(readonly)
+        if readonly is None:
+            readonly = [memoryview(one).readonly for one in self._held]
+        self._readonly = list(readonly)
+
+    @property
+    def _held(self) -> Iterator[Buffer]:
+        return (one for one in self._buffers if not isinstance(one, int))
 
     @classmethod
-    def of(cls, thing: object, new_pickler: NewPickler) -> Self:
-        """Pickle an object as it is now: large buffers are copied. Raises what the pickler does."""
-        buffers: list[Buffer] = []
+    def of(cls, thing: object, new_pickler: NewPickler, leave_out: LeaveOut) -> Self:
+        """Pickle an object as it is now: large buffers are copied. Raises what the pickler does.
+
+        Not so those that can be left out; what is to be in their places is told when it is loaded.
+        """
+        buffers: list[Buffer | int] = []
+        readonly: list[bool] = []
 
         def keep_buffer(buffer: pickle.PickleBuffer) -> bool:
             if (raw := large(buffer)) is None:
                 return True
-            buffers.append(bytes(raw) if raw.readonly else bytearray(raw))
+            place = leave_out(raw)
+            if place is None:
+                buffers.append(bytes(raw) if raw.readonly else bytearray(raw))
+            else:
+                buffers.append(place)
+            readonly.append(raw.readonly)
             return False
 
         file = io.BytesIO()
         new_pickler(file, pickle.HIGHEST_PROTOCOL, buffer_callback=keep_buffer).dump(thing)
-        return cls(file.getvalue(), buffers)
+        return cls(file.getvalue(), buffers, readonly)
 
     @property
     def nbytes(self) -> int:
         """Bytes that it holds."""
-        return sum(memoryview(part).nbytes for part in (self.pickled, *self._buffers))
+        return sum(memoryview(part).nbytes for part in (self.pickled, *self._held))
 
     def __sizeof__(self) -> int:
         return object.__sizeof__(self) + self.nbytes
 
     def load(self) -> Any:
         """Unpickle the object. Raises what unpickling raises."""
-        return pickle.loads(self.pickled, buffers=self.buffers)
+        return pickle.loads(self.pickled, buffers=self.buffers())
 
-    @property
-    def buffers(self) -> list[Buffer]:
-        """What was kept out of the pickle, to unpickle it with."""
-        return [*map(_as_it_was, self._buffers, self._readonly)]
+    def buffers(self, put_in: Sequence[Any] = ()) -> list[Buffer]:
+        """What was kept out of the pickle, to unpickle it with; and for what was left out, this."""
+        there = (put_in[one] if isinstance(one, int) else one for one in self._buffers)
+        return [*map(_as_it_was, there, self._readonly)]
 
     def texts(self) -> list[str]:
         """The texts that were packed as such."""
         return bytes(self.pickled).decode(errors="surrogatepass").split("\0")
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> tuple[Any, ...]:
-        def pass_on(buffer: Buffer) -> Any:
+        def pass_on(buffer: Buffer | int) -> Any:
+            if isinstance(buffer, int):
+                return buffer
             view = memoryview(buffer)
             if int(protocol) >= 5 and view.nbytes >= _OUT_OF_BAND:
                 return pickle.PickleBuffer(buffer)
@@ -223,9 +247,10 @@ def _mapped(fds: list[int], file: int) -> memoryview:
 class _Sink:
     """What a pickler writes to: bytes in memory, and a file once they are many."""
 
-    def __init__(self, fds: list[int], shared: list[int]) -> None:
-        self._fds = fds
-        self._shared = shared
+    def __init__(self, packed: Payload, lend: Lend | None) -> None:
+        self._fds = packed.fds
+        self._shared = packed.shared
+        self._lend = lend
         self._places: dict[int, int] = {}  # those of shared files among all, by inode
         self._parts: list[Readable] = []
         self._size = 0
@@ -286,21 +311,32 @@ class _Sink:
         return b"".join(table)
 
     def _pass_on(self, raw: memoryview) -> tuple[int, int] | None:
-        """The file that this lies in, and where, if it is shared."""
-        if (found := sealed.place_of(raw)) is None:
+        """The file that this lies in, and where, if it is shared; or the file with its copy."""
+        is_shared = (found := sealed.place_of(raw)) is not None
+        if found is None and self._lend is not None:
+            found = self._lend(raw)
+        if found is None:
             return None
         file, at = found
         place = self._places.get(file.inode)
         if place is None:
             if len(self._places) == MOST_SHARED:
                 return None
-            place = self._places[file.inode] = self._add_shared(file)
+            place = self._places[file.inode] = self._add_sealed(file, is_shared)
         return place, at
 
-    def _add_shared(self, file: SealedFile) -> int:
-        """Add a file that is shared; return its place among the files."""
-        uninterrupted.put(self._fds, fcntl.fcntl, file.fd, fcntl.F_DUPFD_CLOEXEC, 3)
-        self._shared.append(file.inode)
+    def _add_sealed(self, file: SealedFile, is_shared: bool) -> int:
+        """Add a file that is there already; return its place among the files.
+
+        What is shared can only be read. Of a copy, the receiver's pages are its own once it has
+        written to them, and count for its call.
+        """
+        if is_shared:
+            uninterrupted.put(self._fds, fcntl.fcntl, file.fd, fcntl.F_DUPFD_CLOEXEC, 3)
+            self._shared.append(file.inode)
+        else:
+            name = f"/proc/self/fd/{file.fd}"
+            uninterrupted.put(self._fds, os.open, name, os.O_RDWR | os.O_CLOEXEC)
         return len(self._fds) - 1
 
     def _add_file(self) -> int:

@@ -17,6 +17,7 @@ from dask_limits.limits.ipc.progress_values import Tell
 from dask_limits.limits.limits import Limits
 from dask_limits.limits.outcome import Outcome
 from dask_limits.limits.owner.answers import Outcomes
+from dask_limits.limits.owner.recurring import recurring
 from dask_limits.limits.owner.use import Use
 from dask_limits.limits.packed_outcome import PackedOutcome
 from dask_limits.placement.resources import Request
@@ -103,7 +104,8 @@ class Call:
         self.request = Payload()
         thing = self.fn, self.args, self.kwargs
         try:
-            payload.pack(thing, functools.partial(CallPickler, sent=self.sent), self.request)
+            new_pickler = functools.partial(CallPickler, sent=self.sent)
+            payload.pack(thing, new_pickler, self.request, recurring.place_of)
         except Exception as error:
             if isinstance(error, OSError) and error.errno in _NO_ROOM:
                 self.end(self.outcomes.refused(str(error)))

@@ -53,7 +53,7 @@ def test_what_is_passed_on_is_as_it_was_when_it_was_pickled(sizes, writable, pro
     arrays = [np.arange(size, dtype=np.uint8) for size in sizes]
     for array in arrays:
         array.flags.writeable = writable
-    packed = Packed.of(arrays, pickle.Pickler)
+    packed = Packed.of(arrays, pickle.Pickler, lambda _: None)
     expected = [array.copy() for array in arrays]
     if writable:
         for array in arrays:

@@ -1,0 +1,160 @@
+"""Large arguments that come again: from the second time on a copy is kept, and lent to calls.
+
+What a call gets is what its argument is when it is pickled. So a buffer is the same as before if it
+lies where that did and each byte is the same; to compare them takes a tenth of the time to copy.
+One that was written to in between goes anew, as the first time.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import pickle
+import threading
+import weakref
+import zlib
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from dask_limits.limits.linux.sealed import SealedFile
+from dask_limits.limits.owner.account import account_here
+from dask_limits.limits.shared import Shared
+
+LEAST: Final = 2**20
+"""Bytes of the smallest buffer for which this pays."""
+_MOST: Final = 32
+"""Buffers that are remembered."""
+_MOST_SHARE: Final = 1 / 8
+"""Share of the memory of this machine, or of the cgroup or batch job, that is kept at most."""
+_SAMPLES: Final = 64
+_SAMPLE_SIZE: Final = 64
+_libc: Final = ctypes.CDLL(None)  # releases the GIL
+_libc.memcmp.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
+
+
+class _AsBytes:
+    """Pickled, it is the bytes of a buffer that comes beside the pickle."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return bytes, (pickle.PickleBuffer(bytearray()),)
+
+
+def _pickled(thing: object) -> bytes:
+    return pickle.dumps(thing, 5, buffer_callback=lambda _: False)
+
+
+_PICKLED: Final = {False: _pickled(pickle.PickleBuffer(bytearray())), True: _pickled(_AsBytes())}
+"""What a kept buffer is where it arrives: itself, or `bytes`."""
+
+
+@dataclass
+class _Known:
+    """A buffer that was passed, and its copy from the second time on.
+
+    `owner` drops it when the object is gone that the buffer belongs to.
+    """
+
+    sample: int
+    owner: weakref.ref[Any] | None
+    copy: Shared | None = field(default=None)
+
+
+class Recurring:
+    """The buffers that were passed to calls of late. Any thread may ask."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._known: dict[tuple[int, int, bool], _Known] = {}  # those that came last at the end
+
+    def place_of(self, raw: memoryview) -> tuple[SealedFile, int] | None:
+        """The file with a copy of this buffer, and where it begins there; None if there is none."""
+        found = self.find(raw)
+        return None if found is None else (found.file, found.file.places[1][0])
+
+    def find(self, raw: memoryview, *, as_bytes: bool = False) -> Shared | None:
+        """What can be lent in place of a buffer; None if it is to be passed itself, as one that
+        comes for the first time is.
+        """
+        # A signal's handler, or a finalizer, may come here while its thread has the lock.
+        if raw.nbytes < LEAST or not self._lock.acquire(blocking=False):
+            return None
+        try:
+            return self._find((_address(raw), raw.nbytes, as_bytes), raw)
+        finally:
+            self._lock.release()
+
+    def _find(self, key: tuple[int, int, bool], raw: memoryview) -> Shared | None:
+        sample, known = _sample(raw), self._known.pop(key, None)
+        if known is not None and known.copy is not None:
+            is_same = _is_same(raw, known.copy.file.parts[1])
+        else:
+            is_same = known is not None and known.sample == sample
+        if known is None or not is_same:
+            self._known[key] = _Known(sample, self._dropping(key, raw))
+            for oldest in [*self._known][:-_MOST]:
+                self._known.pop(oldest, None)
+            return None
+        self._known[key] = known
+        if known.copy is None and self._make_room(raw.nbytes):
+            try:
+                known.copy = Shared.of_parts([_PICKLED[key[-1]], raw])
+            except OSError:  # there is no memory, or no other file can be opened
+                return None
+        return known.copy
+
+    def _dropping(self, key: tuple[int, int, bool], raw: memoryview) -> weakref.ref[Any] | None:
+        """A reference to whose memory it is, at whose end the buffer is forgotten."""
+        owner: Any = raw.obj
+        while (base := getattr(owner, "base", None)) is not None:  # of an array that is a view
+            owner = base
+        try:
+            return weakref.ref(owner, lambda _: self._known.pop(key, None))
+        except TypeError:  # as for bytes
+            return None
+
+    def _make_room(self, size: int) -> bool:
+        """Drop the oldest copies until there is room for another one. False if there is not."""
+        room = account_here().capacity.memory * _MOST_SHARE - size
+        copies = [(one, one.copy.nbytes) for one in [*self._known.values()] if one.copy]
+        room -= sum(size for _, size in copies)
+        for one, freed in copies:
+            if room >= 0:
+                break
+            one.copy = None
+            room += freed
+        return room >= 0
+
+    def forget(self) -> None:
+        """Begin without any in a fork of this process, in which a lock may be held."""
+        self.__init__()  # type: ignore[misc]
+
+
+def _address(raw: memoryview) -> int:
+    buffer = _Buffer()
+    ctypes.pythonapi.PyObject_GetBuffer(ctypes.py_object(raw), ctypes.byref(buffer), 0)
+    ctypes.pythonapi.PyBuffer_Release(ctypes.byref(buffer))
+    return buffer.at or 0
+
+
+class _Buffer(ctypes.Structure):
+    """A `Py_buffer`; see "Buffer Protocol" in Python's C API."""
+
+    _fields_ = (("at", ctypes.c_void_p), ("rest", ctypes.c_void_p * 15))
+
+
+def _sample(raw: memoryview) -> int:
+    """A checksum of some of its bytes, in 20 us, to tell most of what has changed."""
+    checksum = 0
+    for at in range(0, raw.nbytes, raw.nbytes // _SAMPLES):
+        checksum = zlib.crc32(raw[at : at + _SAMPLE_SIZE], checksum)
+    return checksum
+
+
+def _is_same(one: memoryview, other: memoryview) -> bool:
+    """Whether all bytes of two buffers of the same size are the same."""
+    return bool(_libc.memcmp(_address(one), _address(other), one.nbytes) == 0)
+
+
+recurring: Final = Recurring()
+"""Those of this process."""
+os.register_at_fork(after_in_child=recurring.forget)

@@ -306,10 +306,10 @@ class Told:
         self.scheduler, self._client, self._folder = scheduler, client, folder
 
     def run_and_kill_when(self, is_time: Callable[[], bool]) -> None:
-        """Run, have the one worker killed then, and let call 2 end when it runs again."""
+        """Run, have the one worker killed when call 2 runs, and let that end when it runs again."""
 
         def kill() -> None:
-            if not is_time():
+            if not (is_time() and n_runs(self._folder, 2)):
                 self.scheduler.call_later(0.05, kill)
                 return
             (pid,) = self._client.run(os.getpid).values()

@@ -4,6 +4,7 @@ import concurrent.futures
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, ParamSpec, TypeVar, Unpack
 
+from dask_limits.executors.at_exit import check_program, shut_down_at_exit, was_shut_down
 from dask_limits.executors.borrowed import BorrowedExecutor
 from dask_limits.executors.cluster import places_of
 from dask_limits.executors.factories import factory_for
@@ -78,6 +79,7 @@ class LimitedExecutor(concurrent.futures.Executor):
         executor = factory.make()
         self._executor = executor if factory.owned else BorrowedExecutor(executor)
         self._is_shut_down = False
+        shut_down_at_exit(self._executor)
 
     def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
         """Run a call under limits.
@@ -86,7 +88,7 @@ class LimitedExecutor(concurrent.futures.Executor):
             A future that can be awaited, too, and has the call's `usage` once it is done.
 
         Raises:
-            RuntimeError: after `shutdown()`.
+            RuntimeError: after `shutdown()`, and while the program ends.
             TypeError: if `fn` cannot be called.
         """
         self._check_open()
@@ -131,7 +133,9 @@ class LimitedExecutor(concurrent.futures.Executor):
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take no more calls, and end what was started for them when they are done.
 
-        An executor, client or cluster that was passed in stays open.
+        An executor, client or cluster that was passed in stays open. Without this, and without a
+        `with` block, it is done when the program ends, which waits for the calls as with the pools
+        of the standard library. But a KeyboardInterrupt that ends the program ends the calls too.
 
         Args:
             wait: Whether to return when that is done, or now.
@@ -140,6 +144,8 @@ class LimitedExecutor(concurrent.futures.Executor):
         """
         self._is_shut_down = True
         self._executor.shutdown(wait, cancel_futures=cancel_futures)
+        if wait:
+            was_shut_down(self._executor)
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         """Shut down. Ctrl-C ends the calls; otherwise they are waited for."""
@@ -162,6 +168,7 @@ class LimitedExecutor(concurrent.futures.Executor):
         return call
 
     def _check_open(self) -> None:
+        check_program()
         if self._is_shut_down:
             raise RuntimeError("This executor takes no calls after shutdown(): make a new one")
 

@@ -7,8 +7,8 @@ from typing import Any, ParamSpec, TypeVar, Unpack
 from dask_limits.executors.at_exit import check_program, shut_down_at_exit, was_shut_down
 from dask_limits.executors.borrowed import BorrowedExecutor
 from dask_limits.executors.cluster import places_of
-from dask_limits.executors.factories import factory_for
 from dask_limits.executors.future import Future
+from dask_limits.executors.where import factory_for
 from dask_limits.limits import LimitedCall, Limits, LimitsArguments
 from dask_limits.limits.owner.preload import Preload
 

@@ -5,7 +5,8 @@ from numbers import Integral
 from typing import TYPE_CHECKING, Any, Unpack
 
 from dask_limits.executors.channels import open_channel, places
-from dask_limits.executors.factories import ExecutorFactory, factory_for
+from dask_limits.executors.factories import ExecutorFactory
+from dask_limits.executors.where import factory_for
 from dask_limits.limits import LimitedCall, Limits, LimitsArguments
 from dask_limits.limits.owner.preload import NOTHING, Preload
 from dask_limits.optuna.arguments import OnBreach, caught_kinds, on_breach_value

@@ -19,6 +19,10 @@ from dask_limits import LimitedExecutor, SequentialExecutor, exceptions, limit
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # a call shall not import pytest
 MIB = 2**20
+PLACES = (
+    'Use a number of processes of this machine.* Dask Client or Cluster.*"tcp://.* "dask" .*'
+    "'slurm', 'pbs', 'sge', 'lsf', 'oar', 'moab', 'htcondor'.* any concurrent.futures.Executor"
+)
 
 
 def has(mib: int) -> int:
@@ -148,10 +152,21 @@ def test_what_is_not_shut_down_ends_with_its_program(tmp_path: Path) -> None:
     [
         (0, {}, ValueError, "max_workers=0 must be a whole number, 1 or more"),
         (True, {}, TypeError, "max_workers=True"),
-        ("slrum", {}, ValueError, "'slrum' is not a supported batch system. Use one of: slurm"),
-        (print, {}, TypeError, "of type builtin_function_or_method"),
-        (2, {"options": {"n_workers": 2}}, TypeError, "'n_workers' is no option .* 2 has .*max_c"),
-        (SequentialExecutor(), {"options": {"x": 1}}, TypeError, "'x' .* has no options"),
+        ("slrum", {}, ValueError, "cannot run on 'slrum'. Did you mean 'slurm'?"),
+        ("dsk", {}, ValueError, f"Did you mean 'dask'. {PLACES}"),
+        ("", {}, ValueError, f"''. {PLACES}"),
+        ("4", {}, ValueError, "'4'. Did you mean the number 4?"),
+        (print, {}, TypeError, f"of type builtin_function_or_method. {PLACES}"),
+        (ThreadPoolExecutor, {}, TypeError, f"is a class, not an instance. {PLACES}"),
+        (
+            None,
+            {"options": {"max_calls": 2}},
+            TypeError,
+            "'max_calls' is no option of processes of this machine: the options are"
+            " 'max_calls_per_process' and 'reserve'. Did you mean 'max_calls_per_process'?",
+        ),
+        ("a:1", {"options": {"x": 1}}, TypeError, "'x' .* Dask cluster .* 'security' and 'batch'"),
+        (SequentialExecutor(), {"options": {"x": 1}}, TypeError, "'x' .* executor .* has none"),
         (SequentialExecutor(), {"max_workers": 2}, TypeError, "max_workers=2 is for processes"),
         (2, {"memory": "-1 GiB"}, ValueError, "memory='-1 GiB'"),
         (2, {"memory_limit": "1 GiB"}, TypeError, "memory_limit"),

@@ -2,12 +2,13 @@ from __future__ import annotations
 
 import concurrent.futures
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, ParamSpec, TypeVar, Unpack
+from typing import Any, Never, ParamSpec, TypeVar, Unpack
 
 from dask_limits.executors.at_exit import check_program, shut_down_at_exit, was_shut_down
 from dask_limits.executors.borrowed import BorrowedExecutor
 from dask_limits.executors.cluster import places_of
 from dask_limits.executors.future import Future
+from dask_limits.executors.other_pools import check_names
 from dask_limits.executors.where import factory_for
 from dask_limits.limits import LimitedCall, Limits, LimitsArguments
 from dask_limits.limits.owner.preload import Preload
@@ -57,8 +58,7 @@ class LimitedExecutor(concurrent.futures.Executor):
     def __init__(
         self,
         where: object = None,
-        /,
-        *,
+        *others: Never,
         max_workers: int | None = None,
         preload: Iterable[str] = (),
         initializer: Callable[..., object] | None = None,
@@ -66,12 +66,14 @@ class LimitedExecutor(concurrent.futures.Executor):
         options: Mapping[str, Any] | None = None,
         **limits: Unpack[LimitsArguments],
     ) -> None:
+        check_names(where, others, limits)
         self.limits = Limits(**limits)
         if max_workers is not None:
             if where is not None:
                 raise TypeError(
                     f"max_workers={max_workers!r} is for processes of this machine, but calls run"
-                    f" on {where!r}. Specify one or the other."
+                    f" on {where!r}. Specify one or the other. A new cluster has"
+                    f' options={{"n_workers": {max_workers!r}}}.'
                 )
             where = max_workers
         factory = factory_for(where, Preload.of(preload, initializer, initargs), options or {})

@@ -8,6 +8,7 @@ import re
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -177,6 +178,43 @@ def test_what_is_wrong_is_refused_before_anything_starts(
 ) -> None:
     with pytest.raises(error, match=re.compile(text)):
         LimitedExecutor(where, **options)
+
+
+FRESH = '.* isolation="fresh" .* context="spawn" or "forkserver"'
+
+
+@pytest.mark.parametrize(
+    ("given", "named", "text"),
+    [
+        ((2, get_context("spawn")), {}, f"LimitedExecutor\\(2, <.*initializer=.*{FRESH}"),
+        ((2, "prefix", print, (1,)), {}, r"need their names \(initializer=, initargs=, memory="),
+        (
+            (2, "2 GiB"),
+            {},
+            "'2 GiB'\\): all arguments but the first, where calls run, need their names",
+        ),
+        ((2,), {"mp_context": get_context("spawn")}, f"has no mp_context{FRESH}"),
+        ((2,), {"max_tasks_per_child": 1}, 'options={"max_calls_per_process": 1}.*"fresh"'),
+        ((2,), {"maxtasksperchild": 9}, 'options={"max_calls_per_process": 9}'),
+        ((2,), {"thread_name_prefix": "calls"}, "calls run in processes"),
+        ((2,), {"on_progress": print}, "is told by a Scheduler: task.on_progress"),
+        ((), {"processes": 4}, "max_workers=4, and num_processes= limits how many a call may have"),
+        ((), {"n_jobs": 4}, "has no n_jobs: the number of processes is max_workers=4"),
+        ((), {"max_worker": 4}, "has no max_worker: did you mean max_workers"),
+        ((), {"initialiser": print}, "did you mean initializer"),
+        (("dask",), {"max_workers": 4}, '"n_workers": 4'),
+    ],
+)
+def test_what_other_pools_have_is_answered_with_what_there_is(
+    given: Any, named: dict[str, Any], text: str
+) -> None:
+    with pytest.raises(TypeError, match=re.compile(text)):
+        LimitedExecutor(*given, **named)
+
+
+def test_where_may_have_its_name() -> None:
+    with LimitedExecutor(where=1, wall_time=60) as executor:
+        assert executor.submit(abs, -3).result() == 3
 
 
 @pytest.mark.parametrize("chunksize", [0, -1])

@@ -208,7 +208,7 @@ def test_what_is_preloaded_is_there_before_the_first_call() -> None:
         ({"where": 4}, TypeError, "Specify n_jobs=4 instead"),
         ({"n_jobs": 0}, ValueError, "n_jobs == 0"),
         ({"where": print}, TypeError, "builtin_function_or_method"),
-        ({"where": "slrum"}, ValueError, "'slrum' is not a supported batch system"),
+        ({"where": "slrum"}, ValueError, "Calls cannot run on 'slrum'. Did you mean 'slurm'?"),
     ],
 )
 def test_what_is_wrong_is_refused(

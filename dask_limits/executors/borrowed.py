@@ -29,7 +29,8 @@ class BorrowedExecutor(concurrent.futures.Executor):
         """Hand a call to the executor."""
         future = self._executor.submit(fn, *args, **kwargs)
         self._pending.add(future)
-        future.add_done_callback(self._pending.discard)
+        # This executor lives as long as it has calls.
+        future.add_done_callback(lambda done: self._pending.discard(done))
         return future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from numbers import Integral
 from typing import TYPE_CHECKING, Any, Final
 
 from dask_limits.exceptions import LimitRefusedError
@@ -24,7 +23,6 @@ _ACCEPTED: Final = (
     " Dask Client, a Dask Cluster (LocalCluster, SLURMCluster, ...), or what client.get_executor()"
     " returns. For the address of a Dask scheduler, use Scheduler.with_dask(address)"
 )
-_OF_DASK: Final[Mapping[str, Any]] = {"security": None, "batch": True}
 
 
 def _no_refusal(limits: Limits, name: str) -> None:
@@ -66,9 +64,11 @@ class ExecutorFactory:
 
 
 def factory_of(
-    anything: object, preload: Preload = NOTHING, *, batch: bool = True
+    anything: object, preload: Preload = NOTHING, *, batch: bool = True, accepted: str = _ACCEPTED
 ) -> ExecutorFactory:
     """Return the factory of executors over what a user holds, which stays open.
+
+    `accepted` says to users what else they can pass.
 
     Raises:
         TypeError: for what is not accepted. The message lists what is.
@@ -82,13 +82,13 @@ def factory_of(
     if isinstance(anything, ExecutorFactory):
         return anything
     if isinstance(anything, type):
-        raise TypeError(f"{anything!r} is a class, not an instance. {_ACCEPTED}.")
+        raise TypeError(f"{anything!r} is a class, not an instance. {accepted}.")
     name = type(anything).__name__
     connect = partial(connect_dask, preload=preload, batch=batch)
     shown = preload.shown | _shown(batch)
-    if _is_dask(anything, "Client", "Cluster"):
+    if is_dask(anything, "Client", "Cluster"):
         return ExecutorFactory(name, partial(connect, anything), shown, given=anything)
-    if _is_dask(anything, "ClientExecutor"):
+    if is_dask(anything, "ClientExecutor"):
         from dask_limits.dask.compat.client import executor_parts
 
         if parts := executor_parts(anything):
@@ -105,46 +105,7 @@ def factory_of(
             )
         executor = anything if _is_ours(anything) else _wrapped(anything)
         return ExecutorFactory(name, lambda: executor, owned=False, given=anything)
-    raise TypeError(f"{anything!r} is of type {name}. {_ACCEPTED}.")
-
-
-def factory_for(where: Any, preload: Preload, options: Mapping[str, Any]) -> ExecutorFactory:
-    """Return the factory of executors for what says where calls are to run, in any form.
-
-    That is what `factory_of` takes, a number of processes or None, the address of a Dask scheduler,
-    "dask", or a batch system. The options are those of the function below that makes it.
-
-    Raises:
-        TypeError: for what is none of these, or an option that it does not have.
-        ValueError: for an invalid option.
-
-    Example:
-        >>> factory_for(2, NOTHING, {"max_calls_per_process": 100}).name
-        'ProcessExecutor'
-    """
-    if where == "dask":
-        return dask(None, **{"n_workers": None, **_OF_DASK, **options}, preload=preload)
-    if isinstance(where, str) and ":" not in where:
-        options = dict(options)
-        batch = options.pop("batch", True)
-        return jobqueue(where, options, preload, batch)
-    known: Mapping[str, Any]
-    make: Callable[..., ExecutorFactory]
-    if where is None or isinstance(where, Integral):
-        workers: Any = where  # `processes` checks it
-        known = {"max_calls_per_process": None, "reserve": True}
-        make = partial(processes, workers)
-    elif isinstance(where, str) or _is_dask(where, "Client", "Cluster"):
-        known, make = _OF_DASK, partial(dask, where, None)
-    else:
-        known, make = {}, partial(factory_of, where)
-    if unknown := options.keys() - known.keys():
-        which = f"the options {', '.join(known)}" if known else "no options"
-        raise TypeError(
-            f"{', '.join(map(repr, sorted(unknown)))} is no option of where calls are to run:"
-            f" {where!r} has {which}"
-        )
-    return make(preload=preload, **{**known, **options})
+    raise TypeError(f"{anything!r} is of type {name}. {accepted}.")
 
 
 def processes(
@@ -268,7 +229,7 @@ def _is_ours(executor: Executor) -> bool:
     )
 
 
-def _is_dask(anything: object, *names: str) -> bool:
+def is_dask(anything: object, *names: str) -> bool:
     """Whether an object is of one of these classes of Dask, found without importing Dask."""
     return any(
         base.__module__.startswith("distributed.") and base.__name__ in names
@@ -300,7 +261,7 @@ def _check_security(where: object, security: object) -> None:
     """Check that `security` has the right type, and an effect."""
     if security is None:
         return
-    is_dasks = _is_dask(security, "Security")
+    is_dasks = is_dask(security, "Security")
     if not (is_dasks or isinstance(security, bool)):
         raise TypeError(
             f"security={security!r} is of type {type(security).__name__}. Use a"

@@ -90,7 +90,11 @@ class Future(concurrent.futures.Future[R], Generic[R]):
         self._tell: list[Callable[[Future[R]], object]] = []
 
     def running(self) -> bool:
-        """Whether the call has been started and is not done."""
+        """Whether the call has been started and is not done.
+
+        Of a call on Dask this is known when it has run for some 0.1 s, or up to a second if it is
+        behind others in a batch.
+        """
         return self._started and not self.done()
 
     def cancel(self) -> bool:
@@ -173,6 +177,7 @@ class Future(concurrent.futures.Future[R], Generic[R]):
 
     def ran_again(self, lost: BaseException) -> Future[R]:
         """Note that the call runs again, as its worker was lost; return the future of users."""
+        self._started = False
         self.attempts += 1
         self.earlier += (lost,)
         return self if self.attempt_of is None else self.attempt_of.ran_again(lost)

@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import concurrent.futures
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, ParamSpec, TypeVar, Unpack
+from typing import Any, Never, ParamSpec, TypeVar, Unpack
 
+from dask_limits.executors.at_exit import check_program, shut_down_at_exit, was_shut_down
 from dask_limits.executors.borrowed import BorrowedExecutor
 from dask_limits.executors.cluster import places_of
-from dask_limits.executors.factories import factory_for
 from dask_limits.executors.future import Future
+from dask_limits.executors.other_pools import check_names
+from dask_limits.executors.where import factory_for
 from dask_limits.limits import LimitedCall, Limits, LimitsArguments
 from dask_limits.limits.owner.preload import Preload
 
@@ -56,8 +58,7 @@ class LimitedExecutor(concurrent.futures.Executor):
     def __init__(
         self,
         where: object = None,
-        /,
-        *,
+        *others: Never,
         max_workers: int | None = None,
         preload: Iterable[str] = (),
         initializer: Callable[..., object] | None = None,
@@ -65,12 +66,14 @@ class LimitedExecutor(concurrent.futures.Executor):
         options: Mapping[str, Any] | None = None,
         **limits: Unpack[LimitsArguments],
     ) -> None:
+        check_names(where, others, limits)
         self.limits = Limits(**limits)
         if max_workers is not None:
             if where is not None:
                 raise TypeError(
                     f"max_workers={max_workers!r} is for processes of this machine, but calls run"
-                    f" on {where!r}. Specify one or the other."
+                    f" on {where!r}. Specify one or the other. A new cluster has"
+                    f' options={{"n_workers": {max_workers!r}}}.'
                 )
             where = max_workers
         factory = factory_for(where, Preload.of(preload, initializer, initargs), options or {})
@@ -78,6 +81,7 @@ class LimitedExecutor(concurrent.futures.Executor):
         executor = factory.make()
         self._executor = executor if factory.owned else BorrowedExecutor(executor)
         self._is_shut_down = False
+        shut_down_at_exit(self._executor)
 
     def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
         """Run a call under limits.
@@ -86,7 +90,7 @@ class LimitedExecutor(concurrent.futures.Executor):
             A future that can be awaited, too, and has the call's `usage` once it is done.
 
         Raises:
-            RuntimeError: after `shutdown()`.
+            RuntimeError: after `shutdown()`, and while the program ends.
             TypeError: if `fn` cannot be called.
         """
         self._check_open()
@@ -131,7 +135,9 @@ class LimitedExecutor(concurrent.futures.Executor):
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take no more calls, and end what was started for them when they are done.
 
-        An executor, client or cluster that was passed in stays open.
+        An executor, client or cluster that was passed in stays open. Without this, and without a
+        `with` block, it is done when the program ends, which waits for the calls as with the pools
+        of the standard library. But a KeyboardInterrupt that ends the program ends the calls too.
 
         Args:
             wait: Whether to return when that is done, or now.
@@ -140,6 +146,8 @@ class LimitedExecutor(concurrent.futures.Executor):
         """
         self._is_shut_down = True
         self._executor.shutdown(wait, cancel_futures=cancel_futures)
+        if wait:
+            was_shut_down(self._executor)
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         """Shut down. Ctrl-C ends the calls; otherwise they are waited for."""
@@ -162,6 +170,7 @@ class LimitedExecutor(concurrent.futures.Executor):
         return call
 
     def _check_open(self) -> None:
+        check_program()
         if self._is_shut_down:
             raise RuntimeError("This executor takes no calls after shutdown(): make a new one")
 

@@ -73,7 +73,7 @@ class ProcessExecutor(concurrent.futures.Executor):
 
     def _submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
         call = fn if isinstance(fn, LimitedCall) else LimitedCall(fn)
-        job = _Job(call, args, kwargs, self._dispatcher.nudge)
+        job = _Job(call, args, kwargs, self._nudge)
         if self._reserve and call.limits.reserves:
             job.reserves = reserving.request_here(call.limits)
             if job.reserves and (error := reserving.refusal_error(call.name, call.limits)):
@@ -87,6 +87,10 @@ class ProcessExecutor(concurrent.futures.Executor):
             self._pending.discard(job.future)
             raise
         return job.future
+
+    def _nudge(self) -> None:
+        """Have calls look whether they are cancelled. Each has this, so the executor lives on."""
+        self._dispatcher.nudge()
 
     def map(
         self,

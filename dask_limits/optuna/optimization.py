@@ -2,10 +2,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from numbers import Integral
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Any, Final, Unpack
 
 from dask_limits.executors.channels import open_channel, places
-from dask_limits.executors.factories import ExecutorFactory, factory_for
+from dask_limits.executors.factories import ExecutorFactory
+from dask_limits.executors.where import factory_for
 from dask_limits.limits import LimitedCall, Limits, LimitsArguments
 from dask_limits.limits.owner.preload import NOTHING, Preload
 from dask_limits.optuna.arguments import OnBreach, caught_kinds, on_breach_value
@@ -13,6 +14,8 @@ from dask_limits.units import Duration, parse_delay, whole_number
 
 if TYPE_CHECKING:
     import optuna
+
+_ALL: Final = "as many as can run where trials run: where=8 is for 8 processes of this machine"
 
 
 def optimize(
@@ -23,6 +26,7 @@ def optimize(
     where: object = None,
     *,
     n_jobs: int | None = None,
+    gc_after_trial: bool = False,
     catch: type[Exception] | Iterable[type[Exception]] = (),
     callbacks: Iterable[Callable[[optuna.Study, optuna.trial.FrozenTrial], object]] | None = None,
     on_breach: OnBreach = "fail",
@@ -38,7 +42,9 @@ def optimize(
         n_trials: How many trials there are to be; None for no limit.
         timeout: After how long no more trials begin: seconds, `(5, "m")`, `"1h 30m"`.
         where: Where trials run, as for [LimitedExecutor][dask_limits.LimitedExecutor], or one.
-        n_jobs: How many trials to have at a time; None for as many as can run there.
+        n_jobs: How many trials to have at a time; None or -1 for as many as can run there.
+        gc_after_trial: Whether to collect garbage in this program after each trial, as in Optuna.
+            What a trial itself has taken is gone with its process.
         catch: After which exceptions of the objective the study goes on.
         callbacks: What to call in this program, one at a time, with the study and each trial.
         on_breach: What becomes of a trial that goes over a limit or crashes: "fail"; "prune", with
@@ -66,7 +72,8 @@ def optimize(
     arguments = {
         "n_trials": _count(n_trials, "n_trials", 0, "no limit"),
         "timeout": None if timeout is None else parse_delay(timeout),
-        "n_jobs": _count(n_jobs, "n_jobs", 1, "as many as can run"),
+        "n_jobs": _count(None if n_jobs == -1 else n_jobs, "n_jobs", 1, _ALL),
+        "gc_after_trial": gc_after_trial,
         "callbacks": list(callbacks or ()),
         "show_progress_bar": show_progress_bar,
     }

@@ -5,13 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, ParamSpec
 
 from dask_limits.events import Emitter
 from dask_limits.executors import Call, Future
 from dask_limits.limits import LimitedCall
 from dask_limits.scheduler.events import SchedulerEvents, TaskEvents
 from dask_limits.scheduler.run_loop import RunLoop, Timer
+
+P = ParamSpec("P")
 
 _LEAST_S: Final = 0.05
 """Between two values of a call that are told. A call in a thread of this process may report far
@@ -29,6 +31,7 @@ class Progress:
         self._loop = loop
         self._on_any = of_scheduler.on(SchedulerEvents.FUTURE_PROGRESS)
         self._guard = guard
+        self._raised: set[tuple[Callable[..., object], type[Exception]]] = set()
         self._of_task: dict[Future[Any], Emitter | None] = {}  # of each call that is listened to
         self._told_at: dict[Future[Any], float] = {}  # seconds of time.monotonic()
         self._timers: dict[Future[Any], Timer] = {}
@@ -61,13 +64,25 @@ class Progress:
         load = future.take_progress()
         if load is not None and future in self._of_task and not future.cancelled():
             self._told_at[future] = time.monotonic()
-            self._guard(self._emit, future, load)
+            self._guard(self._once, self._emit, future, load)
 
     def _emit(self, future: Future[Any], load: Callable[[], Any]) -> None:
         value = load()
-        self._guard(self._on_any.emit, future, value)
+        self._guard(self._once, self._on_any.emit, future, value)
         if (of_task := self._of_task[future]) is not None:
-            self._guard(of_task.emit, TaskEvents.PROGRESS, future, value)
+            self._guard(self._once, of_task.emit, TaskEvents.PROGRESS, future, value)
+
+    def _once(self, fn: Callable[P, object], /, *args: P.args, **kwargs: P.kwargs) -> None:
+        """Call this, and raise its exceptions of each type once: they may come with each value.
+
+        What an exception does to a run depends on its type, so the first one has done it.
+        """
+        try:
+            fn(*args, **kwargs)
+        except Exception as error:
+            if (what := (fn, type(error))) not in self._raised:
+                self._raised.add(what)
+                raise
 
     def end(self, future: Future[Any]) -> None:
         """Tell the last value of a call whose end is told next."""

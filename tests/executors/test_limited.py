@@ -8,6 +8,7 @@ import re
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,10 @@ from dask_limits import LimitedExecutor, SequentialExecutor, exceptions, limit
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # a call shall not import pytest
 MIB = 2**20
+PLACES = (
+    'Use a number of processes of this machine.* Dask Client or Cluster.*"tcp://.* "dask" .*'
+    "'slurm', 'pbs', 'sge', 'lsf', 'oar', 'moab', 'htcondor'.* any concurrent.futures.Executor"
+)
 
 
 def has(mib: int) -> int:
@@ -148,10 +153,21 @@ def test_what_is_not_shut_down_ends_with_its_program(tmp_path: Path) -> None:
     [
         (0, {}, ValueError, "max_workers=0 must be a whole number, 1 or more"),
         (True, {}, TypeError, "max_workers=True"),
-        ("slrum", {}, ValueError, "'slrum' is not a supported batch system. Use one of: slurm"),
-        (print, {}, TypeError, "of type builtin_function_or_method"),
-        (2, {"options": {"n_workers": 2}}, TypeError, "'n_workers' is no option .* 2 has .*max_c"),
-        (SequentialExecutor(), {"options": {"x": 1}}, TypeError, "'x' .* has no options"),
+        ("slrum", {}, ValueError, "cannot run on 'slrum'. Did you mean 'slurm'?"),
+        ("dsk", {}, ValueError, f"Did you mean 'dask'. {PLACES}"),
+        ("", {}, ValueError, f"''. {PLACES}"),
+        ("4", {}, ValueError, "'4'. Did you mean the number 4?"),
+        (print, {}, TypeError, f"of type builtin_function_or_method. {PLACES}"),
+        (ThreadPoolExecutor, {}, TypeError, f"is a class, not an instance. {PLACES}"),
+        (
+            None,
+            {"options": {"max_calls": 2}},
+            TypeError,
+            "'max_calls' is no option of processes of this machine: the options are"
+            " 'max_calls_per_process' and 'reserve'. Did you mean 'max_calls_per_process'?",
+        ),
+        ("a:1", {"options": {"x": 1}}, TypeError, "'x' .* Dask cluster .* 'security' and 'batch'"),
+        (SequentialExecutor(), {"options": {"x": 1}}, TypeError, "'x' .* executor .* has none"),
         (SequentialExecutor(), {"max_workers": 2}, TypeError, "max_workers=2 is for processes"),
         (2, {"memory": "-1 GiB"}, ValueError, "memory='-1 GiB'"),
         (2, {"memory_limit": "1 GiB"}, TypeError, "memory_limit"),
@@ -162,6 +178,43 @@ def test_what_is_wrong_is_refused_before_anything_starts(
 ) -> None:
     with pytest.raises(error, match=re.compile(text)):
         LimitedExecutor(where, **options)
+
+
+FRESH = '.* isolation="fresh" .* context="spawn" or "forkserver"'
+
+
+@pytest.mark.parametrize(
+    ("given", "named", "text"),
+    [
+        ((2, get_context("spawn")), {}, f"LimitedExecutor\\(2, <.*initializer=.*{FRESH}"),
+        ((2, "prefix", print, (1,)), {}, r"need their names \(initializer=, initargs=, memory="),
+        (
+            (2, "2 GiB"),
+            {},
+            "'2 GiB'\\): all arguments but the first, where calls run, need their names",
+        ),
+        ((2,), {"mp_context": get_context("spawn")}, f"has no mp_context{FRESH}"),
+        ((2,), {"max_tasks_per_child": 1}, 'options={"max_calls_per_process": 1}.*"fresh"'),
+        ((2,), {"maxtasksperchild": 9}, 'options={"max_calls_per_process": 9}'),
+        ((2,), {"thread_name_prefix": "calls"}, "calls run in processes"),
+        ((2,), {"on_progress": print}, "is told by a Scheduler: task.on_progress"),
+        ((), {"processes": 4}, "max_workers=4, and num_processes= limits how many a call may have"),
+        ((), {"n_jobs": 4}, "has no n_jobs: the number of processes is max_workers=4"),
+        ((), {"max_worker": 4}, "has no max_worker: did you mean max_workers"),
+        ((), {"initialiser": print}, "did you mean initializer"),
+        (("dask",), {"max_workers": 4}, '"n_workers": 4'),
+    ],
+)
+def test_what_other_pools_have_is_answered_with_what_there_is(
+    given: Any, named: dict[str, Any], text: str
+) -> None:
+    with pytest.raises(TypeError, match=re.compile(text)):
+        LimitedExecutor(*given, **named)
+
+
+def test_where_may_have_its_name() -> None:
+    with LimitedExecutor(where=1, wall_time=60) as executor:
+        assert executor.submit(abs, -3).result() == 3
 
 
 @pytest.mark.parametrize("chunksize", [0, -1])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import sys
 import threading
@@ -385,6 +386,30 @@ def test_so_many_trials_are_there_at_a_time_as_can_run() -> None:
     optimize(new_study(), slow, 4, where=2, n_jobs=1, callbacks=[count])
     assert max(seen[:4]) <= 2
     assert seen[4:] == [0] * 4
+
+
+def test_n_jobs_of_minus_one_is_all_there_are(tmp_path: Path) -> None:
+    def meet(trial: optuna.Trial) -> int:
+        (tmp_path / f"{trial.number}").touch()
+        until(lambda: len([*tmp_path.iterdir()]) == 2)
+        return trial.number
+
+    optimize(study := new_study(), meet, 2, where=2, n_jobs=-1, wall_time=100)
+    assert states_of(study) == ["COMPLETE"] * 2
+
+
+def test_garbage_of_this_program_is_collected_after_each_trial_if_that_is_asked_for() -> None:
+    collections: list[str] = []
+    gc.callbacks.append(lambda phase, about: collections.append(f"{phase} {about['generation']}"))
+    gc.disable()
+    try:
+        optimize(new_study(), slow, 2, where=1)
+        assert collections.count("start 2") == 0
+        optimize(new_study(), slow, 2, where=1, gc_after_trial=True)
+        assert collections.count("start 2") == 2
+    finally:
+        gc.enable()
+        gc.callbacks.pop()
 
 
 @WITH_WARNINGS

@@ -228,6 +228,37 @@ def test_a_callback_that_raises_ends_the_run_as_any_other(tmp_path):
         scheduler.run(timeout=100, wait=False)
 
 
+@pytest.mark.parametrize("action", ["raise", "continue"])
+def test_what_a_callback_raises_at_each_value_is_logged_once_at_most(action, tmp_path, caplog):
+    scheduler, told = Scheduler.with_processes(1), []
+
+    def report():
+        n = 0
+        while not (tmp_path / "enough").exists():
+            progress(n := n + 1)
+            time.sleep(0.01)
+
+    @scheduler.on_future_progress
+    def fail(future, value):
+        told.append(value)
+        if len(told) == 5:
+            (tmp_path / "enough").touch()
+        raise LookupError(value)
+
+    task = scheduler.task(report)
+    task.on_progress(lambda *_: int("no number"))
+    scheduler.on_start(task.submit)
+    errors = []
+    try:
+        scheduler.run(timeout=100, on_exception=action)
+    except LookupError as error:
+        errors.append(error)
+    assert len(told) >= 5
+    logged = [record.exc_info[0] for record in caplog.records if record.exc_info]
+    assert logged == {"raise": [ValueError], "continue": [LookupError, ValueError]}[action]
+    assert [error.args[0] for error in errors] == {"raise": told[:1], "continue": []}[action]
+
+
 def test_each_attempt_of_a_call_that_is_retried_reports_and_the_future_is_the_same(tmp_path):
     def report(mark):
         n = 1 + Path(mark).exists()

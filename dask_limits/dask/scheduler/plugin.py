@@ -213,16 +213,17 @@ class LimitsSchedulerPlugin(distributed.SchedulerPlugin):  # type: ignore[misc]
     def _call_started(
         self, key: Hashable, worker: str, left: list[int] | None = None, **report: Any
     ) -> None:
-        """A worker reports that a task runs; of a batch, what is left of it."""
+        """A worker reports that a task runs; of a batch, what is left of it. Clients are told."""
         if self._placement.worker_of(key) != worker:
             return
+        ts = self._scheduler.tasks[key]
         if left is None:
             self._losses.call_started(key)
         else:
             self._losses.batch_started(key)
-            ts = self._scheduler.tasks[key]
             ts.annotations = {**ts.annotations, LEFT: left}
-            compat.tell_clients(self._scheduler, ts, TOPIC, {"key": key, "left": left, **report})
+        if report:  # it is a task of an executor of ours, whose client listens
+            compat.tell_clients(self._scheduler, ts, TOPIC, {"key": key, **report})
 
     def _call_begun(self, key: Hashable, worker: str, number: int) -> None:
         """A worker reports which call of a batch has begun last."""

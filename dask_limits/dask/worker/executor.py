@@ -126,7 +126,8 @@ class LimitsExecutor(concurrent.futures.Executor):
         request = request_of(limits)
         reservation = self._admission.reserve(request, task.priority)
         batch = BatchRun(numbers_left(task.annotations))
-        execution = _Execution(node.key, batch, reservation)
+        is_ours = getattr(node, "func", None) is run_batch
+        execution = _Execution(node.key, batch, reservation, is_ours)
         self._executions[node.key] = execution
         # If the scheduler places calls, it has refused those already that this worker cannot hold.
         refused = annotation_error(call_name(node.key), limits, [self._size])
@@ -294,7 +295,7 @@ class LimitsExecutor(concurrent.futures.Executor):
 
     def _report_thread(self, task: Any, run_id: int) -> None:
         if task.state in ("executing", "long-running") and task.run_id == run_id:
-            self._send({"op": "dask-limits-started", "key": task.key})
+            self._send({"op": "dask-limits-started", "key": task.key, "begun": 0})
 
     def seceded(self, task: Any) -> None:
         """A task in a thread has left Dask's pool, and needs its cores no more."""
@@ -322,8 +323,10 @@ class LimitsExecutor(concurrent.futures.Executor):
             self._loop.call_later(_BEGUN_EVERY_S, self._report_start, execution)
         else:
             self.progress_log.send()  # before the end of a call is told
-            started = {"op": "dask-limits-started", "key": execution.key}
-            self._send(started | execution.batch.report())
+            started: dict[str, Any] = {"op": "dask-limits-started", "key": execution.key}
+            if execution.is_ours:
+                started["begun"] = batch.numbers[0] if len(batch.numbers) == 1 else batch.last_begun
+            self._send(started | batch.report())
 
     def _send(self, message: dict[str, Any]) -> None:
         with contextlib.suppress(CommClosedError):  # the worker is closing
@@ -343,11 +346,15 @@ class LimitsExecutor(concurrent.futures.Executor):
 
 @dataclass(eq=False)
 class _Execution:
-    """A task that runs on this worker, or waits to be admitted."""
+    """A task that runs on this worker, or waits to be admitted.
+
+    One that `is_ours` has calls of an executor of ours, which is told that they have begun.
+    """
 
     key: Hashable
     batch: BatchRun
     reservation: Reservation
+    is_ours: bool
 
     def cancel(self, admission: AdmissionControl) -> None:
         self.batch.cancel()

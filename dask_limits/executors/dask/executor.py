@@ -211,8 +211,9 @@ class DaskExecutor(WatchedExecutor):
     def _end(self) -> None:
         concurrent.futures.wait([call.future for call in list(self._not_done.values())])
         self._sender.close()
-        if self._close is not None:
-            self._close()
+        close, self._close = self._close, None  # another thread may be in here
+        if close is not None:
+            close()
 
 
 def _kind(

@@ -302,10 +302,12 @@ class Sender:
             self._send_arrived()
 
     def _heard(self, _: float, message: Any) -> None:
-        """A worker tells how calls of a batch have ended, and which ones it gives back."""
-        if not isinstance(message, dict):
+        """A worker tells which call runs, how others have ended, and which ones it gives back."""
+        batch = self.batches.get(message["key"]) if isinstance(message, dict) else None
+        if batch is None:
             return
-        if (batch := self.batches.get(message["key"])) is None:
+        batch.note_begun(message.get("begun"))
+        if "outcome" not in message:
             return
         outcome: BatchOutcome = pickle.loads(message["outcome"])
         self._ended(batch, outcome.seconds if outcome.ended else None)

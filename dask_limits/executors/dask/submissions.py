@@ -93,6 +93,11 @@ class Batch:
         """Bytes that are sent."""
         return sum(call.packed.data.nbytes for call in self.calls)
 
+    def note_begun(self, number: int | None) -> None:
+        """Note that one of these calls runs, if its number is known."""
+        if number in self.left:
+            self.calls[number].future.mark_started()
+
     def take(self, numbers: Iterable[int]) -> list[Submission]:
         """Those of these calls that nothing was heard of before, and are not done."""
         found = self.left.intersection(numbers)

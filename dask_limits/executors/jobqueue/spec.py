@@ -15,6 +15,7 @@ import dask
 import distributed
 
 from dask_limits.batch_systems.current_job import JOB_ENDS
+from dask_limits.batch_systems.systems import CLUSTERS
 from dask_limits.batch_systems.walltimes import walltime_seconds, walltime_text
 from dask_limits.dask.compat.client import ip_address
 from dask_limits.dask.compat.jobqueue import check_jobqueue, import_jobqueue
@@ -31,15 +32,6 @@ dask_jobqueue: Final[Any] = import_jobqueue()
 Job: Final[Any] = dask_jobqueue.core.Job
 JobQueueCluster: Final[Any] = dask_jobqueue.core.JobQueueCluster
 
-_CLUSTERS: Final = {
-    "slurm": "SLURMCluster",
-    "pbs": "PBSCluster",
-    "sge": "SGECluster",
-    "lsf": "LSFCluster",
-    "oar": "OARCluster",
-    "moab": "MoabCluster",
-    "htcondor": "HTCondorCluster",
-}
 _OURS: Final = {"loop", "asynchronous", "security", "n_workers", "scheduler", "self", "name"}
 """Parameters of `dask_jobqueue` that users cannot set: ours replace them."""
 _LISTS: Final = {
@@ -78,12 +70,12 @@ class JobSpec:
         cancel_command: str | None = None,
         **options: Any,
     ) -> None:
-        if system not in _CLUSTERS:
+        if system not in CLUSTERS:
             raise ValueError(
-                f"{system!r} is not a supported batch system. Use one of: {', '.join(_CLUSTERS)}."
+                f"{system!r} is not a supported batch system. Use one of: {', '.join(CLUSTERS)}."
             )
         self.system = system
-        self.cluster_class: Any = getattr(dask_jobqueue, _CLUSTERS[system])
+        self.cluster_class: Any = getattr(dask_jobqueue, CLUSTERS[system])
         self.job_class: Any = options.get("job_cls") or self.cluster_class.job_cls
         self.options = options  # of `cluster_class`, completed below
         self._section = options.get("config_name") or self.job_class.config_name

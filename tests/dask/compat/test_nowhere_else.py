@@ -40,7 +40,7 @@ WHOLE_MODULES = {"dask", "distributed", "joblib"}
 
 HAVE_DASKS_OBJECTS = {"dask", "executors", "example.py"}
 """The folders whose code holds objects of Dask: elsewhere a private name is somebody else's."""
-NOT_DASKS = {"os._exit", "sys._getframe"}
+NOT_DASKS = {"os._exit", "sys._getframe", "threading._register_atexit"}
 """Private names of others, which are written out."""
 ALSO_OURS = {
     "cancel_command",

@@ -54,6 +54,9 @@ docs: .venv/docs  ## Build the documentation into site/: a warning fails it. To 
 docs/live.svg: .venv/test docs/make_live_view.py $(wildcard dask_limits/display/*.py)  ## Draw the live view of a real run
 	$(BIN)/python docs/make_live_view.py $@
 
+docs/reservations.svg: .venv/test docs/make_reservations.py  ## Draw when calls start whose limits do not fit together
+	$(BIN)/python docs/make_reservations.py $@
+
 bench: .venv-bench/peers  ## Measure, beside other libraries: ROWS='call dask*' OPTIONS='--json FILE --compare FILE'
 	set -f; .venv-bench/bin/python -m benchmarks $(OPTIONS) $(ROWS)
 

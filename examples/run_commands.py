@@ -42,7 +42,9 @@ def run_all(commands: list[str], executor: LimitedExecutor, log: Path) -> int:
             error, usage = future.exception(), future.usage
             n_failed += error is not None
             how = type(error).__name__ if error else DONE
-            used = format_seconds(usage.wall_time), format_bytes(usage.peak_memory)
+            used = ("-", "-")  # of what did not run
+            if usage is not None:
+                used = format_seconds(usage.wall_time), format_bytes(usage.peak_memory)
             print(how, *used, futures[future], sep="\t", file=file, flush=True)
     return n_failed
 

@@ -115,3 +115,15 @@ def test_the_picture_of_the_live_view_shows_what_a_run_shows(tmp_path: Path) -> 
     text = re.compile(r"<text[^>]*>([^<]*)</text>")
     drawn = text.findall((ROOT / "docs" / "live.svg").read_text())
     assert text.findall(picture.read_text()) == drawn, "run `make docs/live.svg`"
+
+
+def test_the_picture_of_reservations_shows_when_calls_start(tmp_path: Path) -> None:
+    program, picture = ROOT / "docs" / "make_reservations.py", tmp_path / "reservations.svg"
+    subprocess.run([sys.executable, program, picture], check=True)
+    name = re.compile(r"<text[^>]*>(\w: [^<]*)</text>")
+    bar = re.compile(r'<rect x="(\d+)"')
+    shown = (ROOT / "docs" / "reservations.svg").read_text()
+    for drawn in (shown, picture.read_text()):
+        assert name.findall(drawn) == name.findall(shown)
+        a, b, c, d, e = map(int, bar.findall(drawn))
+        assert max(a, c) < d < b < e, "run `make docs/reservations.svg`"

@@ -38,6 +38,7 @@ TEXTS = {
     "dask/compat/dropped_annotations.py": ("LOCAL", "LOSES"),
     "limits/breaches.py": ("_share", "_imports"),
     "limits/limits.py": ("_NOT_IN_A_THREAD",),
+    "limits/packed_outcome.py": ("_PICKLING",),
     "limits/owner/answers.py": ("_ENDS", "_crash_error"),
 }
 """Functions and tables with texts that become messages, or parts of them, elsewhere."""

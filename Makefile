@@ -49,7 +49,7 @@ format: .venv/test  ## Put the code into its usual form
 	$(BIN)/ruff format .
 
 docs: .venv/docs  ## Build the documentation into site/: a warning fails it. To look at it: python -m http.server -d site
-	$(BIN)/mkdocs build --clean --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --clean  # without an advertisement for what is to follow
 
 docs/live.svg: .venv/test docs/make_live_view.py $(wildcard dask_limits/display/*.py)  ## Draw the live view of a real run
 	$(BIN)/python docs/make_live_view.py $@

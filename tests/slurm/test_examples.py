@@ -22,7 +22,7 @@ def test_an_example_runs_as_pasted(example: Example, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("script", "program", "printed"),
-    zip(SCRIPTS, PROGRAMS, ["6291456", "[1, 2, 3]"], strict=True),
+    [*zip(SCRIPTS, PROGRAMS, ["6291456", "[1, 2, 3]"], strict=True)],
     ids=["on one node", "across nodes"],
 )
 def test_a_job_script_runs_its_program(

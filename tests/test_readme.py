@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import re
 import subprocess
 import sys
@@ -119,7 +120,9 @@ def test_the_picture_of_the_live_view_shows_what_a_run_shows(tmp_path: Path) -> 
 
 def test_the_picture_of_reservations_shows_when_calls_start(tmp_path: Path) -> None:
     program, picture = ROOT / "docs" / "make_reservations.py", tmp_path / "reservations.svg"
-    subprocess.run([sys.executable, program, picture], check=True)
+    job = {"SLURM_JOB_ID": str(os.getpid()), "SLURM_CPUS_ON_NODE": "8", "SLURM_MEM_PER_NODE": "999"}
+    own_account = os.environ | job  # beside that of other tests, as a job has
+    subprocess.run([sys.executable, program, picture], check=True, env=own_account)
     name = re.compile(r"<text[^>]*>(\w: [^<]*)</text>")
     bar = re.compile(r'<rect x="(\d+)"')
     shown = (ROOT / "docs" / "reservations.svg").read_text()

@@ -7,7 +7,7 @@ PARALLEL := --numprocesses 3 --dist loadfile --max-worker-restart 0
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 INSTALL_PEERS := .venv-bench/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test test-oldest test-matrix test-standard-library coverage lint format bench bench-quick soak soak-quick docs/measured.md docs/scaling.md slurm-up slurm-down clean
+.PHONY: demo test test-oldest test-matrix test-standard-library coverage lint format docs bench bench-quick soak soak-quick docs/measured.md docs/scaling.md slurm-up slurm-down clean
 .DELETE_ON_ERROR:
 
 demo: .venv/demo  ## Run a limited search on a Dask cluster on this machine
@@ -48,8 +48,14 @@ format: .venv/test  ## Put the code into its usual form
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+docs: .venv/docs  ## Build the documentation into site/: a warning fails it. To look at it: python -m http.server -d site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --clean  # without an advertisement for what is to follow
+
 docs/live.svg: .venv/test docs/make_live_view.py $(wildcard dask_limits/display/*.py)  ## Draw the live view of a real run
 	$(BIN)/python docs/make_live_view.py $@
+
+docs/reservations.svg: .venv/test docs/make_reservations.py  ## Draw when calls start whose limits do not fit together
+	$(BIN)/python docs/make_reservations.py $@
 
 bench: .venv-bench/peers  ## Measure, beside other libraries: ROWS='call dask*' OPTIONS='--json FILE --compare FILE'
 	set -f; .venv-bench/bin/python -m benchmarks $(OPTIONS) $(ROWS)
@@ -80,7 +86,7 @@ slurm-down:  ## End that SLURM, with all its jobs
 	ci/slurm/stop
 
 clean:  ## Remove what the other commands have made
-	rm -rf .venv .venv-* .coverage* results .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .venv-* .coverage* results site .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 .venv/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "dask_limits needs Python 3.11 or newer; name one with: make PYTHON=python3.11 ...")'
@@ -94,6 +100,10 @@ clean:  ## Remove what the other commands have made
 .venv/test: .venv/python pyproject.toml constraints.txt
 	$(INSTALL) --editable '.[test]'
 	touch $@ .venv/demo
+
+.venv/docs: .venv/test
+	$(INSTALL) --editable '.[docs]'
+	touch $@
 
 .venv-bench/peers: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv-bench

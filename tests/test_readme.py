@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import re
 import subprocess
 import sys
@@ -12,14 +13,17 @@ import pytest
 from pages import PAGES, ROOT, Example, examples, run_as_pasted
 
 import dask_limits
+from dask_limits import guards
 
 CONTRIBUTING = ROOT / "CONTRIBUTING.md"
-LINK = re.compile(r"\]\(([^)#]+)\)")
+LINK = re.compile(r"\]\(([^)#]+)(?:#[^)]*)?\)")
 MAP = re.compile(r"^```\n(.*?)^```", re.MULTILINE | re.DOTALL)
 PATH = re.compile(r"`(?:\.venv/bin/pytest )?((?:\w+/)*(?:\w+/|\w+\.(?:py|md|toml)))`")
 """A path in a page, in code: `limits/owner/`, `tests/conftest.py`."""
 REFERENCE = re.compile(r"\]\[(dask_limits[\w.]*)\]")
 """A cross-reference in a docstring, in the form of mkdocstrings: [limit][dask_limits.limit]."""
+REFERENCE_ENTRY = re.compile(r"^::: (dask_limits[\w.]*)$", re.MULTILINE)
+"""What mkdocstrings puts the docstring of into a page."""
 MEASURED = re.compile(r"took [\d.]+ s")
 
 
@@ -84,7 +88,26 @@ def resolve(target: str) -> object:
 def test_every_page_is_in_the_index() -> None:
     index = ROOT / "docs" / "README.md"
     linked = set(LINK.findall(index.read_text()))
-    assert {page.name for page in index.parent.glob("*.md")} - {index.name} <= linked
+    pages = {str(page.relative_to(index.parent)) for page in index.parent.rglob("*.md")}
+    assert pages - {index.name} <= linked
+
+
+def test_every_page_is_in_the_menu_of_the_site() -> None:
+    menu = re.findall(r": ([\w/-]+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)
+    assert sorted(menu) == sorted(
+        str(page.relative_to(ROOT / "docs")) for page in PAGES if page.parent != ROOT
+    )
+
+
+def test_the_reference_has_every_public_name() -> None:
+    pages = (ROOT / "docs" / "reference").glob("*.md")
+    there = {name for page in pages for name in REFERENCE_ENTRY.findall(page.read_text())}
+    public = {f"dask_limits.{name}" for name in dask_limits.__all__} - {"dask_limits.optuna"}
+    public |= {f"dask_limits.guards.{name}" for name in guards.__all__}
+    public |= {"dask_limits.optuna.optimize", "dask_limits.sklearn.Limited"}
+    assert public <= there
+    for name in there:
+        assert resolve(name) is not None
 
 
 def test_the_picture_of_the_live_view_shows_what_a_run_shows(tmp_path: Path) -> None:
@@ -93,3 +116,17 @@ def test_the_picture_of_the_live_view_shows_what_a_run_shows(tmp_path: Path) -> 
     text = re.compile(r"<text[^>]*>([^<]*)</text>")
     drawn = text.findall((ROOT / "docs" / "live.svg").read_text())
     assert text.findall(picture.read_text()) == drawn, "run `make docs/live.svg`"
+
+
+def test_the_picture_of_reservations_shows_when_calls_start(tmp_path: Path) -> None:
+    program, picture = ROOT / "docs" / "make_reservations.py", tmp_path / "reservations.svg"
+    job = {"SLURM_JOB_ID": str(os.getpid()), "SLURM_CPUS_ON_NODE": "8", "SLURM_MEM_PER_NODE": "999"}
+    own_account = os.environ | job  # beside that of other tests, as a job has
+    subprocess.run([sys.executable, program, picture], check=True, env=own_account)
+    name = re.compile(r"<text[^>]*>(\w: [^<]*)</text>")
+    bar = re.compile(r'<rect x="(\d+)"')
+    shown = (ROOT / "docs" / "reservations.svg").read_text()
+    for drawn in (shown, picture.read_text()):
+        assert name.findall(drawn) == name.findall(shown)
+        a, b, c, d, e = map(int, bar.findall(drawn))
+        assert max(a, c) < d < b < e, "run `make docs/reservations.svg`"

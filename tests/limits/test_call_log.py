@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import logging
+import multiprocessing
 import os
+import subprocess
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
 
 import pytest
 from overdoing import spin, wait_on
@@ -113,9 +116,25 @@ def test_when_their_time_is_over_more_are_logged(monkeypatch, caplog) -> None:
     assert len(lines(caplog)) == 2
 
 
-def test_a_program_that_has_not_set_up_logging_prints_nothing_of_breaches(tmp_path) -> None:
-    import subprocess
+def test_of_a_call_in_another_pool_the_program_tells_and_not_the_pool(caplog, tmp_path) -> None:
+    log = tmp_path / "log"  # of this process, which processes of the pool are forked from
+    handler = logging.FileHandler(log)
+    call_log.logger.addHandler(handler)
+    try:
+        with ProcessPoolExecutor(1, multiprocessing.get_context("fork")) as pool:
+            scheduler = Scheduler(pool)
+            over = limit(wait_on, wall_time=0.2)
+            scheduler.on_start(lambda: scheduler.submit(over))
+            scheduler.run(on_exception="continue")
+    finally:
+        call_log.logger.removeHandler(handler)
+        handler.close()
+    [line] = lines(caplog)
+    assert line.endswith("; another process]")
+    assert log.read_text() == f"{line}\n"
 
+
+def test_a_program_that_has_not_set_up_logging_prints_nothing_of_breaches(tmp_path) -> None:
     program = tmp_path / "program.py"
     program.write_text(
         "import time\n"

@@ -41,10 +41,11 @@ LAYERS = {
     """,
     "limits": """
         outcome limits cancel progress linux tracebacks coroutines interrupted
-        shared
+        shared call_metrics
         in_place breaches
         ipc
         packed_outcome task
+        call_log
         guardian
         owner
         call preload share
@@ -55,7 +56,7 @@ LAYERS = {
         __init__
         topic progress_log compat
         nodes
-        reservations packed_call usage_log
+        reservations packed_call usage_log cluster_log metrics_page
         batch
         serialization
         scheduler graphs

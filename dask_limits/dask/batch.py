@@ -12,7 +12,9 @@ from typing import Any, Final, Self
 from dask_limits.dask.compat.graphs import function_name
 from dask_limits.dask.packed_call import PackedCall
 from dask_limits.dask.progress_log import log_and_key_here
+from dask_limits.exceptions import CallCancelledError
 from dask_limits.limits import Limits, run_in_place
+from dask_limits.limits.call_log import Place, in_a_line
 from dask_limits.limits.ipc import by_value
 from dask_limits.limits.ipc.payload import Packed
 from dask_limits.limits.ipc.progress_values import telling_pickled
@@ -23,6 +25,9 @@ LEFT: Final = "limits-left"
 """The annotation of a batch of several calls: the numbers of those that are left to run."""
 TOPIC: Final = "dask-limits-batches"
 """The topic of how calls have ended, of a batch that takes longer than meant or with its task."""
+TOLD_BYTES: Final = 2**16
+"""Up to which size outcomes are told with the end of their task. Larger ones are fetched as Dask's
+results are, which takes four messages more and holds up no others."""
 
 
 @dataclass(frozen=True)
@@ -33,12 +38,14 @@ class PackedBatch:
     function_key: Hashable
     data: tuple[Packed, ...]  # of each call
     tells: bool = False  # whether what they report of their progress is asked for
+    fails: bool = True  # whether its task is to fail in Dask if one of them does
 
     @classmethod
-    def of(cls, calls: Sequence[PackedCall], tells: bool = False) -> Self:
+    def of(cls, calls: Sequence[PackedCall], tells: bool = False, fails: bool = True) -> Self:
         """A batch of these calls."""
         first = calls[0]
-        return cls(first.name, first.function_key, tuple(call.data for call in calls), tells)
+        data = tuple(call.data for call in calls)
+        return cls(first.name, first.function_key, data, tells, fails)
 
     def call(self, number: int) -> PackedCall:
         """One of the calls."""
@@ -55,15 +62,56 @@ class BatchOutcome:
         seconds: How long a call took on average, with all that it takes to run one.
         lacks_shared: Whether nothing has begun because what the calls share is not to be had there,
             unless it is scattered.
+        place: Where they have run.
+        n_failed: How many have failed, those included whose outcomes were told before.
     """
 
     ended: dict[int, PackedOutcome[Any]]
     seconds: float
     lacks_shared: bool = False
+    place: Place | None = None
+    n_failed: int = 0
 
     def __sizeof__(self) -> int:
         """Bytes that it holds, for Dask's memory management."""
         return object.__sizeof__(self) + sum(map(sys.getsizeof, self.ended.values()))
+
+
+class BatchFailedError(Exception):
+    """What a task of ours raises in Dask if a call of it has failed, so that Dask shows an error.
+
+    It has what the task would have returned. Users do not see it: the future of each call has the
+    exception of that call.
+    """
+
+    def __init__(self, message: str, outcome: BatchOutcome) -> None:
+        super().__init__(message)
+        self.outcome = outcome
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Not the inherited one, for which tblib has another: see `CallError`.
+        return type(self), (*self.args, self.outcome)
+
+
+def returned_or_raised(batch: PackedBatch, outcome: BatchOutcome) -> BatchOutcome:
+    """Return what has become of a batch; raise it if a call has failed.
+
+    Errors pass through Dask's scheduler, so one that is large is returned all the same.
+    """
+    if not (outcome.n_failed and batch.fails) or sys.getsizeof(outcome) > TOLD_BYTES:
+        return outcome
+    n, n_calls = outcome.n_failed, len(batch.data)
+    what = f"{batch.name}() has failed" if n_calls == 1 else f"{n} of {n_calls} calls have failed"
+    errors = (one.exception for one in outcome.ended.values() if has_failed(one))
+    first = next(filter(None, errors), None)
+    raise BatchFailedError(what if first is None else f"{what}: {in_a_line(first)}", outcome)
+
+
+def has_failed(outcome: PackedOutcome[Any]) -> bool:
+    """Whether a call neither returned nor was cancelled."""
+    if outcome.exception is None:
+        return outcome.raised is not None
+    return not isinstance(outcome.exception, CallCancelledError)
 
 
 def run_batch(batch: PackedBatch, put_in: Sequence[Sequence[Any]]) -> BatchOutcome:
@@ -85,7 +133,9 @@ def run_batch(batch: PackedBatch, put_in: Sequence[Sequence[Any]]) -> BatchOutco
             ended[number] = PackedOutcome.of(outcome, batch.name, Limits())
     if progress is not None:
         progress[0].send_soon()  # before the end is told
-    return BatchOutcome(ended, sum(one.usage.wall_time for one in ended.values()) / len(ended))
+    seconds = sum(one.usage.wall_time for one in ended.values()) / len(ended)
+    n_failed = sum(map(has_failed, ended.values()))
+    return returned_or_raised(batch, BatchOutcome(ended, seconds, n_failed=n_failed))
 
 
 def opened_for_each(put_in: Sequence[Sequence[Any]]) -> list[list[Any]]:

@@ -10,7 +10,7 @@ from typing import Any, Generic, ParamSpec, TypeVar
 
 from dask_limits.executors.future import Future
 from dask_limits.executors.ordered_map import OrderedMap
-from dask_limits.limits import LimitedCall, Outcome, Usage
+from dask_limits.limits import LimitedCall, Outcome, Usage, call_log
 from dask_limits.limits.ipc import progress_values
 from dask_limits.limits.owner import reserving
 from dask_limits.limits.owner.dispatcher import Dispatcher
@@ -78,6 +78,7 @@ class ProcessExecutor(concurrent.futures.Executor):
             job.reserves = reserving.request_here(call.limits)
             if job.reserves and (error := reserving.refusal_error(call.name, call.limits)):
                 job.future.set_exception(error)
+                call_log.refused_here(call.name, error)
                 return job.future
         self._pending.add(job.future)
         job.future.add_done_callback(self._pending.discard)

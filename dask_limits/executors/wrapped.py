@@ -12,7 +12,14 @@ from typing import Any, Final, ParamSpec, TypeVar
 
 from dask_limits.exceptions import CallPicklingError
 from dask_limits.executors.future import Future
-from dask_limits.limits import CancelToken, LimitedCall, Outcome, run_call, run_in_place
+from dask_limits.limits import (
+    CancelToken,
+    LimitedCall,
+    Outcome,
+    call_log,
+    run_call,
+    run_in_place,
+)
 from dask_limits.limits.ipc import by_value, pickling
 from dask_limits.limits.linux import lifeline
 from dask_limits.limits.owner.guardian import default_guardian
@@ -100,7 +107,8 @@ class WrappedExecutor(concurrent.futures.Executor):
             pickled = _dumps(call, args, kwargs, sent, kept)
         except Exception as why:
             raise pickling.unpicklable_arguments(call.fn, args, kwargs, call.limits, why) from why
-        inner = self.executor.submit(_run_pickled, pickled, lifeline.of_this_process())
+        here = lifeline.of_this_process(), call_log.this_process()
+        inner = self.executor.submit(_run_pickled, pickled, *here)
         future = _WrappedFuture[R](inner)
 
         def settle(inner: concurrent.futures.Future[PackedOutcome[R]]) -> None:
@@ -108,6 +116,7 @@ class WrappedExecutor(concurrent.futures.Executor):
                 kept.clear()  # they were needed for as long as the call had not ended
             if not _pass_failure(inner, future):
                 packed = inner.result()
+                call_log.ended_elsewhere(packed, None)
                 try:
                     outcome = packed.unpack(sent)
                 except BaseException as error:  # raised by the user's class; nobody else would hear
@@ -187,13 +196,14 @@ def _pass_failure(inner: concurrent.futures.Future[Any], future: Future[Any]) ->
     return True
 
 
-def _run_pickled(call: bytes, program: lifeline.Lifeline) -> PackedOutcome[Any]:
+def _run_pickled(call: bytes, program: lifeline.Lifeline, log_of: str) -> PackedOutcome[Any]:
     """Run a call in the worker that receives it, and leave its value or exception pickled.
 
     If that is a process of a pool on this machine, it ends with the program that submits the call,
     and with it what stands below it. The pool itself does not see to that if a program is killed.
     """
     lifeline.end_with(program)
+    call_log.leave_to(log_of)
     with by_value.Receiving():
         limited, args, kwargs = pickle.loads(call)
         if not limited.limits:

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import logging
 import os
 import time
 from collections.abc import Callable, Iterable
@@ -30,11 +29,10 @@ from dask_limits.scheduler.exit_state import Action, ExitState, RunOptions
 from dask_limits.scheduler.feed import Feed, Feeds
 from dask_limits.scheduler.progress import Progress
 from dask_limits.scheduler.requests import TimeIsUpError
+from dask_limits.scheduler.run_log import RunLog
 from dask_limits.scheduler.run_loop import RunLoop, Steps, Timer
 
 P = ParamSpec("P")
-
-logger = logging.getLogger("dask_limits")
 
 
 @dataclass(eq=False)
@@ -78,6 +76,7 @@ class Run:
         self.error: BaseException | None = None
         self.cluster = ClusterState()
         self.progress = Progress(self.loop, emitter, self.guard)
+        self._log = RunLog()
         self._emitter = emitter
         self._options = options
         self._view = view
@@ -145,6 +144,7 @@ class Run:
         if hooks is not None:
             self._hooks[future] = hooks
         self._empty_told = False
+        self._log.submitted(call)
         future.when_settled(self._put)
         self._emit(SchedulerEvents.FUTURE_SUBMITTED, future)
 
@@ -172,6 +172,7 @@ class Run:
                 self.loop.deadline = time.monotonic() + self._options.timeout_s
             state = yield from self._wait_for_workers()
             if state is None:
+                self._log.started(self.executor, self.cluster)
                 self._emit(SchedulerEvents.STARTED)
             while state is None and (state := self._end()) is None:
                 yield from self._step()
@@ -274,12 +275,7 @@ class Run:
         if not self._options.wait:
             self._cancel(list(self.queue))
         elif self.error is not None and self.queue:  # it may take long until this is raised
-            logger.warning(
-                "Ending the run because of %s; waiting for %d calls."
-                " Use run(wait=False) to cancel them instead.",
-                repr_of(self.error),
-                len(self.queue),
-            )
+            self._log.waits_for_calls(self.error, len(self.queue))
         self._cancel([f for f in self.queue if isinstance(f, DeferredFuture) and f.waits()])
 
     def _close(self, *, wait: bool) -> None:
@@ -296,6 +292,7 @@ class Run:
             self._emit(SchedulerEvents.FINISHED)
         finally:
             self._closed = True
+            self._log.finished(self._exit)
 
     def _changed(self, event: ClusterEvent) -> None:
         self.cluster.update(event)
@@ -320,6 +317,7 @@ class Run:
         if call is None:
             return
         error = None if future.cancelled() else future.exception()
+        self._log.ended(future, error)
         hooks = self._hooks.pop(future, None)
         if hooks is not None:
             hooks.forget(future)
@@ -378,9 +376,7 @@ class Run:
             ExitState.Code.EXCEPTION, f"A {what} raised {repr_of(error)}", error, action
         )
         if of_callback and not kept:  # it would be lost otherwise
-            logger.error(
-                "A callback raised an exception that the run does not raise", exc_info=error
-            )
+            self._log.not_raised(error)
 
     def _end_because(
         self, code: ExitState.Code, message: str, error: BaseException, action: Action

@@ -13,7 +13,7 @@ from dask_limits.display import render
 from dask_limits.events import Event
 from dask_limits.executors import Call, Future
 from dask_limits.executors.future import DeferredFuture
-from dask_limits.limits import name_of
+from dask_limits.limits import call_log, name_of
 from dask_limits.plugins.base import RETRY, Plugin
 from dask_limits.scheduler.events import TaskEvents
 from dask_limits.scheduler.run import CallHooks, Run
@@ -221,6 +221,8 @@ class Task(TaskEvents[P, R], render.Renderable):
             if not again:
                 future.end_as(attempt)
         if again:
+            assert error is not None
+            call_log.runs_again(self.name, call_log.in_a_line(error), future.attempts + 1)
             run.progress.tell(future)  # what the last attempt has reported last
             run.guard(self.emitter.emit, RETRY, future, error, future.attempts + 1)
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
-from collections.abc import Callable, Hashable, Mapping
+import functools
+import logging
+from collections.abc import Awaitable, Callable, Hashable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
@@ -43,6 +46,11 @@ NAMES: Final = (
         what_for="to give tasks that have not begun back to the scheduler",
         without="A task that was sent ahead stays there, also if another worker becomes free.",
     )
+    | names(
+        "distributed.worker:Worker.get_metrics 2021.1",
+        what_for="to count memory and CPU of task processes among those of their worker",
+        without="Dask shows memory and CPU of workers without those of their task processes.",
+    )
 )
 
 
@@ -77,6 +85,50 @@ def thread_task(
         worker.active_threads_lock,
         delay,
     )
+
+
+def add_to_metrics(
+    worker: distributed.Worker, measure: Callable[[], Awaitable[tuple[float, int]]]
+) -> Callable[[], None]:
+    """Have a worker report more CPU, in percent, and memory, in bytes, than its own process has.
+
+    This is what its scheduler shows. Whether the worker spills or pauses goes by its own process.
+    Returns what undoes it.
+    """
+    if not hasattr(worker, "get_metrics"):
+        return lambda: None
+    own = worker.get_metrics
+
+    async def get_metrics() -> dict[str, Any]:
+        metrics: dict[str, Any] = await own()
+        with contextlib.suppress(Exception):  # the heartbeats of a worker must go on
+            cpu, memory = await measure()
+            metrics["cpu"] += cpu
+            metrics["memory"] += memory
+        return metrics
+
+    def undo() -> None:
+        if vars(worker).get("get_metrics") is get_metrics:
+            del worker.get_metrics
+
+    worker.get_metrics = get_metrics
+    return undo
+
+
+@functools.cache  # once in a process, however many workers it has
+def log_no_failures_with(error: type[BaseException]) -> None:
+    """Have workers not log tasks that fail with this error.
+
+    Dask logs an error of eight lines for each: its key, its graph, and a traceback of our own code.
+    """
+    name = f"{error.__name__}("
+
+    def is_another(record: logging.LogRecord) -> bool:
+        arguments = record.args if isinstance(record.args, tuple) else ()
+        is_failure = str(record.msg).startswith("Compute Failed")  # of Worker.execute
+        return not (is_failure and any(str(one).startswith(name) for one in arguments))
+
+    logging.getLogger("distributed.worker").addFilter(is_another)
 
 
 def free_key(worker: distributed.Worker, key: Hashable, stimulus_id: str) -> bool:

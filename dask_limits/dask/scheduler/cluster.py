@@ -15,10 +15,12 @@ import distributed
 from distributed import Status
 
 from dask_limits.batch_systems.current_job import BatchJob
-from dask_limits.dask.batch import LEFT
+from dask_limits.dask import cluster_log
+from dask_limits.dask.batch import LEFT, call_name
 from dask_limits.dask.compat.scheduler import events
 from dask_limits.dask.scheduler.tasks import Where
 from dask_limits.dask.topic import TOPIC
+from dask_limits.limits import call_log
 from dask_limits.placement.policy import Placement
 from dask_limits.placement.resources import WorkerResources
 from dask_limits.placement.workers import Worker
@@ -100,9 +102,21 @@ class Cluster:
         return worker
 
     def log(self, worker: TrackedWorker, op: str, **more: Any) -> None:
-        """Log an event of a worker under our topic, for clients."""
+        """Log an event of a worker: under our topic for clients, and in the log of this process."""
         about = {"worker": worker.name, "address": worker.address, "job": worker.job.job}
-        self.scheduler.log_event(TOPIC, {"op": op, **about, **more})
+        process = call_log.this_process()
+        self.scheduler.log_event(TOPIC, {"op": op, "process": process, **about, **more})
+        name = cluster_log.worker_name(worker.name, worker.address, worker.job.job)
+        match op:
+            case "worker-added":
+                cluster_log.has_come(name, more["cores"], more["memory"])
+            case "worker-draining":
+                cluster_log.is_draining(name, more["reason"])
+            case "worker-removed":
+                cluster_log.has_gone(name, more["reason"])
+            case "rerun":
+                why = f"{name} was lost: {more['cause']}"
+                call_log.rerun_here(call_name(more["key"]), why, more["tries"] + 1)
 
     def ask_back(self, key: Hashable, worker: str) -> None:
         """Have a worker give back a call that has not started there; it then waits here again."""

@@ -21,6 +21,7 @@ from dask_limits.dask.scheduler.cluster import Cluster, TrackedWorker
 from dask_limits.dask.scheduler.gather_log import GatherLog
 from dask_limits.dask.scheduler.tasks import is_ours
 from dask_limits.exceptions import WorkerLostError
+from dask_limits.limits import call_log
 
 logger = logging.getLogger(__name__)
 
@@ -173,7 +174,9 @@ class Losses:
             losses = self._losses.get(key, [])
             if len(losses) > self._forgiven:
                 # Even if it waits for what it depends on, which was lost with the worker.
-                cluster.fail({key: error_of(call_name(key), losses, self._forgiven)})
+                error = error_of(call_name(key), losses, self._forgiven)
+                call_log.count_here(call_name(key), error)
+                cluster.fail({key: error})
                 continue
             if (ts := tasks.get(key)) is None:
                 continue

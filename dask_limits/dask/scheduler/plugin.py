@@ -14,6 +14,7 @@ from dask_limits.batch_systems.current_job import BatchJob
 from dask_limits.dask.batch import LEFT, TOPIC, numbers_left
 from dask_limits.dask.compat import scheduler as compat
 from dask_limits.dask.compat.worker import listen
+from dask_limits.dask.metrics_page import Gauge, publish, withdraw
 from dask_limits.dask.progress_log import TOPIC as PROGRESS
 from dask_limits.dask.progress_log import Value
 from dask_limits.dask.reservations import request_of
@@ -68,6 +69,7 @@ class LimitsSchedulerPlugin(distributed.SchedulerPlugin):  # type: ignore[misc]
         listen(scheduler, {"dask-limits-started": started, "dask-limits-seceded": seceded})
         listen(scheduler, {"dask-limits-begun": self._call_begun, PROGRESS: self._calls_get_on})
         listen(scheduler, self._channels.stream_handlers)
+        publish(self, self._gauges)
         self._undo = patches.install(scheduler, self._decide)
         if self._undo is None:
             logger.warning(
@@ -88,6 +90,7 @@ class LimitsSchedulerPlugin(distributed.SchedulerPlugin):  # type: ignore[misc]
 
     def _stop(self) -> None:
         self.cluster.stop()
+        withdraw(self)
         LOGGER.removeFilter(self._gather_log)
         if self._undo is not None:
             self._undo()
@@ -158,6 +161,26 @@ class LimitsSchedulerPlugin(distributed.SchedulerPlugin):  # type: ignore[misc]
             return 0
         there = [one for one in self.cluster.workers.values() if not one.leaves_because]
         return int(sum(worker.placed.resources.cores for worker in there))
+
+    def _gauges(self) -> list[Gauge]:
+        """What `/metrics` shows of the cluster."""
+        there = [worker.placed for worker in self.cluster.workers.values()]
+        reserved = sum(one.memory for one in there)
+        of = "of all workers, for limited calls."
+        return [
+            Gauge("dask_limits_cluster_workers", "Workers for limited calls.", len(there)),
+            Gauge(
+                "dask_limits_cluster_waiting_tasks",
+                "Tasks with limits that wait for room.",
+                len(self._placement.waiting),
+            ),
+            Gauge("dask_limits_cluster_reserved_memory_bytes", f"Reserved memory {of}", reserved),
+            Gauge(
+                "dask_limits_cluster_free_memory_bytes",
+                f"Memory that is not reserved {of}",
+                sum(one.resources.memory for one in there) - reserved,
+            ),
+        ]
 
     # -- tasks -----------------------------------------------------------------------------
 

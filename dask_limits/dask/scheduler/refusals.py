@@ -11,6 +11,7 @@ from dask_limits.dask.batch import call_name
 from dask_limits.dask.reservations import annotation_error
 from dask_limits.dask.scheduler.cluster import Cluster
 from dask_limits.dask.scheduler.tasks import where_of
+from dask_limits.limits import call_log
 from dask_limits.placement.resources import WorkerResources
 
 _BACK_S: Final = 30.0
@@ -45,6 +46,8 @@ class Refusals:
         """End the tasks that were refused, once Dask is through with what it is doing."""
         if self._refused:
             refused, self._refused = self._refused, {}
+            for key, error in refused.items():
+                call_log.count_here(call_name(key), error)
             self._cluster.fail(refused)
 
     def forget(self, key: Hashable) -> None:

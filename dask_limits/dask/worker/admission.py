@@ -16,6 +16,8 @@ call waits longer; with fewer, more of the worker is unused meanwhile."""
 class AdmissionControl:
     """Lets calls of one worker start only when what they reserve is free.
 
+    It has how much memory is free (infinity if nothing limits it) and reserved, in bytes.
+
     This keeps the limits within what the worker has, whatever arrives there: the scheduler sends
     only what will fit, but it may hear of an end before the processes are gone, and some versions
     of Dask do not let it choose workers at all. Calls are admitted in order; a call that does not
@@ -34,7 +36,8 @@ class AdmissionControl:
 
     def __init__(self, memory: float, cores: float) -> None:
         self._lock = threading.Lock()
-        self._free_memory = memory
+        self.free_memory = memory
+        self.reserved_memory = 0
         self._free_cores = cores
         self._waiting: list[Reservation] = []
 
@@ -50,7 +53,7 @@ class AdmissionControl:
         """A call has ended, or is not to start any more. It does no harm to repeat this."""
         with self._lock:
             if reservation.is_granted:
-                self._free_memory += reservation.request.memory
+                self._reserve(-reservation.request.memory)
                 self._free_cores += reservation.request.cores
             elif reservation in self._waiting:
                 self._waiting.remove(reservation)
@@ -66,14 +69,18 @@ class AdmissionControl:
                 reservation.request = replace(reservation.request, cores=0)
                 self._grant()
 
+    def _reserve(self, memory: int) -> None:
+        self.free_memory -= memory
+        self.reserved_memory += memory
+
     def _grant(self) -> None:
         overtaken: list[Reservation] = []
         for reservation in self._waiting.copy():
             if any(one.n_overtaken >= _PATIENCE for one in overtaken):
                 return
             request = reservation.request
-            if request.memory <= self._free_memory and request.cores <= self._free_cores:
-                self._free_memory -= request.memory
+            if request.memory <= self.free_memory and request.cores <= self._free_cores:
+                self._reserve(request.memory)
                 self._free_cores -= request.cores
                 self._waiting.remove(reservation)
                 reservation.is_granted = True

@@ -8,8 +8,9 @@ from functools import partial
 from itertools import islice
 from typing import Any, Final, TypeAlias
 
-from dask_limits.dask.batch import BatchOutcome
+from dask_limits.dask.batch import BatchOutcome, has_failed
 from dask_limits.limits import CancelToken, Limits
+from dask_limits.limits.call_log import Place
 from dask_limits.limits.ipc import messages
 from dask_limits.limits.ipc.progress_values import Tell
 from dask_limits.limits.owner.group import Call, Group
@@ -55,14 +56,15 @@ class BatchRun:
         last_begun: The one that began last; they begin in order, but for those that run again.
     """
 
-    def __init__(self, numbers: Iterable[int]) -> None:
+    def __init__(self, numbers: Iterable[int], place: Place | None = None) -> None:
         self.numbers = list(numbers)
+        self._place = place
         self._tokens = {number: CancelToken() for number in self.numbers}
         self._waiting = deque(self.numbers)
         self._ended: dict[int, PackedOutcome[Any]] = {}
         self._began_at: float | None = None
         self._group: Collection[Call] = ()
-        self._n_ended = 0
+        self._n_ended = self._n_failed = 0
         self._runs_again: RunsAgain = lambda *_: False
         self.last_begun: int | None = None
         self.cancelled = False
@@ -96,7 +98,10 @@ class BatchRun:
             self._return(group.calls)
             self._group = ()
             most = max(1, min(int(_GROUP_S / self._seconds()), messages.MOST_CALLS))
-        return BatchOutcome(dict(self._take_ended()), self._seconds())
+        return self._outcome(dict(self._take_ended()), self._seconds())
+
+    def _outcome(self, ended: dict[int, PackedOutcome[Any]], seconds: float) -> BatchOutcome:
+        return BatchOutcome(ended, seconds, place=self._place, n_failed=self._n_failed)
 
     def _call(
         self,
@@ -120,6 +125,7 @@ class BatchRun:
         else:
             self._ended[number] = outcome
             self._n_ended += 1
+            self._n_failed += has_failed(outcome)
 
     def _return(self, calls: Iterable[_Numbered]) -> None:
         """Have these calls wait again, before the others."""
@@ -145,7 +151,7 @@ class BatchRun:
         ended = dict(self._take_ended())
         left = [n for n in self.numbers if n not in ended and n not in given_back]
         self.numbers = left
-        outcome = BatchOutcome(ended, self.runs_for() / (len(ended) + 1))
+        outcome = self._outcome(ended, self.runs_for() / (len(ended) + 1))
         return {
             "left": left,
             "given_back": given_back,

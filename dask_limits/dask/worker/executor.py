@@ -21,10 +21,12 @@ from distributed.comm import CommClosedError
 from dask_limits.dask import serialization  # noqa: F401  # for outcomes
 from dask_limits.dask.batch import (
     LEFT,
+    TOLD_BYTES,
     BatchOutcome,
     call_name,
     numbers_left,
     opened_for_each,
+    returned_or_raised,
     run_batch,
 )
 from dask_limits.dask.compat import worker as compat
@@ -39,8 +41,9 @@ from dask_limits.dask.worker.admission import AdmissionControl, Reservation
 from dask_limits.dask.worker.batch_run import BatchRun
 from dask_limits.dask.worker.error_messages import explain
 from dask_limits.dask.worker.relay import Relay
+from dask_limits.dask.worker.shown import Shown
 from dask_limits.exceptions import CallCancelledError, CallError, GuardianLostError
-from dask_limits.limits import Limits
+from dask_limits.limits import Limits, call_log
 from dask_limits.limits.ipc import by_value
 from dask_limits.limits.owner.guardian import Guardian
 from dask_limits.limits.owner.preload import Preload
@@ -58,9 +61,6 @@ that if the worker is lost; telling it of each call would cost as much as the ca
 _LATEST_REPORT_S: Final = 1.0
 """When a batch is reported although calls lie ready behind one that may take long. These come back
 sooner, unless the machine is very busy; what comes back later waits here for that one to end."""
-_TOLD_BYTES: Final = 2**16
-"""Up to which size outcomes are told with the end of their task. Larger ones are fetched as Dask's
-results are, which takes four messages more and holds up no others."""
 _CAREFUL_S: Final = 0.05
 """How long a call that may bring its worker down waits after its start was reported. Dask sends
 messages every 2 ms."""
@@ -96,6 +96,7 @@ class LimitsExecutor(concurrent.futures.Executor):
         self.usage_log = UsageLog(worker)
         self.progress_log = ProgressLog(self._send_progress)
         self.relay = Relay(worker)
+        self._shown = Shown(worker, self._guardian, lambda: self._admission)
 
     def preload(self, preload: Preload) -> None:
         """Have the calls that begin from now on run in processes that have done this."""
@@ -110,6 +111,10 @@ class LimitsExecutor(concurrent.futures.Executor):
         self._size = WorkerResources(resources.memory, resources.cores)
         self._admission = AdmissionControl(resources.memory, resources.cores)
         self._job = job
+        name = f"worker {self._worker.name} at {self._worker.address}"
+        name += f" in job {job}" if job else ""
+        self._place = call_log.Place(name, call_log.this_process())
+        self._guardian.place = name
         # Half of the scheduler's margin: only calls that were delayed here are sent back.
         self._ends_at = time.monotonic() + resources.ends_at - resources.margin / 2
 
@@ -125,7 +130,7 @@ class LimitsExecutor(concurrent.futures.Executor):
         is_careful = "limits-careful" in task.annotations
         request = request_of(limits)
         reservation = self._admission.reserve(request, task.priority)
-        batch = BatchRun(numbers_left(task.annotations))
+        batch = BatchRun(numbers_left(task.annotations), self._place)
         is_ours = getattr(node, "func", None) is run_batch
         execution = _Execution(node.key, batch, reservation, is_ours)
         self._executions[node.key] = execution
@@ -143,6 +148,7 @@ class LimitsExecutor(concurrent.futures.Executor):
         def run_limited(data: dict[Any, Any]) -> Any:
             try:
                 if refused is not None:
+                    call_log.refused_here(call_name(node.key), refused)
                     raise refused
                 if not reservation.is_granted:
                     raise distributed.Reschedule
@@ -224,7 +230,8 @@ class LimitsExecutor(concurrent.futures.Executor):
             raise _nobody_waits()
         if packed.tells:
             self.progress_log.send_soon()  # before the end is told
-        if self.is_placed and sys.getsizeof(outcome) <= _TOLD_BYTES:
+        outcome = returned_or_raised(packed, outcome)
+        if self.is_placed and sys.getsizeof(outcome) <= TOLD_BYTES:
             self._tell_ended(node.key, outcome)
         return outcome
 
@@ -255,7 +262,9 @@ class LimitsExecutor(concurrent.futures.Executor):
         if losses > most or time.monotonic() + seconds > self._ends_at:
             return False
         about = {"worker": str(self._worker.name), "address": self._worker.address}
+        about |= {"process": call_log.this_process()}
         cause = "its guardian was killed, and the call with it"
+        call_log.rerun_here(call_name(key), cause, losses + 1)
         event = {"op": "rerun", "key": key, "number": number, **about, "job": self._job}
         event |= {"cause": cause, "tries": losses}
         self._loop.call_soon_threadsafe(self._worker.log_event, TOPIC, event)
@@ -341,6 +350,7 @@ class LimitsExecutor(concurrent.futures.Executor):
         for execution in list(self._executions.values()):
             execution.cancel(self._admission)
         self._threads.shutdown(wait, cancel_futures=cancel_futures)
+        self._shown.stop()
         self._guardian.close()
 
 

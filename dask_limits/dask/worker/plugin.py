@@ -16,6 +16,7 @@ import psutil
 from distributed import Status
 
 from dask_limits.batch_systems.current_job import BatchJob, current_job
+from dask_limits.dask.batch import BatchFailedError
 from dask_limits.dask.compat import worker as compat
 from dask_limits.dask.graphs.annotations import EXECUTOR
 from dask_limits.dask.reservations import job_resources
@@ -106,6 +107,7 @@ class LimitsWorkerPlugin(distributed.WorkerPlugin):  # type: ignore[misc]
             await ending
         self._executor = LimitsExecutor(worker, self._max_calls, self._preload)
         worker.executors[EXECUTOR] = self._executor
+        compat.log_no_failures_with(BatchFailedError)  # `dask_limits.calls` has their calls
         give_back, cancel_calls = self._executor.give_back, self._executor.cancel_calls
         handlers = {"dask-limits-give-back": give_back, "dask-limits-cancel-calls": cancel_calls}
         compat.listen(worker, handlers | self._executor.relay.handlers)

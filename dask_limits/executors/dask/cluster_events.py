@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from math import isfinite
 from typing import TYPE_CHECKING, Any, Final
 
+from dask_limits.dask import cluster_log
 from dask_limits.dask.compat.client import id_of
 from dask_limits.dask.compat.scheduler import events, subscribe
 from dask_limits.dask.topic import TOPIC
@@ -20,6 +21,7 @@ from dask_limits.executors.cluster import (
     WorkerRemoved,
 )
 from dask_limits.executors.dask.topics import listen, unlisten
+from dask_limits.limits import call_log
 
 if TYPE_CHECKING:
     import distributed
@@ -86,12 +88,16 @@ class ClusterEvents:
         if op == "worker-added":
             if address and address not in self._workers:
                 worker = self._workers[address] = _worker(message, address)
+                if _is_news(message):
+                    cluster_log.has_come(_name(worker), worker.cores, worker.memory)
                 self._tell(WorkerAdded(worker))
         elif op == "worker-draining":
             self._reasons[address] = _text(message.get("reason"))
         elif op == "worker-removed":
             reason = self._reasons.pop(address, "") or _text(message.get("reason"))
             if (gone := self._workers.pop(address, None)) is not None:
+                if _is_news(message):
+                    cluster_log.has_gone(_name(gone), reason)
                 self._tell(WorkerRemoved(gone, reason))
         elif op == "rerun":
             self._rerun(message)
@@ -117,6 +123,9 @@ class ClusterEvents:
             tries=tries,
         )
         future = call.future.ran_again(error)
+        if _is_news(message):
+            why = f"{where} was lost: {cause or 'the cause is not known'}"
+            call_log.runs_again(name, why, future.attempts)
         self._tell(Rerun(future, error, future.attempts))
 
 
@@ -149,6 +158,15 @@ def _worker(message: dict[Any, Any], address: str) -> WorkerInfo:
         cores=_whole(message.get("cores")) or 1,
         ends_in=float(ends_in) if isinstance(ends_in, int | float) and isfinite(ends_in) else None,
     )
+
+
+def _is_news(message: dict[Any, Any]) -> bool:
+    """Whether another process has logged this, and not this one."""
+    return message.get("process") != call_log.this_process()
+
+
+def _name(worker: WorkerInfo) -> str:
+    return cluster_log.worker_name(worker.name, worker.address, worker.job)
 
 
 def _text(value: object) -> str:

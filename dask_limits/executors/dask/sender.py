@@ -16,7 +16,7 @@ import distributed
 from distributed.comm import CommClosedError
 
 from dask_limits.dask import serialization  # noqa: F401  # for outcomes
-from dask_limits.dask.batch import LEFT, TOPIC, BatchOutcome, PackedBatch, batch_name, run_batch
+from dask_limits.dask.batch import LEFT, TOPIC, BatchOutcome, batch_name, run_batch
 from dask_limits.dask.compat.client import call_in_loop, ended
 from dask_limits.dask.progress_log import TOPIC as PROGRESS
 from dask_limits.exceptions import LimitRefusedError, WorkerLostError
@@ -25,6 +25,7 @@ from dask_limits.executors.dask.connection import SchedulerConnection
 from dask_limits.executors.dask.settling import Settling
 from dask_limits.executors.dask.shares import Shares
 from dask_limits.executors.dask.submissions import Batch, Submission, together
+from dask_limits.executors.dask.task_outcomes import as_it_was_raised, outcome_of
 from dask_limits.executors.dask.topics import listen, unlisten
 from dask_limits.limits.ipc.progress_values import loads
 
@@ -44,7 +45,6 @@ _CANCEL_AGAIN_S: Final = 0.01
 """After how long to cancel calls again whose task the scheduler does not have yet."""
 _COUNT_EVERY_S: Final = 1.0
 """How often the cores of the cluster are counted while calls are sent."""
-_HERE: Final = (__name__, distributed.Future.__module__)
 
 
 class Sender:
@@ -206,7 +206,7 @@ class Sender:
         with dask.annotate(**batches[0].annotations, **own):
             tasks = self._client.map(
                 run_batch,
-                [PackedBatch.of([c.packed for c in b.calls], b.calls[0].tells) for b in batches],
+                [batch.packed for batch in batches],
                 [[self._shares.of(call) for call in batch.calls] for batch in batches],
                 key=[batch.key for batch in batches],
                 pure=False,
@@ -228,7 +228,7 @@ class Sender:
         try:
             await ended(task)
             # Most often they were told. An error of theirs was not, nor what is large.
-            outcome: BatchOutcome = await task if batch.left else BatchOutcome({}, 0.0)
+            outcome = await outcome_of(task) if batch.left else BatchOutcome({}, 0.0)
         except CommClosedError:  # before the client has noticed
             error_of = self._connection.lost_errors()
             for call in batch.take(batch.left):
@@ -236,7 +236,7 @@ class Sender:
         except BaseException as error:  # cancelled, or raised by Dask
             if self._connection.is_lost():
                 self._give_up()
-            self._failed(batch, _as_it_was_raised(error))
+            self._failed(batch, as_it_was_raised(error))
         else:
             self._ended(batch, outcome.seconds if outcome.ended else None)
             self._tell(batch, outcome)
@@ -254,7 +254,7 @@ class Sender:
         there = set(batch.take(outcome.ended))
         told = ((batch.calls[number], one) for number, one in sorted(outcome.ended.items()))
         self._settling.settle_all(
-            [partial(call.settle, one) for call, one in told if call in there]
+            [partial(call.settle, one, outcome.place) for call, one in told if call in there]
         )
 
     def _failed(self, batch: Batch, error: BaseException) -> None:
@@ -379,16 +379,6 @@ class Sender:
 
 def _can_count(dask_scheduler: distributed.Scheduler) -> bool:
     return "dask_limits_cores" in dask_scheduler.handlers
-
-
-def _as_it_was_raised(error: BaseException) -> BaseException:
-    """An error of Dask without the frames here: Dask keeps the error, and they would keep its task,
-    whose release would make Dask forget both.
-    """
-    there = error.__traceback__
-    while there is not None and there.tb_frame.f_globals.get("__name__") in _HERE:
-        there = there.tb_next
-    return error.with_traceback(there)
 
 
 def _taken(calls: deque[Submission]) -> Iterator[Submission]:

@@ -10,9 +10,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 import distributed
 
+from dask_limits.dask.batch import PackedBatch
 from dask_limits.dask.packed_call import PackedCall
 from dask_limits.exceptions import CallError
 from dask_limits.executors.future import Future
+from dask_limits.limits import call_log
+from dask_limits.limits.call_log import Place
 from dask_limits.limits.packed_outcome import PackedOutcome
 from dask_limits.limits.shared import Shared
 
@@ -39,8 +42,9 @@ class Submission:
     future: Future[Any] = field(init=False)  # the user's
     batch: Batch | None = None  # that it was sent in, until anything is heard of it
 
-    def settle(self, outcome: PackedOutcome[Any]) -> None:
-        """End the call with what Dask has brought back."""
+    def settle(self, outcome: PackedOutcome[Any], place: Place | None) -> None:
+        """End the call with what Dask has brought back from there."""
+        call_log.ended_elsewhere(outcome, place)
         try:
             self.future.settle(outcome.unpack(self.sent))
         except BaseException as error:  # raised by a class whose object is unpickled
@@ -53,6 +57,8 @@ class Submission:
             error = BrokenExecutor(f"{name}() was lost by Dask: {error}")
         elif isinstance(error, CallError) and not error.call:
             error.call = name  # the scheduler does not know it
+        if isinstance(error, CallError | BrokenExecutor) and not self.future.done():
+            call_log.failed(name, error)
         self.future._finish(exception=error)
 
 
@@ -77,6 +83,13 @@ class Batch:
         self.left = set(range(len(self.calls)))
         for call in self.calls:
             call.batch = self
+
+    @property
+    def packed(self) -> PackedBatch:
+        """What is sent."""
+        first, data = self.calls[0], [call.packed for call in self.calls]
+        # With Dask's own retries, a task that fails would run again, with calls that have ended.
+        return PackedBatch.of(data, first.tells, fails="retries" not in first.annotations)
 
     @property
     def annotations(self) -> dict[str, Any]:

@@ -29,9 +29,10 @@ from dask_limits.executors.jobqueue.scaling import Failures, Surplus, jobs_wante
 from dask_limits.executors.jobqueue.shared_directory import SharedDirectory
 from dask_limits.executors.jobqueue.spec import JobSpec
 from dask_limits.executors.jobqueue.start_error import start_error
+from dask_limits.printable import printable, repr_of
 from dask_limits.units import format_seconds
 
-logger = logging.getLogger("dask_limits")
+logger = logging.getLogger("dask_limits.workers")
 
 _UPDATE_EVERY_S: Final = 1.0
 """How often the pool decides what to do."""
@@ -208,6 +209,8 @@ class JobPool(distributed.SchedulerPlugin):  # type: ignore[misc]
         """Remove jobs, and cancel those that have not ended; workers may still run in them."""
         for job in jobs:
             self._jobs.pop(job.name, None)
+            if job.submit_error is None:
+                logger.info("Done with %s, of worker %s", job.public_state(), job.name)
             # A job that SLURM only does not list is cancelled, to be sure.
             if job.id and job.state and job.state.ended and job.state.state != _FORGOTTEN:
                 self._submitter.gone(job.id)
@@ -268,7 +271,11 @@ class JobPool(distributed.SchedulerPlugin):  # type: ignore[misc]
             await job.dask_job.start()
         except Exception as error:
             job.submit_error = error
+            why = printable(repr_of(error))
+            logger.warning("Could not submit a job for worker %s: %s", job.name, why)
         job.id = job.dask_job.job_id or ""
+        if job.id:
+            logger.info("Submitted job %s for worker %s", job.id, job.name)
         if self._spec.system == "slurm" and job.id:
             job.state = JobState(job.id, state="PENDING")
 

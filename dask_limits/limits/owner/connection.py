@@ -343,6 +343,11 @@ class Connection:
         """Whether a call uses this."""
         return bool(self._holds)
 
+    @property
+    def n_task_processes(self) -> int:
+        """How many task processes it has handed out, busy or idle."""
+        return len(self._leases)
+
     def cancel(self, row: int, number: int) -> None:
         """End the task process in this row if it runs this call, or keep it from beginning it."""
         self._tell(messages.CANCEL, row, struct.pack("=Q", number))

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any, Final, Generic, TypeVar
 
+from dask_limits.limits import call_log
 from dask_limits.limits.cancel import CancelToken
 from dask_limits.limits.in_place import name_of
 from dask_limits.limits.ipc import payload, pickling
@@ -126,7 +127,10 @@ class Group(Generic[C]):
         ended: How many have ended in the process that has them.
         seconds: How long these have taken together.
         tells: Whether what it reports of its progress is asked for: then it is one call.
+        place: What the log says of where they run; empty if that is this process.
     """
+
+    place = ""
 
     def __init__(
         self, calls: Iterable[C], give_back: Callable[[Iterable[C]], object] | None = None
@@ -183,6 +187,7 @@ class Group(Generic[C]):
         call.request.close()
         self.calls.remove(call)  # not before: Ctrl-C may come here
         call.end(outcome)
+        call_log.ended_here(outcome, self.place)
 
     def give_back_after(self, number: int) -> None:
         """Keep so many calls: the others have not begun, and are to run elsewhere."""

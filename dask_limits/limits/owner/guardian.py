@@ -9,6 +9,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any, Final, Self, TypeVar
 
+from dask_limits.limits import call_log
 from dask_limits.limits.cancel import CancelToken
 from dask_limits.limits.in_place import name_of
 from dask_limits.limits.ipc import progress_values
@@ -52,6 +53,7 @@ class Guardian:
     Attributes:
         preload: What to have done before calls come. Calls that begin from now on run in processes
             that have done it, and not what it was before.
+        place: What the log says of where calls run; empty if this process says it.
     """
 
     def __init__(
@@ -65,6 +67,7 @@ class Guardian:
             whole_number(max_calls_per_process, "max_calls_per_process", none="no limit")
         self._max_calls = max_calls_per_process
         self.preload = preload
+        self.place = ""
         self._reserves = reserves
         self._moment: object = None
         self._lock = threading.RLock()  # not Lock: a signal's handler may find it held
@@ -97,7 +100,7 @@ class Guardian:
         tell = progress_values.unpickled(on_progress, sent)
         call = Call(fn, args, kwargs, limits, cancel, sent, tell)
         if limits.isolation == "thread" and not call.cancel.cancelled:
-            return _run_in_thread(call)
+            return self._run_in_thread(call)
         return self._run(call).unpack(sent)
 
     def run_packed(
@@ -118,6 +121,7 @@ class Guardian:
             drive(self.steps(Group([call])))
         elif (error := reserving.refusal_error(name_of(call.fn), call.limits)) is not None:
             call.end(call.outcomes.failed(error))
+            call_log.refused_here(name_of(call.fn), error)
         else:
             reserving.run(request, call.cancel, lambda: drive(self.steps(Group([call]))))
         assert call.outcome is not None  # of a single call nothing is left
@@ -128,13 +132,14 @@ class Guardian:
 
         With `isolation="thread"`, that of a single call, they block.
         """
+        group.place = self.place
         try:
             if group.end_cancelled():
                 return
             if group.limits.isolation == "thread":
                 call = group.calls.popleft()
                 call.begin()
-                call.take(_run_in_thread(call))
+                call.take(self._run_in_thread(call))
                 return
             if not group.pack():
                 return
@@ -145,6 +150,12 @@ class Guardian:
                 self._end_with_program()
         finally:  # Ctrl-C may have interrupted a close() too
             group.close()
+
+    def _run_in_thread(self, call: Call) -> Outcome[Any]:
+        with progress_values.telling_pickled(call.on_progress):
+            outcome = in_thread.run(call.fn, call.args, call.kwargs, call.limits)
+        call_log.ended_in_thread(outcome, name_of(call.fn), self.place)
+        return outcome
 
     def _run_on_some_guardian(self, group: Group[Any]) -> Steps[None]:
         """Run calls; with another guardian if this one is lost before the first one began."""
@@ -258,6 +269,17 @@ class Guardian:
         """The guardian, if it has started."""
         return None if self._start is None else self._start.connection
 
+    @property
+    def pids(self) -> list[int]:
+        """The processes of ours right below this one, which have all others below them."""
+        return [one.pid for one in (self._connection, *self._retired) if one is not None]
+
+    @property
+    def n_task_processes(self) -> int:
+        """How many task processes this has, busy or idle."""
+        there = (self._connection, *self._retired)
+        return sum(one.n_task_processes for one in there if one is not None)
+
     def _disconnect(self, connection: Connection) -> None:
         """Release a guardian that is lost, or is not as its owner is now: calls use it no more."""
         with self._lock:
@@ -313,11 +335,6 @@ class Guardian:
         for connection in connections:
             if connection is not None:
                 connection.abandon()
-
-
-def _run_in_thread(call: Call) -> Outcome[Any]:
-    with progress_values.telling_pickled(call.on_progress):
-        return in_thread.run(call.fn, call.args, call.kwargs, call.limits)
 
 
 _guardians: weakref.WeakSet[Guardian] = weakref.WeakSet()

@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, Self
 
+import distributed
+
+from dask_limits.batch_systems.current_job import current_job
 from dask_limits.dask.compat.graphs import function_name
 from dask_limits.dask.packed_call import PackedCall
 from dask_limits.dask.progress_log import log_and_key_here
@@ -55,11 +58,15 @@ class BatchOutcome:
         seconds: How long a call took on average, with all that it takes to run one.
         lacks_shared: Whether nothing has begun because what the calls share is not to be had there,
             unless it is scattered.
+        worker: The name of the worker that has run them.
+        job: The id of its batch job; empty if it is in none.
     """
 
     ended: dict[int, PackedOutcome[Any]]
     seconds: float
     lacks_shared: bool = False
+    worker: str = ""
+    job: str = ""
 
     def __sizeof__(self) -> int:
         """Bytes that it holds, for Dask's memory management."""
@@ -85,7 +92,18 @@ def run_batch(batch: PackedBatch, put_in: Sequence[Sequence[Any]]) -> BatchOutco
             ended[number] = PackedOutcome.of(outcome, batch.name, Limits())
     if progress is not None:
         progress[0].send_soon()  # before the end is told
-    return BatchOutcome(ended, sum(one.usage.wall_time for one in ended.values()) / len(ended))
+    seconds = sum(one.usage.wall_time for one in ended.values()) / len(ended)
+    return BatchOutcome(ended, seconds, False, *worker_here())
+
+
+def worker_here() -> tuple[str, str]:
+    """The name of the worker whose task this thread runs, and its batch job or ""."""
+    try:
+        name = str(distributed.get_worker().name)
+    except ValueError:  # no worker runs this
+        return "", ""
+    job = current_job()
+    return name, "" if job is None else job.job
 
 
 def opened_for_each(put_in: Sequence[Sequence[Any]]) -> list[list[Any]]:

@@ -55,8 +55,9 @@ class BatchRun:
         last_begun: The one that began last; they begin in order, but for those that run again.
     """
 
-    def __init__(self, numbers: Iterable[int]) -> None:
+    def __init__(self, numbers: Iterable[int], worker: str = "", job: str = "") -> None:
         self.numbers = list(numbers)
+        self._where = worker, job
         self._tokens = {number: CancelToken() for number in self.numbers}
         self._waiting = deque(self.numbers)
         self._ended: dict[int, PackedOutcome[Any]] = {}
@@ -96,7 +97,7 @@ class BatchRun:
             self._return(group.calls)
             self._group = ()
             most = max(1, min(int(_GROUP_S / self._seconds()), messages.MOST_CALLS))
-        return BatchOutcome(dict(self._take_ended()), self._seconds())
+        return BatchOutcome(dict(self._take_ended()), self._seconds(), False, *self._where)
 
     def _call(
         self,
@@ -145,7 +146,7 @@ class BatchRun:
         ended = dict(self._take_ended())
         left = [n for n in self.numbers if n not in ended and n not in given_back]
         self.numbers = left
-        outcome = BatchOutcome(ended, self.runs_for() / (len(ended) + 1))
+        outcome = BatchOutcome(ended, self.runs_for() / (len(ended) + 1), False, *self._where)
         return {
             "left": left,
             "given_back": given_back,

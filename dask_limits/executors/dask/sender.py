@@ -253,8 +253,9 @@ class Sender:
         """End the futures of calls that have ended."""
         there = set(batch.take(outcome.ended))
         told = ((batch.calls[number], one) for number, one in sorted(outcome.ended.items()))
+        where = outcome.worker, outcome.job
         self._settling.settle_all(
-            [partial(call.settle, one) for call, one in told if call in there]
+            [partial(call.settle, one, *where) for call, one in told if call in there]
         )
 
     def _failed(self, batch: Batch, error: BaseException) -> None:

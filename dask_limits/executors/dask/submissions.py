@@ -39,8 +39,9 @@ class Submission:
     future: Future[Any] = field(init=False)  # the user's
     batch: Batch | None = None  # that it was sent in, until anything is heard of it
 
-    def settle(self, outcome: PackedOutcome[Any]) -> None:
-        """End the call with what Dask has brought back."""
+    def settle(self, outcome: PackedOutcome[Any], worker: str, job: str) -> None:
+        """End the call with what Dask has brought back from a worker, in a batch job or ""."""
+        self.future.worker, self.future.job = worker, job
         try:
             self.future.settle(outcome.unpack(self.sent))
         except BaseException as error:  # raised by a class whose object is unpickled
@@ -77,6 +78,7 @@ class Batch:
         self.left = set(range(len(self.calls)))
         for call in self.calls:
             call.batch = self
+            call.future.task_key = self.key
 
     @property
     def annotations(self) -> dict[str, Any]:

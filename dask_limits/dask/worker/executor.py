@@ -90,10 +90,10 @@ class LimitsExecutor(concurrent.futures.Executor):
         # Dask submits no more tasks at a time than the worker has threads. Here they only wait.
         self._threads = ThreadPoolExecutor(worker.state.nthreads, thread_name_prefix="limits")
         self._executions: dict[Hashable, _Execution] = {}
+        self.usage_log = UsageLog(worker)
         self.set_resources(WorkerResources(cores=worker.state.nthreads), "")
         self.is_placed = False
         self.is_left = False
-        self.usage_log = UsageLog(worker)
         self.progress_log = ProgressLog(self._send_progress)
         self.relay = Relay(worker)
 
@@ -109,7 +109,7 @@ class LimitsExecutor(concurrent.futures.Executor):
         """
         self._size = WorkerResources(resources.memory, resources.cores)
         self._admission = AdmissionControl(resources.memory, resources.cores)
-        self._job = job
+        self._job = self.usage_log.job = job
         # Half of the scheduler's margin: only calls that were delayed here are sent back.
         self._ends_at = time.monotonic() + resources.ends_at - resources.margin / 2
 
@@ -125,7 +125,7 @@ class LimitsExecutor(concurrent.futures.Executor):
         is_careful = "limits-careful" in task.annotations
         request = request_of(limits)
         reservation = self._admission.reserve(request, task.priority)
-        batch = BatchRun(numbers_left(task.annotations))
+        batch = BatchRun(numbers_left(task.annotations), str(self._worker.name), self._job)
         execution = _Execution(node.key, batch, reservation)
         self._executions[node.key] = execution
         # If the scheduler places calls, it has refused those already that this worker cannot hold.
@@ -185,7 +185,7 @@ class LimitsExecutor(concurrent.futures.Executor):
             outcome = self._run_guarded(node.key, number, run, limits)
         if isinstance(outcome.exception, CallCancelledError):
             raise _nobody_waits()
-        self.usage_log.add(node.key, outcome.usage)
+        self.usage_log.add(node.key, outcome, limits)
         if (error := outcome.exception) is None:
             return outcome.value
         if limits.isolation != "thread":

@@ -153,7 +153,7 @@ def _draw_used(both: Any, taken: _Taken) -> None:
 def _draw_strip(axes: Axes, at: int, values: Sequence[float], colour: str) -> None:
     values = values[:: 1 + len(values) // _MOST_POINTS]
     spread = np.random.default_rng(0).uniform(-0.3, 0.3, len(values))
-    axes.scatter(values, at + spread, s=9, color=colour, alpha=0.6, linewidth=0)
+    axes.scatter(values, at + spread, s=14, color=colour, alpha=0.6, linewidth=0)
 
 
 def _draw_queue(
@@ -174,7 +174,7 @@ def _draw_queue(
     lines += axes.plot(times - begin, running, color="#1f77b4", label="running calls")
     axes.set_ylim(bottom=0)
     axes.set_xlim(0, max(end - begin, 1e-3))
-    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
     if changes:
         right = axes.twinx()
         known = [(-np.inf, 0), *((at, len(there)) for at, there in workers_over_time(changes))]
@@ -183,7 +183,7 @@ def _draw_queue(
         lines += right.plot(times - begin, n_workers, color="#2ca02c", label="workers")
         right.set_ylim(bottom=0)
         right.set_ylabel("workers")
-        right.yaxis.set_major_locator(MaxNLocator(integer=True))
+        right.yaxis.set_major_locator(MaxNLocator(5, integer=True))
     axes.set_title("Queue and workers", loc="left")
     axes.set_xlabel("seconds")
     axes.legend(handles=lines, loc="upper left", bbox_to_anchor=(1.05, 1), frameon=False)

@@ -4,6 +4,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from concurrent.futures import CancelledError
 from math import nan
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -55,7 +56,6 @@ class EndedCall(Protocol):
 
     @property
     def key(self) -> str: ...  # noqa: D102
-    def cancelled(self) -> bool: ...  # noqa: D102
     def exception(self) -> BaseException | None: ...  # noqa: D102
 
 
@@ -86,14 +86,15 @@ class Recorder:
         if isinstance(fn, LimitedCall):
             limits, function = fn.limits, fn.fn
         worker, job = future.worker, future.job
-        if future.cancelled():
-            end = CANCELLED
-        elif (error := future.exception()) is None:
-            end = RETURNED
+        error: BaseException | None
+        try:
+            error = future.exception()
+        except CancelledError:
+            error, end = None, CANCELLED
         else:
-            end = end_of(error)
-            if isinstance(error, WorkerLostError):
-                worker, job = error.worker, error.job
+            end = RETURNED if error is None else end_of(error)
+        if isinstance(error, WorkerLostError):
+            worker, job = error.worker, error.job
         now, usage = time.time(), future.usage
         if usage is None and (started := future.started_at) is not None:
             usage = Usage(wall_time=now - started, cpu_time=nan, num_processes=0, started=started)
@@ -136,10 +137,10 @@ class Recorder:
                 tail,
                 number(head),
                 number(task),
-                number(end.cause, end.kind),
-                number(end.where),
-                number(worker),
-                number(job),
+                number(end.cause, end.kind) if end.cause else 0,
+                number(end.where) if end.where else 0,
+                number(worker) if worker else 0,
+                number(job) if job else 0,
                 num_processes,
                 limits.num_processes or 0,
                 limits.cores or 0,

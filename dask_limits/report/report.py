@@ -30,12 +30,12 @@ class Report:
     Example:
         >>> from dask_limits import LimitedExecutor
         >>> with LimitedExecutor(1, memory="1 GiB", wall_time=60) as executor:
-        ...     powers = list(executor.map(pow, [2, 3], [5, 2]))
+        ...     sizes = list(executor.map(lambda n: len(bytearray(n)), [10**6, 2 * 10**6]))
         >>> report = executor.report()
         >>> len(report), [row.ending for row in report]
         (2, ['returned', 'returned'])
         >>> print(report.suggest_limits()[0].line)
-        limit(pow, memory="16 MiB", wall_time="1 s")
+        limit(fn, memory="16 MiB", wall_time="1 s")
     """
 
     def __init__(

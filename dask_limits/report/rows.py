@@ -126,9 +126,10 @@ class Texts:
 
     def number(self, text: str, instead: str = "") -> int:
         """The number of a text; of what to say instead if there are too many."""
-        text = text[:_TEXT_LENGTH]
         if (known := self._numbers.get(text)) is not None:
             return known
+        if len(text) > _TEXT_LENGTH:
+            return self.number(text[:_TEXT_LENGTH], instead)
         if len(self._numbers) >= self._most:
             if instead:
                 return self.number(instead)
@@ -148,9 +149,10 @@ def split_key(key: str) -> tuple[str, int]:
         >>> joined_key(*split_key("fit-0f3c-17")), joined_key(*split_key("fit-007"))
         ('fit-0f3c-17', 'fit-007')
     """
-    head, _, tail = key.rpartition("-")
-    if tail.isdecimal() and len(tail) < 19 and str(int(tail)) == tail and key[:1] != "-":
-        return head, int(tail)
+    head, dash, tail = key.rpartition("-")
+    if tail.isdecimal() and tail.isascii() and len(tail) < 19 and bool(head) == bool(dash):
+        if tail[0] != "0" or tail == "0":
+            return head, int(tail)
     return key, _NO_NUMBER
 
 

@@ -122,7 +122,7 @@ class _Calls:
             if its_limit is not None:
                 self._kinds.add(kind)
             need = getattr(row, used)
-            if need is None or (kind == "memory" and need == 0):  # it was not measured
+            if need is None:
                 need = nan
             if row.ending == "breach":
                 need = inf if row.cause == kind else nan
@@ -135,12 +135,17 @@ class _Calls:
     ) -> Suggestion:
         kinds = [kind for kind in _USED if kind in self._kinds]
         share = 1 - (1 - quantile) / len(kinds)  # of each, so that the share keeps all of them
+        before, before_cores = self._reserved.most_common(1)[0][0]
         limits: dict[str, str | int] = {}
         notes = []
         for kind in kinds:
             known = sorted(need for need in self._needs[kind] if not isnan(need))
+            if kind == "memory" and not any(known):
+                notes.append("no memory was measured: calls used none, or their caller's own")
+                if before is not None:
+                    limits[kind] = bytes_rounded_up(before)
+                continue
             if not known:
-                notes.append(f"the calls had no limits, so their {kind} was not measured")
                 continue
             need = known[max(math.ceil(share * len(known) - 1e-9) - 1, 0)]
             if need == inf:
@@ -149,7 +154,6 @@ class _Calls:
                 limits[kind] = _form(kind, self._breached[kind] * _MORE)
             else:
                 limits[kind] = _form(kind, need * headroom)
-        before, before_cores = self._reserved.most_common(1)[0][0]
         if before_cores is not None:
             limits["cores"] = before_cores
         memory = parse_bytes(limits["memory"]) if "memory" in limits else None

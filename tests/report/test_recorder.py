@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from concurrent.futures import CancelledError
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,10 +38,9 @@ class Ended:
     started_at: float | None = None
     is_cancelled: bool = False
 
-    def cancelled(self) -> bool:
-        return self.is_cancelled
-
     def exception(self) -> BaseException | None:
+        if self.is_cancelled:
+            raise CancelledError
         return self.error
 
 

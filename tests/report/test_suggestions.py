@@ -103,7 +103,9 @@ def test_memory_that_was_not_measured_gets_no_limit() -> None:
     """So it is for calls without limits, in their caller's own process."""
     one = suggested(recorded([(10, 0)], Limits()))
     assert one.limits == {"wall_time": "12 s"}
-    assert "memory was not measured" in one.notes[0]
+    assert "no memory was measured" in one.notes[0]
+    some = suggested(recorded([(10, 0), (10, 100 * MIB)], Limits()))
+    assert some.limits["memory"] == "120 MiB"
 
 
 def test_other_limits_are_suggested_if_calls_had_them() -> None:

@@ -150,9 +150,9 @@ def split_key(key: str) -> tuple[str, int]:
         ('fit-0f3c-17', 'fit-007')
     """
     head, dash, tail = key.rpartition("-")
-    if tail.isdecimal() and tail.isascii() and len(tail) < 19 and bool(head) == bool(dash):
-        if tail[0] != "0" or tail == "0":
-            return head, int(tail)
+    is_number = tail.isdecimal() and tail.isascii() and len(tail) < 19
+    if is_number and bool(head) == bool(dash) and (tail[0] != "0" or tail == "0"):
+        return head, int(tail)
     return key, _NO_NUMBER
 
 

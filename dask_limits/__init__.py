@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from dask_limits.plugins.limiter import Limiter
     from dask_limits.plugins.pynisher import PynisherPlugin
     from dask_limits.plugins.retry import Retry
+    from dask_limits.report.report import Report
     from dask_limits.scheduler.exit_state import ExitState
     from dask_limits.scheduler.requeue import Requeue
     from dask_limits.scheduler.scheduler import Scheduler
@@ -43,6 +44,7 @@ __all__ = [
     "Outcome",
     "Plugin",
     "PynisherPlugin",
+    "Report",
     "Requeue",
     "Retry",
     "Scheduler",
@@ -78,6 +80,7 @@ _MODULES = {
     "Outcome": "limits.outcome",
     "Plugin": "plugins.base",
     "PynisherPlugin": "plugins.pynisher",
+    "Report": "report.report",
     "Requeue": "scheduler.requeue",
     "Retry": "plugins.retry",
     "Scheduler": "scheduler.scheduler",

@@ -12,9 +12,11 @@ import pytest
 from dask_limits.dask.compat.undocumented_name import TESTED
 
 ROOT = Path(__file__).parents[1]
-EXTRAS = ("sklearn", "search", "loky", "optuna", "test")
-NOT_WITH_THE_OLDEST = {"coverage", "dask-limits", "mypy", "pandas-stubs", "pebble", "ruff"}
-"""Tools that `make test-oldest` does not use."""
+EXTRAS = ("sklearn", "search", "loky", "optuna", "report", "test")
+NOT_WITH_THE_OLDEST = {
+    *("coverage", "dask-limits", "matplotlib", "mypy", "pandas-stubs", "pebble", "ruff"),
+}
+"""What `make test-oldest` does not use."""
 
 
 def pins(name: str) -> dict[str, str]:

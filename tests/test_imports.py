@@ -100,6 +100,7 @@ def test_the_public_names_are_these_and_all_exist():
         "Outcome",
         "Plugin",
         "PynisherPlugin",
+        "Report",
         "Requeue",
         "Retry",
         "Scheduler",

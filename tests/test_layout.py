@@ -28,7 +28,7 @@ LAYERS = {
         exceptions units printable
         events guards batch_systems placement
         limits display
-        channels
+        channels report
         dask old_pynisher
         executors
         joblib sklearn

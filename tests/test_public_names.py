@@ -10,19 +10,21 @@ from dask_limits import (
     Limiter,
     Plugin,
     PynisherPlugin,
+    Report,
     Requeue,
     Retry,
     Scheduler,
     Task,
 )
 from dask_limits.executors import Future
+from dask_limits.report.suggestions import Suggestion
 
 HAS_EVENTS = "add_event emit emitter event_counts on"
 PLUGIN = "attach_task copy events has_place name next_attempt post_done pre_submit task"
 NAMES = {
     Scheduler: f"""
         {HAS_EVENTS} async_run call_later check_limits client dashboard_link dashboard_tunnel empty
-        executor in_run map queue run running
+        executor in_run map queue report run running
         stop submit task tasks
         with_dask with_htcondor with_jobqueue with_loky with_lsf with_moab with_oar with_pbs
         with_processes with_sequential with_sge with_slurm with_threads
@@ -59,11 +61,13 @@ NAMES = {
     Event: "name",
     ExitState: "CANCELLED Code EXCEPTION EXHAUSTED STOPPED TIMEOUT code exception",
     Future: """
-        add_done_callback attempts cancel cancelled done earlier exception mark_started
+        add_done_callback attempts cancel cancelled done earlier exception job key mark_started
         note_progress ran_again result running set_exception set_result
-        set_running_or_notify_cancel settle take_progress attempt_of usage when_progress
-        when_settled
+        set_running_or_notify_cancel settle started_at submitted_at take_progress task_key
+        attempt_of usage when_progress when_settled worker
     """,
+    Report: "n_older plot suggest_limits to_csv to_pandas to_parquet",
+    Suggestion: "beside beside_before cells limits line n_calls notes passed task",
 }
 SCHEDULER = Scheduler.with_sequential()
 MADE = {
@@ -77,6 +81,8 @@ MADE = {
     Event: Event("x"),
     ExitState: ExitState(ExitState.STOPPED),
     Future: Future(),
+    Report: SCHEDULER.report(),
+    Suggestion: Suggestion("fit", {}, 1, 1.0),
 }
 for plugin in (Plugin, Limiter, PynisherPlugin, Retry):
     SCHEDULER.task(abs, plugins=MADE[plugin])

@@ -105,6 +105,7 @@ def _run(
     else:
         report.say("no model was fitted" + (": interrupted" if interrupts.received else ""))
     report.say(f"all trials: {results.trials_csv}")
+    report.suggest(scheduler)
     return INTERRUPTED if interrupts.received else 0 if saved else 1
 
 

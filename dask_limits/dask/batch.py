@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, Self
 
+import distributed
+
+from dask_limits.batch_systems.current_job import current_job
 from dask_limits.dask.compat.graphs import function_name
 from dask_limits.dask.packed_call import PackedCall
 from dask_limits.dask.progress_log import log_and_key_here
@@ -135,7 +138,18 @@ def run_batch(batch: PackedBatch, put_in: Sequence[Sequence[Any]]) -> BatchOutco
         progress[0].send_soon()  # before the end is told
     seconds = sum(one.usage.wall_time for one in ended.values()) / len(ended)
     n_failed = sum(map(has_failed, ended.values()))
-    return returned_or_raised(batch, BatchOutcome(ended, seconds, n_failed=n_failed))
+    outcome = BatchOutcome(ended, seconds, place=_place_here(), n_failed=n_failed)
+    return returned_or_raised(batch, outcome)
+
+
+def _place_here() -> Place | None:
+    """The worker whose task this thread runs, where nothing is logged of it; None if none does."""
+    try:
+        name = str(distributed.get_worker().name)
+    except ValueError:
+        return None
+    job = current_job()
+    return Place(f"worker {name}", "", name, "" if job is None else job.job)
 
 
 def opened_for_each(put_in: Sequence[Sequence[Any]]) -> list[list[Any]]:

@@ -4,28 +4,74 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import math
 import threading
+import time
 from collections.abc import Iterable
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import distributed
 
-from dask_limits.limits import Usage
+from dask_limits.dask.compat.graphs import function_name
+from dask_limits.limits import Limits, Outcome, Usage
+from dask_limits.report import Recorder
+from dask_limits.report.endings import RETURNED, End, Ending, end_of
+
+if TYPE_CHECKING:
+    from dask_limits.report.report import Report
 
 TOPIC: Final = "dask-limits-usage"
 """The topic of Dask's events under which workers log usage."""
 _EVERY_S: Final = 0.1
 """How long a worker collects usage for one event. An event for each task would cost 0.5 ms of CPU
 time; a longer time would lose more when a worker is killed."""
+_LENGTH: Final = 300  # characters of a text, such as a cause
+_MOST_TEXTS: Final = 10**6  # each task has a key, and they are in memory in any case
 _MOST: Final = 100
-"""The most tasks in one event. With as many events as Dask keeps, they take at most some 25 MB of
+"""The most tasks in one event. With as many events as Dask keeps, they take at most some 40 MB of
 the scheduler's memory."""
 
 Row = tuple[Any, ...]
-"""A task's key and the numbers of its usage, which the scheduler does not have to unpickle."""
+"""A task's key, the numbers of its usage, its limits, and how it ended: numbers and texts, which
+the scheduler does not have to unpickle."""
 
 
-def usages(client: distributed.Client) -> dict[Any, Usage]:
+class _Limits(NamedTuple):
+    memory: int | None
+    wall_time: float | None
+    cpu_time: float | None
+    num_processes: int | None
+    cores: int | None
+
+
+class Usages(dict[Any, Usage]):
+    """What tasks have used, by their keys."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._rows: dict[Any, tuple[Any, ...]] = {}
+
+    def _add(self, rows: Iterable[Row], worker: str, job: str) -> None:
+        n = len(_NUMBERS)
+        for key, *fields in rows:
+            usage = Usage(**dict(zip(_NUMBERS, fields, strict=False)))
+            limits, end = _Limits(*fields[n : n + 5]), fields[n + 5 :]
+            super().__setitem__(key, usage)
+            self._rows[key] = usage, limits, End(Ending(end[0]), *end[1:]), worker, job
+
+    def report(self) -> Report:
+        """Return a row for each task: see [Report][dask_limits.Report].
+
+        When tasks were submitted, and which workers there were, is not known.
+        """
+        recorder = Recorder(most_texts=_MOST_TEXTS)
+        for key, (usage, limits, end, worker, job) in self._rows.items():
+            task, now = function_name(key), time.time()
+            recorder.add_row(task, str(key), end, usage, limits, worker, job, math.nan, now, 1)
+        return recorder.report()
+
+
+def usages(client: distributed.Client) -> Usages:
     """What the annotated tasks of a cluster have used, by the keys of the tasks.
 
     A task is included as soon as its future is done, also if it failed or went over a limit. If a
@@ -38,6 +84,9 @@ def usages(client: distributed.Client) -> dict[Any, Usage]:
 
     Args:
         client: A client that is not asynchronous.
+
+    Returns:
+        A dictionary, whose `report()` has more: how each task ended, why, and where it ran.
 
     Raises:
         TypeError: if it is something else, or an asynchronous client.
@@ -55,29 +104,37 @@ def usages(client: distributed.Client) -> dict[Any, Usage]:
     """
     if not isinstance(client, distributed.Client) or client.asynchronous:
         raise TypeError(f"{client!r} is not a Dask Client, or it is asynchronous.")
-    latest: dict[str, list[Row]] = client.run(_latest, on_error="ignore")
-    found = {}
-    for _, event in client.get_events(TOPIC):
-        found.update(_by_key(event["names"], event["usages"]))
-    for rows in latest.values():
-        found.update(_by_key(_NUMBERS, rows))
+    latest: dict[str, dict[str, Any]] = client.run(_latest, on_error="ignore")
+    found = Usages()
+    for event in (*(event for _, event in client.get_events(TOPIC)), *latest.values()):
+        found._add(event["usages"], event["worker"], event["job"])
     return found
 
 
 class UsageLog:
-    """Logs the usage of one worker's tasks, several tasks in one event."""
+    """Logs the usage of one worker's tasks, several tasks in one event.
+
+    Attributes:
+        job: The batch job of the worker; empty if it is in none.
+    """
 
     def __init__(self, worker: distributed.Worker) -> None:
+        self.job = ""
         self._worker = worker
         self._loop = asyncio.get_running_loop()
         self._lock = threading.Lock()
         self._rows: list[Row] = []
         self._sent: list[Row] = []
 
-    def add(self, key: Any, usage: Usage) -> None:
-        """Log what a task has used. Called in any thread."""
+    def add(self, key: Any, outcome: Outcome[Any], limits: Limits) -> None:
+        """Log what a task has used, and how it ended. Called in any thread."""
+        usage, error = outcome.usage, outcome.exception
+        numbers = [getattr(usage, name) for name in _NUMBERS]
+        its_limits = [getattr(limits, name) for name in _Limits._fields]
+        end = RETURNED if error is None else end_of(error)
+        texts = [text[:_LENGTH] for text in end[1:]]
         with self._lock:
-            self._rows.append((key, *(getattr(usage, name) for name in _NUMBERS)))
+            self._rows.append((key, *numbers, *its_limits, int(end.ending), *texts))
             n_rows = len(self._rows)
         if n_rows == 1:
             self._loop.call_soon_threadsafe(self._loop.call_later, _EVERY_S, self.send)
@@ -92,21 +149,22 @@ class UsageLog:
             self._sent, self._rows = self._rows, []
         for start in range(0, len(self._sent), _MOST):
             rows = self._sent[start : start + _MOST]
-            self._worker.log_event(TOPIC, {"names": _NUMBERS, "usages": rows})
+            self._worker.log_event(TOPIC, self._event(rows))
 
-    def latest(self) -> list[Row]:
+    def latest(self) -> dict[str, Any]:
         """What has not been sent yet, or may not have arrived."""
         with self._lock:
-            return self._sent + self._rows
+            return self._event(self._sent + self._rows)
+
+    def _event(self, rows: list[Row]) -> dict[str, Any]:
+        return {"usages": rows, "worker": str(self._worker.name), "job": self.job}
 
 
-def _latest(dask_worker: distributed.Worker) -> list[Row]:
+def _latest(dask_worker: distributed.Worker) -> dict[str, Any]:
     executor = dask_worker.executors.get("limits")
-    return [] if executor is None else executor.usage_log.latest()
-
-
-def _by_key(names: Iterable[str], rows: Iterable[Row]) -> dict[Any, Usage]:
-    return {key: Usage(**dict(zip(names, numbers, strict=True))) for key, *numbers in rows}
+    if executor is None:
+        return {"usages": [], "worker": "", "job": ""}
+    return executor.usage_log.latest()  # type: ignore[no-any-return]
 
 
 _NUMBERS: Final = [

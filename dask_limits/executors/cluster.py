@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import concurrent.futures
-import threading
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from dask_limits.report import Recorder
 from dask_limits.units import format_bytes
 
 if TYPE_CHECKING:
@@ -74,9 +74,10 @@ ClusterEvent = WorkerAdded | WorkerRemoved | WaitingForWorkers | Rerun
 
 
 class ClusterState:
-    """The state of a cluster, from its events."""
+    """The state of a cluster, from its events; the recorder is told of its workers."""
 
-    def __init__(self) -> None:
+    def __init__(self, recorder: Recorder) -> None:
+        self._recorder = recorder
         self._workers: dict[str, WorkerInfo] = {}  # by address
         self._jobs: tuple[JobState, ...] = ()
         self._last_lost = ""
@@ -87,8 +88,10 @@ class ClusterState:
         match event:
             case WorkerAdded(worker):
                 self._workers[worker.address] = worker
+                self._recorder.worker_added(worker.address, worker.cores, worker.memory)
             case WorkerRemoved(worker, reason):
                 self._workers.pop(worker.address, None)
+                self._recorder.worker_removed(worker.address)
                 self._last_lost = f"{worker.name}: {reason}" if reason else worker.name
             case WaitingForWorkers(jobs):
                 self._jobs = jobs
@@ -151,26 +154,3 @@ class WatchedExecutor(concurrent.futures.Executor):
     def _tell(self, event: ClusterEvent | None = None) -> None:
         if (tell := self._told) is not None:
             tell(event)
-
-
-def places_of(executor: concurrent.futures.Executor, timeout: float) -> int:
-    """How many calls an executor can run at a time; 0 if that is not known.
-
-    On a cluster, this is about the workers that there are; wait so many seconds for the first one.
-    """
-    if not isinstance(executor, WatchedExecutor):
-        return getattr(executor, "max_workers", 0)
-    state, is_known = ClusterState(), threading.Event()
-
-    def note(event: ClusterEvent | None) -> None:
-        if event is not None:
-            state.update(event)
-        if state.cores:
-            is_known.set()
-
-    executor.watch(note)
-    try:
-        is_known.wait(timeout)
-    finally:
-        executor.watch(None)
-    return state.cores

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import _thread
 import concurrent.futures
+import itertools
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Generator
 from concurrent.futures._base import PENDING
@@ -16,6 +18,7 @@ R = TypeVar("R")
 T = TypeVar("T")
 
 _NOTE_LENGTH = 300  # characters: enough for the message of a breach
+_numbers = itertools.count(1)
 
 Call = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
 """What is submitted: the function, its positional arguments and its keyword arguments."""
@@ -57,12 +60,21 @@ class Future(concurrent.futures.Future[R], Generic[R]):
             [Retry][dask_limits.Retry] submitted it again, or if its worker was lost.
         earlier: The exceptions of its earlier attempts, in order.
         attempt_of: The future that users hold, if this is the future of one attempt.
+        worker: On Dask, the name of the worker that has run the call, once it is done.
+        job: The id of the batch job of that worker; empty if it is in none.
+        task_key: On Dask, the key of the task that the call has gone with.
+        submitted_at: When it was submitted, in seconds since 1970.
+        started_at: When it was started, as far as that is known before its end.
     """
 
     usage: Usage | None = None
     attempts: int = 1
     earlier: tuple[BaseException, ...] = ()
     attempt_of: Future[R] | None = None
+    worker: str = ""
+    job: str = ""
+    task_key: str = ""
+    started_at: float | None = None
 
     _progress: deque[Callable[[], Any]] | None = None  # what loads the latest value; one at most
     _tell_progress: Callable[[Future[R]], object] | None = None
@@ -84,10 +96,16 @@ class Future(concurrent.futures.Future[R], Generic[R]):
         self._waiters: list[Any] = []
         self._done_callbacks: list[Callable[[Future[R]], object]] = []
         self._on_cancel = on_cancel
-        self._started = False
+        self._number = next(_numbers)
+        self.submitted_at = time.time()
         self._settled = False
         self._uncancelled = [True]
         self._tell: list[Callable[[Future[R]], object]] = []
+
+    @property
+    def key(self) -> str:
+        """What the call is called in a report: on Dask the key of its task, else a number."""
+        return self.task_key or str(self._number)
 
     def running(self) -> bool:
         """Whether the call has been started and is not done.
@@ -95,7 +113,7 @@ class Future(concurrent.futures.Future[R], Generic[R]):
         Of a call on Dask this is known when it has run for some 0.1 s, or up to a second if it is
         behind others in a batch.
         """
-        return self._started and not self.done()
+        return self.started_at is not None and not self.done()
 
     def cancel(self) -> bool:
         """Cancel the call. If it is running, end it.
@@ -152,7 +170,7 @@ class Future(concurrent.futures.Future[R], Generic[R]):
 
     def mark_started(self) -> None:
         """Mark the call as running. For executors."""
-        self._started = True
+        self.started_at = time.time()
 
     def note_progress(self, load: Callable[[], Any]) -> None:
         """Note that there is a new value of `progress`, and how to load it. For executors."""
@@ -177,7 +195,7 @@ class Future(concurrent.futures.Future[R], Generic[R]):
 
     def ran_again(self, lost: BaseException) -> Future[R]:
         """Note that the call runs again, as its worker was lost; return the future of users."""
-        self._started = False
+        self.started_at = None
         self.attempts += 1
         self.earlier += (lost,)
         return self if self.attempt_of is None else self.attempt_of.ran_again(lost)
@@ -268,7 +286,9 @@ class DeferredFuture(Future[R]):
 
     def end_as(self, attempt: concurrent.futures.Future[R]) -> None:
         """End as an attempt has ended."""
-        self.usage = getattr(attempt, "usage", None)
+        if isinstance(attempt, Future):
+            self.usage, self.started_at = attempt.usage, attempt.started_at
+            self.worker, self.job, self.task_key = attempt.worker, attempt.job, attempt.task_key
         if attempt.cancelled():
             self.cancel()
         elif (error := attempt.exception()) is None:

@@ -1,17 +1,23 @@
 from __future__ import annotations
 
 import concurrent.futures
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, Never, ParamSpec, TypeVar, Unpack
+from functools import partial
+from typing import TYPE_CHECKING, Any, Never, ParamSpec, TypeVar, Unpack
 
 from dask_limits.executors.at_exit import check_program, shut_down_at_exit, was_shut_down
 from dask_limits.executors.borrowed import BorrowedExecutor
-from dask_limits.executors.cluster import places_of
+from dask_limits.executors.cluster import ClusterEvent, ClusterState, WatchedExecutor
 from dask_limits.executors.future import Future
 from dask_limits.executors.other_pools import check_names
 from dask_limits.executors.where import factory_for
 from dask_limits.limits import LimitedCall, Limits, LimitsArguments
 from dask_limits.limits.owner.preload import Preload
+from dask_limits.report import Recorder
+
+if TYPE_CHECKING:
+    from dask_limits.report.report import Report
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -78,9 +84,19 @@ class LimitedExecutor(concurrent.futures.Executor):
             where = max_workers
         factory = factory_for(where, Preload.of(preload, initializer, initargs), options or {})
         self._where = str(factory)
-        executor = factory.make()
-        self._executor = executor if factory.owned else BorrowedExecutor(executor)
+        self._recorder = Recorder()
+        self._cluster = ClusterState(self._recorder)
+        self._has_workers = threading.Event()
         self._is_shut_down = False
+        executor = factory.make()
+        self._recorder.slots = getattr(executor, "max_workers", 0)
+        self._executor = executor if factory.owned else BorrowedExecutor(executor)
+        if isinstance(self._executor, WatchedExecutor):
+            try:
+                self._executor.watch(self._cluster_changed)
+            except BaseException:
+                self._executor.shutdown(wait=False)
+                raise
         shut_down_at_exit(self._executor)
 
     def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
@@ -94,8 +110,13 @@ class LimitedExecutor(concurrent.futures.Executor):
             TypeError: if `fn` cannot be called.
         """
         self._check_open()
-        future: Future[R] = self._executor.submit(self._limited(fn), *args, **kwargs)  # type: ignore[assignment]
+        call = self._limited(fn)
+        future: Future[R] = self._executor.submit(call, *args, **kwargs)  # type: ignore[assignment]
+        self._record(call, future)
         return future
+
+    def _record(self, call: LimitedCall[..., Any], future: Future[Any]) -> None:
+        future.add_done_callback(partial(self._recorder.add, call))
 
     def map(
         self,
@@ -128,9 +149,13 @@ class LimitedExecutor(concurrent.futures.Executor):
         self._check_open()
         if chunksize < 1:
             raise ValueError(f"chunksize={chunksize!r} must be 1 or more")
-        return self._executor.map(
-            self._limited(fn), *iterables, timeout=timeout, chunksize=chunksize
-        )
+        from dask_limits.executors.processes import ProcessExecutor  # with the dispatcher, 10 ms
+
+        call = self._limited(fn)
+        if not isinstance(self._executor, ProcessExecutor):
+            return super().map(call, *iterables, timeout=timeout)
+        note = partial(self._record, call)
+        return self._executor.map(call, *iterables, timeout=timeout, chunksize=chunksize, note=note)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take no more calls, and end what was started for them when they are done.
@@ -145,6 +170,9 @@ class LimitedExecutor(concurrent.futures.Executor):
                 run, where their executor can; the pools of the standard library let them run.
         """
         self._is_shut_down = True
+        if isinstance(self._executor, WatchedExecutor):
+            self._executor.watch(None)
+            self._recorder.worker_removed()
         self._executor.shutdown(wait, cancel_futures=cancel_futures)
         if wait:
             was_shut_down(self._executor)
@@ -160,7 +188,26 @@ class LimitedExecutor(concurrent.futures.Executor):
         Args:
             timeout: Seconds to wait for the first worker of a cluster.
         """
-        return places_of(self._executor, timeout)
+        if not isinstance(self._executor, WatchedExecutor):
+            return getattr(self._executor, "max_workers", 0)
+        self._has_workers.wait(timeout)
+        return self._cluster.cores
+
+    def report(self) -> Report:
+        """Return what is known of the calls that have ended by now, a row for each.
+
+        Its `repr()` is a table, and it has `to_pandas()`, `to_csv()`, `to_parquet()`, `plot()` and
+        `suggest_limits()`: see [Report][dask_limits.Report].
+        """
+        return self._recorder.report()
+
+    def _cluster_changed(self, event: ClusterEvent | None) -> None:
+        if event is not None:
+            self._cluster.update(event)
+        if self._cluster.cores:
+            self._has_workers.set()
+        else:
+            self._has_workers.clear()
 
     def _limited(self, fn: Callable[..., R]) -> LimitedCall[..., R]:
         if not isinstance(fn, LimitedCall):

@@ -100,6 +100,7 @@ class ProcessExecutor(concurrent.futures.Executor):
         *iterables: Iterable[Any],
         timeout: float | None = None,
         chunksize: int = 1,
+        note: Callable[[Future[Any]], object] | None = None,
     ) -> Iterator[R]:
         """Call a function with each item, as the built-in `map` does, many at a time.
 
@@ -113,6 +114,7 @@ class ProcessExecutor(concurrent.futures.Executor):
             *iterables: Those of the arguments. The shortest one ends this.
             timeout: Seconds from now on until the last result; None is no limit.
             chunksize: How many calls to have ready for each process, at least.
+            note: Called with the future of each call when it is submitted.
 
         Returns:
             An iterator over the results, in the order of the items. If it is closed, or raises,
@@ -132,7 +134,14 @@ class ProcessExecutor(concurrent.futures.Executor):
         least = whole_number(chunksize, "chunksize") * self.max_workers
         # A list may be changed meanwhile, and be short without an error.
         items = zip(*(one.copy() if type(one) is list else one for one in iterables), strict=False)
-        mapped = OrderedMap(items, partial(self._submit, fn), self.max_workers, least)
+
+        def submit(*args: Any) -> Future[R]:
+            future = self._submit(fn, *args)
+            if note is not None:
+                note(future)
+            return future
+
+        mapped = OrderedMap(items, submit, self.max_workers, least)
         mapped.fill()
         self._mapped = {other for other in self._mapped if not other.is_used_up} | {mapped}
         deadline = None if timeout is None else time.monotonic() + timeout

@@ -52,10 +52,19 @@ _MOST_KINDS: Final = 1000
 
 
 class Place(NamedTuple):
-    """Where calls have run, for a program elsewhere that hears of it."""
+    """Where calls have run, for a program elsewhere that hears of it.
+
+    Attributes:
+        name: As the log has it.
+        process: The one that has logged how they ended, see `this_process`; empty if none has.
+        worker: The name of the worker.
+        job: The id of its batch job; empty if it is in none.
+    """
 
     name: str
-    process: str  # see `this_process`
+    process: str
+    worker: str
+    job: str
 
 
 @dataclass

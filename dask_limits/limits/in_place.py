@@ -49,7 +49,8 @@ def run_in_place(
         exception = ExitError.of(name_of(fn), exit_status(exit_))
     except BaseException as error:
         exception = error.with_traceback(users_traceback(error.__traceback__))
-    usage = Usage(wall_time=time.perf_counter() - wall, cpu_time=time.thread_time() - cpu)
+    wall, cpu = time.perf_counter() - wall, time.thread_time() - cpu
+    usage = Usage(wall_time=wall, cpu_time=cpu, started=time.time() - wall)
     return Outcome(value=value, exception=exception, usage=usage)
 
 

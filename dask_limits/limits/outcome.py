@@ -22,6 +22,8 @@ class Usage:
         stdout: What it printed, if that was captured (`capture_output`); None otherwise. Long
             output is cut in the middle, with a note of how many bytes were left out.
         stderr: What it printed to standard error, as `stdout`.
+        started: When it began, in seconds since 1970 by the clock of its machine, to some ms; None
+            if it did not.
     """
 
     wall_time: float
@@ -31,6 +33,7 @@ class Usage:
     exit_code: int | None = None
     stdout: str | None = None
     stderr: str | None = None
+    started: float | None = None
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from dask_limits.executors.future import DeferredFuture
 from dask_limits.limits import name_of
 from dask_limits.plugins import Plugin
 from dask_limits.printable import repr_of
+from dask_limits.report import Recorder
 from dask_limits.scheduler.events import SchedulerEvents, TaskEvents, events_of_end
 from dask_limits.scheduler.exit_state import Action, ExitState, RunOptions
 from dask_limits.scheduler.feed import Feed, Feeds
@@ -70,16 +71,18 @@ class Run:
         factory: ExecutorFactory,
         options: RunOptions,
         view: AbstractContextManager[Callable[[], None] | None],
+        recorder: Recorder,
     ) -> None:
         self.loop = RunLoop()
         self.queue: dict[Future[Any], Call] = {}
         self.error: BaseException | None = None
-        self.cluster = ClusterState()
+        self.cluster = ClusterState(recorder)
         self.progress = Progress(self.loop, emitter, self.guard)
         self._log = RunLog()
         self._emitter = emitter
         self._options = options
         self._view = view
+        self._recorder = recorder
         self._factory = factory
         self._hooks: dict[Future[Any], CallHooks] = {}
         self._put = self.loop.put  # one object for all calls
@@ -316,6 +319,7 @@ class Run:
         call = self.queue.pop(future, None)
         if call is None:
             return
+        self._recorder.add(call[0], future)
         error = None if future.cancelled() else future.exception()
         self._log.ended(future, error)
         hooks = self._hooks.pop(future, None)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import distributed
 
     from dask_limits.executors.dask.executor import DaskExecutor
+    from dask_limits.report.report import Report
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -203,6 +204,21 @@ class Scheduler(Constructors, render.Renderable):
             raise run.error
         return state
 
+    def report(self) -> Report:
+        """Return what is known of the calls that have ended by now, in all runs: a row for each.
+
+        Its `repr()` is a table, and it has `to_pandas()`, `to_csv()`, `to_parquet()`, `plot()` and
+        `suggest_limits()`: see [Report][dask_limits.Report].
+
+        Example:
+            >>> scheduler = Scheduler.with_processes(1)
+            >>> _ = scheduler.on_start(lambda: scheduler.submit(pow, 2, 10))
+            >>> _ = scheduler.run()
+            >>> [(row.task, row.ending) for row in scheduler.report()]
+            [('pow', 'returned')]
+        """
+        return self._recorder.report()
+
     @property
     def client(self) -> distributed.Client:
         """The Dask client of the run, for `scatter()`, `scheduler_info()` and the rest.
@@ -257,10 +273,11 @@ class Scheduler(Constructors, render.Renderable):
                 "The scheduler is already running. Submit to it, or wait until run() returns."
             )
         view = live(self) if display else nullcontext()
-        run = Run(self.emitter, self._factory, options, view)
+        run = Run(self.emitter, self._factory, options, view, self._recorder)
         try:  # from here on, Ctrl-C may come at any time
             self._latest_run = run
             executor = run.open()
+            self._recorder.slots = getattr(executor, "max_workers", 0)
             if self._factory.given is None:
                 self.executor = executor
             yield run
@@ -269,6 +286,7 @@ class Scheduler(Constructors, render.Renderable):
             raise
         finally:
             self._latest_run = None
+            self._recorder.worker_removed()
 
     def __rich__(self) -> render.RenderableType:
         return render.scheduler_tree(

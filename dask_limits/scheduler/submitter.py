@@ -8,6 +8,7 @@ from weakref import WeakValueDictionary
 
 from dask_limits.exceptions import SchedulerNotRunningError
 from dask_limits.executors import Call, Future
+from dask_limits.report import Recorder
 from dask_limits.scheduler.events import SchedulerEvents
 from dask_limits.scheduler.run import Run
 from dask_limits.scheduler.run_loop import Timer
@@ -27,6 +28,7 @@ class Submitter(SchedulerEvents):
     def __init__(self) -> None:
         super().__init__()
         self._latest_run: Run | None = None
+        self._recorder = Recorder()
         # Weak: a program may make a million tasks, one after another.
         self.tasks: WeakValueDictionary[str, Any] = WeakValueDictionary()
 

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dask_limits.search.data import N_FOLDS
-from dask_limits.search.random_search import STATUSES, RandomSearch, Trial
+from dask_limits.search.random_search import STATUSES, RandomSearch, Trial, run_trial
 
 if TYPE_CHECKING:
     from dask_limits import JobState, Scheduler, WorkerInfo
@@ -114,6 +114,18 @@ class Report:
             counts.append(" (").append_text(_endings(search.trials)).append(")")
         self._print(counts, soft_wrap=True)
         self.say(f"wall time: {self._elapsed:.1f} s")
+
+    def suggest(self, scheduler: Scheduler) -> None:
+        """Print the limits that nearly all trials would have kept, as options."""
+        for one in scheduler.report().suggest_limits():
+            if one.task == run_trial.__name__ and one.limits:
+                options = (
+                    f"--trial-{name.replace('_', '-')} {str(value).replace(' ', '')}"
+                    for name, value in one.limits.items()
+                )
+                self.say(f"limits by what trials used: {' '.join(options)}")
+                for note in one.notes:
+                    self.note(note)
 
     def _print(self, what: Text | Table, **options: Any) -> None:
         try:

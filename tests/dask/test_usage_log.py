@@ -54,6 +54,24 @@ def test_a_task_that_breached_or_failed_has_one_too(client: Client) -> None:
     assert failed.key in usages(client)
 
 
+def test_their_report_says_how_they_ended_under_which_limits_and_where(client: Client) -> None:
+    with annotate(wall_time=0.2, memory="200 MiB"):
+        breached = client.submit(time.sleep, 60, pure=False)
+        failed = client.submit(int, "y", pure=False)
+    breached.exception(), failed.exception()
+    report = usages(client).report()
+    rows = {row.key: row for row in report}
+    late, raised = rows[breached.key], rows[failed.key]
+    assert (late.task, late.ending, late.cause) == ("sleep", "breach", "wall_time")
+    assert (raised.ending, raised.where) == ("raised", "")
+    assert raised.cause.startswith("ValueError: invalid literal for int()")
+    assert (late.wall_time_limit, late.memory_limit) == (0.2, 200 * 2**20)
+    assert abs(late.ended - time.time()) < 3600
+    names = {str(worker["name"]) for worker in client.scheduler_info()["workers"].values()}
+    assert {late.worker, raised.worker} <= names
+    assert "sleep" in repr(report)
+
+
 def test_keys_are_as_dask_has_them(client: Client) -> None:
     with annotate(wall_time=20):
         da.ones(4, chunks=2).map_blocks(abs).compute()

@@ -116,6 +116,8 @@ class Kind:
     """`cancel()` ends a call that runs without."""
     tells: bool = True
     """What a call reports of its progress reaches the driver."""
+    has_workers: bool = False
+    """It runs on workers that have names, some of them in batch jobs."""
 
 
 EXECUTORS = {
@@ -130,8 +132,8 @@ EXECUTORS = {
         lambda: WrappedExecutor(ProcessPoolExecutor(2), owned=True), tells=False
     ),
     "loky": Kind(loky, tells=False),
-    "dask": Kind(dask, ends_running=True),
-    "jobqueue": Kind(jobqueue, ends_running=True),
+    "dask": Kind(dask, ends_running=True, has_workers=True),
+    "jobqueue": Kind(jobqueue, ends_running=True, has_workers=True),
     "limited": Kind(lambda: LimitedExecutor(2), ends_running=True, ends_unlimited=True),
     "limited on a pool": Kind(limited_on_a_pool, tells=False),
 }
@@ -302,6 +304,48 @@ def test_a_breach_is_typed_costs_one_call_and_has_its_usage(executor):
         assert error.call == "sleep"
         assert future.usage.wall_time >= 0.1
         assert executor.submit(abs, -1).result(timeout=30) == 1
+
+
+def test_a_report_has_a_row_for_each_call(executor, kind):
+    scheduler, began = Scheduler(executor), time.time()
+
+    @scheduler.on_start
+    def submit_all():
+        scheduler.submit(abs, -1)
+        scheduler.submit(limit(pow, memory="100 MiB", wall_time=30), 2, 10)
+        scheduler.submit(limit(fail, wall_time=30), "lost")
+        scheduler.submit(limit(wait_on, wall_time=0.5))
+        scheduler.submit(limit(os._exit, wall_time=30), 3)
+        scheduler.submit(limit(len, memory="900 TiB"), "")
+        scheduler.submit(limit(time.sleep, wall_time=30), 1).cancel()
+
+    scheduler.run(on_exception="continue", on_cancelled="continue")
+    rows = {row.task: row for row in scheduler.report()}
+    assert rows.pop("sleep").ending in ("cancelled", "returned")  # if it was done by then
+    assert {task: (row.ending, row.cause) for task, row in rows.items()} == {
+        "abs": ("returned", ""),
+        "pow": ("returned", ""),
+        "fail": ("raised", "LookupError: lost"),
+        "wait_on": ("breach", "wall_time"),
+        "_exit": ("exited", "exit code 3"),
+        "len": ("refused", "memory"),
+    }
+    ran = [rows[task] for task in ("abs", "pow", "fail", "wait_on", "_exit")]
+    for row in ran:
+        assert began - 1 < row.submitted < row.ended < time.time() + 1
+        assert row.submitted - 1 < row.started <= row.ended == row.started + row.wall_time
+        assert row.attempts == 1
+    assert len({row.key for row in rows.values()}) == len(rows)
+    assert rows["fail"].where.endswith("in fail")
+    assert re.fullmatch(r".*overdoing.py:\d+ in wait_on", rows["wait_on"].where)
+    assert rows["wait_on"].wall_time >= 0.5
+    assert (rows["pow"].memory_limit, rows["pow"].wall_time_limit) == (100 * 2**20, 30.0)
+    assert rows["len"].started is None
+    on_workers = [row for row in ran if row.worker]
+    if kind.has_workers:
+        assert on_workers == ran
+    else:
+        assert not on_workers
 
 
 @pytest.mark.parametrize(

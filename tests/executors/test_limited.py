@@ -54,6 +54,26 @@ def test_the_limits_of_a_call_come_before_those_of_the_executor() -> None:
         )
 
 
+def test_its_report_has_what_was_submitted_and_what_was_mapped() -> None:
+    with LimitedExecutor(2, memory="200 MiB", wall_time=60) as executor:
+        executor.submit(has, 400).exception()
+        executor.submit(limit(abs, wall_time=30), -1).result()
+        assert list(executor.map(has, [1, 2, 3])) == [MIB, 2 * MIB, 3 * MIB]
+    rows = list(executor.report())
+    assert [(row.task, row.ending) for row in rows] == [
+        *[("has", "breach"), ("abs", "returned")],
+        *[("has", "returned")] * 3,
+    ]
+    assert {(row.memory_limit, row.wall_time_limit) for row in rows} == {
+        *[(200 * MIB, 60.0), (200 * MIB, 30.0)]
+    }
+    assert executor.report().suggest_limits()[0].beside == 2
+    with ThreadPoolExecutor(2) as pool:
+        on_pool = LimitedExecutor(pool, wall_time=60)
+        assert list(on_pool.map(abs, [-1, -2])) == [1, 2]
+        assert [row.ending for row in on_pool.report()] == ["returned"] * 2
+
+
 def test_a_call_that_runs_ends_when_it_is_cancelled_and_when_its_coroutine_is(
     tmp_path: Path,
 ) -> None:

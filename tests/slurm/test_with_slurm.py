@@ -81,6 +81,8 @@ def test_a_run_has_the_jobs_that_it_asked_for_and_leaves_none(slurm: Slurm, tmp_
     scheduler.run()
     assert len(jobs) == 2  # a job of 1 GiB runs one call at a time
     assert {worker.job for worker in workers} == jobs
+    assert {row.job for row in scheduler.report()} == jobs
+    assert {row.worker for row in scheduler.report()} <= {worker.name for worker in workers}
     assert {job.state for states in waited_for for job in states} <= {"PENDING", "RUNNING"}
     for job in asked.values():
         assert (job["JobName"], job["TimeLimit"], job["Requeue"]) == ("mine", "00:10:00", "0")

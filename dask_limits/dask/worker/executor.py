@@ -18,7 +18,10 @@ import dask
 import distributed
 from distributed.comm import CommClosedError
 
-from dask_limits.dask import serialization  # noqa: F401  # for outcomes
+from dask_limits.dask import (
+    cluster_log,
+    serialization,  # noqa: F401  # for outcomes
+)
 from dask_limits.dask.batch import (
     LEFT,
     TOLD_BYTES,
@@ -90,10 +93,10 @@ class LimitsExecutor(concurrent.futures.Executor):
         # Dask submits no more tasks at a time than the worker has threads. Here they only wait.
         self._threads = ThreadPoolExecutor(worker.state.nthreads, thread_name_prefix="limits")
         self._executions: dict[Hashable, _Execution] = {}
+        self.usage_log = UsageLog(worker)
         self.set_resources(WorkerResources(cores=worker.state.nthreads), "")
         self.is_placed = False
         self.is_left = False
-        self.usage_log = UsageLog(worker)
         self.progress_log = ProgressLog(self._send_progress)
         self.relay = Relay(worker)
         self._shown = Shown(worker, self._guardian, lambda: self._admission)
@@ -110,10 +113,10 @@ class LimitsExecutor(concurrent.futures.Executor):
         """
         self._size = WorkerResources(resources.memory, resources.cores)
         self._admission = AdmissionControl(resources.memory, resources.cores)
-        self._job = job
-        name = f"worker {self._worker.name} at {self._worker.address}"
-        name += f" in job {job}" if job else ""
-        self._place = call_log.Place(name, call_log.this_process())
+        self._job = self.usage_log.job = job
+        worker, process = str(self._worker.name), call_log.this_process()
+        name = cluster_log.worker_name(worker, self._worker.address, job)
+        self._place = call_log.Place(name, process, worker, job)
         self._guardian.place = name
         # Half of the scheduler's margin: only calls that were delayed here are sent back.
         self._ends_at = time.monotonic() + resources.ends_at - resources.margin / 2
@@ -192,7 +195,7 @@ class LimitsExecutor(concurrent.futures.Executor):
             outcome = self._run_guarded(node.key, number, run, limits)
         if isinstance(outcome.exception, CallCancelledError):
             raise _nobody_waits()
-        self.usage_log.add(node.key, outcome.usage)
+        self.usage_log.add(node.key, outcome, limits)
         if (error := outcome.exception) is None:
             return outcome.value
         if limits.isolation != "thread":

@@ -45,6 +45,8 @@ class Submission:
     def settle(self, outcome: PackedOutcome[Any], place: Place | None) -> None:
         """End the call with what Dask has brought back from there."""
         call_log.ended_elsewhere(outcome, place)
+        if place is not None:
+            self.future.worker, self.future.job = place.worker, place.job
         try:
             self.future.settle(outcome.unpack(self.sent))
         except BaseException as error:  # raised by a class whose object is unpickled
@@ -83,6 +85,7 @@ class Batch:
         self.left = set(range(len(self.calls)))
         for call in self.calls:
             call.batch = self
+            call.future.task_key = self.key
 
     @property
     def packed(self) -> PackedBatch:

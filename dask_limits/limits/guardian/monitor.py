@@ -344,7 +344,14 @@ class Watch:
         wall_time = now - notes.start
         return Verdict(
             cause=cause,
-            usage=Usage(wall_time, cpu_time, peak_memory, self._peak_processes, exit_code=status),
+            usage=Usage(
+                wall_time,
+                cpu_time,
+                peak_memory,
+                self._peak_processes,
+                exit_code=status,
+                started=time.time() - wall_time,
+            ),
             system_memory=proctree.oom_kills() > self._oom_kills,
             stacks=noted.stacks(),
             child=self._child,

@@ -48,7 +48,8 @@ def run(
             last_step = clock.elapsed if clock else 0.0
     except guards.GuardException as error:  # it was raised after the function ended, in our code
         last_step = getattr(error, "elapsed", 0.0)
-        usage = Usage(time.perf_counter() - wall_time, time.thread_time() - cpu_time)
+        wall_time = time.perf_counter() - wall_time
+        usage = Usage(wall_time, time.thread_time() - cpu_time, started=time.time() - wall_time)
         outcome = outcome or Outcome(exception=error, usage=usage)
     return _judged(name_of(fn), limits, outcome, last_step)
 

@@ -289,7 +289,8 @@ class Lease:
             processes = cells.get(row, owner_cells.PEAK_PROCESSES)
             cpu_time = max(cpu_time, cells.get_float(row, owner_cells.CPU_USED))
         stdout, stderr = self.output()
-        return Usage(wall_time, cpu_time, peak, processes, stdout=stdout, stderr=stderr)
+        started = max(time.time() - wall_time, self.since / 1e9)
+        return Usage(wall_time, cpu_time, peak, processes, None, stdout, stderr, started)
 
     @property
     def memory(self) -> int:

@@ -138,8 +138,8 @@ def run_batch(batch: PackedBatch, put_in: Sequence[Sequence[Any]]) -> BatchOutco
         progress[0].send_soon()  # before the end is told
     seconds = sum(one.usage.wall_time for one in ended.values()) / len(ended)
     n_failed = sum(map(has_failed, ended.values()))
-    outcome = BatchOutcome(ended, seconds, place=_place_here(), n_failed=n_failed)
-    return returned_or_raised(batch, outcome)
+    of_all = BatchOutcome(ended, seconds, place=_place_here(), n_failed=n_failed)
+    return returned_or_raised(batch, of_all)
 
 
 def _place_here() -> Place | None:

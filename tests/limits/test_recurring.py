@@ -5,6 +5,8 @@ from __future__ import annotations
 import gc
 import os
 import pickle
+import resource
+import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -33,9 +35,9 @@ ARRAY = np.arange(MIB // 4, dtype=np.int64)  # 2 MiB
 
 @pytest.fixture(autouse=True)
 def _forget() -> Iterator[None]:
-    recurring.forget()
+    recurring._known.clear()
     yield
-    recurring.forget()
+    recurring._known.clear()
 
 
 def kept() -> int:
@@ -137,6 +139,41 @@ def test_its_memory_is_told_alike_each_time(isolated):
     peaks = [call.run(array).usage.peak_memory for _ in range(4)]
     assert min(peaks) > 38 * MIB
     assert max(peaks) < 55 * MIB
+
+
+@on_processes
+def test_two_views_of_an_array_are_two_arrays_in_the_call(isolated):
+    def write(one, other):
+        one += 1
+        return int(other[0])
+
+    array = ARRAY.copy()
+    call = isolated(write, wall_time=60)
+    assert [call(array, array[:]) for _ in range(4)] == [0] * 4
+    assert [call(array, array.view(np.uint64)) for _ in range(4)] == [0] * 4
+
+
+def test_a_call_within_a_call_keeps_nothing_in_the_memory_of_the_outer_one():
+    def outer(n_calls):
+        array = np.zeros(40 * MIB // 8)
+        array += 1
+        for _ in range(n_calls):
+            limit(len, wall_time=60)(array)
+        return "dask-limits-shared" in Path("/proc/self/maps").read_text()
+
+    for isolation in ("clean", "fresh"):
+        call = limit(outer, wall_time=60, isolation=isolation)
+        assert [call(n) for n in (1, 4)] == [False, False]
+
+
+@on_processes
+@pytest.mark.parametrize("capture_output", [False, True])
+def test_many_arrays_of_any_size_go_in_a_message(isolated, capture_output):
+    large = [np.full(2**17 + n, n, float) for n in range(14)]
+    small = [np.full(33 * 1024 // 8, 1.0) for _ in range(1000)]
+    count = isolated(lambda *x: [*map(len, x)], wall_time=60, capture_output=capture_output)
+    for _ in range(3):
+        assert count(large, small, os.urandom(200_000)) == [14, 1000, 200_000]
 
 
 def test_the_copy_goes_with_the_array_and_not_before():
@@ -244,6 +281,58 @@ def test_at_most_a_share_of_the_memory_is_kept(monkeypatch):
     assert before - kept() == 2
 
 
+def test_what_is_too_large_leaves_the_others(monkeypatch):
+    monkeypatch.setattr(module, "_MOST_SHARE", 2.5 * LEAST / module.account_here().capacity.memory)
+    known, block, large = Recurring(), bytearray(LEAST), bytearray(3 * LEAST)
+    assert [found(known, block) for _ in range(2)] == [False, True]
+    before = kept()
+    assert [found(known, large) for _ in range(3)] == [False] * 3
+    assert kept() == before
+
+
+def test_copies_have_a_share_of_the_open_files(monkeypatch):
+    of_files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    monkeypatch.setattr(module, "_FILES_SHARE", 3.5 / of_files)
+    known, blocks = Recurring(), [bytearray(LEAST) for _ in range(6)]
+    before = kept()
+    assert [found(known, one) for one in blocks * 2] == [False] * 6 + [True] * 6
+    assert kept() - before == 3
+
+
+@pytest.mark.parametrize(
+    "kind", ["an array", "a part of one", "in the order of Fortran", "a table"]
+)
+def test_what_is_pickled_out_of_band_is_lent(kind):
+    thing, call = OBJECTS[kind](), limit(lambda _: None, wall_time=60)
+    before = kept()
+    for _ in range(3):
+        call(thing)
+    assert kept() > before
+
+
+def test_an_exception_at_any_moment_leaves_it_usable():
+    class StopError(Exception):
+        pass
+
+    def stop(*_):
+        raise StopError
+
+    known, block = Recurring(), bytearray(LEAST)
+    before = signal.signal(signal.SIGALRM, stop)
+    try:
+        for n in range(300):
+            try:
+                signal.setitimer(signal.ITIMER_REAL, 1e-6 + n * 1e-6)
+                while True:
+                    found(known, block)
+            except StopError:
+                block[n] = 1
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert [found(known, block) for _ in range(3)][1:] == [True, True]
+
+
 def test_many_buffers_are_forgotten_in_turn():
     known = Recurring()
     blocks = [bytearray(LEAST) for _ in range(40)]
@@ -251,23 +340,14 @@ def test_many_buffers_are_forgotten_in_turn():
     assert found(known, blocks[-1])
 
 
-def test_a_handler_that_comes_while_it_looks_passes_the_buffer_itself():
-    known, block = Recurring(), bytearray(LEAST)
-    found(known, block)
-    with known._lock:
-        assert not found(known, block)
-    assert found(known, block)
-
-
-def test_a_fork_begins_without_any():
-    block = bytearray(LEAST)
-    found(recurring, block)
-    with recurring._lock:
-        pid = os.fork()
-        if pid == 0:
-            os._exit(found(recurring, block))
+def test_a_fork_can_use_the_copies_and_make_its_own():
+    blocks = [bytearray(LEAST) for _ in range(2)]
+    assert [found(recurring, blocks[0]) for _ in range(2)] == [False, True]
+    pid = os.fork()
+    if pid == 0:
+        os._exit([found(recurring, one) for one in (*blocks, blocks[1])] != [True, False, True])
     assert os.waitpid(pid, 0)[1] == 0
-    assert found(recurring, block)
+    assert found(recurring, blocks[0])
 
 
 @given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, LEAST), st.booleans()), max_size=30))

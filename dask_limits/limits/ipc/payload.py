@@ -179,9 +179,13 @@ class Packed:
         return pickle.loads(self.pickled, buffers=self.buffers())
 
     def buffers(self, put_in: Sequence[Any] = ()) -> list[Buffer]:
-        """What was kept out of the pickle, to unpickle it with; and for what was left out, this."""
-        there = (put_in[one] if isinstance(one, int) else one for one in self._buffers)
-        return [*map(_as_it_was, there, self._readonly)]
+        """What was kept out of the pickle, to unpickle it with; of what was left out, a copy."""
+        return [
+            _as_it_was(one, readonly)
+            if not isinstance(one, int)
+            else _copied(put_in[one], readonly)
+            for one, readonly in zip(self._buffers, self._readonly, strict=True)
+        ]
 
     def texts(self) -> list[str]:
         """The texts that were packed as such."""
@@ -198,6 +202,16 @@ class Packed:
 
         buffers = [*map(pass_on, self._buffers)]
         return Packed, (pass_on(self.pickled), buffers, self._readonly)
+
+
+def _copied(buffer: Buffer, readonly: bool) -> Buffer:
+    """A copy, which counts for its call as what has come with the call does."""
+    return bytes(buffer) if readonly else bytearray(buffer)
+
+
+def _in_pages(size: int) -> int:
+    """Bytes of the pages that so many bytes take."""
+    return -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
 
 
 def _as_it_was(buffer: Buffer, readonly: bool) -> Buffer:
@@ -295,7 +309,7 @@ class _Sink:
                 own.append((n, raw))
                 place = 0, 0
             table.append(_BUFFER.pack(*place, raw.nbytes, raw.readonly))
-        share = max(_LARGE, sum(raw.nbytes for _, raw in own) // _MOST_FILES)
+        share = max(_LARGE, -(-sum(_in_pages(raw.nbytes) for _, raw in own) // _MOST_FILES))
         shared, end = 0, share  # the file that smaller ones share, and how far it is filled
         for n, raw in own:
             if raw.nbytes >= share:
@@ -304,7 +318,7 @@ class _Sink:
                 if end >= share:
                     shared, end = self._add_file(), 0
                 file, at = shared, end
-                end += -(-raw.nbytes // mmap.PAGESIZE) * mmap.PAGESIZE
+                end += _in_pages(raw.nbytes)
             os.lseek(self._fds[file], at, os.SEEK_SET)
             files.write_all(self._fds[file], raw)
             table[n] = _BUFFER.pack(file, at, raw.nbytes, raw.readonly)
@@ -312,17 +326,22 @@ class _Sink:
 
     def _pass_on(self, raw: memoryview) -> tuple[int, int] | None:
         """The file that this lies in, and where, if it is shared; or the file with its copy."""
+        is_full = len(self._places) == MOST_SHARED
         is_shared = (found := sealed.place_of(raw)) is not None
-        if found is None and self._lend is not None:
+        if found is None and self._lend is not None and not is_full:
             found = self._lend(raw)
         if found is None:
             return None
         file, at = found
         place = self._places.get(file.inode)
         if place is None:
-            if len(self._places) == MOST_SHARED:
+            if is_full:
                 return None
             place = self._places[file.inode] = self._add_sealed(file, is_shared)
+        elif (
+            not is_shared
+        ):  # two views of one array: in the call they are two arrays, as copies are
+            return None
         return place, at
 
     def _add_sealed(self, file: SealedFile, is_shared: bool) -> int:

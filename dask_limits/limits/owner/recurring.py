@@ -3,14 +3,16 @@
 What a call gets is what its argument is when it is pickled. So a buffer is the same as before if it
 lies where that did and each byte is the same; to compare them takes a tenth of the time to copy.
 One that was written to in between goes anew, as the first time.
+
+Within a call nothing is kept: the copies would be memory of that call.
 """
 
 from __future__ import annotations
 
 import ctypes
-import os
 import pickle
-import threading
+import resource
+import sys
 import weakref
 import zlib
 from dataclasses import dataclass, field
@@ -19,6 +21,7 @@ from typing import Any, Final
 from dask_limits.limits.linux.sealed import SealedFile
 from dask_limits.limits.owner.account import account_here
 from dask_limits.limits.shared import Shared
+from dask_limits.limits.task import enclosing
 
 LEAST: Final = 2**20
 """Bytes of the smallest buffer for which this pays."""
@@ -26,6 +29,8 @@ _MOST: Final = 32
 """Buffers that are remembered."""
 _MOST_SHARE: Final = 1 / 8
 """Share of the memory of this machine, or of the cgroup or batch job, that is kept at most."""
+_FILES_SHARE: Final = 1 / 16
+"""Share of the files that this process may open that copies have at most: one each."""
 _SAMPLES: Final = 64
 _SAMPLE_SIZE: Final = 64
 _libc: Final = ctypes.CDLL(None)  # releases the GIL
@@ -51,19 +56,27 @@ _PICKLED: Final = {False: _pickled(pickle.PickleBuffer(bytearray())), True: _pic
 class _Known:
     """A buffer that was passed, and its copy from the second time on.
 
-    `owner` drops it when the object is gone that the buffer belongs to.
+    `owner` drops it when the object is gone that the buffer belongs to, where that can be known.
     """
 
     sample: int
     owner: weakref.ref[Any] | None
     copy: Shared | None = field(default=None)
 
+    @property
+    def is_gone(self) -> bool:
+        """Whether that object is gone."""
+        return self.owner is not None and self.owner() is None
+
 
 class Recurring:
-    """The buffers that were passed to calls of late. Any thread may ask."""
+    """The buffers that were passed to calls of late.
+
+    There is no lock, which a signal's handler could find held. Where two threads meet, one copy
+    more is made.
+    """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
         self._known: dict[tuple[int, int, bool], _Known] = {}  # those that came last at the end
 
     def place_of(self, raw: memoryview) -> tuple[SealedFile, int] | None:
@@ -75,21 +88,16 @@ class Recurring:
         """What can be lent in place of a buffer; None if it is to be passed itself, as one that
         comes for the first time is.
         """
-        # A signal's handler, or a finalizer, may come here while its thread has the lock.
-        if raw.nbytes < LEAST or not self._lock.acquire(blocking=False):
+        if raw.nbytes < LEAST or enclosing.is_in_call():
             return None
-        try:
-            return self._find((_address(raw), raw.nbytes, as_bytes), raw)
-        finally:
-            self._lock.release()
-
-    def _find(self, key: tuple[int, int, bool], raw: memoryview) -> Shared | None:
-        sample, known = _sample(raw), self._known.pop(key, None)
+        key = _address(raw), raw.nbytes, as_bytes
+        sample, known = _sample(raw), self._known.get(key)
         if known is not None and known.copy is not None:
             is_same = _is_same(raw, known.copy.file.parts[1])
         else:
             is_same = known is not None and known.sample == sample
-        if known is None or not is_same:
+        self._known.pop(key, None)
+        if known is None or not is_same or known.is_gone:
             self._known[key] = _Known(sample, self._dropping(key, raw))
             for oldest in [*self._known][:-_MOST]:
                 self._known.pop(oldest, None)
@@ -105,28 +113,28 @@ class Recurring:
     def _dropping(self, key: tuple[int, int, bool], raw: memoryview) -> weakref.ref[Any] | None:
         """A reference to whose memory it is, at whose end the buffer is forgotten."""
         owner: Any = raw.obj
-        while (base := getattr(owner, "base", None)) is not None:  # of an array that is a view
-            owner = base
+        numpy = sys.modules.get("numpy")
+        while numpy and isinstance(owner, numpy.ndarray) and owner.base is not None:
+            owner = owner.base  # of an array that is a view
+        if type(owner).__module__.startswith("pyarrow"):  # which makes one for each pickle
+            return None
         try:
             return weakref.ref(owner, lambda _: self._known.pop(key, None))
         except TypeError:  # as for bytes
             return None
 
     def _make_room(self, size: int) -> bool:
-        """Drop the oldest copies until there is room for another one. False if there is not."""
-        room = account_here().capacity.memory * _MOST_SHARE - size
-        copies = [(one, one.copy.nbytes) for one in [*self._known.values()] if one.copy]
-        room -= sum(size for _, size in copies)
-        for one, freed in copies:
-            if room >= 0:
-                break
-            one.copy = None
-            room += freed
-        return room >= 0
-
-    def forget(self) -> None:
-        """Begin without any in a fork of this process, in which a lock may be held."""
-        self.__init__()  # type: ignore[misc]
+        """Drop the oldest copies until there is room for another one. False if there never is."""
+        memory = account_here().capacity.memory * _MOST_SHARE
+        files = int(resource.getrlimit(resource.RLIMIT_NOFILE)[0] * _FILES_SHARE)
+        if size > memory or files < 1:
+            return False
+        copies = [one for one in [*self._known.values()] if one.copy is not None]
+        sizes = [one.copy.nbytes for one in copies if one.copy is not None]
+        while copies and (sum(sizes) + size > memory or len(copies) >= files):
+            copies.pop(0).copy = None
+            sizes.pop(0)
+        return True
 
 
 def _address(raw: memoryview) -> int:
@@ -157,4 +165,3 @@ def _is_same(one: memoryview, other: memoryview) -> bool:
 
 recurring: Final = Recurring()
 """Those of this process."""
-os.register_at_fork(after_in_child=recurring.forget)

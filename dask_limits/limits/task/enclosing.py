@@ -30,6 +30,11 @@ def has_reserved() -> bool:
     return _is_below_guardian() if _reserved is None else _reserved
 
 
+def is_in_call() -> bool:
+    """Whether this process is part of a limited call."""
+    return _reserved is not None or _is_below_guardian()
+
+
 @functools.cache
 def _is_below_guardian() -> bool:
     """Whether this process was started by a limited call. 20 us for each process above it."""

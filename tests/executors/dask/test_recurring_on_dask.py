@@ -37,9 +37,9 @@ def client() -> Iterator[Client]:
 
 @pytest.fixture(autouse=True)
 def _forget() -> Iterator[None]:
-    recurring.forget()
+    recurring._known.clear()
     yield
-    recurring.forget()
+    recurring._known.clear()
 
 
 def write(array: np.ndarray) -> tuple[int, bool]:
@@ -79,6 +79,22 @@ def test_from_the_second_time_on_it_is_not_sent(client: Client) -> None:
         assert executor.submit(limit(len), things[2]).result(timeout=60) == 2**21
         assert executor.submit(limit(type), things[2]).result(timeout=60) is bytes
         assert held(client) == 0
+
+
+def read(thing: Any) -> int:
+    return int(np.frombuffer(thing, np.uint8).max())
+
+
+@pytest.mark.filterwarnings("ignore:Sending large graph")
+def test_it_counts_each_time_for_the_memory_limit(client: Client) -> None:
+    array = np.arange(40 * 2**20 // 8)
+    array.setflags(write=False)
+    call = limit(read, wall_time=60, memory="30 MiB")
+    with DaskExecutor(client) as executor:
+        for thing in (array, array.copy(), bytes(array)):
+            for _ in range(3):
+                error = executor.submit(call, thing).exception(timeout=60)
+                assert type(error).__name__ == "MemoryBreach"
 
 
 def test_other_workers_have_it_scattered_once(client: Client, far: None) -> None:

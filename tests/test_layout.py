@@ -40,7 +40,7 @@ LAYERS = {
         __main__
     """,
     "limits": """
-        outcome limits cancel progress linux tracebacks coroutines interrupted
+        outcome limits cancel progress linux tracebacks coroutines interrupted endings
         shared call_metrics
         in_place breaches
         ipc

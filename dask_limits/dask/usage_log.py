@@ -14,8 +14,9 @@ import distributed
 
 from dask_limits.dask.compat.graphs import function_name
 from dask_limits.limits import Limits, Outcome, Usage
+from dask_limits.limits.endings import Ending
 from dask_limits.report import Recorder
-from dask_limits.report.endings import RETURNED, End, Ending, end_of
+from dask_limits.report.endings import RETURNED, End, end_of
 
 if TYPE_CHECKING:
     from dask_limits.report.report import Report

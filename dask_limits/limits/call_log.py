@@ -9,12 +9,12 @@ from __future__ import annotations
 import logging
 import os
 import time
-from concurrent.futures import BrokenExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from dask_limits import exceptions
 from dask_limits.limits import call_metrics
+from dask_limits.limits.endings import word_of
 from dask_limits.limits.outcome import Outcome, Usage
 from dask_limits.printable import printable
 from dask_limits.units import format_bytes, format_seconds
@@ -26,22 +26,6 @@ logger = logging.getLogger("dask_limits.calls")
 # A program that has not set up logging would print a line for each breach that it handles.
 logger.addHandler(logging.NullHandler())
 
-_ENDINGS: Final[dict[type, str]] = {
-    exceptions.WallTimeBreach: "wall_time",
-    exceptions.CpuTimeBreach: "cpu_time",
-    exceptions.MemoryBreach: "memory",
-    exceptions.ProcessBreach: "num_processes",
-    exceptions.CrashError: "crashed",
-    exceptions.ExitError: "exited",
-    exceptions.LimitRefusedError: "refused",
-    exceptions.GuardianLostError: "lost",
-    exceptions.WorkerLostError: "lost",
-    BrokenExecutor: "lost",
-    exceptions.CallCancelledError: "cancelled",
-    exceptions.CallPicklingError: "unpicklable",
-    exceptions.CallError: "not_started",
-}
-"""How a call has ended, by its error."""
 _LENGTH: Final = 500  # characters of a message
 _MOST: Final = 100
 _WINDOW_S: Final = 10.0
@@ -89,18 +73,6 @@ def this_process() -> str:
     return f"process {os.getpid()} of {os.uname().nodename}"
 
 
-def ending_of(error: BaseException | None) -> str:
-    """How a call with this error has ended, in a word.
-
-    Example:
-        >>> ending_of(None), ending_of(ValueError()), ending_of(exceptions.MemoryBreach())
-        ('returned', 'raised', 'memory')
-    """
-    if error is None:
-        return "returned"
-    return next((_ENDINGS[cls] for cls in type(error).__mro__ if cls in _ENDINGS), "raised")
-
-
 def ended_here(outcome: PackedOutcome[Any], place: str) -> None:
     """Log and count a call that has ended in a task process of this process.
 
@@ -113,7 +85,7 @@ def ended_here(outcome: PackedOutcome[Any], place: str) -> None:
 
 def ended_in_thread(outcome: Outcome[Any], name: str, place: str) -> None:
     """The same of a call that has ended in a thread of this process."""
-    ending = ending_of(outcome.exception)
+    ending = word_of(outcome.exception)
     if (metrics := call_metrics.kept()) is not None:
         metrics.note(name, ending, outcome.usage)
     _say(name, ending, outcome.usage, outcome.exception, place)
@@ -131,7 +103,7 @@ def ended_elsewhere(outcome: PackedOutcome[Any], place: Place | None) -> None:
 
 def failed(name: str, error: BaseException) -> None:
     """Log a call that has ended without an outcome: it was refused, or is lost."""
-    ending = ending_of(error)
+    ending = word_of(error)
     _say(name, "lost" if ending == "raised" else ending, None, error, "")
 
 
@@ -144,7 +116,7 @@ def refused_here(name: str, error: BaseException) -> None:
 def count_here(name: str, error: BaseException) -> None:
     """Count a call that this process ends with an error, which is logged where that is raised."""
     if (metrics := call_metrics.kept()) is not None:
-        metrics.note(name, ending_of(error), None)
+        metrics.note(name, word_of(error), None)
 
 
 def runs_again(name: str, why: str, attempt: int) -> None:
@@ -163,7 +135,7 @@ def rerun_here(name: str, why: str, attempt: int) -> None:
 
 def _ending(outcome: PackedOutcome[Any]) -> str:
     if outcome.raised is None:
-        return ending_of(outcome.exception)
+        return word_of(outcome.exception)
     return _warned_for(outcome) or "raised"
 
 

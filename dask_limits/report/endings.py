@@ -1,37 +1,16 @@
-"""How a call has ended, in a word; why; and where it was then."""
+"""How a call has ended, why, and where it was then."""
 
 from __future__ import annotations
 
 import re
 import signal
-from concurrent.futures import BrokenExecutor
-from enum import IntEnum
 from typing import Any, Final, NamedTuple
 
 from dask_limits import exceptions
+from dask_limits.limits.endings import Ending, breached_limit, ending_of
 from dask_limits.limits.tracebacks import say, users_traceback
 
 _FRAME: Final = re.compile(r'  File "(.*)", line (\d+),? in (.*)')
-_BREACHED: Final = {
-    exceptions.WallTimeBreach: "wall_time",
-    exceptions.CpuTimeBreach: "cpu_time",
-    exceptions.MemoryBreach: "memory",
-    exceptions.ProcessBreach: "num_processes",
-}
-
-
-class Ending(IntEnum):
-    """The ways in which a call can end. The numbers are those in packed rows."""
-
-    RETURNED = 0
-    RAISED = 1  # an exception of its own
-    BREACH = 2  # it went over one of its limits
-    CRASHED = 3  # a signal that was not ours has ended its process
-    EXITED = 4  # it has ended its process
-    REFUSED = 5  # no worker can grant one of its limits
-    LOST = 6  # with its worker, its pool, its cluster or the process that watched it
-    FAILED = 7  # it could not be started, or what it returned could not be pickled
-    CANCELLED = 8
 
 
 class End(NamedTuple):
@@ -54,42 +33,33 @@ CANCELLED: Final = End(Ending.CANCELLED)
 
 def end_of(error: BaseException) -> End:
     """How a call has ended that has this exception."""
-    kind = type(error).__name__
-    if not isinstance(error, exceptions.CallError):
-        is_lost = isinstance(error, BrokenExecutor) or kind == "KilledWorker"
-        if is_lost:
-            return End(Ending.LOST, say(error), kind)
-        return End(Ending.RAISED, say(error), kind, _where_raised(error))
-    ending, cause = _of_call_error(error)
-    return End(ending, cause, kind, _where_ended(error.stacks))
+    ending, kind = ending_of(error), type(error).__name__
+    where = _where_raised(error) if ending is Ending.RAISED else ""
+    if isinstance(error, exceptions.CallError):
+        where = _where_ended(error.stacks)
+    return End(ending, _cause(error, ending), kind, where)
 
 
-def _of_call_error(error: Any) -> tuple[Ending, str]:
+def _cause(error: Any, ending: Ending) -> str:
     match error:
-        case exceptions.Breach():
-            return Ending.BREACH, _limit_of(error)
         case exceptions.SystemMemoryError():
-            return Ending.CRASHED, "out of memory"
+            return "out of memory"
+        case exceptions.Breach():
+            return breached_limit(error)
         case exceptions.CrashError():
-            return Ending.CRASHED, _signal_name(error.signal) or str(error)
+            return _signal_name(error.signal) or str(error)
         case exceptions.ExitError():
-            return Ending.EXITED, f"exit code {error.exit_code}"
+            return f"exit code {error.exit_code}"
         case exceptions.LimitRefusedError():
-            return Ending.REFUSED, error.limit
+            return error.limit
         case exceptions.WorkerLostError():
-            return Ending.LOST, error.cause or str(error)
+            return error.cause or str(error)
         case exceptions.GuardianLostError():
-            return Ending.LOST, "the process that watched it was killed"
+            return "the process that watched it was killed"
         case exceptions.ClusterLostError():
-            return Ending.LOST, "the cluster was lost"
-        case exceptions.CallCancelledError():
-            return CANCELLED[:2]
+            return "the cluster was lost"
         case _:
-            return Ending.FAILED, say(error)
-
-
-def _limit_of(error: exceptions.Breach) -> str:
-    return next((limit for kind, limit in _BREACHED.items() if isinstance(error, kind)), "")
+            return "" if ending is Ending.CANCELLED else say(error)
 
 
 def _signal_name(number: int) -> str:

@@ -8,8 +8,8 @@ from itertools import count
 from math import isfinite, isnan, nan
 from typing import Any, Final, NamedTuple
 
+from dask_limits.limits.endings import Ending
 from dask_limits.printable import printable
-from dask_limits.report.endings import Ending
 
 _TEXT_LENGTH: Final = 300  # characters: enough for the message of most exceptions
 _LARGEST: Final = {"q": 2**63 - 1, "I": 2**32 - 1, "H": 2**16 - 1, "B": 2**8 - 1}

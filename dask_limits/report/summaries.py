@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from math import inf, isnan
 from typing import Self
 
-from dask_limits.report.endings import Ending
+from dask_limits.limits.endings import Ending
 from dask_limits.report.rows import ROW, Packed
 from dask_limits.units import format_bytes, format_seconds
 

@@ -9,7 +9,7 @@ from typing import Any
 from dask_limits.executors import Call, Future
 from dask_limits.executors.cluster import ClusterState
 from dask_limits.limits import name_of
-from dask_limits.limits.call_log import ending_of
+from dask_limits.limits.endings import word_of
 from dask_limits.printable import printable, repr_of
 from dask_limits.scheduler.exit_state import ExitState
 from dask_limits.units import format_seconds
@@ -39,7 +39,7 @@ class RunLog:
 
     def ended(self, future: Future[Any], error: BaseException | None) -> None:
         """A call has ended."""
-        self._endings["cancelled" if future.cancelled() else ending_of(error)] += 1
+        self._endings["cancelled" if future.cancelled() else word_of(error)] += 1
 
     def waits_for_calls(self, error: BaseException, n_calls: int) -> None:
         """The run ends because of an error, which is raised when so many calls have ended."""

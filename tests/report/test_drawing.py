@@ -9,8 +9,9 @@ from math import nan
 import pytest
 
 from dask_limits import Limits, Usage
+from dask_limits.limits.endings import Ending
 from dask_limits.report import Recorder
-from dask_limits.report.endings import CANCELLED, RETURNED, End, Ending
+from dask_limits.report.endings import CANCELLED, RETURNED, End
 from dask_limits.report.lanes import Bar, lanes_of
 
 LIMITS = Limits(memory="1 GiB", wall_time=60)

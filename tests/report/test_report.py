@@ -14,8 +14,9 @@ import pyarrow.parquet
 import pytest
 
 from dask_limits import Limits, Report, Usage
+from dask_limits.limits.endings import Ending
 from dask_limits.report import Recorder
-from dask_limits.report.endings import CANCELLED, RETURNED, End, Ending
+from dask_limits.report.endings import CANCELLED, RETURNED, End
 from dask_limits.report.recorder import _CHUNK
 from dask_limits.report.rows import Row
 

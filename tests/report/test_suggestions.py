@@ -12,9 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dask_limits import Limits, Usage
+from dask_limits.limits.endings import Ending
 from dask_limits.report import Recorder
 from dask_limits.report.amounts import bytes_rounded_up, seconds_rounded_up
-from dask_limits.report.endings import RETURNED, End, Ending
+from dask_limits.report.endings import RETURNED, End
 from dask_limits.report.suggestions import Suggestion
 from dask_limits.units import parse_bytes, parse_seconds
 

@@ -131,7 +131,7 @@ class UsageLog:
         """Log what a task has used, and how it ended. Called in any thread."""
         usage, error = outcome.usage, outcome.exception
         numbers = [getattr(usage, name) for name in _NUMBERS]
-        its_limits = [getattr(limits, name) for name in _Limits._fields]
+        its_limits = [getattr(limits, name) for name in _Limits.__annotations__]
         end = RETURNED if error is None else end_of(error)
         texts = [text[:_LENGTH] for text in end[1:]]
         with self._lock:

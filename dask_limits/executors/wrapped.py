@@ -6,6 +6,7 @@ import io
 import logging
 import pickle
 import re
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, ParamSpec, TypeVar
@@ -108,8 +109,10 @@ class WrappedExecutor(concurrent.futures.Executor):
         except Exception as why:
             raise pickling.unpicklable_arguments(call.fn, args, kwargs, call.limits, why) from why
         here = lifeline.of_this_process(), call_log.this_process()
+        submitted_at = time.time()  # before it may have ended
         inner = self.executor.submit(_run_pickled, pickled, *here)
         future = _WrappedFuture[R](inner)
+        future.submitted_at = submitted_at
 
         def settle(inner: concurrent.futures.Future[PackedOutcome[R]]) -> None:
             if kept:

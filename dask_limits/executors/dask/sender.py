@@ -235,8 +235,9 @@ class Sender:
                 self.fail(call, error_of(call.packed.name))
         except BaseException as error:  # cancelled, or raised by Dask
             if self._connection.is_lost():
-                self._give_up()
-            self._failed(batch, as_it_was_raised(error))
+                self._give_up()  # its calls too, which Dask has cancelled for that
+            else:
+                self._failed(batch, as_it_was_raised(error))
         else:
             self._ended(batch, outcome.seconds if outcome.ended else None)
             self._tell(batch, outcome)

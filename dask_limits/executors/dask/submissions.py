@@ -59,9 +59,10 @@ class Submission:
             error = BrokenExecutor(f"{name}() was lost by Dask: {error}")
         elif isinstance(error, CallError) and not error.call:
             error.call = name  # the scheduler does not know it
-        if isinstance(error, CallError | BrokenExecutor) and not self.future.done():
-            call_log.failed(name, error)
         self.future._finish(exception=error)
+        is_told = not self.future.cancelled() and self.future.exception() is error
+        if is_told and isinstance(error, CallError | BrokenExecutor):
+            call_log.failed(name, error)
 
 
 @dataclass(eq=False)

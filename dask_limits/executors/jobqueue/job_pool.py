@@ -272,7 +272,8 @@ class JobPool(distributed.SchedulerPlugin):  # type: ignore[misc]
         except Exception as error:
             job.submit_error = error
             why = printable(repr_of(error))
-            logger.warning("Could not submit a job for worker %s: %s", job.name, why)
+            # The error of the run, or of the next call, says so too.
+            logger.info("Could not submit a job for worker %s: %s", job.name, why)
         job.id = job.dask_job.job_id or ""
         if job.id:
             logger.info("Submitted job %s for worker %s", job.id, job.name)

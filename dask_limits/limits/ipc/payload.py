@@ -17,7 +17,6 @@ from __future__ import annotations
 import errno
 import fcntl
 import io
-import mmap
 import os
 import pickle
 import struct
@@ -209,11 +208,6 @@ def _copied(buffer: Buffer, readonly: bool) -> Buffer:
     return bytes(buffer) if readonly else bytearray(buffer)
 
 
-def _in_pages(size: int) -> int:
-    """Bytes of the pages that so many bytes take."""
-    return -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
-
-
 def _as_it_was(buffer: Buffer, readonly: bool) -> Buffer:
     """A buffer, for what was pickled: it can be written to, unless it could not be before."""
     view = memoryview(buffer)
@@ -309,7 +303,7 @@ class _Sink:
                 own.append((n, raw))
                 place = 0, 0
             table.append(_BUFFER.pack(*place, raw.nbytes, raw.readonly))
-        share = max(_LARGE, -(-sum(_in_pages(raw.nbytes) for _, raw in own) // _MOST_FILES))
+        share = max(_LARGE, -(-sum(files.in_pages(raw.nbytes) for _, raw in own) // _MOST_FILES))
         shared, end = 0, share  # the file that smaller ones share, and how far it is filled
         for n, raw in own:
             if raw.nbytes >= share:
@@ -318,7 +312,7 @@ class _Sink:
                 if end >= share:
                     shared, end = self._add_file(), 0
                 file, at = shared, end
-                end += _in_pages(raw.nbytes)
+                end += files.in_pages(raw.nbytes)
             os.lseek(self._fds[file], at, os.SEEK_SET)
             files.write_all(self._fds[file], raw)
             table[n] = _BUFFER.pack(file, at, raw.nbytes, raw.readonly)

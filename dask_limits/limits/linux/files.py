@@ -72,6 +72,11 @@ def read(path: str, size: int = 64 * 1024) -> bytes:
     return contents[0]
 
 
+def in_pages(size: int) -> int:
+    """Bytes of the pages that so many bytes take."""
+    return -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
+
+
 def write_all(fd: int, data: bytes | bytearray | memoryview | pickle.PickleBuffer) -> None:
     """Write all of this, a multiple of 2 GiB too: one write(2) takes no more."""
     view = memoryview(data).cast("B")

@@ -8,7 +8,6 @@ the last process has closed and unmapped it, or has ended, in whatever way.
 from __future__ import annotations
 
 import fcntl
-import mmap
 import os
 import pickle
 import weakref
@@ -64,7 +63,7 @@ class SealedFile:
                 os.lseek(new[0], at, os.SEEK_SET)
                 files.write_all(new[0], part)
                 places.append((at, size))
-                at += -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
+                at += files.in_pages(size)
             fcntl.fcntl(new[0], fcntl.F_ADD_SEALS, SEALS)
             # For reading alone, so that who receives it cannot even add a seal.
             name = f"/proc/self/fd/{new[0]}"

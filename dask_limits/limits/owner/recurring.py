@@ -15,7 +15,7 @@ import resource
 import sys
 import weakref
 import zlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final
 
 from dask_limits.limits.linux.sealed import SealedFile
@@ -61,7 +61,7 @@ class _Known:
 
     sample: int
     owner: weakref.ref[Any] | None
-    copy: Shared | None = field(default=None)
+    copy: Shared | None = None
 
     @property
     def is_gone(self) -> bool:
@@ -92,8 +92,9 @@ class Recurring:
             return None
         key = _address(raw), raw.nbytes, as_bytes
         sample, known = _sample(raw), self._known.get(key)
-        if known is not None and known.copy is not None:
-            is_same = _is_same(raw, known.copy.file.parts[1])
+        copy = None if known is None else known.copy  # another thread may drop it
+        if copy is not None:
+            is_same = _is_same(raw, copy.file.parts[1])
         else:
             is_same = known is not None and known.sample == sample
         self._known.pop(key, None)
@@ -103,12 +104,12 @@ class Recurring:
                 self._known.pop(oldest, None)
             return None
         self._known[key] = known
-        if known.copy is None and self._make_room(raw.nbytes):
+        if copy is None and self._make_room(raw.nbytes):
             try:
-                known.copy = Shared.of_parts([_PICKLED[key[-1]], raw])
+                copy = known.copy = Shared.of_parts([_PICKLED[as_bytes], raw])
             except OSError:  # there is no memory, or no other file can be opened
                 return None
-        return known.copy
+        return copy
 
     def _dropping(self, key: tuple[int, int, bool], raw: memoryview) -> weakref.ref[Any] | None:
         """A reference to whose memory it is, at whose end the buffer is forgotten."""
@@ -129,11 +130,9 @@ class Recurring:
         files = int(resource.getrlimit(resource.RLIMIT_NOFILE)[0] * _FILES_SHARE)
         if size > memory or files < 1:
             return False
-        copies = [one for one in [*self._known.values()] if one.copy is not None]
-        sizes = [one.copy.nbytes for one in copies if one.copy is not None]
-        while copies and (sum(sizes) + size > memory or len(copies) >= files):
-            copies.pop(0).copy = None
-            sizes.pop(0)
+        kept = [(one, copy.nbytes) for one in [*self._known.values()] if (copy := one.copy)]
+        while kept and (sum(n for _, n in kept) + size > memory or len(kept) >= files):
+            kept.pop(0)[0].copy = None
         return True
 
 

@@ -215,10 +215,13 @@ class TaskProcess:
 
     def _warn(self, watch: Watch, number: int) -> None:
         """Warn a call of its end by a signal, and have its stacks written."""
-        self._task_cells.put(0, task_cells.WARNED, watch.number)
-        if self._task_cells.get(0, task_cells.DONE) == watch.number:
+        noted = self._task_cells
+        noted.put(0, task_cells.WARNED, watch.number)
+        # In this order: if that call runs when the second is read, the first was of one before it.
+        done, begun = noted.get(0, task_cells.DONE), noted.get(0, task_cells.CALL)
+        if watch.number == done or watch.number != begun:
             return  # see GraceWarning
-        self._task_cells.forget_stacks()
+        noted.forget_stacks()
         # Of two pending signals, the handler of faulthandler, in C, runs first.
         runner = watch.runner
         proctree.send_signal(runner, task_cells.STACKS_SIGNAL)

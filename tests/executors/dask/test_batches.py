@@ -110,7 +110,8 @@ def submit_together(
 
 
 def results(futures: list[Future[int]]) -> list[Any]:
-    concurrent.futures.wait(futures, timeout=60)
+    left = concurrent.futures.wait(futures, timeout=60).not_done
+    assert not left
     return [type(f.exception()) if f.exception() else f.result() for f in futures]
 
 
@@ -370,12 +371,14 @@ def test_one_that_is_left_of_a_batch_and_has_not_begun_is_not_blamed(tmp_path: P
         futures = submit_together(executor, tmp_path, {0: "sleep"})
         until(lambda: n_runs(tmp_path, 0))
         os.kill(pid, signal.SIGSTOP)
-        size = max(names.sizes)
-        assert size > 2
-        for future in futures[: size - 1]:
-            assert future.cancel()
-        until(lambda: [size - 1] in client.run_on_scheduler(left_on_scheduler))
-        os.kill(pid, signal.SIGKILL)
+        try:
+            size = max(names.sizes)
+            assert size > 2
+            for future in futures[: size - 1]:
+                assert future.cancel()
+            until(lambda: [size - 1] in client.run_on_scheduler(left_on_scheduler))
+        finally:  # else the executor would wait for its calls
+            os.kill(pid, signal.SIGKILL)
         assert results(futures[size - 1 :]) == list(range(size - 1, 8))
         assert n_runs(tmp_path, 0) == 1
         assert [n_runs(tmp_path, i) for i in range(size - 1, 8)] == [1] * (9 - size)

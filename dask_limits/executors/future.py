@@ -205,7 +205,7 @@ class Future(concurrent.futures.Future[R], Generic[R]):
             self._span.runs_again(lost, self.attempts)
         return self if self.attempt_of is None else self.attempt_of.ran_again(lost)
 
-    def trace(self, span: CallSpan) -> None:
+    def _trace(self, span: CallSpan) -> None:
         """Have a span of OpenTelemetry end with the call."""
         self._span = span
         self.add_done_callback(partial(_tell_end, span))  # no method: that would be a circle

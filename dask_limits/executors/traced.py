@@ -28,7 +28,7 @@ def submit(
     except BaseException as error:
         span.end(error, None)
         raise
-    future.trace(span)
+    future._trace(span)
     return future
 
 
@@ -36,7 +36,7 @@ def deferred(call: Call) -> DeferredFuture[Any]:
     """The future of a call that is submitted later, or more than once: in one span, too."""
     future = DeferredFuture[Any]()
     if (span := _begin(call[0])) is not None:
-        future.trace(span)
+        future._trace(span)
     return future
 
 

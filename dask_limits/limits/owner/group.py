@@ -108,8 +108,8 @@ class Call:
         thing = self.fn, self.args, self.kwargs
         try:
             new_pickler = functools.partial(CallPickler, sent=self.sent)
-            sent = thing if self.carrier is None else (*thing, self.carrier)
-            payload.pack(sent, new_pickler, self.request, recurring.place_of)
+            whole = thing if self.carrier is None else (*thing, self.carrier)
+            payload.pack(whole, new_pickler, self.request, recurring.place_of)
         except Exception as error:
             if isinstance(error, OSError) and error.errno in _NO_ROOM:
                 self.end(self.outcomes.refused(str(error)))

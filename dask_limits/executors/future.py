@@ -262,7 +262,7 @@ class DeferredFuture(Future[R]):
         fn, args, kwargs = call
         self.attempts += 1
         try:
-            with nullcontext() if self._span is None else self._span.is_current():
+            with nullcontext() if self._span is None else self._span.is_submitted():
                 attempt = executor.submit(fn, *args, **kwargs)
         except Exception as error:
             attempt = concurrent.futures.Future()

@@ -23,7 +23,7 @@ def submit(
     if (span := _begin(fn)) is None:
         return submit(fn, *args, **kwargs)
     try:
-        with span.is_current():
+        with span.is_submitted():
             future: Any = submit(fn, *args, **kwargs)
     except BaseException as error:
         span.end(error, None)

@@ -11,8 +11,8 @@ from __future__ import annotations
 import functools
 import sys
 import time
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Any, Final, TypeVar
 
 from dask_limits.limits.in_place import name_of
@@ -34,6 +34,8 @@ _USAGE: Final = {
     "dask_limits.usage.peak_memory_bytes": "peak_memory",
     "dask_limits.usage.processes": "num_processes",
 }
+_SUBMITTED: Final = "dask_limits.submitted"
+"""A key of contexts. They are not those that functions run in, which have come by a carrier."""
 _NOT_FAILED: Final = ("returned", "cancelled")
 
 _tracer: tuple[Any, Any] = None, None
@@ -66,6 +68,18 @@ class CallSpan:
             self._span, record_exception=False, set_status_on_exception=False
         )
         return current
+
+    @contextmanager
+    def is_submitted(self) -> Iterator[None]:
+        """The same, where executors pass a call on to each other: no other span is made for it."""
+        from opentelemetry import context
+
+        with self.is_current():
+            token = context.attach(context.set_value(_SUBMITTED, True))
+            try:
+                yield
+            finally:
+                context.detach(token)
 
     def runs_again(self, error: BaseException, attempt: int) -> None:
         """The call is to run again after this error; `attempt` is that of the next run."""
@@ -133,10 +147,15 @@ class CallSpan:
 
 
 def begin(fn: Callable[..., object], limits: Limits) -> CallSpan | None:
-    """Begin the span of a call, below the current span; None if no tracer provider is set up."""
-    if "opentelemetry.trace" not in sys.modules:
+    """Begin the span of a call, below the current span.
+
+    None if no tracer provider is set up, or if the call has a span.
+    """
+    if "opentelemetry.trace" not in sys.modules or (tracer := _tracer_here()) is None:
         return None
-    return None if (tracer := _tracer_here()) is None else CallSpan(tracer, fn, limits)
+    from opentelemetry import context
+
+    return None if context.get_value(_SUBMITTED) else CallSpan(tracer, fn, limits)
 
 
 def traced(

@@ -6,12 +6,13 @@ import time
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import pytest
 from processes import until
 from traces import Spans, ids, parent, parent_of, spans_of_the_driver  # noqa: F401
 
-from dask_limits import LimitedExecutor, SequentialExecutor, limit
+from dask_limits import LimitedExecutor, Retry, Scheduler, SequentialExecutor, limit
 
 trace = pytest.importorskip("opentelemetry.trace")
 
@@ -77,15 +78,33 @@ def test_a_call_that_cannot_be_submitted_has_a_span_that_says_why(spans: Spans) 
     assert spans.one().attributes["error.type"] == "RuntimeError"
 
 
-def test_calls_within_a_call_are_part_of_its_trace(spans: Spans, tmp_path: Path) -> None:
+def test_calls_within_a_call_are_part_of_its_trace(spans: Spans) -> None:
     with LimitedExecutor(1, wall_time=60) as executor:
-        assert executor.submit(limit_parent).result() == ids(spans_once(spans))
+        assert executor.submit(parent_in_a_call).result() == ids(spans_when(spans, 1)[0])
 
 
-def limit_parent() -> tuple[str, str]:
+def parent_in_a_call() -> tuple[str, str]:
     return limit(parent, wall_time=60)()
 
 
-def spans_once(spans: Spans):
-    until(lambda: spans.all())
-    return spans.one()
+def test_calls_within_a_call_of_this_process_have_spans_below_it(spans: Spans) -> None:
+    with LimitedExecutor(SequentialExecutor()) as executor:
+        assert executor.submit(lambda: executor.submit(abs, -2).result()).result() == 2
+    outer, inner = spans.all()
+    assert parent_of(inner) == ids(outer)
+
+
+def test_a_call_that_one_executor_passes_on_to_another_has_one_span(spans: Spans) -> None:
+    with LimitedExecutor(1, wall_time=60) as inner:
+        with LimitedExecutor(inner) as outer:
+            assert outer.submit(parent).result() == ids(spans_when(spans, 1)[0])
+        scheduler = Scheduler(inner)
+        task = scheduler.task(abs, plugins=Retry(max_retries=1))
+        scheduler.on_start(lambda: task.submit(-1) and None)
+        scheduler.run()
+    assert len(spans.all("run")) == len(spans.all()) == 2
+
+
+def spans_when(spans: Spans, number: int) -> list[Any]:
+    until(lambda: len(spans.all()) >= number)
+    return spans.all()

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from processes import wait_for
 from traces import Spans, ids, parent, parent_of, spans_of_the_driver  # noqa: F401
 
 from dask_limits import Limiter, PynisherPlugin, Retry, Scheduler
@@ -49,11 +50,19 @@ def test_a_retry_is_an_event_of_one_span_and_each_attempt_has_its_run(
     assert parent_of(first) == parent_of(second) == ids(call)
 
 
-def test_the_span_of_a_call_that_is_held_begins_with_its_submit(spans: Spans) -> None:
+def test_the_span_of_a_call_that_is_held_begins_with_its_submit(
+    spans: Spans, tmp_path: Path
+) -> None:
     scheduler = Scheduler.with_processes(2)
-    task = scheduler.task(time.sleep, plugins=Limiter(max_concurrent=1, when_full="wait"))
-    scheduler.on_start(partial(task.submit, 0.2))
-    scheduler.on_start(partial(task.submit, 0))
+    task = scheduler.task(wait_for, plugins=Limiter(max_concurrent=1, when_full="wait"))
+    file = tmp_path / "both are submitted"
+
+    @scheduler.on_start
+    def submit() -> None:
+        task.submit(file)
+        task.submit(file)
+        file.touch()
+
     scheduler.run()
     first, second = spans.all()
     assert second.start_time < first.end_time

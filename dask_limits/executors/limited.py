@@ -115,7 +115,7 @@ class LimitedExecutor(concurrent.futures.Executor):
         return self._submit(self._executor.submit, self._limited(fn), *args, **kwargs)
 
     def _submit(
-        self, to: Callable[..., Any], call: LimitedCall[..., R], *args: Any, **kwargs: Any
+        self, to: Callable[..., Any], call: LimitedCall[..., R], /, *args: Any, **kwargs: Any
     ) -> Future[R]:
         future: Future[R] = traced.submit(to, call, args, kwargs)
         future.add_done_callback(partial(self._recorder.add, call))

@@ -90,6 +90,7 @@ def test_a_run_on_processes_brings_no_dask():
 def test_the_public_names_are_these_and_all_exist():
     assert dask_limits.__all__ == [
         "ChildProcess",
+        "Display",
         "Event",
         "ExitState",
         "JobState",

@@ -174,6 +174,8 @@ class Future(concurrent.futures.Future[R], Generic[R]):
     def mark_started(self) -> None:
         """Mark the call as running. For executors."""
         self.started_at = time.time()
+        if self.attempt_of is not None:
+            self.attempt_of.started_at = self.started_at
 
     def note_progress(self, load: Callable[[], Any]) -> None:
         """Note that there is a new value of `progress`, and how to load it. For executors."""
@@ -270,6 +272,7 @@ class DeferredFuture(Future[R]):
         self._attempt = attempt
         if isinstance(attempt, Future):  # no worker can have been lost by now
             attempt.attempt_of = self
+            self.started_at = attempt.started_at
             attempt.when_progress(self._pass_on_progress)
             if self._span is not None:
                 attempt.add_done_callback(partial(_tell_ran, self._span))
@@ -286,7 +289,7 @@ class DeferredFuture(Future[R]):
         self.earlier += (failure,)
         if self._span is not None:
             self._span.runs_again(failure, self.attempts + 1)
-        self._attempt = None
+        self._attempt = self.started_at = None
         if not self._token.on_cancel(end_rest):
             end_rest()
 

@@ -4,9 +4,10 @@ import copy
 from collections.abc import Callable
 from typing import Any, ClassVar, Final, ParamSpec, Protocol, Self, overload, runtime_checkable
 
-from dask_limits.display import render
+from dask_limits.display import render, views
 from dask_limits.events import Emitter, Event, Subscriber, events_of
 from dask_limits.executors import Call, Future
+from dask_limits.html.elements import Html
 
 P = ParamSpec("P")
 
@@ -140,3 +141,6 @@ class Plugin(render.Renderable):
 
     def __rich__(self) -> render.RenderableType:
         return render.plugin_panel(self.name, self._rows())
+
+    def __html__(self) -> Html:
+        return views.plugin_html(self.name, self._rows())

@@ -5,10 +5,11 @@ from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast, overload
 
-from dask_limits.display import render
+from dask_limits.display import render, views
 from dask_limits.display.live import live
 from dask_limits.exceptions import SchedulerNotRunningError
 from dask_limits.executors import Future
+from dask_limits.html.elements import Html
 from dask_limits.plugins import Plugin
 from dask_limits.scheduler.constructors import Constructors
 from dask_limits.scheduler.exit_state import Action, ExitState, OnException, RunOptions
@@ -296,6 +297,21 @@ class Scheduler(Constructors, render.Renderable):
             () if (run := self._run) is None else run.cluster.lines(),
             self.emitter.subscribers,
             list(self.tasks.values()),
+        )
+
+    def __html__(self) -> Html:
+        run = self._run
+        return views.scheduler_html(
+            self._factory.name,
+            self._factory.options,
+            run is not None,
+            len(self.queue),
+            () if run is None else run.cluster.lines(),
+            self.emitter.subscribers,
+            [
+                views.TaskRow(task.name, task.n_running, task.n_held, task.event_counts, task)
+                for task in self.tasks.values()
+            ],
         )
 
     def __repr__(self) -> str:

@@ -9,10 +9,11 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, ParamSpec, TypeVar
 
-from dask_limits.display import render
+from dask_limits.display import render, views
 from dask_limits.events import Event
 from dask_limits.executors import Call, Future
 from dask_limits.executors.future import DeferredFuture
+from dask_limits.html.elements import Html
 from dask_limits.limits import call_log, name_of
 from dask_limits.plugins.base import RETRY, Plugin
 from dask_limits.scheduler.events import TaskEvents
@@ -240,6 +241,11 @@ class Task(TaskEvents[P, R], render.Renderable):
 
     def __rich__(self) -> render.RenderableType:
         return render.task_panel(
+            self.function, self.unique_ref, self.plugins, self.emitter.subscribers
+        )
+
+    def __html__(self) -> Html:
+        return views.task_html(
             self.function, self.unique_ref, self.plugins, self.emitter.subscribers
         )
 

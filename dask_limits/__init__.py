@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from dask_limits.dask.graphs.annotations import annotate
     from dask_limits.dask.usage_log import usages
     from dask_limits.dask.worker.plugin import LimitsWorkerPlugin
+    from dask_limits.display.live import Display
     from dask_limits.events import Event
     from dask_limits.executors.cluster import WorkerInfo
     from dask_limits.executors.dask.probe import probe_scheduler
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ChildProcess",
+    "Display",
     "Event",
     "ExitState",
     "JobState",
@@ -70,6 +72,7 @@ __all__ = [
 # is run too, ask for none.
 _MODULES = {
     "ChildProcess": "limits.outcome",
+    "Display": "display.live",
     "Event": "events",
     "ExitState": "scheduler.exit_state",
     "JobState": "batch_systems.job_state",

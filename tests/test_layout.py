@@ -56,7 +56,7 @@ LAYERS = {
     """,
     "dask": """
         __init__
-        topic progress_log compat
+        topic progress_log running compat
         nodes
         reservations packed_call usage_log cluster_log metrics_page
         batch

@@ -1,34 +1,48 @@
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from dask_limits.display.plain_lines import PlainLines
+from dask_limits.display.run_view import LiveView
+from dask_limits.units import whole_number
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-REDRAW_EVERY_S: Final = 0.125
-"""The seconds between redraws of a live view. Each takes the run loop some milliseconds."""
 
+@dataclass(frozen=True)
+class Display:
+    """How `scheduler.run(display=...)` shows a run.
 
-@contextmanager
-def live(thing: RenderableType) -> Iterator[Callable[[], None]]:
-    """Show something on the terminal while it changes.
+    Args:
+        total: How many calls there will be, if you know: then the time left is shown. `map` over
+            a list, or anything else that has a length, needs no total.
+        above: What to show above it on a terminal: text, or something of rich.
 
-    What this yields redraws it if it is time. Call it often, in the thread that makes the changes.
+    Raises:
+        TypeError: if the total is no whole number.
+        ValueError: if it is below 1.
+
+    Example:
+        >>> from dask_limits import Scheduler
+        >>> scheduler = Scheduler.with_threads(1)
+        >>> _ = scheduler.on_start(lambda: scheduler.submit(abs, -3))
+        >>> _ = scheduler.run(display=Display(total=1))  # doctest: +ELLIPSIS
+        2... run on ThreadPoolExecutor (starting, ...
+        2... abs(-3) returned; ...
+        2... run on ThreadPoolExecutor (exhausted, ...): 1 returned; ...
     """
-    from rich.live import Live
 
-    with Live(get_renderable=lambda: thing, auto_refresh=False) as view:
-        due = 0.0
+    total: int | None = None
+    above: RenderableType | None = None
 
-        def redraw() -> None:
-            nonlocal due
-            if time.monotonic() >= due:
-                view.refresh()
-                due = time.monotonic() + REDRAW_EVERY_S
+    def __post_init__(self) -> None:
+        if self.total is not None:
+            whole_number(self.total, "total", none="a number that is not known")
 
-        redraw()
-        yield redraw
-        view.refresh()
+
+def view_for(display: Display) -> LiveView:
+    """What shows a run here."""
+    return PlainLines(sys.stdout)

@@ -74,14 +74,18 @@ ClusterEvent = WorkerAdded | WorkerRemoved | WaitingForWorkers | Rerun
 
 
 class ClusterState:
-    """The state of a cluster, from its events; the recorder is told of its workers."""
+    """The state of a cluster, from its events; the recorder is told of its workers.
+
+    Attributes:
+        n_reruns: How many calls were run again after a lost worker.
+    """
 
     def __init__(self, recorder: Recorder) -> None:
         self._recorder = recorder
         self._workers: dict[str, WorkerInfo] = {}  # by address
         self._jobs: tuple[JobState, ...] = ()
+        self.n_reruns = 0
         self._last_lost = ""
-        self._n_reruns = 0
 
     def update(self, event: ClusterEvent) -> None:
         """Apply an event."""
@@ -96,7 +100,7 @@ class ClusterState:
             case WaitingForWorkers(jobs):
                 self._jobs = jobs
             case Rerun():
-                self._n_reruns += 1
+                self.n_reruns += 1
 
     @property
     def cores(self) -> int:
@@ -117,8 +121,8 @@ class ClusterState:
             lines.append(f"{_count(n, 'job')} {state}" + (f" ({reason})" if reason else ""))
         if self._last_lost:
             lines.append(f"Last worker lost: {self._last_lost}")
-        if self._n_reruns:
-            lines.append(f"{_count(self._n_reruns, 'call')} rerun after a lost worker")
+        if self.n_reruns:
+            lines.append(f"{_count(self.n_reruns, 'call')} rerun after a lost worker")
         return lines
 
 

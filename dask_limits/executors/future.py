@@ -171,6 +171,8 @@ class Future(concurrent.futures.Future[R], Generic[R]):
     def mark_started(self) -> None:
         """Mark the call as running. For executors."""
         self.started_at = time.time()
+        if self.attempt_of is not None:
+            self.attempt_of.started_at = self.started_at
 
     def note_progress(self, load: Callable[[], Any]) -> None:
         """Note that there is a new value of `progress`, and how to load it. For executors."""
@@ -259,6 +261,7 @@ class DeferredFuture(Future[R]):
         self._attempt = attempt
         if isinstance(attempt, Future):  # no worker can have been lost by now
             attempt.attempt_of = self
+            self.started_at = attempt.started_at
             attempt.when_progress(self._pass_on_progress)
         if not self._token.on_cancel(attempt.cancel):
             attempt.cancel()
@@ -271,7 +274,7 @@ class DeferredFuture(Future[R]):
     def rest(self, failure: BaseException, end_rest: Callable[[], object]) -> None:
         """Wait for the next attempt, after one that has failed. A cancel calls `end_rest`."""
         self.earlier += (failure,)
-        self._attempt = None
+        self._attempt = self.started_at = None
         if not self._token.on_cancel(end_rest):
             end_rest()
 

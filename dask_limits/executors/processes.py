@@ -10,6 +10,7 @@ from typing import Any, Generic, ParamSpec, TypeVar
 
 from dask_limits.executors.future import Future
 from dask_limits.executors.ordered_map import OrderedMap
+from dask_limits.executors.running import RunningCall
 from dask_limits.limits import LimitedCall, Outcome, Usage, call_log
 from dask_limits.limits.ipc import progress_values
 from dask_limits.limits.owner import reserving
@@ -92,6 +93,11 @@ class ProcessExecutor(concurrent.futures.Executor):
     def _nudge(self) -> None:
         """Have calls look whether they are cancelled. Each has this, so the executor lives on."""
         self._dispatcher.nudge()
+
+    def running_calls(self) -> list[RunningCall]:
+        """See `TellsRunning`."""
+        running = self._guardian.running()
+        return [RunningCall(job.future, usage) for job, usage in running if isinstance(job, _Job)]
 
     def map(
         self,

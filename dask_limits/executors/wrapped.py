@@ -13,6 +13,7 @@ from typing import Any, Final, ParamSpec, TypeVar
 
 from dask_limits.exceptions import CallPicklingError
 from dask_limits.executors.future import Future
+from dask_limits.executors.running import RunningCall
 from dask_limits.limits import (
     CancelToken,
     LimitedCall,
@@ -59,6 +60,7 @@ class WrappedExecutor(concurrent.futures.Executor):
         self._in_threads = isinstance(executor, ThreadPoolExecutor)
         modules = (cls.__module__ for cls in type(executor).__mro__)
         self._is_local = any(map(_LOCAL.match, modules))
+        self._running: dict[CancelToken, Future[Any]] = {}  # in threads
         self._closed = False
         self._has_said_so = False  # that it has no way for progress
 
@@ -90,7 +92,11 @@ class WrappedExecutor(concurrent.futures.Executor):
             if not token.cancelled:
                 future.mark_started()
                 on_progress = future.note_progress if call.tells else None
-                future.settle(run_call(call, args, kwargs, token, on_progress))
+                self._running[token] = future
+                try:
+                    future.settle(run_call(call, args, kwargs, token, on_progress))
+                finally:
+                    del self._running[token]
 
         inner = self.executor.submit(run)
         inner.add_done_callback(lambda inner: _pass_failure(inner, future))
@@ -128,6 +134,11 @@ class WrappedExecutor(concurrent.futures.Executor):
 
         inner.add_done_callback(settle)
         return future
+
+    def running_calls(self) -> list[RunningCall]:
+        """See `TellsRunning`. Of calls in processes of others nothing is known."""
+        here, running = self._running.copy(), default_guardian().running()
+        return [RunningCall(here[c.cancel], usage) for c, usage in running if c.cancel in here]
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Refuse further calls, and shut down the executor if it is owned.

@@ -80,8 +80,8 @@ class Recorder:
         self._lock = threading.RLock()
         self._is_busy = False
 
-    def add(self, fn: Callable[..., object], future: EndedCall) -> None:
-        """Add a call of a function, with its limits if it is a `LimitedCall`."""
+    def add(self, fn: Callable[..., object], future: EndedCall) -> End:
+        """Add a call of a function, with its limits if it is a `LimitedCall`; return its end."""
         limits, function = _NO_LIMITS, fn
         if isinstance(fn, LimitedCall):
             limits, function = fn.limits, fn.fn
@@ -100,6 +100,7 @@ class Recorder:
             usage = Usage(wall_time=now - started, cpu_time=nan, num_processes=0, started=started)
         about = worker, job, future.submitted_at, now, future.attempts
         self.add_row(name_of(function), future.key, end, usage, limits, *about)
+        return end
 
     def add_row(
         self,

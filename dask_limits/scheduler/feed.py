@@ -16,6 +16,9 @@ class Feed:
     """Submits calls of items, so that at most so many of them are not done.
 
     `most` is None to go by how fast they end, and `places` tells how many can run at a time.
+
+    Attributes:
+        n_left: How many items are still to be taken; None if that is not known.
     """
 
     def __init__(
@@ -24,7 +27,9 @@ class Feed:
         submit: Callable[[Any], Future[Any] | None],
         most: int | None,
         places: Callable[[], int],
+        n_items: int | None = None,
     ) -> None:
+        self.n_left = n_items
         self._items = items
         self._submit = submit
         self._most = most
@@ -60,6 +65,8 @@ class Feed:
             except SchedulerNotRunningError:  # it was stopped meanwhile
                 self.is_used_up = True
                 return
+            if self.n_left:
+                self.n_left -= 1
             if future is None:
                 return  # a plugin may drop all: the run goes on with other things in between
             self._in_flight.add(future)
@@ -83,6 +90,7 @@ class Feeds:
 
     def __init__(self) -> None:
         self._feeds: list[Feed] = []
+        self._have_lengths: bool | None = None  # all that there were; None if there was none
 
     def __bool__(self) -> bool:
         return bool(self._feeds)
@@ -90,6 +98,11 @@ class Feeds:
     def add(self, feed: Feed) -> None:
         """Take a feed, which is refilled from the next step of the run on."""
         self._feeds.append(feed)
+        self._have_lengths = self._have_lengths is not False and feed.n_left is not None
+
+    def n_left(self) -> int | None:
+        """How many items are still to be taken; None if that is not known, or there were none."""
+        return sum(feed.n_left or 0 for feed in self._feeds) if self._have_lengths else None
 
     def note_end(self, future: Future[Any]) -> None:
         """Note that a call has ended and its events were emitted."""

@@ -4,11 +4,8 @@ import os
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import CancelledError, Executor
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from typing import Any, ParamSpec
 
-from dask_limits.display.live import REDRAW_EVERY_S
 from dask_limits.events import Emitter, Event
 from dask_limits.executors import Call, ExecutorFactory, Future
 from dask_limits.executors.cluster import (
@@ -21,10 +18,11 @@ from dask_limits.executors.cluster import (
     WorkerRemoved,
 )
 from dask_limits.executors.future import DeferredFuture
+from dask_limits.executors.running import RunningCall, TellsRunning
 from dask_limits.limits import name_of
-from dask_limits.plugins import Plugin
 from dask_limits.printable import repr_of
 from dask_limits.report import Recorder
+from dask_limits.scheduler.call_hooks import CallHooks
 from dask_limits.scheduler.events import SchedulerEvents, TaskEvents, events_of_end
 from dask_limits.scheduler.exit_state import Action, ExitState, RunOptions
 from dask_limits.scheduler.feed import Feed, Feeds
@@ -32,18 +30,9 @@ from dask_limits.scheduler.progress import Progress
 from dask_limits.scheduler.requests import TimeIsUpError
 from dask_limits.scheduler.run_log import RunLog
 from dask_limits.scheduler.run_loop import RunLoop, Steps, Timer
+from dask_limits.scheduler.run_watch import RunWatch
 
 P = ParamSpec("P")
-
-
-@dataclass(eq=False)
-class CallHooks:
-    """What a run needs of the task that a call belongs to."""
-
-    emitter: Emitter
-    plugins: list[Plugin]
-    forget: Callable[[Future[Any]], None]
-    start_held: Callable[[], None]
 
 
 class Run:
@@ -62,7 +51,9 @@ class Run:
         queue: The calls that are not done. Each leaves it before its events are emitted.
         cluster: What the executor has reported about its cluster.
         progress: What calls have reported of their progress.
+        feeds: Where further calls come from.
         error: What `Scheduler.run` raises in the end.
+        watch: What has the run displayed; None if nothing does.
     """
 
     def __init__(
@@ -70,30 +61,28 @@ class Run:
         emitter: Emitter,
         factory: ExecutorFactory,
         options: RunOptions,
-        view: AbstractContextManager[Callable[[], None] | None],
         recorder: Recorder,
     ) -> None:
         self.loop = RunLoop()
         self.queue: dict[Future[Any], Call] = {}
         self.error: BaseException | None = None
+        self.watch: RunWatch | None = None
         self.cluster = ClusterState(recorder)
         self.progress = Progress(self.loop, emitter, self.guard)
+        self.feeds = Feeds()
         self._log = RunLog()
         self._emitter = emitter
         self._options = options
-        self._view = view
         self._recorder = recorder
         self._factory = factory
         self._hooks: dict[Future[Any], CallHooks] = {}
         self._put = self.loop.put  # one object for all calls
-        self._feeds = Feeds()
         self._empty_told = False
         self._stop: tuple[str, BaseException | None] | None = None
         self._exit: ExitState | None = None
         self._finishing = False
         self._closed = False
         self._pid = os.getpid()
-        self._redraw: Callable[[], None] | None = None
         self._executor: Executor | None = None
 
     def open(self) -> Executor:
@@ -121,11 +110,23 @@ class Run:
 
     def empty(self) -> bool:
         """Whether no call, no timer and no item to map is left."""
-        return not (self.queue or self.loop.has_timers() or self._feeds)
+        return not (self.queue or self.loop.has_timers() or self.feeds)
 
     def places(self) -> int:
         """How many calls can run at a time, as far as that is known."""
         return self.cluster.cores or getattr(self._executor, "max_workers", 1)
+
+    def state(self) -> str:
+        """How far it is, in a word."""
+        if self._closed:
+            return "interrupted" if self._exit is None else self._exit.code
+        if self._finishing:
+            return "ending"
+        return "starting" if self._executor is None else "running"
+
+    def running_calls(self) -> Iterable[RunningCall]:
+        """What calls use that run, if the executor can tell."""
+        return self._executor.running_calls() if isinstance(self._executor, TellsRunning) else ()
 
     def submit(self, call: Call) -> Future[Any]:
         """Submit a call to the executor, and add it to the queue."""
@@ -153,7 +154,7 @@ class Run:
 
     def feed(self, feed: Feed) -> None:
         """Submit calls of its items from the next step on."""
-        self._feeds.add(feed)
+        self.feeds.add(feed)
         self._empty_told = False
         self.loop.put(None)
 
@@ -170,20 +171,19 @@ class Run:
 
     def steps(self) -> Steps[ExitState]:
         """Run from the start to the end."""
-        with self._view as self._redraw:
-            if self._options.timeout_s is not None:
-                self.loop.deadline = time.monotonic() + self._options.timeout_s
-            state = yield from self._wait_for_workers()
-            if state is None:
-                self._log.started(self.executor, self.cluster)
-                self._emit(SchedulerEvents.STARTED)
-            while state is None and (state := self._end()) is None:
-                yield from self._step()
-            self._begin_finishing(state)
-            while self.queue:
-                yield from self._step()
-            self._close(wait=self._options.wait)
-            self._finished()
+        if self._options.timeout_s is not None:
+            self.loop.deadline = time.monotonic() + self._options.timeout_s
+        state = yield from self._wait_for_workers()
+        if state is None:
+            self._log.started(self.executor, self.cluster)
+            self._emit(SchedulerEvents.STARTED)
+        while state is None and (state := self._end()) is None:
+            yield from self._step()
+        self._begin_finishing(state)
+        while self.queue:
+            yield from self._step()
+        self._close(wait=self._options.wait)
+        self._finished()
         return state
 
     def finish_at_once(self, error: BaseException) -> None:
@@ -196,7 +196,7 @@ class Run:
                 why = self._stop or (f"{repr_of(error)} was raised", error)
                 self._emit(SchedulerEvents.STOP, *why)
                 self._emit(SchedulerEvents.FINISHING)
-            self._feeds.stop(self.guard)
+            self.feeds.stop(self.guard)
             self._cancel(list(self.queue))
         finally:  # a callback may call sys.exit(), or a second Ctrl-C may interrupt it
             for future in self.queue:
@@ -223,11 +223,8 @@ class Run:
 
     def _step(self) -> Steps[None]:
         """Wait for one thing and handle it, then make the calls of timers that are due."""
-        wait_s = 0.0 if self._feeds.have_room() else self.loop.wait_s()
-        if self._redraw is not None:
-            self._redraw()
-            wait_s = REDRAW_EVERY_S if wait_s is None else min(wait_s, REDRAW_EVERY_S)
-        thing = yield wait_s
+        wait_s = 0.0 if self.feeds.have_room() else self.loop.wait_s()
+        thing = yield wait_s if self.watch is None else self.watch.step(wait_s)
         if self._is_forked():
             raise RuntimeError(
                 "This process is a fork of the one that runs the scheduler: it was forked in a"
@@ -241,7 +238,7 @@ class Run:
             self.guard(thing)
         for call in self.loop.due():
             self.guard(call)
-        self._feeds.refill(self.guard, lambda: self._reason_to_end() is None)
+        self.feeds.refill(self.guard, lambda: self._reason_to_end() is None)
 
     def _end(self) -> ExitState | None:
         """Why the run ends now; None if it goes on."""
@@ -269,7 +266,7 @@ class Run:
         self._finishing = True
         self.loop.deadline = None
         self.loop.cancel_timers()
-        self._feeds.stop(self.guard)
+        self.feeds.stop(self.guard)
         if self._stop is not None:
             self._emit(SchedulerEvents.STOP, *self._stop)
         if state.code == ExitState.Code.TIMEOUT:
@@ -319,7 +316,9 @@ class Run:
         call = self.queue.pop(future, None)
         if call is None:
             return
-        self._recorder.add(call[0], future)
+        end = self._recorder.add(call[0], future)
+        if self.watch is not None:
+            self.watch.ended(future, call, end)
         error = None if future.cancelled() else future.exception()
         self._log.ended(future, error)
         hooks = self._hooks.pop(future, None)
@@ -341,7 +340,7 @@ class Run:
             self._failed(error, of_callback=False)
         if hooks is not None:
             self.guard(hooks.start_held)
-        self._feeds.note_end(future)
+        self.feeds.note_end(future)
 
     def _cancel(self, futures: Iterable[Future[Any]]) -> None:
         """Cancel calls, and end those that run. Those that are done by now stay as they are."""

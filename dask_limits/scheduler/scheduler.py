@@ -1,12 +1,12 @@
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Sized
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast, overload
 
 from dask_limits.display import render, views
-from dask_limits.display.live import live
+from dask_limits.display.live import Display, view_for
 from dask_limits.exceptions import SchedulerNotRunningError
 from dask_limits.executors import Future
 from dask_limits.html.elements import Html
@@ -15,6 +15,7 @@ from dask_limits.scheduler.constructors import Constructors
 from dask_limits.scheduler.exit_state import Action, ExitState, OnException, RunOptions
 from dask_limits.scheduler.feed import Feed
 from dask_limits.scheduler.run import Run
+from dask_limits.scheduler.run_watch import RunWatch
 from dask_limits.scheduler.task import Task
 from dask_limits.units import Duration, whole_number
 
@@ -135,8 +136,8 @@ class Scheduler(Constructors, render.Renderable):
                 f"map() needs a task or a function, but {function!r} is of type"
                 f" {type(function).__name__}"
             )
-        feed = partial(Feed, iter(items), submit, max_in_flight)
-        self.in_run(lambda run: run.feed(feed(run.places)))
+        feed = partial(Feed, iter(items), submit, max_in_flight, n_items=_length(items))
+        self.in_run(lambda run: run.feed(feed(places=run.places)))
 
     def run(
         self,
@@ -146,7 +147,7 @@ class Scheduler(Constructors, render.Renderable):
         wait: bool = True,
         on_exception: OnException = "raise",
         on_cancelled: Action = "raise",
-        display: bool = False,
+        display: bool | Display = False,
     ) -> ExitState:
         """Run until nothing is left to do, or something ends the run.
 
@@ -164,7 +165,9 @@ class Scheduler(Constructors, render.Renderable):
                 "end" the run without raising it, or "continue"; or a mapping of exception types
                 to these, of which the first match counts. Without a match, it is raised.
             on_cancelled: What to do when a call was cancelled, except by the end of the run.
-            display: Whether to show the scheduler live on the terminal.
+            display: Whether to show the run while it goes on: what runs, what has ended and how.
+                On a terminal this is one screen; elsewhere, such as in a log, lines. A
+                [Display][dask_limits.Display] says how many calls there will be, for the time left.
 
         Returns:
             Why the run ended.
@@ -191,7 +194,7 @@ class Scheduler(Constructors, render.Renderable):
         wait: bool = True,
         on_exception: OnException = "raise",
         on_cancelled: Action = "raise",
-        display: bool = False,
+        display: bool | Display = False,
     ) -> ExitState:
         """Like `run()`, in the event loop of the caller. Callbacks are plain functions here too.
 
@@ -267,27 +270,38 @@ class Scheduler(Constructors, render.Renderable):
         return cast("DaskExecutor", executor)
 
     @contextmanager
-    def _running(self, options: RunOptions, display: bool) -> Iterator[Run]:
+    def _running(self, options: RunOptions, display: bool | Display) -> Iterator[Run]:
         """Make a run. If it fails, end all that is left of it at once."""
         if self._run is not None:
             raise RuntimeError(
                 "The scheduler is already running. Submit to it, or wait until run() returns."
             )
-        view = live(self) if display else nullcontext()
-        run = Run(self.emitter, self._factory, options, view, self._recorder)
-        try:  # from here on, Ctrl-C may come at any time
-            self._latest_run = run
-            executor = run.open()
-            self._recorder.slots = getattr(executor, "max_workers", 0)
-            if self._factory.given is None:
-                self.executor = executor
-            yield run
-        except BaseException as error:
-            run.finish_at_once(error)
-            raise
-        finally:
-            self._latest_run = None
-            self._recorder.worker_removed()
+        run = Run(self.emitter, self._factory, options, self._recorder)
+        with self._shown(run, display):
+            try:  # from here on, Ctrl-C may come at any time
+                self._latest_run = run
+                executor = run.open()
+                self._recorder.slots = getattr(executor, "max_workers", 0)
+                if self._factory.given is None:
+                    self.executor = executor
+                yield run
+            except BaseException as error:
+                run.finish_at_once(error)
+                raise
+            finally:
+                self._latest_run = None
+                self._recorder.worker_removed()
+
+    @contextmanager
+    def _shown(self, run: Run, display: bool | Display) -> Iterator[None]:
+        """Show a run until it is over, if that is asked for."""
+        if not display:
+            yield
+            return
+        its = display if isinstance(display, Display) else Display()
+        with RunWatch(view_for(its), run, self._factory.name, its.total) as run.watch:
+            yield
+        run.watch = None  # together they would be a circle
 
     def __rich__(self) -> render.RenderableType:
         return render.scheduler_tree(
@@ -316,3 +330,10 @@ class Scheduler(Constructors, render.Renderable):
 
     def __repr__(self) -> str:
         return f"Scheduler({self._factory}, {len(self.queue)} not done)"
+
+
+def _length(items: Iterable[object]) -> int | None:
+    try:
+        return len(items) if isinstance(items, Sized) else None
+    except Exception:  # of a user's class, or more than there are numbers for
+        return None

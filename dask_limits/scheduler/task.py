@@ -16,8 +16,9 @@ from dask_limits.executors.future import DeferredFuture
 from dask_limits.html.elements import Html
 from dask_limits.limits import call_log, name_of
 from dask_limits.plugins.base import RETRY, Plugin
+from dask_limits.scheduler.call_hooks import CallHooks
 from dask_limits.scheduler.events import TaskEvents
-from dask_limits.scheduler.run import CallHooks, Run
+from dask_limits.scheduler.run import Run
 from dask_limits.scheduler.submitter import Submitter
 from dask_limits.units import parse_delay
 
@@ -224,6 +225,8 @@ class Task(TaskEvents[P, R], render.Renderable):
         if again:
             assert error is not None
             call_log.runs_again(self.name, call_log.in_a_line(error), future.attempts + 1)
+            if run.watch is not None:
+                run.watch.n_retries += 1
             run.progress.tell(future)  # what the last attempt has reported last
             run.guard(self.emitter.emit, RETRY, future, error, future.attempts + 1)
 

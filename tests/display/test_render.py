@@ -59,4 +59,4 @@ def test_names_are_not_read_as_markup(threads):
 def test_a_live_display_ends_with_what_came_of_it(threads, capsys):
     on_start(threads, time.sleep, 0.2)
     assert threads.run(display=True).code == Code.EXHAUSTED
-    assert "@on_finished 1" in capsys.readouterr().out
+    assert "1 returned" in capsys.readouterr().out

@@ -114,6 +114,8 @@ class Kind:
     """`cancel()` ends a call that runs under a limit."""
     ends_unlimited: bool = False
     """`cancel()` ends a call that runs without."""
+    tells_usage: bool = True
+    """What calls with limits have used so far is known while they run."""
     tells: bool = True
     """What a call reports of its progress reaches the driver."""
     has_workers: bool = False
@@ -122,20 +124,22 @@ class Kind:
 
 EXECUTORS = {
     "processes": Kind(processes, ends_running=True, ends_unlimited=True),
-    "sequential": Kind(SequentialExecutor, elsewhere=False),
+    "sequential": Kind(SequentialExecutor, elsewhere=False, tells_usage=False),
     "threads": Kind(
         lambda: WrappedExecutor(ThreadPoolExecutor(2, "dask-limits"), owned=True),
         elsewhere=False,
         ends_running=True,
     ),
     "stdlib processes": Kind(
-        lambda: WrappedExecutor(ProcessPoolExecutor(2), owned=True), tells=False
+        lambda: WrappedExecutor(ProcessPoolExecutor(2), owned=True), tells=False, tells_usage=False
     ),
-    "loky": Kind(loky, tells=False),
+    "loky": Kind(loky, tells=False, tells_usage=False),
     "dask": Kind(dask, ends_running=True, has_workers=True),
     "jobqueue": Kind(jobqueue, ends_running=True, has_workers=True),
-    "limited": Kind(lambda: LimitedExecutor(2), ends_running=True, ends_unlimited=True),
-    "limited on a pool": Kind(limited_on_a_pool, tells=False),
+    "limited": Kind(
+        lambda: LimitedExecutor(2), ends_running=True, ends_unlimited=True, tells_usage=False
+    ),
+    "limited on a pool": Kind(limited_on_a_pool, tells=False, tells_usage=False),
 }
 
 
@@ -192,6 +196,35 @@ def test_a_call_returns_with_its_usage(executor):
     assert future.result(timeout=30) == (1, 2, 3, 4)
     assert future.usage.wall_time >= 0
     assert not future.running()
+
+
+def take_and_wait(path):
+    kept = bytearray(60 * 2**20)
+    Path(path).touch()
+    while Path(path).exists():
+        time.sleep(0.01)
+    return len(kept)
+
+
+def test_it_tells_what_a_call_has_used_so_far(kind, executor, tmp_path):
+    if not kind.tells_usage:
+        pytest.skip("this one does not know")
+    path = tmp_path / "taken"
+    future = executor.submit(limit(take_and_wait, memory="500 MiB"), str(path))
+
+    def seen():
+        return [call.usage for call in executor.running_calls() if call.future is future]
+
+    until(path.exists)
+    until(lambda: any(usage.peak_memory > 58 * 2**20 for usage in seen()))
+    (usage,) = seen()
+    until(lambda: seen()[0].wall_time > usage.wall_time)
+    assert usage.num_processes == 1
+    assert abs(usage.started + usage.wall_time - time.time()) < 30
+    assert {bool(call.worker) for call in executor.running_calls()} == {kind.has_workers}
+    path.unlink()
+    assert future.result(timeout=30) == 60 * 2**20
+    assert seen() == []
 
 
 def test_its_futures_work_with_the_standard_library(executor):

@@ -25,6 +25,7 @@ from dask_limits.dask.scheduler.draining import drain_idle, drain_in_time, stop_
 from dask_limits.dask.scheduler.gather_log import LOGGER, GatherLog
 from dask_limits.dask.scheduler.losses import Losses
 from dask_limits.dask.scheduler.refusals import Refusals
+from dask_limits.dask.scheduler.running import RunningOnCluster
 from dask_limits.dask.scheduler.tasks import is_ours, order_of, where_of
 from dask_limits.placement.policy import Start
 from dask_limits.placement.queue import WaitingCall
@@ -58,8 +59,9 @@ class LimitsSchedulerPlugin(distributed.SchedulerPlugin):  # type: ignore[misc]
         self._gather_log = GatherLog(self.cluster)
         self._losses = Losses(self.cluster, self._gather_log, self._decide)
         self._channels = Channels(scheduler)
+        self.running = RunningOnCluster(scheduler)
         scheduler.handlers.update(
-            self._channels.rpc_handlers,
+            self._channels.rpc_handlers | self.running.rpc_handlers,
             dask_limits_join=self._join,
             dask_limits_leave=self._leave,
             dask_limits_cancel_calls=self._cancel_calls,
@@ -68,7 +70,7 @@ class LimitsSchedulerPlugin(distributed.SchedulerPlugin):  # type: ignore[misc]
         started, seceded = self._call_started, self._call_seceded
         listen(scheduler, {"dask-limits-started": started, "dask-limits-seceded": seceded})
         listen(scheduler, {"dask-limits-begun": self._call_begun, PROGRESS: self._calls_get_on})
-        listen(scheduler, self._channels.stream_handlers)
+        listen(scheduler, self._channels.stream_handlers | self.running.stream_handlers)
         publish(self, self._gauges)
         self._undo = patches.install(scheduler, self._decide)
         if self._undo is None:
@@ -103,6 +105,7 @@ class LimitsSchedulerPlugin(distributed.SchedulerPlugin):  # type: ignore[misc]
         if state is None:
             return False
         self._channels.worker_came(worker)
+        self.running.worker_came(worker)
         if self._undo is None:
             return False
         reported = WorkerResources(**resources)
@@ -124,6 +127,7 @@ class LimitsSchedulerPlugin(distributed.SchedulerPlugin):  # type: ignore[misc]
 
     def _remove(self, worker: str) -> TrackedWorker | None:
         self._channels.worker_left(worker)
+        self.running.worker_left(worker)
         self._placement.remove(worker)
         stop_timer(self.cluster, worker)
         return self.cluster.remove(worker)

@@ -53,13 +53,14 @@ class BatchRun:
 
     Attributes:
         numbers: The calls.
+        tokens: What ends each of them, those too that were taken.
         last_begun: The one that began last; they begin in order, but for those that run again.
     """
 
     def __init__(self, numbers: Iterable[int], place: Place | None = None) -> None:
         self.numbers = list(numbers)
         self._place = place
-        self._tokens = {number: CancelToken() for number in self.numbers}
+        self.tokens = {number: CancelToken() for number in self.numbers}
         self._waiting = deque(self.numbers)
         self._ended: dict[int, PackedOutcome[Any]] = {}
         self._began_at: float | None = None
@@ -68,10 +69,6 @@ class BatchRun:
         self._runs_again: RunsAgain = lambda *_: False
         self.last_begun: int | None = None
         self.cancelled = False
-
-    def token(self, number: int) -> CancelToken:
-        """What ends one of the calls."""
-        return self._tokens[number]
 
     def run(
         self,
@@ -112,7 +109,7 @@ class BatchRun:
         tell: TellProgress | None,
     ) -> _Numbered:
         of_this = None if tell is None else partial(tell, number)
-        return _Numbered(self, number, of_this, fn, args, {}, limits, self._tokens[number])
+        return _Numbered(self, number, of_this, fn, args, {}, limits, self.tokens[number])
 
     def _seconds(self) -> float:
         """How long a call takes on average."""
@@ -162,8 +159,8 @@ class BatchRun:
         """End these calls, or all, whether they run or wait."""
         if numbers is None:
             self.cancelled = True
-        for number in self._tokens if numbers is None else numbers:
-            if (token := self._tokens.get(number)) is not None:  # else it never came here
+        for number in self.tokens if numbers is None else numbers:
+            if (token := self.tokens.get(number)) is not None:  # else it never came here
                 token.cancel()
 
     def _take_waiting(self) -> Iterator[int]:

@@ -44,6 +44,7 @@ from dask_limits.dask.worker.admission import AdmissionControl, Reservation
 from dask_limits.dask.worker.batch_run import BatchRun
 from dask_limits.dask.worker.error_messages import explain
 from dask_limits.dask.worker.relay import Relay
+from dask_limits.dask.worker.running import RunningHere
 from dask_limits.dask.worker.shown import Shown
 from dask_limits.exceptions import CallCancelledError, CallError, GuardianLostError
 from dask_limits.limits import Limits, call_log
@@ -81,6 +82,7 @@ class LimitsExecutor(concurrent.futures.Executor):
         usage_log: What its tasks have used.
         progress_log: What calls of schedulers report, those without limits included.
         relay: By which its calls ask their drivers.
+        running: What its calls have used so far.
     """
 
     def __init__(
@@ -100,6 +102,7 @@ class LimitsExecutor(concurrent.futures.Executor):
         self.progress_log = ProgressLog(self._send_progress)
         self.relay = Relay(worker)
         self._shown = Shown(worker, self._guardian, lambda: self._admission)
+        self.running = RunningHere(worker, self._guardian, self._executions, self._send)
 
     def preload(self, preload: Preload) -> None:
         """Have the calls that begin from now on run in processes that have done this."""
@@ -189,8 +192,7 @@ class LimitsExecutor(concurrent.futures.Executor):
         if isinstance(fn, JoblibBatch) and limits.isolation == "thread":
             fn = fn.function  # this process has a client, and other threads that use joblib
         (number,) = batch.numbers
-        cancel = batch.token(number)
-        run = partial(self._guardian.run, fn, args, kwargs, limits, cancel=cancel)
+        run = partial(self._guardian.run, fn, args, kwargs, limits, cancel=batch.tokens[number])
         with by_value.Receiving():  # in this thread, at isolation "thread"
             outcome = self._run_guarded(node.key, number, run, limits)
         if isinstance(outcome.exception, CallCancelledError):

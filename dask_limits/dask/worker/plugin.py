@@ -110,7 +110,8 @@ class LimitsWorkerPlugin(distributed.WorkerPlugin):  # type: ignore[misc]
         compat.log_no_failures_with(BatchFailedError)  # `dask_limits.calls` has their calls
         give_back, cancel_calls = self._executor.give_back, self._executor.cancel_calls
         handlers = {"dask-limits-give-back": give_back, "dask-limits-cancel-calls": cancel_calls}
-        compat.listen(worker, handlers | self._executor.relay.handlers)
+        handlers |= self._executor.relay.handlers | self._executor.running.handlers
+        compat.listen(worker, handlers)
         resources, job = await _resources_of(worker)
         self._executor.set_resources(resources, job.job)
         try:

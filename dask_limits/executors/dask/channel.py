@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import contextlib
 from functools import partial
+from typing import Final
 
 import distributed
 
@@ -9,8 +10,10 @@ from dask_limits.channels.channel import Hear, new_name
 from dask_limits.channels.local_socket import Address
 from dask_limits.dask.compat.client import call_in_loop, id_of
 from dask_limits.dask.topic import CHANNELS
-from dask_limits.executors.dask.connection import SchedulerConnection
+from dask_limits.executors.dask.connection import SchedulerConnection, has_handler
 from dask_limits.executors.dask.topics import listen, unlisten
+
+_OPEN: Final = "dask_limits_open_channel"
 
 
 class DaskChannel:
@@ -38,8 +41,7 @@ class DaskChannel:
             raise
 
     async def _open(self) -> None:
-        # A handler that is not there would never answer.
-        if not await self._client.run_on_scheduler(_has_channels):
+        if not await has_handler(self._client, _OPEN):
             raise RuntimeError(
                 f"Calls cannot ask this program anything: the Dask scheduler at"
                 f" {self._client.scheduler.address} has no plugin of dask_limits that could pass it"
@@ -76,9 +78,5 @@ class DaskChannel:
                 self._client.sync(self._close)
 
     async def _close(self) -> None:
-        if await self._client.run_on_scheduler(_has_channels):
+        if await has_handler(self._client, _OPEN):
             await self._client.scheduler.dask_limits_close_channel(channel=self.address.channel)
-
-
-def _has_channels(dask_scheduler: distributed.Scheduler) -> bool:
-    return "dask_limits_open_channel" in dask_scheduler.handlers

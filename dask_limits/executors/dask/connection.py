@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections import Counter
 from collections.abc import Callable, Collection
 from typing import Final
@@ -46,6 +47,15 @@ class SchedulerConnection:
         return lambda name: ClusterLostError(
             f"{name}() is lost. {why}", call=name, address=self._address, running=list(counts)
         )
+
+
+async def has_handler(client: distributed.Client, name: str) -> bool:
+    """Whether the scheduler has our handler of this name. One that is not there never answers."""
+    return bool(await client.run_on_scheduler(functools.partial(_has_handler, name)))
+
+
+def _has_handler(name: str, dask_scheduler: distributed.Scheduler) -> bool:
+    return name in dask_scheduler.handlers
 
 
 def register_plugin(client: distributed.Client, preload: Preload) -> None:

@@ -24,10 +24,12 @@ from dask_limits.executors.dask.connection import SchedulerConnection, register_
 from dask_limits.executors.dask.dashboard import dashboard_link
 from dask_limits.executors.dask.local_cluster import start_cluster
 from dask_limits.executors.dask.probe import probe_scheduler
+from dask_limits.executors.dask.running import RunningOnDask
 from dask_limits.executors.dask.sender import Sender
 from dask_limits.executors.dask.submissions import Submission
 from dask_limits.executors.dask.uninterrupted import start_uninterrupted
 from dask_limits.executors.future import Future
+from dask_limits.executors.running import RunningCall
 from dask_limits.limits import LimitedCall
 from dask_limits.limits.owner.preload import NOTHING, Preload
 from dask_limits.limits.shared import Shared
@@ -80,7 +82,8 @@ class DaskExecutor(WatchedExecutor):
         try:
             register_plugin(client, preload)
             self._connection = SchedulerConnection(client, self._not_done.values())
-            self._sender = Sender(client, self._connection, self._not_done, batch=batch)
+            self._sender = sender = Sender(client, self._connection, self._not_done, batch=batch)
+            self._running = RunningOnDask(client, sender.batches, sender.call_soon)
         except BaseException:
             if close is not None:
                 close()
@@ -176,6 +179,10 @@ class DaskExecutor(WatchedExecutor):
     def places(self) -> int:
         """How many calls of one core the workers run at a time that were there a second ago."""
         return self._sender.cores
+
+    def running_calls(self) -> list[RunningCall]:
+        """See `TellsRunning`."""
+        return self._running.calls()
 
     def _cancel(self, call: Submission) -> None:
         self._sender.call_soon(self._sender.cancel, call)

@@ -21,7 +21,7 @@ from dask_limits.dask.compat.client import call_in_loop, ended
 from dask_limits.dask.progress_log import TOPIC as PROGRESS
 from dask_limits.exceptions import LimitRefusedError, WorkerLostError
 from dask_limits.executors.dask.batching import Batching
-from dask_limits.executors.dask.connection import SchedulerConnection
+from dask_limits.executors.dask.connection import SchedulerConnection, has_handler
 from dask_limits.executors.dask.settling import Settling
 from dask_limits.executors.dask.shares import Shares
 from dask_limits.executors.dask.submissions import Batch, Submission, together
@@ -43,6 +43,7 @@ _LOOK_EVERY_S: Final = 0.1
 waits for a task at once, but what waits for a result only after 30 seconds."""
 _CANCEL_AGAIN_S: Final = 0.01
 """After how long to cancel calls again whose task the scheduler does not have yet."""
+_CORES: Final = "dask_limits_cores"
 _COUNT_EVERY_S: Final = 1.0
 """How often the cores of the cluster are counted while calls are sent."""
 
@@ -166,8 +167,8 @@ class Sender:
     async def _count_cores(self) -> None:
         self._counted_at = time.monotonic()
         try:
-            # A handler that is not there would never answer, and a function is logged each time.
-            self._can_count = self._can_count or await self._client.run_on_scheduler(_can_count)
+            # A function that runs there is logged each time.
+            self._can_count = self._can_count or await has_handler(self._client, _CORES)
             rpc = self._client.scheduler
             self._batching.cores = await rpc.dask_limits_cores() if self._can_count else 0
         except Exception:  # the scheduler is lost, or cannot import this
@@ -376,10 +377,6 @@ class Sender:
             self._looking = None
             if self._connection.is_lost():
                 self._give_up()
-
-
-def _can_count(dask_scheduler: distributed.Scheduler) -> bool:
-    return "dask_limits_cores" in dask_scheduler.handlers
 
 
 def _taken(calls: deque[Submission]) -> Iterator[Submission]:

@@ -11,15 +11,16 @@ import struct
 import subprocess
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 from dask_limits.limits.ipc import messages, owner_cells, transport
 from dask_limits.limits.ipc.cells import Cells
 from dask_limits.limits.ipc.payload import pack
 from dask_limits.limits.linux import files, proctree
+from dask_limits.limits.outcome import Usage
 from dask_limits.limits.owner import interpreter
-from dask_limits.limits.owner.group import Group
+from dask_limits.limits.owner.group import Call, Group
 from dask_limits.limits.owner.heartbeat import INTERVAL_S, Heartbeat
 from dask_limits.limits.owner.hold import Hold
 from dask_limits.limits.owner.idle import IdleProcesses
@@ -71,7 +72,7 @@ class Connection:
         self._unanswered: list[None] = []  # one for each question of a call that was interrupted
         self.closed = False
         self._lost = False
-        self._holds: set[Hold] = set()  # of the calls that use this
+        self._holds: dict[Hold, Group[Any]] = {}  # of the calls that use this
         self._inherited = Inherited()
         self._control, theirs = transport.pair()
         cells_fd = files.above_standard(owner_cells.make())
@@ -330,13 +331,21 @@ class Connection:
             self._leases.difference_update(hold.leases)
             hold.end_by(self._control.send, transport.record(messages.END, row))
 
-    def enter(self, hold: Hold) -> None:
-        """Note that a call uses this."""
-        self._holds.add(hold)
+    def enter(self, hold: Hold, group: Group[Any]) -> None:
+        """Note that calls use this."""
+        self._holds[hold] = group
 
     def leave(self, hold: Hold) -> None:
-        """Note that a call does not use this any more."""
-        self._holds.discard(hold)
+        """Note that they do not use this any more."""
+        self._holds.pop(hold, None)
+
+    def running(self) -> Iterator[tuple[Call, Usage]]:
+        """The calls that run, with what each has used so far. From any thread."""
+        for hold, group in self._holds.copy().items():
+            with contextlib.suppress(IndexError):  # there is no process yet, or the last has ended
+                call, usage = group.calls[0], hold.lease.usage_so_far(group.seconds)
+                if usage is not None:
+                    yield call, usage
 
     @property
     def is_in_use(self) -> bool:

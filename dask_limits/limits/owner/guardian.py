@@ -15,7 +15,7 @@ from dask_limits.limits.in_place import name_of
 from dask_limits.limits.ipc import progress_values
 from dask_limits.limits.ipc.messages import Verdict
 from dask_limits.limits.limits import Limits
-from dask_limits.limits.outcome import Outcome
+from dask_limits.limits.outcome import Outcome, Usage
 from dask_limits.limits.owner import in_thread, reserving
 from dask_limits.limits.owner.connection import Connection
 from dask_limits.limits.owner.group import Call, Group
@@ -185,7 +185,7 @@ class Guardian:
         """Run calls in the first task process that begins one."""
         hold, stillborn = Hold(), 0
         try:
-            connection.enter(hold)
+            connection.enter(hold, group)
             while stillborn < _MAX_STARTS:
                 setting = connection.look_at_owner(self._moment)
                 lease = yield from connection.acquire(hold, group)
@@ -279,6 +279,11 @@ class Guardian:
         """How many task processes this has, busy or idle."""
         there = (self._connection, *self._retired)
         return sum(one.n_task_processes for one in there if one is not None)
+
+    def running(self) -> list[tuple[Call, Usage]]:
+        """The calls that run in task processes, with what each has used so far."""
+        there = (self._connection, *self._retired)
+        return [call for one in there if one is not None for call in one.running()]
 
     def _disconnect(self, connection: Connection) -> None:
         """Release a guardian that is lost, or is not as its owner is now: calls use it no more."""

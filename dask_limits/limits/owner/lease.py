@@ -282,15 +282,34 @@ class Lease:
         """The usage of the call: as its task process says, and as the guardian has seen."""
         wall_time, _, cpu_time, peak, self._first_memory = account
         self._held_at_most += peak
-        processes = 1
-        cells, row = self._owner_cells, self.row
-        if cells.get(row, owner_cells.SEEN) == self.number:  # the guardian has looked at this call
-            peak = max(peak, cells.get(row, owner_cells.PEAK_MEMORY))
-            processes = cells.get(row, owner_cells.PEAK_PROCESSES)
-            cpu_time = max(cpu_time, cells.get_float(row, owner_cells.CPU_USED))
+        seen_cpu_time, seen_peak, processes = self._seen()
+        cpu_time, peak = max(cpu_time, seen_cpu_time), max(peak, seen_peak)
         stdout, stderr = self.output()
         started = max(time.time() - wall_time, self.since / 1e9)
         return Usage(wall_time, cpu_time, peak, processes, None, stdout, stderr, started)
+
+    def usage_so_far(self, before: float) -> Usage | None:
+        """The usage of the call that runs, as the guardian saw at its last look; None if none runs.
+
+        Those before it in its request have taken `before` seconds. From any thread.
+        """
+        cells, row = self._owner_cells, self.row
+        if cells.get(row, owner_cells.CALL) == 0:
+            return None
+        wall_time = time.monotonic() - cells.get_float(row, owner_cells.START) - before
+        started = time.time() - wall_time
+        return Usage(max(wall_time, 0.0), *self._seen(), started=started)
+
+    def _seen(self) -> tuple[float, int, int]:
+        """CPU time, peak memory and processes, if the guardian has looked at the call."""
+        cells, row = self._owner_cells, self.row
+        if cells.get(row, owner_cells.SEEN) != self.number:
+            return 0.0, 0, 1
+        return (
+            cells.get_float(row, owner_cells.CPU_USED),
+            cells.get(row, owner_cells.PEAK_MEMORY),
+            cells.get(row, owner_cells.PEAK_PROCESSES),
+        )
 
     @property
     def memory(self) -> int:

@@ -10,11 +10,11 @@ def span(seconds: float) -> str:
     """A span of time in short.
 
     Example:
-        >>> span(0.1234), span(45.6), span(600), span(3 * 3600), span(5 * 86400)
-        ('0.12 s', '46 s', '10 min', '3.0 h', '5.0 days')
+        >>> span(0.1234), span(3), span(45.6), span(600), span(3 * 3600), span(5 * 86400)
+        ('0.12 s', '3.0 s', '46 s', '10 min', '3.0 h', '5.0 days')
     """
     if seconds < 10:
-        return f"{seconds:.2g} s"
+        return f"{seconds:.1f} s" if seconds >= 1 else f"{seconds:.2g} s"
     for unit, length, most in ("s", 1, 100), ("min", 60, 6000), ("h", 3600, 172_800):
         if seconds < most:
             return f"{seconds / length:.{1 if unit == 'h' else 0}f} {unit}"
@@ -59,10 +59,9 @@ def how_it_stands(view: RunView) -> list[str]:
 
 def _rate(rate: float) -> str:
     """As calls a second, a minute or an hour."""
-    for unit, length in ("s", 1), ("min", 60), ("h", 3600):
-        if rate * length >= 1 or unit == "h":
-            break
-    return f"{rate * length:.3g} a {unit}" if rate < 1000 else f"{rate:.0f} a s"
+    if rate >= 1:
+        return f"{rate:.1f}/s" if rate < 100 else f"{rate:.0f}/s"
+    return f"{rate * 60:.1f}/min" if rate * 60 >= 1 else f"{rate * 3600:.2g}/h"
 
 
 def how_it_ended(row: EndedRow) -> str:

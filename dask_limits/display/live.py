@@ -1,8 +1,9 @@
 from __future__ import annotations
 
+import os
 import sys
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from dask_limits.display.plain_lines import PlainLines
 from dask_limits.display.run_view import LiveView
@@ -44,5 +45,20 @@ class Display:
 
 
 def view_for(display: Display) -> LiveView:
-    """What shows a run here."""
+    """What shows a run here: a terminal, or lines where there is none."""
+    if _is_terminal(sys.stdout):
+        from rich import get_console
+
+        from dask_limits.display.terminal import TerminalView
+
+        return TerminalView(get_console(), display.above)
     return PlainLines(sys.stdout)
+
+
+def _is_terminal(file: TextIO | None) -> bool:
+    """Whether a file is a terminal that can move its cursor."""
+    try:
+        is_one = file is not None and file.isatty()
+    except ValueError:  # it is closed
+        return False
+    return is_one and os.environ.get("TERM") not in ("dumb", "unknown")

@@ -24,8 +24,6 @@ class PlainLines:
     Lines are written at once, as people read a log while it grows.
     """
 
-    most_running = 0
-
     def __init__(self, file: TextIO) -> None:
         self._file = file
         self._summary_at = self._window_ends = 0.0  # seconds of time.monotonic()
@@ -49,13 +47,13 @@ class PlainLines:
                 return
         self._write(_line(row()))
 
-    def show(self, moment: Callable[[], RunView]) -> float:
+    def show(self, moment: Callable[[int], RunView]) -> float:
         """Write what is due: calls that had no line of their own, and a summary each minute."""
         now = time.monotonic()
         if self._left_out and now >= self._window_ends:
             self._begin_window()
         if now >= self._summary_at:
-            self._write(_summary(moment()))
+            self._write(_summary(moment(0)))
             self._summary_at = now + _SUMMARY_S
         due = [self._summary_at, self._window_ends] if self._left_out else [self._summary_at]
         return min(min(due) - now, _WINDOW_S)
@@ -90,7 +88,7 @@ def _line(row: EndedRow) -> str:
 
 
 def _summary(view: RunView) -> str:
-    """Such as "run: 12 returned, 1 memory; 2 running, 0 waiting; 1.2 a s; 2 workers, 4 cores"."""
+    """Such as "run: 12 returned, 1 memory; 2 running, 0 waiting; 1.2/s; 2 workers, 4 cores"."""
     ended = ", ".join(f"{n} {ending}" for ending, n in endings(view))
     parts = [ended or "no call has ended", *how_it_stands(view), *view.cluster]
     return (

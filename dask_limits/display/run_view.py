@@ -128,21 +128,18 @@ class RunView:
 
 
 class LiveView(AbstractContextManager["LiveView"], Protocol):
-    """Shows a run while it goes on. All of this is called in the thread of the run.
-
-    Attributes:
-        most_running: How many rows of running calls it has room for.
-    """
-
-    most_running: int
+    """Shows a run while it goes on. All of this is called in the thread of the run."""
 
     def __enter__(self) -> Self: ...
 
     def ended(self, ending: str, row: Callable[[], EndedRow]) -> None:
         """A call has ended so. `row` says more of it; making it takes some 20 us."""
 
-    def show(self, moment: Callable[[], RunView]) -> float:
-        """Show how the run stands, and return the seconds until this is to be called again."""
+    def show(self, moment: Callable[[int], RunView]) -> float:
+        """Show how the run stands, and return the seconds until this is to be called again.
+
+        `moment` takes the number of running calls that there is room for.
+        """
 
     def end(self, last: RunView) -> None:
         """Show how the run has ended."""

@@ -99,7 +99,7 @@ class RunWatch:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._guard(lambda view: view.end(self.moment()))
+        self._guard(lambda view: view.end(self.moment(0)))
         self._guard(lambda view: view.__exit__(kind, error, traceback))
 
     def step(self, wait_s: float | None) -> float | None:
@@ -150,8 +150,8 @@ class RunWatch:
             peak_memory=0 if usage is None else usage.peak_memory,
         )
 
-    def moment(self) -> RunView:
-        """What there is to see now."""
+    def moment(self, most_running: int) -> RunView:
+        """What there is to see now, with so many of the running calls at most."""
         run, now = self._run, time.monotonic()
         running = self._running()
         state = str(run.state())
@@ -161,7 +161,7 @@ class RunWatch:
             executor=self._executor,
             state=state,
             elapsed=now - self._began_at,
-            running=tuple(map(self._row, self._nearest(running))),
+            running=tuple(map(self._row, _nearest(running, most_running))),
             n_running=len(running),
             n_waiting=len(run.queue) - len(running),
             counts=dict(self._counts),
@@ -190,12 +190,6 @@ class RunWatch:
             share = max(amount.share for amount in amounts)
             found.append(_Running(share, age, future, call, usage, worker))
         return found
-
-    def _nearest(self, running: list[_Running]) -> list[_Running]:
-        """Those nearest to a limit, as many as the view has room for; the oldest first."""
-        most = 0 if self._view is None else self._view.most_running
-        some = heapq.nlargest(most, running, key=lambda it: it[:2])
-        return sorted(some, key=lambda it: -it.age)
 
     def _row(self, it: _Running) -> RunningRow:
         return RunningRow(
@@ -240,6 +234,12 @@ class RunWatch:
         except Exception as error:
             self._view = None
             logger.warning("Cannot show the run any more: %s", repr_of(error), exc_info=error)
+
+
+def _nearest(running: list[_Running], most: int) -> list[_Running]:
+    """Those nearest to a limit, so many at most; the oldest first."""
+    some = heapq.nlargest(most, running, key=lambda it: it[:2])
+    return sorted(some, key=lambda it: -it.age)
 
 
 def _function(call: Call) -> Callable[..., Any]:

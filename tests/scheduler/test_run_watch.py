@@ -19,8 +19,6 @@ MIB = 2**20
 class Shown:
     """A view that keeps what it is given, and calls something with each moment."""
 
-    most_running = 3
-
     def __init__(self):
         self.moments, self.rows, self.on_moment, self.left = [], [], lambda moment: None, False
 
@@ -35,7 +33,7 @@ class Shown:
         self.rows.append(row())
 
     def show(self, moment):
-        self.moments.append(moment())
+        self.moments.append(moment(3))
         self.on_moment(self.moments[-1])
         return 0.05
 
@@ -136,7 +134,7 @@ def test_the_time_left_is_known_where_the_number_of_calls_is(shown):
         threads.on_start(lambda: threads.map(time.sleep, items, max_in_flight=2))
         shown.moments.clear()
         threads.run(display=Display(total=total))
-        return [(m.n_left, m.time_left) for m in shown.moments if m.counts]
+        return [(m.n_left, m.time_left) for m in shown.moments if m.counts and m.state == "running"]
 
     of_a_list = run([0.01] * 40)
     assert all(0 <= left < 40 and 0 <= time_left < 40 for left, time_left in of_a_list)

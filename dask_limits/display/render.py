@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from dask_limits.display.signatures import signature_of
-from dask_limits.html.elements import Html, view
 from dask_limits.printable import printable
 
 if TYPE_CHECKING:
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     from rich.tree import Tree
 
     from dask_limits.events import Subscriber
+    from dask_limits.html.elements import Html as Html
 
 
 class Renderable:
@@ -36,6 +36,8 @@ class Renderable:
         raise NotImplementedError
 
     def _repr_html_(self) -> str:
+        from dask_limits.html.elements import view
+
         return view(self.__html__())
 
     def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, str]:

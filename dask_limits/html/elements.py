@@ -80,8 +80,16 @@ def bar(text: object, share: float) -> Html:
         text: The amount and its limit.
         share: The amount by the limit, 0 or more; more than 1 is a full bar.
     """
+    return _bar(text, share, "over" if share >= 1 else "near" if share >= _NEAR else "fine")
+
+
+def progress(text: object, share: float) -> Html:
+    """How much is done, above a bar: the share is from 0 to 1."""
+    return element("div", _bar(text, share, "fine"), class_="progress")
+
+
+def _bar(text: object, share: float, kind: str) -> Html:
     filled = min(max(share, 0.0), 1.0)
-    kind = "over" if share >= 1 else "near" if share >= _NEAR else "fine"
     fill = element("div", class_=f"fill {kind}", style=f"width:{filled:.0%}")
     return joined(text, element("div", fill, class_="bar"))
 

@@ -34,6 +34,7 @@ _RULES: Final = """
 & .fill{height:5px;border-radius:3px;background:#3b82c4}
 & .near{background:#d08a20}
 & .over{background:#d64545}
+& .progress{max-width:30em}
 & .badge{display:inline-block;padding:0 6px;margin-right:6px;border-radius:3px;font-weight:600}
 & .badge{background:rgba(128,128,128,.2)}
 & .good{background:rgba(40,160,90,.25)}

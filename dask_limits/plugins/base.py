@@ -4,10 +4,9 @@ import copy
 from collections.abc import Callable
 from typing import Any, ClassVar, Final, ParamSpec, Protocol, Self, overload, runtime_checkable
 
-from dask_limits.display import render, views
+from dask_limits.display import render
 from dask_limits.events import Emitter, Event, Subscriber, events_of
 from dask_limits.executors import Call, Future
-from dask_limits.html.elements import Html
 
 P = ParamSpec("P")
 
@@ -142,5 +141,7 @@ class Plugin(render.Renderable):
     def __rich__(self) -> render.RenderableType:
         return render.plugin_panel(self.name, self._rows())
 
-    def __html__(self) -> Html:
+    def __html__(self) -> render.Html:
+        from dask_limits.display import views  # for notebooks alone
+
         return views.plugin_html(self.name, self._rows())

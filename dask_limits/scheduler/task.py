@@ -9,11 +9,10 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, ParamSpec, TypeVar
 
-from dask_limits.display import render, views
+from dask_limits.display import render
 from dask_limits.events import Event
 from dask_limits.executors import Call, Future
 from dask_limits.executors.future import DeferredFuture
-from dask_limits.html.elements import Html
 from dask_limits.limits import call_log, name_of
 from dask_limits.plugins.base import RETRY, Plugin
 from dask_limits.scheduler.call_hooks import CallHooks
@@ -247,7 +246,9 @@ class Task(TaskEvents[P, R], render.Renderable):
             self.function, self.unique_ref, self.plugins, self.emitter.subscribers
         )
 
-    def __html__(self) -> Html:
+    def __html__(self) -> render.Html:
+        from dask_limits.display import views  # for notebooks alone
+
         return views.task_html(
             self.function, self.unique_ref, self.plugins, self.emitter.subscribers
         )

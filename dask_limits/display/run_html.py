@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final, NamedTuple
 
 from dask_limits.display.in_words import (
     endings,
@@ -56,39 +56,56 @@ def _progress(view: RunView) -> Html:
 
 
 def _running(view: RunView) -> Html:
-    rows = [_running_row(row) for row in view.running]
+    kinds = [kind for kind in _AMOUNTS if any(map(kind.is_worth_a_column, view.running))]
+    rows = [(_what(row), *(_amount(kind, row) for kind in kinds)) for row in view.running]
     left = view.n_running - len(rows)
-    names = ("running", "wall time", "CPU time", "memory", "processes")
     more = note(f"... and {left:,} more") if rows and left > 0 else ""
-    return joined(table(rows, names), more)
+    return joined(table(rows, ("running", *(kind.label for kind in kinds))), more)
 
 
-def _running_row(row: RunningRow) -> tuple[object, ...]:
-    again = f", attempt {row.attempt}" if row.attempt > 1 else ""
-    where = note(f"on {row.worker}{again}" if row.worker else again.removeprefix(", "))
-    return (
-        joined(code(f"{row.task}({row.arguments})"), where if row.worker or again else ""),
-        _amount(row.wall_time, span),
-        _amount(row.cpu_time, span),
-        _amount(row.memory, lambda n: format_bytes(round(n))),
-        _amount(row.num_processes, lambda n: str(round(n))),
-    )
+def _what(row: RunningRow) -> Html:
+    about = [f"on {row.worker}"] if row.worker else []
+    about += [f"attempt {row.attempt}"] if row.attempt > 1 else []
+    return joined(code(f"{row.task}({row.arguments})"), note(", ".join(about)) if about else "")
 
 
-def _amount(amount: Amount, form: Callable[[Any], str]) -> object:
-    used = "" if amount.used is None else form(amount.used)
+class _Kind(NamedTuple):
+    """What a running call uses, in a column."""
+
+    label: str
+    of: Callable[[RunningRow], Amount]
+    form: Callable[[float], str]
+    if_limited: bool  # only then: a cell of a notebook may be narrow
+
+    def is_worth_a_column(self, row: RunningRow) -> bool:
+        amount = self.of(row)
+        return amount.limit is not None or (not self.if_limited and amount.used is not None)
+
+
+_AMOUNTS: Final = (
+    _Kind("wall time", lambda row: row.wall_time, span, False),
+    _Kind("memory", lambda row: row.memory, lambda n: format_bytes(round(n)), False),
+    _Kind("CPU time", lambda row: row.cpu_time, span, True),
+    _Kind("processes", lambda row: row.num_processes, lambda n: str(round(n)), True),
+)
+
+
+def _amount(kind: _Kind, row: RunningRow) -> object:
+    amount = kind.of(row)
+    used = "" if amount.used is None else kind.form(amount.used)
     if amount.limit is None:
         return used
-    return bar(f"{used or '?'} of {form(amount.limit)}", amount.share)
+    return bar(f"{used or '?'} of {kind.form(amount.limit)}", amount.share)
 
 
 def _failures(failures: tuple[EndedRow, ...]) -> Html:
     rows = [
-        (
-            code(f"{row.task}({row.arguments})"),
-            joined(how_it_ended(row), note(code(row.where)) if row.where else ""),
-            what_it_used(row),
-        )
+        (code(f"{row.task}({row.arguments})"), joined(how_it_ended(row), note(_details(row))))
         for row in reversed(failures[-_MOST_FAILURES:])
     ]
-    return table(rows, ("last failures", "why", "used"))
+    return table(rows, ("last failures", "why"))
+
+
+def _details(row: EndedRow) -> str:
+    about = [row.where, what_it_used(row), f"on {row.worker}" if row.worker else ""]
+    return ", ".join(filter(None, about))

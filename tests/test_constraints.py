@@ -16,6 +16,7 @@ EXTRAS = ("sklearn", "search", "loky", "optuna", "report", "test")
 NOT_WITH_THE_OLDEST = {
     *("coverage", "dask-limits", "ipykernel", "jupyter-client", "matplotlib", "mypy", "nbclient"),
     *("nbformat", "pandas-stubs", "pebble", "ruff"),
+    *("ipywidgets", "nbconvert"),
 }
 """What `make test-oldest` does not use."""
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 
+import nbformat
 import pytest
 from html_pages import Page
 from kernels import kernel
+from nbconvert.exporters import HTMLExporter, MarkdownExporter
 
 SETUP = """
 import asyncio, time
@@ -110,8 +112,7 @@ def test_a_button_stops_a_run_in_the_background_and_then_its_calls(jupyter):
     assert cell.text("stderr") == ""
 
 
-def test_a_saved_notebook_keeps_the_last_state_on_any_page(jupyter, tmp_path):
-    nbformat, html = pytest.importorskip("nbformat"), pytest.importorskip("nbconvert.exporters")
+def test_a_saved_notebook_keeps_the_last_state_on_any_page(jupyter):
     cell = jupyter.run("begin(0.1); scheduler.run()")
     outputs = [
         nbformat.v4.new_output("display_data", data=output)
@@ -119,7 +120,7 @@ def test_a_saved_notebook_keeps_the_last_state_on_any_page(jupyter, tmp_path):
         if "text/html" in output
     ]
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(outputs=outputs)])
-    page, _ = html.HTMLExporter().from_notebook_node(notebook)
+    page, _ = HTMLExporter().from_notebook_node(notebook)
     assert "1 returned" in Page(page).text
-    text, _ = html.MarkdownExporter().from_notebook_node(notebook)
+    text, _ = MarkdownExporter().from_notebook_node(notebook)
     assert "1 returned" in text

@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 from dask_limits.display.run_html import run_html
 from dask_limits.display.run_view import Amount, EndedRow, RunningRow, RunView
 
-
 TAGS = {"div", "span", "table", "thead", "tbody", "tr", "th", "td", "code"}
 
 

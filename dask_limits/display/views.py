@@ -53,7 +53,7 @@ def task_html(
     return joined(
         heading("Task ", code(signature_of(function))),
         note("Ref: ", ref),
-        *(element("div", plugin.__html__(), class_="part") for plugin in plugins),
+        *(element("div", plugin.__html__(), class_="dl-part") for plugin in plugins),
         _events(events),
     )
 

@@ -134,7 +134,7 @@ def error_view(error: Any) -> Html:
 
 def _error_parts(error: BaseException, usage: Any) -> Iterator[Html]:
     """Yield what an error says, where it was, what was used of the limits, and the stacks."""
-    yield element("div", badge(type(error).__name__, "bad"), _message(error), class_="message")
+    yield element("div", badge(type(error).__name__, "bad"), _message(error), class_="dl-message")
     for text in getattr(error, "__notes__", ()):
         yield note(text)
     trace = _traceback(error)

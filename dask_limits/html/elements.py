@@ -51,12 +51,12 @@ def _text(thing: object) -> str:
 def view(*content: object) -> Html:
     """All that a cell shows of an object."""
     style = Html(f"<style>{STYLE}</style>")  # on top: a view that is cut has it too
-    return element("div", style, *content, class_="dask-limits view")
+    return element("div", style, *content, class_="dask-limits dl-view")
 
 
 def heading(*content: object) -> Html:
     """What it is that is shown."""
-    return element("div", *content, class_="title")
+    return element("div", *content, class_="dl-title")
 
 
 def table(rows: Iterable[Sequence[object]], head: Sequence[object] = ()) -> Html:
@@ -70,7 +70,7 @@ def table(rows: Iterable[Sequence[object]], head: Sequence[object] = ()) -> Html
     names = [element("th", name) for name in head]
     top = [element("thead", element("tr", *names))] if names else []
     body = element("tbody", *lines)
-    return element("div", element("table", *top, body), class_="scrolls")
+    return element("div", element("table", *top, body), class_="dl-scrolls")
 
 
 def bar(text: object, share: float) -> Html:
@@ -85,18 +85,18 @@ def bar(text: object, share: float) -> Html:
 
 def progress(text: object, share: float) -> Html:
     """How much is done, above a bar: the share is from 0 to 1."""
-    return element("div", _bar(text, share, "fine"), class_="progress")
+    return element("div", _bar(text, share, "fine"), class_="dl-progress")
 
 
 def _bar(text: object, share: float, kind: str) -> Html:
     filled = min(max(share, 0.0), 1.0)
-    fill = element("div", class_=f"fill {kind}", style=f"width:{filled:.0%}")
-    return joined(text, element("div", fill, class_="bar"))
+    fill = element("div", class_=f"dl-fill dl-{kind}", style=f"width:{filled:.0%}")
+    return joined(text, element("div", fill, class_="dl-bar"))
 
 
 def badge(text: object, kind: str) -> Html:
     """A word that stands out: `kind` is "good", "bad" or "plain"."""
-    return element("span", text, class_=f"badge {kind}")
+    return element("span", text, class_=f"dl-badge dl-{kind}")
 
 
 def folded(title: object, *content: object, is_open: bool = False) -> Html:
@@ -117,4 +117,4 @@ def block(text: object) -> Html:
 
 def note(*content: object) -> Html:
     """What is of less weight."""
-    return element("div", *content, class_="note")
+    return element("div", *content, class_="dl-note")

@@ -53,11 +53,11 @@ def test_what_is_put_together_is_escaped_once():
 def test_a_bar_is_as_long_as_its_share_and_warns_near_the_limit(share, width, kind):
     page = Page(elements.bar("180 of 200", share))
     assert ("style", f"width:{width}") in page.attributes
-    assert ("class", f"fill {kind}") in page.attributes
+    assert ("class", f"dl-fill dl-{kind}") in page.attributes
     assert page.text == "180 of 200"
 
 
 def test_the_style_sheet_holds_in_our_views_alone_and_loads_nothing():
     selectors = [one for line in STYLE.split("\n") for one in line.partition("{")[0].split(",")]
-    assert selectors and all(one.startswith(".dask-limits.view") for one in selectors)
+    assert selectors and all(one.startswith(".dask-limits.dl-view") for one in selectors)
     assert not re.search(r"url|@|<|javascript|expression", STYLE)

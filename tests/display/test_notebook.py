@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 
 import nbformat
 import pytest
@@ -124,3 +127,19 @@ def test_a_saved_notebook_keeps_the_last_state_on_any_page(jupyter):
     assert "1 returned" in Page(page).text
     text, _ = MarkdownExporter().from_notebook_node(notebook)
     assert "1 returned" in text
+
+
+def test_ipython_on_a_terminal_is_no_notebook(tmp_path):
+    code = (
+        "from dask_limits import Scheduler; s = Scheduler.with_threads(1);"
+        " s.on_start(lambda: s.submit(abs, -3) and None); print(s.run().code.value)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "IPython", "--quick", "--no-banner", "-c", code],
+        env={**os.environ, "IPYTHONDIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    assert done.stdout == "exhausted\n"

@@ -14,7 +14,7 @@ from types import FrameType
 from typing import Any, Self
 
 import click
-from rich.console import Console
+import rich
 
 from dask_limits import PynisherPlugin, Scheduler
 from dask_limits.cli.options import BadInput
@@ -45,7 +45,8 @@ def run_search(
                 results = Results(out)
             except OSError as error:
                 raise BadInput(f"Results cannot be written to {out}: {error.strerror}.") from None
-            report = Report(Console(), search)
+            rich.reconfigure()  # the live view of the run is on this console, too
+            report = Report(rich.get_console(), search)
             if show_workers:
                 report.watch(scheduler)
             code = _run(search, scheduler, limits, results, interrupts, report)
@@ -85,8 +86,7 @@ def _run(
     interrupts.stop(scheduler)
     with closing(results):
         try:
-            with report.live():
-                search.run(scheduler, limits)
+            search.run(scheduler, limits, report.display(scheduler))
             if search.model is not None:
                 results.save_model(search.model)
         except KeyboardInterrupt:

@@ -83,7 +83,10 @@ class _Short(reprlib.Repr):
             if time.perf_counter() - began > _SLOW_S and len(_slow) < _MOST_TYPES:
                 _slow.add(kind)
 
-    # The base class sorts all that is in these, and has nothing for bytes.
+    # The base class sorts all that is in these, and has nothing for bytes and floats.
+
+    def repr_float(self, x: float, level: int) -> str:
+        return min(repr(x), f"{x:.6g}", key=len)
 
     def repr_dict(self, x: dict[Any, Any], level: int) -> str:
         items = (f"{self.repr1(k, level - 1)}: {self.repr1(v, level - 1)}" for k, v in x.items())
@@ -105,6 +108,7 @@ class _Short(reprlib.Repr):
 _FORMS: Final[dict[object, Callable[[_Short, Any, int], str]]] = {
     str.__repr__: _Short.repr_str,
     int.__repr__: _Short.repr_int,
+    float.__repr__: _Short.repr_float,
     list.__repr__: _Short.repr_list,
     tuple.__repr__: _Short.repr_tuple,
     dict.__repr__: _Short.repr_dict,

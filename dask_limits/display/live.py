@@ -6,12 +6,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TextIO
 
-from dask_limits.display.plain_lines import PlainLines
-from dask_limits.display.run_view import LiveView
 from dask_limits.units import whole_number
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
+
+    from dask_limits.display.run_view import LiveView
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,8 @@ def view_for(display: Display, stops: Mapping[str, Callable[[], object]]) -> Liv
         from dask_limits.display.terminal import TerminalView
 
         return TerminalView(get_console(), display.above)
+    from dask_limits.display.plain_lines import PlainLines
+
     return PlainLines(sys.stdout)
 
 

@@ -36,6 +36,8 @@ _NEAR_FROM, _BAD_FROM = 0.7, 0.9
 _MOST_CLUSTER: Final = 4
 _WIDE: Final = 120
 """Columns from which on figures stand beside the bars, and names are longer."""
+_NARROW: Final = 60
+"""Columns below which there are only those of task, age, time and memory."""
 _BAR, _SHORT_BAR = 10, 6
 _GAP: Final = Segment("  ")
 
@@ -57,7 +59,7 @@ def draw(view: RunView, width: int, height: int, bars: Bars = LINES) -> list[Lin
         :height
     ]
     room = height - len(top)
-    n_failures = min(len(view.failures) + 1 if view.failures else 0, max(room // 3, 2))
+    n_failures = min(len(view.failures) + 1, room // 3) if view.failures else 0
     running = _running(view, width, room - n_failures, bars)
     room -= len(running)
     return top + running + _failures(view.failures, width, room)
@@ -75,7 +77,8 @@ def _totals(view: RunView, width: int, bars: Bars) -> list[Line]:
     if view.n_left is not None and view.state == "running" and (n := view.n_ended + view.n_left):
         share = view.n_ended / n
         percent = f" {share:.0%}"
-        lines.append([*_bar(share, width - len(percent) - 1, bars, _GOOD), Segment(percent)])
+        bar = _bar(share, width - len(percent) - 1, bars, _GOOD)
+        lines.append(_cropped([*bar, Segment(percent)], width))
     return lines
 
 
@@ -85,7 +88,8 @@ def _cluster(lines: Sequence[str], width: int) -> list[Line]:
     if len(packed) <= _MOST_CLUSTER:
         return packed
     n = len(packed) - _MOST_CLUSTER + 1
-    return [*packed[: _MOST_CLUSTER - 1], [Segment(f"and {many(n, 'more line')}", _DIM)]]
+    rest = Segment(f"and {many(n, 'more line')}", _DIM)
+    return [*packed[: _MOST_CLUSTER - 1], _cropped([rest], width)]
 
 
 # -- running calls -------------------------------------------------------------------------------
@@ -104,13 +108,15 @@ class _Column:
 def _running(view: RunView, width: int, room: int, bars: Bars) -> list[Line]:
     """A line for each running call, and how many there are besides."""
     rows: Sequence[RunningRow] = view.running
-    if not rows or room < 2:
-        return []
-    if view.n_running > room - 1:
+    if view.n_running > room - 1:  # below the headings
         rows = rows[: max(room - 2, 0)]
+    if not rows:
+        return []
     columns = _columns(rows, width, bars)
     lines = [_row([(Segment(c.heading, _DIM),) for c in columns], columns)]
     lines += [_row([c.cell(row, c.width) for c in columns], columns) for row in rows]
+    if sum(c.width + len(_GAP.text) for c in columns) - len(_GAP.text) > width:
+        lines = [_cropped(line, width) for line in lines]
     if n := view.n_running - len(rows):
         lines.append(_cropped([Segment(f"and {n} more", _DIM)], width))
     return lines
@@ -118,7 +124,7 @@ def _running(view: RunView, width: int, room: int, bars: Bars) -> list[Line]:
 
 def _columns(rows: Sequence[RunningRow], width: int, bars: Bars) -> list[_Column]:
     """The columns for which there is something to show, and room."""
-    is_wide, is_narrow = width >= _WIDE, width < 60
+    is_wide, is_narrow = width >= _WIDE, width < _NARROW
     columns = [
         _Column("task", _widest((r.task for r in rows), 30 if is_wide else 14), _plain("task")),
         _Column("age", 7, lambda row, _: [Segment(_span(row.age))], is_right=True),
@@ -169,10 +175,10 @@ def _amount(
         it: Amount = getattr(row, name)
         if form is None:
             return _bar(it.share, width, bars) if it.limit else []
-        used = "" if it.used is None else form(it.used)
         if not it.limit:
-            return [Segment(used)]
-        return [*_bar(it.share, _BAR, bars), Segment(f" {used} of {form(it.limit)}")]
+            return [] if it.used is None else [Segment(form(it.used))]
+        figures = f" {form(it.used or 0)} of {form(it.limit)}"
+        return [*_bar(it.share, _BAR, bars), Segment(figures)]
 
     return cell
 
@@ -193,7 +199,7 @@ def _bytes(amount: float | None) -> str:
 
 def _bar(share: float, width: int, bars: Bars, style: Style | None = None) -> Line:
     """A bar of so many columns, coloured by how near to the end it is."""
-    n = round(share * width)
+    n = round(share * width) if share == 1 else min(round(share * width), width - 1)
     if style is None:
         style = _GOOD if share < _NEAR_FROM else _NEAR if share < _BAD_FROM else _BAD
     return [Segment(bars.full * n, style), Segment(bars.empty * (width - n), _DIM)]
@@ -215,7 +221,7 @@ def _failures(failures: Sequence[EndedRow], width: int, room: int) -> list[Line]
 
 def _failure(row: EndedRow, width: int) -> Line:
     """When, which task, why, where."""
-    is_wide, is_narrow = width >= _WIDE, width < 60
+    is_wide, is_narrow = width >= _WIDE, width < _NARROW
     at = time.strftime("%H:%M:%S ", time.localtime(row.at))
     task = f"{row.task}({row.arguments})" if is_wide else row.task
     head = [Segment("" if is_narrow else at, _DIM), Segment(cut(task, width // 3)), _GAP]
@@ -225,7 +231,7 @@ def _failure(row: EndedRow, width: int) -> Line:
     cause = row.cause.removeprefix("went over its ") or row.ending
     if row.attempts > 1:
         cause = f"{cause} (attempt {row.attempts})"
-    cause = cut(cause, max(room - cell_len(place), room // 2))
+    cause = cut(cause, max(room - cell_len(place), room // 3))
     style = _COLOURS.get(row.ending, _NEAR)
     return _cropped([*head, Segment(cause, style), Segment(place, _DIM)], width)
 

@@ -4,7 +4,7 @@ import os
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import CancelledError, Executor
-from typing import Any, ParamSpec
+from typing import TYPE_CHECKING, Any, ParamSpec
 
 from dask_limits.events import Emitter, Event
 from dask_limits.executors import Call, ExecutorFactory, Future
@@ -30,7 +30,9 @@ from dask_limits.scheduler.progress import Progress
 from dask_limits.scheduler.requests import TimeIsUpError
 from dask_limits.scheduler.run_log import RunLog
 from dask_limits.scheduler.run_loop import RunLoop, Steps, Timer
-from dask_limits.scheduler.run_watch import RunWatch
+
+if TYPE_CHECKING:
+    from dask_limits.scheduler.run_watch import RunWatch
 
 P = ParamSpec("P")
 

@@ -7,6 +7,7 @@ import logging
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from functools import partial
 from types import TracebackType
 from typing import Any, Final, NamedTuple, Protocol, Self
@@ -233,6 +234,8 @@ class RunWatch:
             show(view)
         except Exception as error:
             self._view = None
+            with suppress(Exception):
+                view.__exit__(None, None, None)
             logger.warning("Cannot show the run any more: %s", repr_of(error), exc_info=error)
 
 

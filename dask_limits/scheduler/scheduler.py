@@ -15,7 +15,6 @@ from dask_limits.scheduler.constructors import Constructors
 from dask_limits.scheduler.exit_state import Action, ExitState, OnException, RunOptions
 from dask_limits.scheduler.feed import Feed
 from dask_limits.scheduler.run import Run
-from dask_limits.scheduler.run_watch import RunWatch
 from dask_limits.scheduler.task import Task
 from dask_limits.units import Duration, whole_number
 
@@ -314,6 +313,8 @@ class Scheduler(Constructors, render.Renderable):
         if not display:
             yield
             return
+        from dask_limits.scheduler.run_watch import RunWatch  # most runs are not shown
+
         its = display if isinstance(display, Display) else Display()
         with RunWatch(view_for(its, stops), run, self._factory.name, its.total) as run.watch:
             yield

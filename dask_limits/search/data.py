@@ -41,6 +41,9 @@ class Dataset:
     classification: bool  # otherwise regression
     notes: tuple[str, ...] = ()  # what was left out or looked odd, a sentence each
 
+    def __repr__(self) -> str:
+        return "<data>"  # it is the same in all trials, and the live view is narrow
+
     def describe(self) -> str:
         """Its size and the kind of problem, in one line."""
         rows, columns = self.features.shape

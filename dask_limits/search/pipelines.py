@@ -150,6 +150,10 @@ class Configuration:
     classification: bool  # otherwise regression
     parameters: Mapping[str, Any]  # of the family's pipeline: values that JSON can represent
 
+    def __repr__(self) -> str:
+        chosen = (f" {name.rpartition('__')[2]}={v!r}" for name, v in self.parameters.items())
+        return f"<{self.family}{''.join(chosen)}>"
+
 
 def modules() -> list[str]:
     """The modules that pipelines need: to be imported before the first trial, which takes seconds.

@@ -13,7 +13,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from dask_limits import PynisherPlugin, Scheduler, Usage
+from dask_limits import Display, PynisherPlugin, Scheduler, Usage
 from dask_limits.exceptions import (
     CallError,
     CpuTimeoutException,
@@ -129,8 +129,10 @@ class RandomSearch:
     model: Any = None
     fitting: Trial | None = None
 
-    def run(self, scheduler: Scheduler, limits: PynisherPlugin) -> None:
-        """Run all trials, then fit the best pipeline.
+    def run(
+        self, scheduler: Scheduler, limits: PynisherPlugin, display: Display | bool = False
+    ) -> None:
+        """Run all trials, then fit the best pipeline. `display` is as for `Scheduler.run`.
 
         This raises what `on_trial` or `on_note` raised, LimitRefusedError if no worker can run a
         trial with these limits, and WorkersNotStartedError if no worker has started.
@@ -138,7 +140,8 @@ class RandomSearch:
         self._plan_trials(scheduler, limits)
         if self.fit_best:
             self._plan_final_fit(scheduler, limits)
-        state = scheduler.run(wait=False, on_exception="continue", on_cancelled="continue")
+        goes_on: Any = {"on_exception": "continue", "on_cancelled": "continue"}
+        state = scheduler.run(wait=False, display=display, **goes_on)
         if state.exception is not None:
             raise state.exception
 

@@ -1,18 +1,17 @@
-"""The output of a search: a line per trial, or a live view on a terminal; then a leaderboard."""
+"""The output of a search: a line per trial, or the best ones on a terminal; then a leaderboard."""
 
 from __future__ import annotations
 
 import time
 from collections import Counter
 from collections.abc import Iterable
-from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, Final
 
-from rich.console import Console, Group
-from rich.live import Live
+from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from dask_limits import Display
 from dask_limits.search.data import N_FOLDS
 from dask_limits.search.random_search import STATUSES, RandomSearch, Trial, run_trial
 
@@ -41,6 +40,7 @@ class Report:
         self._console = console
         self._search = search
         self._started = time.monotonic()
+        self._is_over = False
         self._workers: set[str] | None = None  # their names; None if not watched
         self._waited_for: dict[str, JobState] = {}  # by the names of their workers
 
@@ -73,11 +73,17 @@ class Report:
             if scheduler.running():
                 tell(f"worker {worker.name} was removed{_of_job(worker)}{reason and ': '}{reason}")
 
-    def live(self) -> AbstractContextManager[object]:
-        """A context manager that shows the state of the search on a terminal."""
+    def display(self, scheduler: Scheduler) -> Display | bool:
+        """What to show of the run: on a terminal a live view, below the best trials."""
         if not self._console.is_terminal:
-            return nullcontext()
-        return Live(self, console=self._console, transient=True, refresh_per_second=5)
+            return False  # each trial has a line of its own
+
+        @scheduler.on_finished
+        def give_way_to_the_summary() -> None:
+            self._is_over = True
+
+        n_fits = 1 if self._search.fit_best else 0
+        return Display(total=self._search.n_trials + n_fits, above=self)
 
     def say(self, line: str) -> None:
         """Print a line without wrapping it."""
@@ -136,31 +142,10 @@ class Report:
                 f" {error.strerror or str(error)!r}."
             ) from error
 
-    def __rich__(self) -> Group:
-        """The live view. A thread draws it, so it works on copies."""
-        search = self._search
-        trials = list(search.trials)
-        running = [t for t in trials if t.status == "running"]
-        names = ", ".join(f"{t.configuration.family} ({t.number})" for t in running)
-        state = f"running: {names}" if running else ""
-        if search.fitting:
-            state = "fitting the best to all rows"
-        n_ended = len(trials) - len(running)
-        done = f"{n_ended} of {search.n_trials} trials in {self._elapsed:.0f} s: "
-        return Group(
-            _leaderboard(search, most=5),
-            *self._cluster(),
-            Text(state, "dim", overflow="ellipsis", no_wrap=True),
-            Text(done).append_text(_endings(trials)),
-        )
-
-    def _cluster(self) -> list[Text]:
-        if self._workers is None:
-            return []
-        line = Text(f"workers: {len(self._workers)}", overflow="ellipsis", no_wrap=True)
-        if waiting := _in_words(list(self._waited_for.values())):
-            line.append(f", waiting for {waiting.translate(_ESCAPED)}", "yellow")
-        return [line]
+    def __rich__(self) -> RenderableType:
+        """The best trials so far."""
+        show = not self._is_over and any(trial.score is not None for trial in self._search.trials)
+        return _leaderboard(self._search, most=5) if show else Group()
 
     @property
     def _elapsed(self) -> float:

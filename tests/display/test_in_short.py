@@ -32,6 +32,7 @@ class Endless(list):  # has the `__repr__` of a list, under another name
     [
         (True, "True"),
         (0.5, "0.5"),
+        (2 / 3, "0.666667"),
         ("it's", '"it\'s"'),
         pytest.param(b"x" * 10**8, "b'" + "x" * 35 + "...", id="bytes"),
         (range(3), "range(0, 3)"),

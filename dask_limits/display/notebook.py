@@ -18,7 +18,7 @@ from dask_limits.display.run_view import EndedRow, RunView
 from dask_limits.html.elements import view as cell
 
 _EVERY_S: Final = 0.5
-"""The seconds between updates. Each is some kilobytes to the browser, and 2 ms of the kernel."""
+"""The seconds between updates. Each takes the kernel 3 ms, and sends the browser some 7 kB."""
 _MOST_RUNNING: Final = 8
 
 

@@ -151,6 +151,11 @@ class CallError(PynisherException):  # type: ignore[misc]
         # that by __new__, and "MemoryError.__new__(...) is not safe" for classes with another base.
         return _rebuild, (type(self), self.args, self.__dict__)
 
+    def _repr_html_(self) -> str:
+        from dask_limits.html.calls import error_view  # for notebooks alone
+
+        return error_view(self)
+
 
 def _rebuild(cls: type[CallError], args: tuple[Any, ...], state: dict[str, Any]) -> CallError:
     error = cls(*args)

@@ -25,7 +25,9 @@ MOST_LINES_OF_A_FUNCTION = 60
 # other folders any order will do, as long as there is one.
 LAYERS = {
     "": """
-        exceptions units printable
+        units printable
+        html
+        exceptions
         events guards batch_systems placement
         limits display
         channels report

@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from dask_limits.units import whole_number
 
@@ -44,8 +45,22 @@ class Display:
             whole_number(self.total, "total", none="a number that is not known")
 
 
-def view_for(display: Display) -> LiveView:
-    """What shows a run here: a terminal, or lines where there is none."""
+def has_kernel() -> bool:
+    """Whether this process is the kernel of a notebook."""
+    ipython: Any = sys.modules.get("IPython")
+    shell = None if ipython is None else ipython.get_ipython()
+    return getattr(shell, "kernel", None) is not None
+
+
+def view_for(display: Display, stops: Mapping[str, Callable[[], object]]) -> LiveView:
+    """What shows a run here: a cell of a notebook, a terminal, or lines where there is neither.
+
+    `stops` is what buttons are to do, see `NotebookView`.
+    """
+    if has_kernel():
+        from dask_limits.display.notebook import NotebookView
+
+        return NotebookView(stops)
     if _is_terminal(sys.stdout):
         from rich import get_console
 

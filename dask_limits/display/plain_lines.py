@@ -53,7 +53,7 @@ class PlainLines:
         if self._left_out and now >= self._window_ends:
             self._begin_window()
         if now >= self._summary_at:
-            self._write(_summary(moment(0)))
+            self._write(summary(moment(0)))
             self._summary_at = now + _SUMMARY_S
         due = [self._summary_at, self._window_ends] if self._left_out else [self._summary_at]
         return min(min(due) - now, _WINDOW_S)
@@ -61,7 +61,7 @@ class PlainLines:
     def end(self, last: RunView) -> None:
         """Write how the run has ended."""
         self._begin_window()
-        self._write(_summary(last))
+        self._write(summary(last))
 
     def _begin_window(self) -> None:
         """Write how many calls were left out, and begin anew."""
@@ -87,7 +87,7 @@ def _line(row: EndedRow) -> str:
     return "; ".join(parts)
 
 
-def _summary(view: RunView) -> str:
+def summary(view: RunView) -> str:
     """Such as "run: 12 returned, 1 memory; 2 running, 0 waiting; 1.2/s; 2 workers, 4 cores"."""
     ended = ", ".join(f"{n} {ending}" for ending, n in endings(view))
     parts = [ended or "no call has ended", *how_it_stands(view), *view.cluster]

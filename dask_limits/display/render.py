@@ -6,11 +6,11 @@ chosen much of it: names, signatures, options.
 
 from __future__ import annotations
 
-import inspect
 import io
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from dask_limits.display.signatures import signature_of
 from dask_limits.printable import printable
 
 if TYPE_CHECKING:
@@ -20,13 +20,25 @@ if TYPE_CHECKING:
     from rich.tree import Tree
 
     from dask_limits.events import Subscriber
+    from dask_limits.html.elements import Html as Html
 
 
 class Renderable:
-    """Gives a class with a `__rich__` the same look in notebooks."""
+    """Gives a class with a `__rich__` and an `__html__` its look in notebooks.
+
+    Where a notebook cannot show the one, it shows the other as text.
+    """
 
     def __rich__(self) -> RenderableType:
         raise NotImplementedError
+
+    def __html__(self) -> Html:
+        raise NotImplementedError
+
+    def _repr_html_(self) -> str:
+        from dask_limits.html.elements import view
+
+        return view(self.__html__())
 
     def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, str]:
         from rich.console import Console
@@ -34,10 +46,7 @@ class Renderable:
         # Without force_jupyter=False, it would be displayed twice in a notebook.
         console = Console(record=True, file=io.StringIO(), width=100, force_jupyter=False)
         console.print(self)
-        html = console.export_html(
-            inline_styles=True, clear=False, code_format='<pre style="line-height:1.2">{code}</pre>'
-        )
-        return {"text/plain": console.export_text(), "text/html": html}
+        return {"text/plain": console.export_text()}
 
 
 def plugin_panel(name: str, rows: Iterable[str] = ()) -> Panel:
@@ -60,7 +69,7 @@ def task_panel(
     seen = [event for event in events if event.count or event.callbacks]
     return Panel(
         Group(*plugins, *map(_event, seen)),
-        title=_text(f"Task {_signature(function)}"),
+        title=_text(f"Task {signature_of(function)}"),
         subtitle=_text(f"Ref: {ref}"),
         border_style="magenta",
     )
@@ -96,7 +105,7 @@ def _event(subscriber: Subscriber[...]) -> RenderableType:
     title = _text(f"@{subscriber.event}", style="bold" if n else "dim")
     tree = Tree(title.append(f" {n}", "yellow") if n else title)
     for function, n_answered in subscriber.callbacks:
-        line = _text(f"def {_signature(function)}")
+        line = _text(f"def {signature_of(function)}")
         line.stylize("cyan", 0, len("def "))
         tree.add(line.append(f" ({n_answered})", "yellow") if n_answered else line)
     return tree
@@ -107,33 +116,3 @@ def _text(*lines: str, style: str = "") -> Text:
     from rich.text import Text
 
     return Text("\n".join(map(printable, "\n".join(lines).split("\n"))), style)
-
-
-def _signature(function: Callable[..., object]) -> str:
-    """Return `name(n: int) -> int` for a callable; `name(...)` if it has no signature."""
-    name = getattr(function, "__name__", None) or getattr(function, "name", None)
-    if not isinstance(name, str):
-        name = type(function).__name__
-    try:
-        found = inspect.signature(function)
-        parameters = [p.replace(annotation=_bare(p.annotation)) for p in found.parameters.values()]
-        text = str(
-            found.replace(parameters=parameters, return_annotation=_bare(found.return_annotation))
-        )
-    except Exception:  # some builtins have none, and an object may raise anything
-        text = "(...)"
-    return name + text
-
-
-class _Bare:
-    """An annotation that was written as a string, shown without quotes."""
-
-    def __init__(self, text: str) -> None:
-        self._text = text
-
-    def __repr__(self) -> str:
-        return self._text
-
-
-def _bare(annotation: Any) -> Any:
-    return _Bare(annotation) if isinstance(annotation, str) else annotation

@@ -200,6 +200,11 @@ class Limits:
         given = ", ".join(f"{name}={value!r}" for name, value in self.as_dict().items())
         return f"Limits({given})"
 
+    def _repr_html_(self) -> str:
+        from dask_limits.html.calls import limits_view  # no task process needs it
+
+        return limits_view(self)
+
     def __bool__(self) -> bool:
         """Whether any value differs from its default."""
         return self != _NO_LIMITS

@@ -35,6 +35,11 @@ class Usage:
     stderr: str | None = None
     started: float | None = None
 
+    def _repr_html_(self) -> str:
+        from dask_limits.html.calls import usage_view  # no task process needs it
+
+        return usage_view(self)
+
 
 @dataclass(frozen=True)
 class ChildProcess:
@@ -80,3 +85,8 @@ class Outcome(Generic[R]):
         if self.exception is not None:
             raise self.exception
         return self.value  # type: ignore[return-value]
+
+    def _repr_html_(self) -> str:
+        from dask_limits.html.calls import outcome_view
+
+        return outcome_view(self)

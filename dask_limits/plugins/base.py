@@ -140,3 +140,8 @@ class Plugin(render.Renderable):
 
     def __rich__(self) -> render.RenderableType:
         return render.plugin_panel(self.name, self._rows())
+
+    def __html__(self) -> render.Html:
+        from dask_limits.display import views  # for notebooks alone
+
+        return views.plugin_html(self.name, self._rows())

@@ -8,7 +8,7 @@ from dask_limits.report import tables
 from dask_limits.report.places import WorkerChange, places_at_most
 from dask_limits.report.rows import ROW, Row, unpacked
 from dask_limits.report.suggestions import Suggestions, suggest
-from dask_limits.report.summaries import Summaries
+from dask_limits.report.summaries import HEAD, Summaries
 from dask_limits.units import format_seconds
 
 if TYPE_CHECKING:
@@ -136,13 +136,27 @@ class Report:
         return suggest(self, places, quantile, headroom)
 
     def __repr__(self) -> str:
+        tasks = self._summaries()
+        return f"{self._title(tasks)}\n{tasks.table()}" if tasks else self._title(tasks)
+
+    def _repr_html_(self) -> str:
+        from dask_limits.html.elements import heading, note, table, view
+
+        tasks = self._summaries()
+        lines, rest = tasks.lines()
+        return view(heading(self._title(tasks)), table(lines, HEAD), note(rest))
+
+    def _summaries(self) -> Summaries:
         tasks = self._older.copy()
         for chunk in self._chunks:
             tasks.add_chunk(chunk, self._texts)
+        return tasks
+
+    def _title(self, tasks: Summaries) -> str:
         if not tasks:
             return "No call has ended"
         n = tasks.n_calls
         title = f"{n:,} {'call' if n == 1 else 'calls'} in {format_seconds(tasks.seconds)}"
         if self.n_older:
             title += f"; the first {self.n_older:,} have no rows any more"
-        return f"{title}\n{tasks.table()}"
+        return title

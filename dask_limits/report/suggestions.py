@@ -79,9 +79,20 @@ class Suggestions(tuple[Suggestion, ...]):
     def __repr__(self) -> str:
         if not self:
             return "No limits to suggest: no call that returned has a known usage"
-        head = ("task", "calls", "keep them", "beside each other", "line to paste")
-        notes = [f"{one.task}: {note}" for one in self for note in one.notes]
-        return "\n".join([aligned([head, *(one.cells() for one in self)]), *notes])
+        return "\n".join([aligned([_HEAD, *(one.cells() for one in self)]), *self._notes()])
+
+    def _repr_html_(self) -> str:
+        from dask_limits.html.elements import code, heading, note, table, view
+
+        rows = [(*cells, code(line)) for *cells, line in (one.cells() for one in self)]
+        title = "Suggested limits" if self else repr(self)
+        return view(heading(title), table(rows, _HEAD), *map(note, self._notes()))
+
+    def _notes(self) -> list[str]:
+        return [f"{one.task}: {note}" for one in self for note in one.notes]
+
+
+_HEAD: Final = ("task", "calls", "keep them", "beside each other", "line to paste")
 
 
 def suggest(

@@ -94,16 +94,21 @@ class Summaries(dict[str, Summary]):
         first = min((summary.first for summary in self.values()), default=0.0)
         return max((summary.last for summary in self.values()), default=0.0) - first
 
-    def table(self) -> str:
-        """The tasks with the most calls first."""
+    def lines(self) -> tuple[list[tuple[str, ...]], str]:
+        """The lines of a table, the tasks with the most calls first, and what it leaves out."""
         by_number = sorted(self.items(), key=lambda item: -item[1].n_calls)
         lines = [(task, *summary.cells()) for task, summary in by_number[:_MOST_LINES]]
-        text = aligned([_HEAD, *lines])
         left = len(self) - len(lines)
-        return f"{text}\n... and {left} more tasks" if left > 0 else text
+        return lines, f"... and {left} more tasks" if left > 0 else ""
+
+    def table(self) -> str:
+        """The table as text."""
+        lines, rest = self.lines()
+        text = aligned([HEAD, *lines])
+        return f"{text}\n{rest}" if rest else text
 
 
-_HEAD = ("task", "calls", "endings", "wall time", "longest", "CPU time", "peak memory")
+HEAD = ("task", "calls", "endings", "wall time", "longest", "CPU time", "peak memory")
 
 
 def aligned(lines: Iterable[tuple[str, ...]]) -> str:

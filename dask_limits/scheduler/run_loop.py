@@ -130,9 +130,8 @@ class RunLoop:
             steps.close()
 
     def _get(self, wait_s: float | None) -> object:
-        longest = LONGEST_WAIT_S if wait_s is None else min(wait_s, LONGEST_WAIT_S)
         try:
-            return self._todo.get(timeout=longest)
+            return self._todo.get(timeout=_not_long(wait_s))
         except Empty:
             return None
 
@@ -149,8 +148,10 @@ class RunLoop:
                 while True:
                     if not self.has_more() and wait_s != 0:
                         try:
-                            # asyncio.wait_for() may lose a cancellation.
-                            async with asyncio.timeout(wait_s):
+                            # asyncio.wait_for() may lose a cancellation. A kernel of a notebook
+                            # notes an interrupt in its handler of the signal, which does not wake
+                            # the event loop: so this never waits long.
+                            async with asyncio.timeout(_not_long(wait_s)):
                                 await event.wait()
                         except TimeoutError:
                             pass
@@ -163,3 +164,7 @@ class RunLoop:
         finally:
             self._wake = None
             steps.close()
+
+
+def _not_long(wait_s: float | None) -> float:
+    return LONGEST_WAIT_S if wait_s is None else min(wait_s, LONGEST_WAIT_S)

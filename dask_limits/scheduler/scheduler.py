@@ -1,12 +1,13 @@
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from contextlib import contextmanager
 from functools import partial
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast, overload
 
 from dask_limits.display import render
-from dask_limits.display.live import Display, view_for
+from dask_limits.display.live import Display, has_kernel, view_for
 from dask_limits.exceptions import SchedulerNotRunningError
 from dask_limits.executors import Future
 from dask_limits.limits.trace_context import carrying
@@ -146,7 +147,7 @@ class Scheduler(Constructors, render.Renderable):
         wait: bool = True,
         on_exception: OnException = "raise",
         on_cancelled: Action = "raise",
-        display: bool | Display = False,
+        display: bool | Display | None = None,
     ) -> ExitState:
         """Run until nothing is left to do, or something ends the run.
 
@@ -165,8 +166,9 @@ class Scheduler(Constructors, render.Renderable):
                 to these, of which the first match counts. Without a match, it is raised.
             on_cancelled: What to do when a call was cancelled, except by the end of the run.
             display: Whether to show the run while it goes on: what runs, what has ended and how.
-                On a terminal this is one screen; elsewhere, such as in a log, lines. A
-                [Display][dask_limits.Display] says how many calls there will be, for the time left.
+                In a cell of a notebook it is shown by default. On a terminal this is one screen;
+                elsewhere, such as in a log, lines. A [Display][dask_limits.Display] says how many
+                calls there will be, for the time left.
 
         Returns:
             Why the run ended.
@@ -193,15 +195,22 @@ class Scheduler(Constructors, render.Renderable):
         wait: bool = True,
         on_exception: OnException = "raise",
         on_cancelled: Action = "raise",
-        display: bool | Display = False,
+        display: bool | Display | None = None,
     ) -> ExitState:
         """Like `run()`, in the event loop of the caller. Callbacks are plain functions here too.
 
         If the scheduler makes a Dask cluster, its start and shutdown block the event loop for a
-        second or two. Cancelling this coroutine ends all calls, as Ctrl-C does.
+        second or two. Cancelling this coroutine ends all calls, as Ctrl-C does. In a notebook with
+        ipywidgets, what is displayed has a button that stops the run. It works while the kernel
+        runs no cell: `task = asyncio.create_task(scheduler.async_run())`.
         """
+        import asyncio
+
         options = RunOptions(timeout, end_on_empty, wait, on_exception, on_cancelled)
-        with self._running(options, display) as run:
+        stops: dict[str, Callable[[], object]] = {"Stop": self.stop}
+        if (task := asyncio.current_task()) is not None:
+            stops["End running calls"] = task.cancel
+        with self._running(options, display, stops) as run:
             state = await run.loop.drive_async(run.steps())
         if run.error is not None:
             raise run.error
@@ -269,14 +278,20 @@ class Scheduler(Constructors, render.Renderable):
         return cast("DaskExecutor", executor)
 
     @contextmanager
-    def _running(self, options: RunOptions, display: bool | Display) -> Iterator[Run]:
+    def _running(
+        self,
+        options: RunOptions,
+        display: bool | Display | None,
+        stops: Mapping[str, Callable[[], object]] = MappingProxyType({}),
+    ) -> Iterator[Run]:
         """Make a run. If it fails, end all that is left of it at once."""
         if self._run is not None:
             raise RuntimeError(
                 "The scheduler is already running. Submit to it, or wait until run() returns."
             )
         run = Run(self.emitter, self._factory, options, self._recorder)
-        with self._shown(run, display):
+        shown = has_kernel() if display is None else display
+        with self._shown(run, shown, stops):
             try:  # from here on, Ctrl-C may come at any time
                 self._latest_run = run
                 executor = run.open()
@@ -292,7 +307,9 @@ class Scheduler(Constructors, render.Renderable):
                 self._recorder.worker_removed()
 
     @contextmanager
-    def _shown(self, run: Run, display: bool | Display) -> Iterator[None]:
+    def _shown(
+        self, run: Run, display: bool | Display, stops: Mapping[str, Callable[[], object]]
+    ) -> Iterator[None]:
         """Show a run until it is over, if that is asked for."""
         if not display:
             yield
@@ -300,7 +317,7 @@ class Scheduler(Constructors, render.Renderable):
         from dask_limits.scheduler.run_watch import RunWatch  # most runs are not shown
 
         its = display if isinstance(display, Display) else Display()
-        with RunWatch(view_for(its), run, self._factory.name, its.total) as run.watch:
+        with RunWatch(view_for(its, stops), run, self._factory.name, its.total) as run.watch:
             yield
         run.watch = None  # together they would be a circle
 
@@ -312,6 +329,23 @@ class Scheduler(Constructors, render.Renderable):
             () if (run := self._run) is None else run.cluster.lines(),
             self.emitter.subscribers,
             list(self.tasks.values()),
+        )
+
+    def __html__(self) -> render.Html:
+        from dask_limits.display import views  # for notebooks alone
+
+        run = self._run
+        return views.scheduler_html(
+            self._factory.name,
+            self._factory.options,
+            run is not None,
+            len(self.queue),
+            () if run is None else run.cluster.lines(),
+            self.emitter.subscribers,
+            [
+                views.TaskRow(task.name, task.n_running, task.n_held, task.event_counts, task)
+                for task in self.tasks.values()
+            ],
         )
 
     def __repr__(self) -> str:

@@ -247,6 +247,13 @@ class Task(TaskEvents[P, R], render.Renderable):
             self.function, self.unique_ref, self.plugins, self.emitter.subscribers
         )
 
+    def __html__(self) -> render.Html:
+        from dask_limits.display import views  # for notebooks alone
+
+        return views.task_html(
+            self.function, self.unique_ref, self.plugins, self.emitter.subscribers
+        )
+
     def __repr__(self) -> str:
         return f"Task({self.name}, {len(self._futures)} not done)"
 

@@ -4,6 +4,7 @@ import io
 import time
 
 import pytest
+from html_pages import Page
 from scheduled import on_start
 
 from dask_limits import ExitState, Scheduler
@@ -37,7 +38,9 @@ def test_it_renders_whatever_callables_it_is_given(threads):
     for part in ("Executor Queue: (0)", "@on_start 1", "Task <lambda>(x, *, y=1)", "Odd"):
         assert part in text.getvalue()
     assert named.unique_ref in text.getvalue()
-    assert "Executor Queue" in threads._repr_mimebundle_()["text/html"]
+    assert "Executor Queue" in threads._repr_mimebundle_()["text/plain"]
+    page = Page(threads._repr_html_())
+    assert named.unique_ref in page.text and "<lambda>(x, *, y=1)" in page.text
     assert repr(threads) == "Scheduler(ThreadPoolExecutor(max_workers=2), 0 not done)"
 
 

@@ -44,7 +44,7 @@ class Shown:
 @pytest.fixture
 def shown(monkeypatch):
     view = Shown()
-    monkeypatch.setattr(module, "view_for", lambda display: view)
+    monkeypatch.setattr(module, "view_for", lambda *_: view)
     return view
 
 

@@ -33,6 +33,7 @@ MOST_CALLS: Final = 200
 """How many running calls are shown. Ten times as many would take 10 ms of the scheduler's loop each
 second, for each who looks."""
 _MOST_WORKERS: Final = 500
+_LEAST_SLOTS: Final = 6
 _MOST_SLOTS: Final = 60
 _FORMATS: Final[dict[str, Callable[[Any], str]]] = {
     "memory": lambda amount: format_bytes(int(amount)),
@@ -77,11 +78,14 @@ def _bars(
     limits: Iterable[float | None],
     text_of: Callable[[Any], str],
 ) -> Columns:
-    """The columns of amounts, their parts of limits, and what to write upon these bars."""
+    """The columns of amounts, their parts of limits, and what to write upon these bars.
+
+    Without a limit the part is -1.
+    """
     shares, texts = [], []
     for amount, limit in zip(amounts, limits, strict=True):
         has_limit = limit is not None and 0 < limit < math.inf
-        shares.append(amount / limit if limit and has_limit else 0.0)
+        shares.append(amount / limit if limit and has_limit else -1.0)
         texts.append(f"{text_of(amount)} of {text_of(limit)}" if has_limit else text_of(amount))
     return {name: amounts, f"{name}_share": shares, f"{name}_text": texts}
 
@@ -117,7 +121,7 @@ def of_slots(slots: Slots, now: float) -> Columns:
     last = ended.slot_of(now)
     since = last - min((slot for slot, _ in slots), default=last) + 1
     width = max(1, math.ceil(since / _MOST_SLOTS))
-    n_spans = math.ceil(since / width)
+    n_spans = max(math.ceil(since / width), _LEAST_SLOTS)
     minutes = width * ended.SLOT_S / 60
     columns: Columns = {name: [0] * n_spans for name in ENDINGS}
     for (slot, ending), n_calls in slots.items():

@@ -9,6 +9,7 @@ from bokeh.core.properties import without_property_validation
 from bokeh.layouts import column, row
 from bokeh.models import (
     ColumnDataSource,
+    CustomJS,
     DataTable,
     Div,
     HTMLTemplateFormatter,
@@ -28,15 +29,17 @@ _MOST_ROWS: Final = 14
 _STYLES: Final = """
 .bk-data-table { z-index: 0; }
 .slick-cell { padding: 1px 4px; }
-.limits-bar { position: relative; height: 19px; background: #eeeeee; border-radius: 2px; }
+.limits-bar { position: relative; height: 19px; border-radius: 2px; }
+.limits-bar.limited { background: #e6e6e6; }
 .limits-bar > div { height: 100%; border-radius: 2px; }
 .limits-bar > span { position: absolute; left: 5px; top: 0; line-height: 19px; }
 """
 # <%- escapes. What is without it are numbers, and names of columns.
 _TEXT: Final = '<span title="<%- {title} %>"><%- value %></span>'
 _AMOUNT: Final = "<%- {field}_text %>"
-_BAR: Final = """<div class="limits-bar" title="<%- {field}_text %>">
-<div style="width: <%= Math.min({field}_share, 1) * 100 %>%; background:
+_BAR: Final = """
+<div class="limits-bar <%= {field}_share < 0 ? '' : 'limited' %>" title="<%- {field}_text %>">
+<div style="width: <%= Math.max(0, Math.min({field}_share, 1)) * 100 %>%; background:
 <%= {field}_share > 0.9 ? '#f2a093' : {field}_share > 0.7 ? '#f5cf8a' : '#9ec5e8' %>"></div>
 <span><%- {field}_text %></span></div>"""
 
@@ -60,9 +63,13 @@ class _Table:
             row_height=_ROW_PX,
             height=2 * _ROW_PX,
             autosize_mode="none",
+            reorderable=False,  # that takes jQuery UI, which bokeh warns not to have
             sizing_mode="stretch_width",
             stylesheets=[_STYLES],
         )
+        # Without this, bokeh 3.9 shows new data only if the number of rows has changed.
+        refresh = CustomJS(args={"view": self.table.view}, code="view.change.emit()")
+        self._source.js_on_change("data", refresh)
 
     def show(self, columns: Columns, title: str, text: str) -> None:
         """Show these columns."""
@@ -100,21 +107,21 @@ class LimitsPage:
         amounts = [("memory", "memory"), ("wall_time", "wall time"), ("cpu_time", "CPU time")]
         self._running = _Table(
             [
-                ("worker", "worker", 150, _TEXT),
-                ("function", "function", 200, _TEXT.replace("{title}", "key")),
-                *((field, title, 210, _BAR) for field, title in amounts),
+                ("worker", "worker", 100, _TEXT),
+                ("function", "function", 230, _TEXT.replace("{title}", "key")),
+                *((field, title, 240, _BAR) for field, title in amounts),
                 ("num_processes", "processes", 100, _BAR),
             ],
             {name: [] for name in shown.running},
         )
         self._workers = _Table(
             [
-                ("worker", "worker", 130, _TEXT.replace("{title}", "address")),
-                ("memory", "reserved memory", 190, _BAR),
-                ("cores", "reserved cores", 110, _BAR),
-                ("running", "calls", 50, _TEXT),
-                ("job", "batch job", 80, _TEXT),
-                ("state", "state", 200, _TEXT),
+                ("worker", "worker", 80, _TEXT.replace("{title}", "address")),
+                ("memory", "reserved memory", 170, _BAR),
+                ("cores", "reserved cores", 100, _BAR),
+                ("running", "calls", 40, _TEXT),
+                ("job", "batch job", 70, _TEXT),
+                ("state", "state", 110, _TEXT),
             ],
             {name: [] for name in shown.workers},
         )
@@ -122,16 +129,16 @@ class LimitsPage:
             column
             for field, title in amounts
             for column in (
-                (f"{field}_median", title, 80, _AMOUNT),
-                (f"{field}_most", "95 %", 80, _AMOUNT),
-                (field, "maximum", 180, _BAR),
+                (f"{field}_median", f"{title}: 50 %", 105, _AMOUNT),
+                (f"{field}_most", "95 %", 65, _AMOUNT),
+                (field, "maximum", 145, _BAR),
             )
         ]
         self._functions = _Table(
             [
-                ("function", "function", 180, _TEXT),
-                ("calls", "calls", 60, _TEXT),
-                ("endings", "endings", 220, _TEXT),
+                ("function", "function", 130, _TEXT),
+                ("calls", "calls", 45, _TEXT),
+                ("endings", "endings", 130, _TEXT),
                 *figures,
             ],
             {name: [] for name in shown.functions},
@@ -153,15 +160,22 @@ class LimitsPage:
             x_axis_label="minutes",
             y_axis_label="calls",
         )
-        plot.vbar_stack([*ENDINGS], x="middle", width="width", color=[*ENDINGS.values()],
-                        source=self._slots)  # fmt: skip
+        plot.vbar_stack(
+            [*ENDINGS],
+            x="middle",
+            width="width",
+            fill_color=[*ENDINGS.values()],
+            line_color=None,
+            source=self._slots,
+        )
         plot.x_range.end = 0
         plot.x_range.range_padding = 0
         plot.y_range.start = 0
         plot.yaxis.minor_tick_line_color = None
         plot.xgrid.visible = False
-        workers = column(self._workers.heading, self._workers.table, sizing_mode="stretch_width")
-        endings = column(self._legend, plot, sizing_mode="stretch_width")
+        half: Any = {"sizing_mode": "stretch_width", "min_width": 420}  # if narrower, one below
+        workers = column(self._workers.heading, self._workers.table, **half)
+        endings = column(self._legend, plot, **half)
         return column(
             self._running.heading,
             self._running.table,
@@ -191,7 +205,7 @@ class LimitsPage:
         _say(self._legend, html.legend("Endings", shown.endings))
         if self._slots.data != shown.slots:
             self._slots.data = shown.slots
-        text = "Of the calls that have ended. The maximum is that nearest to its limit."
+        text = "What calls have used that have ended. The maximum is that nearest to its limit."
         self._functions.show(shown.functions, "Functions", text)
         self._show_failures(shown.failures)
 

@@ -14,8 +14,8 @@ from dask_limits.dask.compat.undocumented_name import TESTED
 ROOT = Path(__file__).parents[1]
 EXTRAS = ("sklearn", "search", "loky", "optuna", "report", "test")
 NOT_WITH_THE_OLDEST = {
-    *("bokeh", "coverage", "dask-limits", "matplotlib", "mypy", "pandas-stubs", "pebble", "ruff"),
-    "selenium",
+    *("bokeh", "coverage", "dask-limits", "matplotlib", "mypy", "opentelemetry-sdk"),
+    *("pandas-stubs", "pebble", "ruff", "selenium"),
 }
 """What `make test-oldest` does not use."""
 

@@ -41,12 +41,12 @@ LAYERS = {
     """,
     "limits": """
         outcome limits cancel progress linux tracebacks coroutines interrupted endings
-        shared call_metrics
+        shared call_metrics trace_context
         in_place breaches
         ipc
         packed_outcome task
         call_log
-        guardian
+        guardian call_span
         owner
         call preload share
         functions

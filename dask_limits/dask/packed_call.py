@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from dask_limits.limits import LimitedCall
+from dask_limits.limits import LimitedCall, trace_context
 from dask_limits.limits.ipc import by_value, pickling
 from dask_limits.limits.ipc.payload import Packed
 from dask_limits.limits.owner.recurring import LEAST, recurring
@@ -42,9 +42,10 @@ class PackedCall:
         """Call the function, with these in the places of what `pack_call` left out."""
         unpickler = _Unpickler(io.BytesIO(self.data.pickled), buffers=self.data.buffers(put_in))
         unpickler.put_in = put_in
-        fn, args, kwargs = unpickler.load()
+        fn, args, kwargs, *carrier = unpickler.load()
         script_globals.give(fn)
-        return fn(*args, **kwargs)
+        with trace_context.attached(*carrier):
+            return fn(*args, **kwargs)
 
 
 def pack_call(
@@ -65,9 +66,11 @@ def pack_call(
     """
     left_out: list[Any] = []
     sent: dict[int, Any] = {}
+    carrier = trace_context.carrier()
+    thing = (call.fn, args, kwargs) if carrier is None else (call.fn, args, kwargs, carrier)
     try:
         new_pickler = partial(_Pickler, leave_out, left_out, sent=sent)
-        data = Packed.of((call.fn, args, kwargs), new_pickler, partial(_leave_out, left_out))
+        data = Packed.of(thing, new_pickler, partial(_leave_out, left_out))
     except Exception as why:
         raise pickling.unpicklable_arguments(call.fn, args, kwargs, call.limits, why) from why
     return PackedCall(call.name, data, hash(function_key(call.fn))), left_out, sent

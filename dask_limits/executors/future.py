@@ -8,11 +8,13 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator
 from concurrent.futures._base import PENDING
+from contextlib import nullcontext
 from functools import partial
 from typing import Any, Generic, TypeVar
 
 from dask_limits.exceptions import CallCancelledError
 from dask_limits.limits import CancelToken, Outcome, Usage
+from dask_limits.limits.call_span import CallSpan
 
 R = TypeVar("R")
 T = TypeVar("T")
@@ -76,6 +78,7 @@ class Future(concurrent.futures.Future[R], Generic[R]):
     task_key: str = ""
     started_at: float | None = None
 
+    _span: CallSpan | None = None
     _progress: deque[Callable[[], Any]] | None = None  # what loads the latest value; one at most
     _tell_progress: Callable[[Future[R]], object] | None = None
     _is_progress_told = False  # and not taken since
@@ -198,7 +201,14 @@ class Future(concurrent.futures.Future[R], Generic[R]):
         self.started_at = None
         self.attempts += 1
         self.earlier += (lost,)
+        if self._span is not None:
+            self._span.runs_again(lost, self.attempts)
         return self if self.attempt_of is None else self.attempt_of.ran_again(lost)
+
+    def _trace(self, span: CallSpan) -> None:
+        """Have a span of OpenTelemetry end with the call."""
+        self._span = span
+        self.add_done_callback(partial(_tell_end, span))  # no method: that would be a circle
 
     def settle(self, outcome: Outcome[R]) -> None:
         """Finish with this outcome, unless the call was cancelled meanwhile. For executors."""
@@ -252,7 +262,8 @@ class DeferredFuture(Future[R]):
         fn, args, kwargs = call
         self.attempts += 1
         try:
-            attempt = executor.submit(fn, *args, **kwargs)
+            with nullcontext() if self._span is None else self._span.is_submitted():
+                attempt = executor.submit(fn, *args, **kwargs)
         except Exception as error:
             attempt = concurrent.futures.Future()
             attempt.set_exception(error)
@@ -260,6 +271,8 @@ class DeferredFuture(Future[R]):
         if isinstance(attempt, Future):  # no worker can have been lost by now
             attempt.attempt_of = self
             attempt.when_progress(self._pass_on_progress)
+            if self._span is not None:
+                attempt.add_done_callback(partial(_tell_ran, self._span))
         if not self._token.on_cancel(attempt.cancel):
             attempt.cancel()
         attempt.add_done_callback(then)
@@ -271,6 +284,8 @@ class DeferredFuture(Future[R]):
     def rest(self, failure: BaseException, end_rest: Callable[[], object]) -> None:
         """Wait for the next attempt, after one that has failed. A cancel calls `end_rest`."""
         self.earlier += (failure,)
+        if self._span is not None:
+            self._span.runs_again(failure, self.attempts + 1)
         self._attempt = None
         if not self._token.on_cancel(end_rest):
             end_rest()
@@ -296,6 +311,27 @@ class DeferredFuture(Future[R]):
         else:
             _tell_of_earlier(error, self.earlier)
             self._finish(exception=error)
+
+
+def _tell_end(span: CallSpan, future: Any) -> None:
+    if not isinstance(future, DeferredFuture):  # of which each attempt has told that
+        _tell_ran(span, future)
+    about = {"dask_limits.attempts": future.attempts, **_place_of(future)}
+    span.end(_error_of(future), future.usage, about)
+
+
+def _tell_ran(span: CallSpan, future: Any) -> None:
+    span.ran(_error_of(future), future.usage, future.started_at, _place_of(future))
+
+
+def _error_of(future: Future[Any]) -> BaseException | None:
+    return CallCancelledError("cancelled") if future.cancelled() else future.exception()
+
+
+def _place_of(future: Future[Any]) -> dict[str, str]:
+    """Attributes of a span: where the call has run."""
+    place = {"dask_limits.worker": future.worker, "dask_limits.job": future.job}
+    return {name: value for name, value in place.items() if value}
 
 
 def _popped(items: list[T] | deque[T]) -> T | None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, Never, ParamSpec, TypeVar, Unpack
 
+from dask_limits.executors import traced
 from dask_limits.executors.at_exit import check_program, shut_down_at_exit, was_shut_down
 from dask_limits.executors.borrowed import BorrowedExecutor
 from dask_limits.executors.cluster import ClusterEvent, ClusterState, WatchedExecutor
@@ -14,6 +15,7 @@ from dask_limits.executors.other_pools import check_names
 from dask_limits.executors.where import factory_for
 from dask_limits.limits import LimitedCall, Limits, LimitsArguments
 from dask_limits.limits.owner.preload import Preload
+from dask_limits.limits.trace_context import carrying
 from dask_limits.report import Recorder
 
 if TYPE_CHECKING:
@@ -110,13 +112,14 @@ class LimitedExecutor(concurrent.futures.Executor):
             TypeError: if `fn` cannot be called.
         """
         self._check_open()
-        call = self._limited(fn)
-        future: Future[R] = self._executor.submit(call, *args, **kwargs)  # type: ignore[assignment]
-        self._record(call, future)
-        return future
+        return self._submit(self._executor.submit, self._limited(fn), *args, **kwargs)
 
-    def _record(self, call: LimitedCall[..., Any], future: Future[Any]) -> None:
+    def _submit(
+        self, to: Callable[..., Any], call: LimitedCall[..., R], /, *args: Any, **kwargs: Any
+    ) -> Future[R]:
+        future: Future[R] = traced.submit(to, call, args, kwargs)
         future.add_done_callback(partial(self._recorder.add, call))
+        return future
 
     def map(
         self,
@@ -154,8 +157,13 @@ class LimitedExecutor(concurrent.futures.Executor):
         call = self._limited(fn)
         if not isinstance(self._executor, ProcessExecutor):
             return super().map(call, *iterables, timeout=timeout)
-        note = partial(self._record, call)
-        return self._executor.map(call, *iterables, timeout=timeout, chunksize=chunksize, note=note)
+        return self._executor.map(
+            call,
+            *iterables,
+            timeout=timeout,
+            chunksize=chunksize,
+            through=carrying(self._submit),
+        )
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take no more calls, and end what was started for them when they are done.

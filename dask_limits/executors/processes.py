@@ -106,7 +106,7 @@ class ProcessExecutor(concurrent.futures.Executor):
         *iterables: Iterable[Any],
         timeout: float | None = None,
         chunksize: int = 1,
-        note: Callable[[Future[Any]], object] | None = None,
+        through: Callable[..., Future[Any]] | None = None,
     ) -> Iterator[R]:
         """Call a function with each item, as the built-in `map` does, many at a time.
 
@@ -120,7 +120,7 @@ class ProcessExecutor(concurrent.futures.Executor):
             *iterables: Those of the arguments. The shortest one ends this.
             timeout: Seconds from now on until the last result; None is no limit.
             chunksize: How many calls to have ready for each process, at least.
-            note: Called with the future of each call when it is submitted.
+            through: Called with what submits a call, the function, and its arguments, to submit it.
 
         Returns:
             An iterator over the results, in the order of the items. If it is closed, or raises,
@@ -141,12 +141,9 @@ class ProcessExecutor(concurrent.futures.Executor):
         # A list may be changed meanwhile, and be short without an error.
         items = zip(*(one.copy() if type(one) is list else one for one in iterables), strict=False)
 
-        def submit(*args: Any) -> Future[R]:
-            future = self._submit(fn, *args)
-            if note is not None:
-                note(future)
-            return future
-
+        submit = (
+            partial(self._submit, fn) if through is None else partial(through, self._submit, fn)
+        )
         mapped = OrderedMap(items, submit, self.max_workers, least)
         mapped.fill()
         self._mapped = {other for other in self._mapped if not other.is_used_up} | {mapped}

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
 from dask_limits.executors.future import Future
-from dask_limits.limits import LimitedCall, run_call
+from dask_limits.limits import LimitedCall, run_call, trace_context
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -38,7 +38,9 @@ class SequentialExecutor(concurrent.futures.Executor):
         future = Future[R]()
         future.mark_started()
         on_progress = future.note_progress if call.tells else None
-        future.settle(run_call(call, args, kwargs, on_progress=on_progress))
+        with trace_context.attached(trace_context.carrier()):
+            outcome = run_call(call, args, kwargs, on_progress=on_progress)
+        future.settle(outcome)
         return future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:

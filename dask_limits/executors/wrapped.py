@@ -21,6 +21,7 @@ from dask_limits.limits import (
     call_log,
     run_call,
     run_in_place,
+    trace_context,
 )
 from dask_limits.limits.ipc import by_value, pickling
 from dask_limits.limits.linux import lifeline
@@ -98,7 +99,7 @@ class WrappedExecutor(concurrent.futures.Executor):
                 finally:
                     del self._running[token]
 
-        inner = self.executor.submit(run)
+        inner = self.executor.submit(trace_context.carrying(run))
         inner.add_done_callback(lambda inner: _pass_failure(inner, future))
         return future
 
@@ -114,7 +115,7 @@ class WrappedExecutor(concurrent.futures.Executor):
             pickled = _dumps(call, args, kwargs, sent, kept)
         except Exception as why:
             raise pickling.unpicklable_arguments(call.fn, args, kwargs, call.limits, why) from why
-        here = lifeline.of_this_process(), call_log.this_process()
+        here = lifeline.of_this_process(), call_log.this_process(), trace_context.carrier()
         submitted_at = time.time()  # before it may have ended
         inner = self.executor.submit(_run_pickled, pickled, *here)
         future = _WrappedFuture[R](inner)
@@ -210,7 +211,9 @@ def _pass_failure(inner: concurrent.futures.Future[Any], future: Future[Any]) ->
     return True
 
 
-def _run_pickled(call: bytes, program: lifeline.Lifeline, log_of: str) -> PackedOutcome[Any]:
+def _run_pickled(
+    call: bytes, program: lifeline.Lifeline, log_of: str, carrier: trace_context.Carrier | None
+) -> PackedOutcome[Any]:
     """Run a call in the worker that receives it, and leave its value or exception pickled.
 
     If that is a process of a pool on this machine, it ends with the program that submits the call,
@@ -218,7 +221,7 @@ def _run_pickled(call: bytes, program: lifeline.Lifeline, log_of: str) -> Packed
     """
     lifeline.end_with(program)
     call_log.leave_to(log_of)
-    with by_value.Receiving():
+    with by_value.Receiving(), trace_context.attached(carrier):
         limited, args, kwargs = pickle.loads(call)
         if not limited.limits:
             outcome = run_in_place(limited.fn, args, kwargs)

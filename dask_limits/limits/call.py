@@ -3,6 +3,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Generic, ParamSpec, TypeVar
 
+from dask_limits.limits.call_span import traced
 from dask_limits.limits.cancel import CancelToken
 from dask_limits.limits.in_place import name_of, run_in_place
 from dask_limits.limits.limits import Limits
@@ -54,7 +55,7 @@ class LimitedCall(Generic[P, R]):
 
     def run(self, *args: P.args, **kwargs: P.kwargs) -> Outcome[R]:
         """Run one call, and return its [Outcome][dask_limits.Outcome] instead of raising."""
-        return run_call(self, args, kwargs)
+        return traced(run_call, self.fn, self.limits)(self, args, kwargs)
 
     def __repr__(self) -> str:
         return f"LimitedCall({self.name}, {self.limits})"

@@ -25,6 +25,7 @@ from typing import (
 import cloudpickle
 
 from dask_limits.limits.call import LimitedCall, run_call
+from dask_limits.limits.call_span import traced
 from dask_limits.limits.cancel import CancelToken
 from dask_limits.limits.ipc import reducers
 from dask_limits.limits.limits import Limits, LimitsArguments
@@ -145,8 +146,9 @@ class LimitedCoroutineFunction(LimitedFunction[P, Awaitable[R]], Generic[P, R]):
         import asyncio  # slow to import, and rarely needed
 
         token = CancelToken()
+        run = traced(run_call, self.fn, self.limits)
         try:
-            outcome = await asyncio.to_thread(run_call, self, args, kwargs, token)
+            outcome = await asyncio.to_thread(run, self, args, kwargs, token)
         except asyncio.CancelledError:
             token.cancel()
             raise

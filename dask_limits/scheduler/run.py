@@ -21,6 +21,7 @@ from dask_limits.executors.cluster import (
     WorkerRemoved,
 )
 from dask_limits.executors.future import DeferredFuture
+from dask_limits.executors.traced import submit
 from dask_limits.limits import name_of
 from dask_limits.plugins import Plugin
 from dask_limits.printable import repr_of
@@ -135,7 +136,7 @@ class Run:
     def start(self, call: Call, of_task: Emitter | None = None) -> Future[Any]:
         """Submit a call to the executor."""
         fn, args, kwargs = self.progress.as_asked_for(call, of_task)
-        future = self.executor.submit(fn, *args, **kwargs)
+        future = submit(self.executor.submit, fn, args, kwargs)
         assert isinstance(future, Future)  # the contract of our executors
         if fn is not call[0]:
             self.progress.listen(future, of_task)

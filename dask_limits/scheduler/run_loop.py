@@ -17,6 +17,7 @@ from functools import partial
 from queue import Empty, SimpleQueue
 from typing import ParamSpec, TypeVar
 
+from dask_limits.limits.trace_context import carrying
 from dask_limits.scheduler.requests import LONGEST_WAIT_S, inbox_of_this_thread
 
 P = ParamSpec("P")
@@ -70,7 +71,7 @@ class RunLoop:
         """Call a function in the thread of the loop, and wait for it. From any thread."""
         if threading.get_ident() == self._thread:
             return fn(*args, **kwargs)
-        return self._inbox.ask(self, partial(fn, *args, **kwargs), lambda: self._closed)
+        return self._inbox.ask(self, carrying(partial(fn, *args, **kwargs)), lambda: self._closed)
 
     def call_later(self, delay_s: float, call: Callable[[], object]) -> Timer:
         """Call something after so many seconds, in the thread of the loop."""

@@ -9,6 +9,7 @@ from dask_limits.display import render
 from dask_limits.display.live import live
 from dask_limits.exceptions import SchedulerNotRunningError
 from dask_limits.executors import Future
+from dask_limits.limits.trace_context import carrying
 from dask_limits.plugins import Plugin
 from dask_limits.scheduler.constructors import Constructors
 from dask_limits.scheduler.exit_state import Action, ExitState, OnException, RunOptions
@@ -134,7 +135,7 @@ class Scheduler(Constructors, render.Renderable):
                 f"map() needs a task or a function, but {function!r} is of type"
                 f" {type(function).__name__}"
             )
-        feed = partial(Feed, iter(items), submit, max_in_flight)
+        feed = partial(Feed, iter(items), carrying(submit), max_in_flight)
         self.in_run(lambda run: run.feed(feed(run.places)))
 
     def run(

@@ -8,6 +8,7 @@ from weakref import WeakValueDictionary
 
 from dask_limits.exceptions import SchedulerNotRunningError
 from dask_limits.executors import Call, Future
+from dask_limits.limits.trace_context import carrying
 from dask_limits.report import Recorder
 from dask_limits.scheduler.events import SchedulerEvents
 from dask_limits.scheduler.run import Run
@@ -69,7 +70,8 @@ class Submitter(SchedulerEvents):
         Raises:
             SchedulerNotRunningError: if the scheduler is not running.
         """
-        return self.in_run(Run.call_later, parse_delay(delay), partial(fn, *args, **kwargs))
+        call = carrying(partial(fn, *args, **kwargs))
+        return self.in_run(Run.call_later, parse_delay(delay), call)
 
     def stop(
         self,

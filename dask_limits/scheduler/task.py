@@ -13,6 +13,7 @@ from dask_limits.display import render
 from dask_limits.events import Event
 from dask_limits.executors import Call, Future
 from dask_limits.executors.future import DeferredFuture
+from dask_limits.executors.traced import deferred
 from dask_limits.limits import call_log, name_of
 from dask_limits.plugins.base import RETRY, Plugin
 from dask_limits.scheduler.events import TaskEvents
@@ -149,11 +150,11 @@ class Task(TaskEvents[P, R], render.Renderable):
             call = changed
         future: Future[R]
         if self._held or not self._has_place():
-            future = held = DeferredFuture[R]()
+            future = held = deferred(call)
             self._held[held] = run
         elif self._may_retry:
-            future = deferred = DeferredFuture[R]()
-            self._attempt(run, deferred, call)
+            future = retried = deferred(call)
+            self._attempt(run, retried, call)
         else:
             future = run.start(call, self.emitter)
         # All counts are right before the first callback, which may submit again.

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any, Final, Generic, TypeVar
 
-from dask_limits.limits import call_log
+from dask_limits.limits import call_log, trace_context
 from dask_limits.limits.cancel import CancelToken
 from dask_limits.limits.in_place import name_of
 from dask_limits.limits.ipc import payload, pickling
@@ -35,6 +35,7 @@ class Call:
     Attributes:
         sent: What is needed to unpickle the outcome; None if nobody here does.
         on_progress: What takes the values that it reports; None if nobody asks for them.
+        carrier: The trace that it is part of; None if there is none.
         outcome: How it has ended, if it has.
         reserves: What it is to reserve before it begins; None if nothing, or if it has done so.
         order: Those with a lower one go first.
@@ -59,6 +60,7 @@ class Call:
         self.cancel = cancel or CancelToken()
         self.sent = sent
         self.on_progress = on_progress
+        self.carrier = trace_context.carrier()
         self.request = _NOT_PACKED
         self.outcome: PackedOutcome[Any] | None = None
 
@@ -106,7 +108,8 @@ class Call:
         thing = self.fn, self.args, self.kwargs
         try:
             new_pickler = functools.partial(CallPickler, sent=self.sent)
-            payload.pack(thing, new_pickler, self.request, recurring.place_of)
+            whole = thing if self.carrier is None else (*thing, self.carrier)
+            payload.pack(whole, new_pickler, self.request, recurring.place_of)
         except Exception as error:
             if isinstance(error, OSError) and error.errno in _NO_ROOM:
                 self.end(self.outcomes.refused(str(error)))

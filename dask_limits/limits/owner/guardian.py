@@ -9,7 +9,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any, Final, Self, TypeVar
 
-from dask_limits.limits import call_log
+from dask_limits.limits import call_log, trace_context
 from dask_limits.limits.cancel import CancelToken
 from dask_limits.limits.in_place import name_of
 from dask_limits.limits.ipc import progress_values
@@ -152,7 +152,8 @@ class Guardian:
             group.close()
 
     def _run_in_thread(self, call: Call) -> Outcome[Any]:
-        with progress_values.telling_pickled(call.on_progress):
+        telling = progress_values.telling_pickled(call.on_progress)
+        with telling, trace_context.attached(call.carrier):
             outcome = in_thread.run(call.fn, call.args, call.kwargs, call.limits)
         call_log.ended_in_thread(outcome, name_of(call.fn), self.place)
         return outcome

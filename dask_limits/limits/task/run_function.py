@@ -9,7 +9,7 @@ import os
 import time
 from typing import Any, Final, NamedTuple
 
-from dask_limits.limits import in_place
+from dask_limits.limits import in_place, trace_context
 from dask_limits.limits.ipc import by_value, messages, payload, pickling, task_cells
 from dask_limits.limits.ipc.messages import Orders
 from dask_limits.limits.ipc.payload import Packed, Payload
@@ -147,14 +147,14 @@ def _answer(
 ) -> tuple[int, Payload]:
     try:
         received.append(payload.take(head, fds))
-        fn, args, kwargs = received[0].load()
+        fn, args, kwargs, *carrier = received[0].load()
         script_globals.give(fn)
     except BaseException as error:
         return pickling.pack_unpicklable("arguments", error)
     finally:
         files.close(fds)
     try:
-        with around:
+        with trace_context.attached(*carrier), around:
             value = in_place.call(fn, args, kwargs)
     except SystemExit as error:
         return messages.EXITED, payload.pack_texts(str(in_place.exit_status(error)))

@@ -79,7 +79,7 @@ def ended_here(outcome: PackedOutcome[Any], place: str) -> None:
     `place` says more of where than `this_process`, if it is not empty.
     """
     if (metrics := call_metrics.kept()) is not None:
-        metrics.note(outcome.name, _ending(outcome), _usage(outcome))
+        metrics.note(outcome.name, word_of_packed(outcome), usage_of(outcome))
     _log(outcome, place)
 
 
@@ -133,7 +133,8 @@ def rerun_here(name: str, why: str, attempt: int) -> None:
     runs_again(name, why, attempt)
 
 
-def _ending(outcome: PackedOutcome[Any]) -> str:
+def word_of_packed(outcome: PackedOutcome[Any]) -> str:
+    """How a call has ended, in a word, as `word_of` has it."""
     if outcome.raised is None:
         return word_of(outcome.exception)
     return _warned_for(outcome) or "raised"
@@ -153,14 +154,14 @@ def _warned_for(outcome: PackedOutcome[Any]) -> str:
     return ""
 
 
-def _usage(outcome: PackedOutcome[Any]) -> Usage | None:
+def usage_of(outcome: PackedOutcome[Any]) -> Usage | None:
     """What a call has used; None if it has not run."""
     return outcome.usage if outcome.exception is None else outcome.exception.usage
 
 
 def _log(outcome: PackedOutcome[Any], place: str) -> None:
     if not _is_plain(outcome):
-        _say(outcome.name, _ending(outcome), _usage(outcome), outcome.exception, place)
+        _say(outcome.name, word_of_packed(outcome), usage_of(outcome), outcome.exception, place)
 
 
 def _is_plain(outcome: PackedOutcome[Any]) -> bool:

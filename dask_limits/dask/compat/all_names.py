@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dask_limits.dask.compat import (
     client,
+    dashboard,
     dropped_annotations,
     graphs,
     joblib,
@@ -13,7 +14,7 @@ from dask_limits.dask.compat import (
 )
 from dask_limits.dask.compat.undocumented_name import Name
 
-_TABLES = (graphs, dropped_annotations, client, scheduler, worker, jobqueue, joblib)
+_TABLES = (graphs, dropped_annotations, client, scheduler, dashboard, worker, jobqueue, joblib)
 
 
 def dask_names() -> tuple[Name, ...]:

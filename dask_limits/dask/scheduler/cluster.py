@@ -18,8 +18,10 @@ from dask_limits.batch_systems.current_job import BatchJob
 from dask_limits.dask import cluster_log
 from dask_limits.dask.batch import LEFT, call_name
 from dask_limits.dask.compat.scheduler import events
+from dask_limits.dask.scheduler.ended import EndedOnCluster
 from dask_limits.dask.scheduler.tasks import Where
 from dask_limits.dask.topic import TOPIC
+from dask_limits.exceptions import WorkerLostError
 from dask_limits.limits import call_log
 from dask_limits.placement.policy import Placement
 from dask_limits.placement.resources import WorkerResources
@@ -71,6 +73,7 @@ class Cluster:
     Attributes:
         workers: The tracked workers, by address.
         kinds: How many of them have which resources, whenever their jobs end.
+        ended: How limited calls have ended.
         new_worker: What a worker has that a batch system would start. It is set by a cluster in the
             same process. With None, the default, calls are refused that no present worker can run.
     """
@@ -80,6 +83,7 @@ class Cluster:
         self.workers: dict[str, TrackedWorker] = {}
         self.kinds: Counter[WorkerResources] = Counter()
         self.new_worker: WorkerResources | None = None
+        self.ended = EndedOnCluster(scheduler)
         self.placement = Placement(self.allowed, self._cost, self._is_quick, self._near)
         self._place = place
         self._is_due = False
@@ -137,6 +141,8 @@ class Cluster:
             ts.exception, ts.exception_text = cloudpickle.dumps(error), repr(error)
             ts.exception_blame = ts
             failed[key] = "erred"
+            if not (isinstance(error, WorkerLostError) and not error.tries):  # else it runs again
+                self.ended.ended_here(call_name(key), error)
         self.scheduler.transitions(failed, f"dask-limits-error-{time.time()}")
 
     # -- later -----------------------------------------------------------------------------

@@ -13,6 +13,7 @@ import distributed
 from dask_limits.batch_systems.current_job import BatchJob
 from dask_limits.dask.batch import LEFT, TOPIC, numbers_left
 from dask_limits.dask.compat import scheduler as compat
+from dask_limits.dask.compat.dashboard import add_page
 from dask_limits.dask.compat.worker import listen
 from dask_limits.dask.metrics_page import Gauge, publish, withdraw
 from dask_limits.dask.progress_log import TOPIC as PROGRESS
@@ -24,6 +25,7 @@ from dask_limits.dask.scheduler.cluster import Cluster, TrackedWorker, removal_o
 from dask_limits.dask.scheduler.draining import drain_idle, drain_in_time, stop_timer
 from dask_limits.dask.scheduler.gather_log import LOGGER, GatherLog
 from dask_limits.dask.scheduler.losses import Losses
+from dask_limits.dask.scheduler.page.watch import Watch
 from dask_limits.dask.scheduler.refusals import Refusals
 from dask_limits.dask.scheduler.running import RunningOnCluster
 from dask_limits.dask.scheduler.tasks import is_ours, order_of, where_of
@@ -60,6 +62,7 @@ class LimitsSchedulerPlugin(distributed.SchedulerPlugin):  # type: ignore[misc]
         self._losses = Losses(self.cluster, self._gather_log, self._decide)
         self._channels = Channels(scheduler)
         self.running = RunningOnCluster(scheduler)
+        self._watch = Watch(self.cluster, self.running)
         scheduler.handlers.update(
             self._channels.rpc_handlers | self.running.rpc_handlers,
             dask_limits_join=self._join,
@@ -71,7 +74,9 @@ class LimitsSchedulerPlugin(distributed.SchedulerPlugin):  # type: ignore[misc]
         listen(scheduler, {"dask-limits-started": started, "dask-limits-seceded": seceded})
         listen(scheduler, {"dask-limits-begun": self._call_begun, PROGRESS: self._calls_get_on})
         listen(scheduler, self._channels.stream_handlers | self.running.stream_handlers)
+        listen(scheduler, self.cluster.ended.stream_handlers)
         publish(self, self._gauges)
+        self._remove_page = add_page(scheduler, "limits", self._fill_page)
         self._undo = patches.install(scheduler, self._decide)
         if self._undo is None:
             logger.warning(
@@ -93,6 +98,7 @@ class LimitsSchedulerPlugin(distributed.SchedulerPlugin):  # type: ignore[misc]
     def _stop(self) -> None:
         self.cluster.stop()
         withdraw(self)
+        self._remove_page()
         LOGGER.removeFilter(self._gather_log)
         if self._undo is not None:
             self._undo()
@@ -106,6 +112,7 @@ class LimitsSchedulerPlugin(distributed.SchedulerPlugin):  # type: ignore[misc]
             return False
         self._channels.worker_came(worker)
         self.running.worker_came(worker)
+        self.cluster.ended.worker_came(worker)
         if self._undo is None:
             return False
         reported = WorkerResources(**resources)
@@ -128,6 +135,7 @@ class LimitsSchedulerPlugin(distributed.SchedulerPlugin):  # type: ignore[misc]
     def _remove(self, worker: str) -> TrackedWorker | None:
         self._channels.worker_left(worker)
         self.running.worker_left(worker)
+        self.cluster.ended.worker_left(worker)
         self._placement.remove(worker)
         stop_timer(self.cluster, worker)
         return self.cluster.remove(worker)
@@ -185,6 +193,12 @@ class LimitsSchedulerPlugin(distributed.SchedulerPlugin):  # type: ignore[misc]
                 sum(one.resources.memory for one in there) - reserved,
             ),
         ]
+
+    def _fill_page(self, document: Any) -> None:
+        """Make the page `/limits` of the dashboard, for someone who opens it."""
+        from dask_limits.dask.scheduler.page.document import fill  # with bokeh, which is there then
+
+        fill(document, self._watch)
 
     # -- tasks -----------------------------------------------------------------------------
 

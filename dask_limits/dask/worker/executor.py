@@ -34,15 +34,17 @@ from dask_limits.dask.batch import (
 )
 from dask_limits.dask.compat import worker as compat
 from dask_limits.dask.compat.graphs import arguments_of, is_value
-from dask_limits.dask.compat.joblib import failed_batch, is_batch
-from dask_limits.dask.nodes import JoblibBatch, Node
+from dask_limits.dask.compat.joblib import failed_batch
+from dask_limits.dask.nodes import JoblibBatch
 from dask_limits.dask.progress_log import ProgressLog
 from dask_limits.dask.reservations import annotation_error, request_of
 from dask_limits.dask.topic import TOPIC
 from dask_limits.dask.usage_log import UsageLog
 from dask_limits.dask.worker.admission import AdmissionControl, Reservation
 from dask_limits.dask.worker.batch_run import BatchRun
+from dask_limits.dask.worker.ended import EndedHere
 from dask_limits.dask.worker.error_messages import explain
+from dask_limits.dask.worker.node_call import call_of
 from dask_limits.dask.worker.relay import Relay
 from dask_limits.dask.worker.running import RunningHere
 from dask_limits.dask.worker.shown import Shown
@@ -83,6 +85,7 @@ class LimitsExecutor(concurrent.futures.Executor):
         progress_log: What calls of schedulers report, those without limits included.
         relay: By which its calls ask their drivers.
         running: What its calls have used so far.
+        ended: How its calls have ended.
     """
 
     def __init__(
@@ -103,6 +106,7 @@ class LimitsExecutor(concurrent.futures.Executor):
         self.relay = Relay(worker)
         self._shown = Shown(worker, self._guardian, lambda: self._admission)
         self.running = RunningHere(worker, self._guardian, self._executions, self._send)
+        self.ended = EndedHere(str(worker.name), self._send)
 
     def preload(self, preload: Preload) -> None:
         """Have the calls that begin from now on run in processes that have done this."""
@@ -155,6 +159,7 @@ class LimitsExecutor(concurrent.futures.Executor):
             try:
                 if refused is not None:
                     call_log.refused_here(call_name(node.key), refused)
+                    self.ended.refused(call_name(node.key), refused)
                     raise refused
                 if not reservation.is_granted:
                     raise distributed.Reschedule
@@ -187,7 +192,7 @@ class LimitsExecutor(concurrent.futures.Executor):
             return node(data)  # this runs no code of a user: the value is there already
         if getattr(node, "func", None) is run_batch:
             return self._run_batch(node, data, limits, batch)
-        fn, args, kwargs = _call_of(node, data)
+        fn, args, kwargs = call_of(node, data)
         is_joblibs = isinstance(fn, JoblibBatch)
         if isinstance(fn, JoblibBatch) and limits.isolation == "thread":
             fn = fn.function  # this process has a client, and other threads that use joblib
@@ -195,6 +200,7 @@ class LimitsExecutor(concurrent.futures.Executor):
         run = partial(self._guardian.run, fn, args, kwargs, limits, cancel=batch.tokens[number])
         with by_value.Receiving():  # in this thread, at isolation "thread"
             outcome = self._run_guarded(node.key, number, run, limits)
+        self.ended.add(call_name(node.key), outcome, limits)
         if isinstance(outcome.exception, CallCancelledError):
             raise _nobody_waits()
         self.usage_log.add(node.key, outcome, limits)
@@ -223,7 +229,10 @@ class LimitsExecutor(concurrent.futures.Executor):
 
         def runs_again(number: int, outcome: PackedOutcome[Any]) -> bool:
             losses[number] += 1
-            return self._forgives(node.key, number, limits, outcome.exception, losses[number])
+            if self._forgives(node.key, number, limits, outcome.exception, losses[number]):
+                return True
+            self.ended.add_packed(outcome)
+            return False
 
         def calls(number: int) -> tuple[Callable[..., Any], tuple[Any, ...]]:
             return packed.call(number), (put_in[number],)
@@ -380,20 +389,3 @@ class _Execution:
 def _nobody_waits() -> BaseException:
     """What ends a task that was cancelled. If someone has asked for it meanwhile, it runs again."""
     return distributed.Reschedule()  # type: ignore[no-any-return]
-
-
-def _call_of(
-    node: Any, data: dict[Any, Any]
-) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
-    """What to run in a task process for a node that depends on these values, by key.
-
-    If possible, this is the user's own function with the values themselves: then the task process
-    does not import Dask (0.1 s and 5 MiB in each new one), and errors and stacks show only what is
-    the user's.
-    """
-    if (arguments := arguments_of(node, data)) is None:
-        return Node(node, call_name(node.key)), (data,), {}
-    args, kwargs = arguments
-    if is_batch(node.func):
-        return JoblibBatch(node.func, call_name(node.key)), args, kwargs
-    return node.func, args, kwargs

@@ -111,6 +111,7 @@ class LimitsWorkerPlugin(distributed.WorkerPlugin):  # type: ignore[misc]
         give_back, cancel_calls = self._executor.give_back, self._executor.cancel_calls
         handlers = {"dask-limits-give-back": give_back, "dask-limits-cancel-calls": cancel_calls}
         handlers |= self._executor.relay.handlers | self._executor.running.handlers
+        handlers |= self._executor.ended.handlers
         compat.listen(worker, handlers)
         resources, job = await _resources_of(worker)
         self._executor.set_resources(resources, job.job)
@@ -171,6 +172,8 @@ class LimitsWorkerPlugin(distributed.WorkerPlugin):  # type: ignore[misc]
     async def _end(self, worker: distributed.Worker) -> None:
         worker.executors.pop(EXECUTOR, None)
         self._executor.usage_log.send()
+        if self._executor.is_placed:  # else the scheduler may not know what to do with it
+            self._executor.ended.tell()
         self._executor.relay.close()
         await asyncio.to_thread(self._executor.shutdown)
 

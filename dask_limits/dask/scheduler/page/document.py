@@ -1,0 +1,230 @@
+"""The page "Limits" as a document of bokeh, which is made anew for each who opens it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from bokeh.core.properties import without_property_validation
+from bokeh.layouts import column, row
+from bokeh.models import (
+    ColumnDataSource,
+    CustomJS,
+    DataTable,
+    Div,
+    HTMLTemplateFormatter,
+    TableColumn,
+)
+from bokeh.plotting import figure
+
+from dask_limits.dask.ended import Failure
+from dask_limits.dask.scheduler.page import html
+from dask_limits.dask.scheduler.page.columns import ENDINGS, MOST_CALLS, Columns
+from dask_limits.dask.scheduler.page.watch import Shown, Watch
+
+_EVERY_MS: Final = 1000
+_ROW_PX: Final = 25
+_MOST_ROWS: Final = 14
+"""Rows of a table that are seen at a time; for the others it is scrolled."""
+_STYLES: Final = """
+.bk-data-table { z-index: 0; }
+.slick-cell { padding: 1px 4px; }
+.limits-bar { position: relative; height: 19px; border-radius: 2px; }
+.limits-bar.limited { background: #e6e6e6; }
+.limits-bar > div { height: 100%; border-radius: 2px; }
+.limits-bar > span { position: absolute; left: 5px; top: 0; line-height: 19px; }
+"""
+# <%- escapes. What is without it are numbers, and names of columns.
+_TEXT: Final = '<span title="<%- {title} %>"><%- value %></span>'
+_AMOUNT: Final = "<%- {field}_text %>"
+_BAR: Final = """
+<div class="limits-bar <%= {field}_share < 0 ? '' : 'limited' %>" title="<%- {field}_text %>">
+<div style="width: <%= Math.max(0, Math.min({field}_share, 1)) * 100 %>%; background:
+<%= {field}_share > 0.9 ? '#f2a093' : {field}_share > 0.7 ? '#f5cf8a' : '#9ec5e8' %>"></div>
+<span><%- {field}_text %></span></div>"""
+
+
+class _Table:
+    """A table with a heading. Each column has a field, a title, a width and a template."""
+
+    def __init__(self, columns: Sequence[tuple[str, str, int, str]], empty: Columns) -> None:
+        self._source = ColumnDataSource(empty)
+        self._columns = empty
+        self.heading = _div("")
+        self.table = DataTable(
+            source=self._source,
+            columns=[
+                TableColumn(
+                    field=field, title=title, width=width, formatter=_formatter(template, field)
+                )
+                for field, title, width, template in columns
+            ],
+            index_position=None,
+            row_height=_ROW_PX,
+            height=2 * _ROW_PX,
+            autosize_mode="none",
+            reorderable=False,  # that takes jQuery UI, which bokeh warns not to have
+            sizing_mode="stretch_width",
+            stylesheets=[_STYLES],
+        )
+        # Without this, bokeh 3.9 shows new data only if the number of rows has changed.
+        refresh = CustomJS(args={"view": self.table.view}, code="view.change.emit()")
+        self._source.js_on_change("data", refresh)
+
+    def show(self, columns: Columns, title: str, text: str) -> None:
+        """Show these columns."""
+        _say(self.heading, html.heading(title, text))
+        if columns == self._columns:
+            return
+        self._columns = columns
+        self._source.data = columns
+        n_rows = len(next(iter(columns.values())))
+        height = (min(max(n_rows, 1), _MOST_ROWS) + 1) * _ROW_PX + 18  # a bar to scroll by
+        if self.table.height != height:
+            self.table.height = height
+
+
+def _formatter(template: str, field: str) -> HTMLTemplateFormatter:
+    return HTMLTemplateFormatter(template=template.format(field=field, title="value"))
+
+
+def _div(text: str) -> Div:
+    """Some HTML. Without `disable_math`, bokeh would load MathJax from the network for a `$$`."""
+    return Div(text=text, disable_math=True, sizing_mode="stretch_width")
+
+
+def _say(div: Div, text: str) -> None:
+    if div.text != text:
+        div.text = text
+
+
+class LimitsPage:
+    """What one who looks sees of a cluster."""
+
+    def __init__(self, watch: Watch) -> None:
+        self._watch = watch
+        shown = self._shown = watch.latest()
+        amounts = [("memory", "memory"), ("wall_time", "wall time"), ("cpu_time", "CPU time")]
+        self._running = _Table(
+            [
+                ("worker", "worker", 100, _TEXT),
+                ("function", "function", 230, _TEXT.replace("{title}", "key")),
+                *((field, title, 240, _BAR) for field, title in amounts),
+                ("num_processes", "processes", 100, _BAR),
+            ],
+            {name: [] for name in shown.running},
+        )
+        self._workers = _Table(
+            [
+                ("worker", "worker", 80, _TEXT.replace("{title}", "address")),
+                ("memory", "reserved memory", 170, _BAR),
+                ("cores", "reserved cores", 100, _BAR),
+                ("running", "calls", 40, _TEXT),
+                ("job", "batch job", 70, _TEXT),
+                ("state", "state", 110, _TEXT),
+            ],
+            {name: [] for name in shown.workers},
+        )
+        figures = [
+            column
+            for field, title in amounts
+            for column in (
+                (f"{field}_median", f"{title}: 50 %", 105, _AMOUNT),
+                (f"{field}_most", "95 %", 65, _AMOUNT),
+                (field, "maximum", 145, _BAR),
+            )
+        ]
+        self._functions = _Table(
+            [
+                ("function", "function", 130, _TEXT),
+                ("calls", "calls", 45, _TEXT),
+                ("endings", "endings", 130, _TEXT),
+                *figures,
+            ],
+            {name: [] for name in shown.functions},
+        )
+        self._slots = ColumnDataSource(shown.slots)
+        self._legend = _div("")
+        self._failures_heading = _div("")
+        self._failures = column(sizing_mode="stretch_width")
+        self._seen: tuple[Failure, ...] = ()
+        self.root = self._root()
+        self._show(shown)
+
+    def _root(self) -> Any:
+        plot = figure(
+            height=220,
+            tools="",
+            toolbar_location=None,
+            sizing_mode="stretch_width",
+            x_axis_label="minutes",
+            y_axis_label="calls",
+        )
+        plot.vbar_stack(
+            [*ENDINGS],
+            x="middle",
+            width="width",
+            fill_color=[*ENDINGS.values()],
+            line_color=None,
+            source=self._slots,
+        )
+        plot.x_range.end = 0
+        plot.x_range.range_padding = 0
+        plot.y_range.start = 0
+        plot.yaxis.minor_tick_line_color = None
+        plot.xgrid.visible = False
+        half: Any = {"sizing_mode": "stretch_width", "min_width": 420}  # if narrower, one below
+        workers = column(self._workers.heading, self._workers.table, **half)
+        endings = column(self._legend, plot, **half)
+        return column(
+            self._running.heading,
+            self._running.table,
+            row(workers, endings, sizing_mode="stretch_width", styles={"flex-wrap": "wrap"}),
+            self._functions.heading,
+            self._functions.table,
+            self._failures_heading,
+            self._failures,
+            sizing_mode="stretch_width",
+        )
+
+    @without_property_validation  # type: ignore[untyped-decorator]
+    def update(self) -> None:
+        """Show what has changed."""
+        if (shown := self._watch.latest()) is not self._shown:
+            self._shown = shown
+            self._show(shown)
+
+    def _show(self, shown: Shown) -> None:
+        n = len(shown.running["worker"])
+        text = f"{shown.n_running:,} running, {shown.n_waiting:,} tasks waiting for room."
+        if n < shown.n_running:
+            text += f" Here are the {MOST_CALLS} that are nearest to a limit."
+        self._running.show(shown.running, "Running calls, and their limits", text)
+        text = "What running calls have reserved, of what there is."
+        self._workers.show(shown.workers, "Workers", text)
+        _say(self._legend, html.legend("Endings", shown.endings))
+        if self._slots.data != shown.slots:
+            self._slots.data = shown.slots
+        text = "What calls have used that have ended. The maximum is that nearest to its limit."
+        self._functions.show(shown.functions, "Functions", text)
+        self._show_failures(shown.failures)
+
+    def _show_failures(self, failures: tuple[Failure, ...]) -> None:
+        if failures == self._seen and self._failures_heading.text:
+            return
+        text = "" if failures else "There was none yet."
+        _say(self._failures_heading, html.heading("Last breaches, crashes and other losses", text))
+        # Those that are there stay what they are: their stacks may have been unfolded.
+        there = dict(zip(reversed(self._seen), self._failures.children, strict=True))
+        self._seen = failures
+        self._failures.children = [
+            there.get(one) or _div(html.of_failure(one)) for one in reversed(failures)
+        ]
+
+
+def fill(document: Any, watch: Watch) -> None:
+    """Put the page into a document of bokeh, and keep it up to date as long as that is open."""
+    page = LimitsPage(watch)
+    document.title = "Dask: Limits"
+    document.add_root(page.root)
+    document.add_periodic_callback(page.update, _EVERY_MS)

@@ -14,7 +14,8 @@ from dask_limits.dask.compat.undocumented_name import TESTED
 ROOT = Path(__file__).parents[1]
 EXTRAS = ("sklearn", "search", "loky", "optuna", "report", "test")
 NOT_WITH_THE_OLDEST = {
-    *("coverage", "dask-limits", "matplotlib", "mypy", "pandas-stubs", "pebble", "ruff"),
+    *("coverage", "dask-limits", "ipykernel", "jupyter-client", "matplotlib", "mypy", "nbclient"),
+    *("nbformat", "pandas-stubs", "pebble", "ruff"),
 }
 """What `make test-oldest` does not use."""
 

@@ -25,7 +25,7 @@ HERE = Path(__file__).parent
 TIMEOUT_S = 240
 """Of a cell, on a machine that has much else to do. Elsewhere a whole notebook takes a minute."""
 FOLDERS = re.compile(
-    r"[^\s\"']*/ipykernel_\d+/"  # where a kernel says that the code of cells is
+    r"[^\s\"'<>]*/ipykernel_\d+/"  # where a kernel says that the code of cells is
     + "".join(f"|{re.escape(sysconfig.get_path(name))}/" for name in ("purelib", "stdlib"))
 )
 """Those of this machine that the place where a call was ended can have."""

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import copy
 import re
+import sysconfig
 from pathlib import Path
 
 import nbformat
 import pytest
 from notebook_runs import FOLDER, check, code_cells, executed, kinds, notebook
 
-from notebooks.make import make_stable
+from notebooks.make import make_stable, without_noise
 
 SAVED = sorted(FOLDER.glob("*.ipynb"))
 ON_DASK = {"03_automl_search_on_dask", "05_any_dask_graph"}
@@ -58,3 +59,10 @@ def test_a_notebook_begins_with_its_title_and_its_links_lead_somewhere(path: Pat
     links = [link for text in prose for link in LINK.findall(text)]
     assert links
     assert not [link for link in links if not (FOLDER / link).exists()]
+
+
+def test_places_are_without_the_folders_of_the_machine() -> None:
+    cell, library = "/tmp/ipykernel_123/456.py", f"{sysconfig.get_path('stdlib')}/subprocess.py"
+    assert without_noise(f"<td>{cell}:4 in fit</td>") == "<td>456.py:4 in fit</td>"
+    assert without_noise(f'File "{library}", line 9') == 'File "subprocess.py", line 9'
+    assert without_noise("Current thread 0x00007ffb99de1b80") == "Current thread 0x..."

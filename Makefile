@@ -7,7 +7,7 @@ PARALLEL := --numprocesses 3 --dist loadfile --max-worker-restart 0
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 INSTALL_PEERS := .venv-bench/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test test-oldest test-matrix test-standard-library coverage lint format docs bench bench-quick soak soak-quick docs/measured.md docs/scaling.md slurm-up slurm-down clean
+.PHONY: demo test test-oldest test-matrix test-standard-library coverage notebooks lint format docs bench bench-quick soak soak-quick docs/measured.md docs/scaling.md slurm-up slurm-down clean
 .DELETE_ON_ERROR:
 
 demo: .venv/demo  ## Run a limited search on a Dask cluster on this machine
@@ -38,6 +38,10 @@ coverage: .venv/test  ## Run the whole test suite, and show what no test reaches
 	-$(BIN)/coverage run -m pytest $(PARALLEL) --ignore tests/guards  # some tests fail, as it takes time and files
 	-$(BIN)/coverage combine --quiet  # processes that were killed have left files cut short
 	$(BIN)/coverage report
+
+notebooks: .venv/test  ## Run the notebooks on a SLURM of their own, and save them with their outputs; NOTEBOOKS='01 05': some
+	folder=$$(mktemp -d /tmp/dask-limits-slurm-XXXXXX) && trap "ci/slurm/stop $$folder" EXIT && \
+	eval "$$(ci/slurm/start --with $$$$ $$folder)" && $(BIN)/python notebooks/make.py $(NOTEBOOKS)
 
 lint: .venv/test  ## Run ruff and mypy
 	$(BIN)/ruff check .

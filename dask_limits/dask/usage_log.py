@@ -108,7 +108,7 @@ def usages(client: distributed.Client) -> Usages:
     latest: dict[str, dict[str, Any]] = client.run(_latest, on_error="ignore")
     found = Usages()
     for event in (*(event for _, event in client.get_events(TOPIC)), *latest.values()):
-        found._add(event["usages"], event["worker"], event["job"])
+        found._add(event["usages"], event["name"], event["job"])
     return found
 
 
@@ -158,13 +158,14 @@ class UsageLog:
             return self._event(self._sent + self._rows)
 
     def _event(self, rows: list[Row]) -> dict[str, Any]:
-        return {"usages": rows, "worker": str(self._worker.name), "job": self.job}
+        # Under "worker", Dask's scheduler puts the address of the worker.
+        return {"usages": rows, "name": str(self._worker.name), "job": self.job}
 
 
 def _latest(dask_worker: distributed.Worker) -> dict[str, Any]:
     executor = dask_worker.executors.get("limits")
     if executor is None:
-        return {"usages": [], "worker": "", "job": ""}
+        return {"usages": [], "name": "", "job": ""}
     return executor.usage_log.latest()  # type: ignore[no-any-return]
 
 

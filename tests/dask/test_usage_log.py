@@ -67,9 +67,20 @@ def test_their_report_says_how_they_ended_under_which_limits_and_where(client: C
     assert raised.cause.startswith("ValueError: invalid literal for int()")
     assert (late.wall_time_limit, late.memory_limit) == (0.2, 200 * 2**20)
     assert abs(late.ended - time.time()) < 3600
-    names = {str(worker["name"]) for worker in client.scheduler_info()["workers"].values()}
+    workers = client.scheduler_info()["workers"]
+    names = {str(worker["name"]) for worker in workers.values()}
     assert {late.worker, raised.worker} <= names
     assert "sleep" in repr(report)
+
+    def logged() -> set[object]:
+        return {row[0] for _, event in client.get_events(TOPIC) for row in event["usages"]}
+
+    with annotate(wall_time=20):  # of a worker, only what was logged last can be asked of itself
+        client.gather([client.submit(abs, -1, workers=[worker], pure=False) for worker in workers])
+    until(lambda: {breached.key, failed.key} <= logged())
+    again = {row.key: row.worker for row in usages(client).report()}
+    assert again[breached.key] == late.worker
+    assert again[failed.key] == raised.worker
 
 
 def test_keys_are_as_dask_has_them(client: Client) -> None:

@@ -34,7 +34,7 @@ _COLOURS: Final = {"returned": _GOOD, "cancelled": _DIM} | dict.fromkeys(
 _NEAR_FROM, _BAD_FROM = 0.7, 0.9
 """The shares of a limit from which on its bar changes its colour."""
 _MOST_CLUSTER: Final = 4
-_WIDE: Final = 120
+_WIDE: Final = 140
 """Columns from which on figures stand beside the bars, and names are longer."""
 _NARROW: Final = 60
 """Columns below which there are only those of task, age, time and memory."""

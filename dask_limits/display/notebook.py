@@ -1,8 +1,7 @@
 """A run in the output of a cell, which changes in place.
 
 The kernel replaces what was displayed under an id, wherever that is shown; the notebook is saved
-with the last state. Nothing of this needs ipywidgets, but the button, which needs Python in the
-browser's place.
+with the last state. Only the button needs ipywidgets, which bring clicks to the kernel.
 """
 
 from __future__ import annotations

@@ -56,7 +56,7 @@ LAYERS = {
         __init__
         topic progress_log running compat
         nodes
-        reservations packed_call usage_log cluster_log metrics_page
+        reservations packed_call usage_log cluster_log metrics_page ended
         batch
         serialization
         scheduler graphs

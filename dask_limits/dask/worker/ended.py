@@ -22,7 +22,7 @@ _NAME: Final = 200
 class EndedHere:
     """Tells the scheduler, when it asks, how the calls of a worker have ended and what they used.
 
-    While nobody asks, this costs a call a microsecond: all are counted, and the amounts of the last
+    While nobody asks, this costs a call two or three microseconds: all are counted, and the amounts of the last
     ones are kept.
     """
 

@@ -70,7 +70,7 @@ def test_the_page_is_added_once_and_goes_with_the_plugin() -> None:
         assert menu(client).count("limits") == 1
 
 
-@pytest.mark.parametrize("options", [{"dashboard_address": None}, {}])
+@pytest.mark.parametrize("options", [{"scheduler_kwargs": {"dashboard": False}}, {}])
 def test_without_a_dashboard_calls_are_limited_all_the_same(options, monkeypatch) -> None:
     """It is off; or Dask has another one than we know of."""
     if not options:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, TypeAlias
 
 from dask_limits.dask import ended
 from dask_limits.dask.ended import ByFunction, Slots
-from dask_limits.dask.running import RunningCall
+from dask_limits.dask.running import Row
 from dask_limits.dask.scheduler.cluster import TrackedWorker
 from dask_limits.units import format_bytes, format_seconds
 
@@ -43,33 +43,31 @@ _FORMATS: Final[dict[str, Callable[[Any], str]]] = {
 }
 
 
-def of_running(calls: list[RunningCall]) -> Columns:
+def of_running(rows: list[Row]) -> Columns:
     """A row for each running call, by worker; of very many, those that are nearest to a limit."""
-    shares = {id(call): _nearest(call) for call in calls}
-    if len(calls) > MOST_CALLS:
-        calls = sorted(calls, key=lambda call: -shares[id(call)])[:MOST_CALLS]
-    calls = sorted(calls, key=lambda call: (call.worker, -shares[id(call)], call.number))
+    shares = [_nearest(row[4], row[5]) for row in rows]
+    numbers = sorted(range(len(rows)), key=lambda n: -shares[n])[:MOST_CALLS]
+    numbers.sort(key=lambda n: rows[n][3])  # by worker
+    calls = [rows[n] for n in numbers]
     columns: Columns = {
-        "worker": [call.worker for call in calls],
-        "function": [call.function for call in calls],
-        "key": [str(call.key) for call in calls],
+        "worker": [worker for _, _, _, worker, _, _ in calls],
+        "function": [function for _, _, function, _, _, _ in calls],
+        "key": [str(key) for key, *_ in calls],
     }
-    for name in ended.AMOUNTS:
-        used = [_used(call, name) for call in calls]
-        limits = [getattr(call.limits, name) for call in calls]
-        columns |= _bars(name, used, limits, _FORMATS[name])
+    for name, at in _USED.items():
+        used = [float(call[5][at]) for call in calls]
+        columns |= _bars(name, used, [call[4].get(name) for call in calls], _FORMATS[name])
     return columns
 
 
-def _used(call: RunningCall, limit: str) -> float:
-    name = "peak_memory" if limit == "memory" else limit
-    return float(getattr(call.usage, name))
+_USED: Final = {name: at for at, name in enumerate(ended.AMOUNTS)}
+"""Where in a row of a running call it stands what it has used, by the limit on it."""
 
 
-def _nearest(call: RunningCall) -> float:
+def _nearest(limits: Mapping[str, Any], used: Sequence[float]) -> float:
     """The largest part of one of its limits that a call has used; 0 without limits."""
-    limits = {name: getattr(call.limits, name) for name in ended.AMOUNTS}
-    return max(_used(call, name) / limit if limit else 0 for name, limit in limits.items())
+    parts = (used[at] / limits[name] for name, at in _USED.items() if limits.get(name))
+    return max(parts, default=0.0)
 
 
 def _bars(

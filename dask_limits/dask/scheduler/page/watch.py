@@ -52,12 +52,12 @@ class Watch:
         return self._shown
 
     def _look(self) -> Shown:
-        cluster, calls = self._cluster, self._running.look()
+        cluster, calls = self._cluster, self._running.rows()
         cluster.ended.look()
         endings: Counter[str] = Counter()
         for figures in cluster.ended.functions.values():
             endings.update(figures.endings)
-        n_running = Counter(call.worker for call in calls)
+        n_running = Counter(worker for _, _, _, worker, _, _ in calls)
         return Shown(
             n_running=len(calls),
             n_waiting=len(cluster.placement.waiting),

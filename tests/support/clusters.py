@@ -20,7 +20,7 @@ import pytest
 from leftovers import close_default_guardian
 from processes import children, command, until
 
-SETTINGS = {"dashboard_address": "127.0.0.1:0", "worker_dashboard_address": "127.0.0.1:0"}
+SETTINGS = {"dashboard_address": "127.0.0.1:0"}
 
 
 @pytest.fixture(scope="module", autouse=True)

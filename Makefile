@@ -119,7 +119,7 @@ clean:  ## Remove what the other commands have made
 .venv-oldest/test: pyproject.toml constraints-oldest.txt
 	$(PYTHON) -m venv .venv-oldest
 	.venv-oldest/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints-oldest.txt \
-	  --editable '.[search,loky,optuna]' hypothesis prometheus-client pyarrow pytest pytest-timeout pytest-xdist
+	  --editable '.[search,loky,optuna]' bokeh hypothesis prometheus-client pyarrow pytest pytest-timeout pytest-xdist
 	touch $@
 
 .venv-%/test: pyproject.toml constraints.txt

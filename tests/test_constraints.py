@@ -14,7 +14,7 @@ from dask_limits.dask.compat.undocumented_name import TESTED
 ROOT = Path(__file__).parents[1]
 EXTRAS = ("sklearn", "search", "loky", "optuna", "report", "test")
 NOT_WITH_THE_OLDEST = {
-    *("bokeh", "coverage", "dask-limits", "ipykernel", "ipywidgets", "jupyter-client"),
+    *("coverage", "dask-limits", "ipykernel", "ipywidgets", "jupyter-client"),
     *("matplotlib", "mypy", "nbclient", "nbconvert", "nbformat", "opentelemetry-sdk"),
     *("pandas-stubs", "pebble", "ruff", "selenium"),
 }

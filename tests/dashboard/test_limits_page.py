@@ -20,7 +20,7 @@ from stepping import grow_by_steps
 from dask_limits import LimitsWorkerPlugin, limit
 from dask_limits.executors.dask.executor import DaskExecutor
 
-pytestmark = [pytest.mark.dask, pytest.mark.timeout(90)]  # the first one may install Chromium
+pytestmark = pytest.mark.dask
 
 BAR = ".limits-bar"
 STACKS = "details"

@@ -27,7 +27,7 @@ _RULES: Final = """
 & th,& td{text-align:left;vertical-align:top;padding:2px 14px 2px 0;border:0;max-width:none}
 & th,& td{border-bottom:1px solid rgba(128,128,128,.25);white-space:normal;line-height:inherit}
 & th,& td{overflow-wrap:break-word}
-& td .note{overflow-wrap:anywhere}
+& td .dl-note{overflow-wrap:anywhere}
 & td{font-variant-numeric:tabular-nums}
 & thead th{font-weight:600;vertical-align:bottom;border-bottom-color:rgba(128,128,128,.6)}
 & tbody th{font-weight:400;opacity:.8}

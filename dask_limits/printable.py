@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Final
+
+_name_of_type: Final = type.__dict__["__name__"].__get__
+
 
 def printable(text: str) -> str:
     r"""The text with what is not printable escaped: it cannot control a terminal or break a line.
@@ -20,4 +24,9 @@ def repr_of(thing: object) -> str:
     try:
         return repr(thing)
     except Exception:
-        return f"<{type(thing).__name__}>"
+        return f"<{type_name(thing)}>"
+
+
+def type_name(thing: object) -> str:
+    """The name of the type of an object, whatever its metaclass says of it."""
+    return str(_name_of_type(type(thing)))

@@ -64,7 +64,7 @@ def test_in_what_a_scheduler_shows_and_logs(capsys, caplog):
     scheduler.on_start(lambda: task.submit(-1))
     assert task.name == SHOWN
     assert_shown(repr(task))
-    assert_shown(task._repr_mimebundle_()["text/html"])
+    assert_shown(task._repr_html_())
     scheduler.run(display=True)
     shown = capsys.readouterr().out
     assert_shown(shown)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Any, Final
 
-from dask_limits.printable import printable
+from dask_limits.printable import printable, type_name
 
 MOST: Final = 120
 """Characters of the arguments of a call: as many as a wide terminal has room for."""
@@ -35,7 +35,7 @@ def arguments_in_short(args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
         if length >= MOST:
             texts.append("...")
             break
-        texts.append(printable(f"{name}={_of(value)}" if name else _of(value)))
+        texts.append(f"{printable(name)}={_of(value)}" if name else _of(value))
         length += len(texts[-1]) + 2
     return cut(", ".join(texts), MOST)
 
@@ -52,9 +52,11 @@ def cut(text: str, length: int) -> str:
 
 def _of(value: object) -> str:
     try:
-        return _Short().repr1(value, 2)
-    except Exception:
-        return f"<{type(value).__name__}>"
+        return printable(_Short().repr1(value, 2))
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # SystemExit, a panic of an extension
+        return f"<{printable(type_name(value))}>"
 
 
 class _Short(reprlib.Repr):
@@ -73,12 +75,12 @@ class _Short(reprlib.Repr):
         kind = type(x)
         if kind in _slow:
             return f"<{kind.__name__}>"
-        shape = getattr(x, "shape", None)
-        if isinstance(shape, tuple) and shape:
-            return f"<{kind.__name__} {'x'.join(map(str, shape))}>"
         began = time.perf_counter()
         try:
-            return cut(repr(x), self.maxother)
+            shape = getattr(x, "shape", None)
+            if isinstance(shape, tuple) and shape:
+                return f"<{kind.__name__} {'x'.join(map(str, shape))}>"
+            return cut(str.__str__(repr(x)), self.maxother)  # of a subclass, the text itself
         finally:
             if time.perf_counter() - began > _SLOW_S and len(_slow) < _MOST_TYPES:
                 _slow.add(kind)

@@ -48,7 +48,8 @@ class Display:
 def has_kernel() -> bool:
     """Whether this process is the kernel of a notebook."""
     ipython: Any = sys.modules.get("IPython")
-    shell = None if ipython is None else ipython.get_ipython()
+    get_ipython = getattr(ipython, "get_ipython", None)  # it may be another module
+    shell = None if get_ipython is None else get_ipython()
     return getattr(shell, "kernel", None) is not None
 
 

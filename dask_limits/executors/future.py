@@ -209,8 +209,8 @@ class Future(concurrent.futures.Future[R], Generic[R]):
 
     def _trace(self, span: CallSpan) -> None:
         """Have a span of OpenTelemetry end with the call."""
-        self._span = span
-        self.add_done_callback(partial(_tell_end, span))  # no method: that would be a circle
+        self._span = span  # until it ends
+        self.add_done_callback(_tell_end)  # no method: that would be a circle
 
     def settle(self, outcome: Outcome[R]) -> None:
         """Finish with this outcome, unless the call was cancelled meanwhile. For executors."""
@@ -316,7 +316,8 @@ class DeferredFuture(Future[R]):
             self._finish(exception=error)
 
 
-def _tell_end(span: CallSpan, future: Any) -> None:
+def _tell_end(future: Any) -> None:
+    span, future._span = future._span, None
     if not isinstance(future, DeferredFuture):  # of which each attempt has told that
         _tell_ran(span, future)
     about = {"dask_limits.attempts": future.attempts, **_place_of(future)}

@@ -132,24 +132,37 @@ def error_view(error: Any) -> Html:
     return view(heading(title), *_error_parts(error, None))
 
 
-def _error_parts(error: BaseException, usage: Any) -> Iterator[Html]:
+def _error_parts(error: Any, usage: Any) -> Iterator[Html]:
     """Yield what an error says, where it was, what was used of the limits, and the stacks."""
     yield element("div", badge(type(error).__name__, "bad"), _message(error), class_="dl-message")
-    for text in getattr(error, "__notes__", ()):
-        yield note(text)
+    yield from map(note, _notes(error))
     trace = _traceback(error)
     if frames := _FRAME.findall(trace):
         yield note("in ", code("{}:{} in {}".format(*frames[-1])))
-    usage = getattr(error, "usage", None) or usage
-    limits = getattr(error, "limits", None)
+    is_ours = _is_ours(error)
+    usage = (error.usage if is_ours else None) or usage
+    limits = error.limits if is_ours else None
     if usage is not None:
         yield joined(*usage_parts(usage, limits))
     elif limits is not None:
         yield table(limit_rows(limits))
     if trace:
         yield folded("traceback", block(trace))
-    if stacks := getattr(error, "stacks", ""):
-        yield folded("stacks when it was ended", block(stacks))
+    if is_ours and error.stacks:
+        yield folded("stacks when it was ended", block(error.stacks))
+
+
+def _is_ours(error: BaseException) -> bool:
+    """Whether it is a `CallError`: others may have attributes of the same names."""
+    ours = "dask_limits.exceptions", "CallError"
+    return any((cls.__module__, cls.__name__) == ours for cls in type(error).__mro__)
+
+
+def _notes(error: BaseException) -> list[str]:
+    try:
+        return [str(text) for text in getattr(error, "__notes__", ())]
+    except Exception:  # a user's class may do anything
+        return []
 
 
 def _message(error: BaseException) -> str:
@@ -164,8 +177,8 @@ def _traceback(error: BaseException) -> str:
     cause: Any = error.__cause__
     if type(cause).__name__ == "RemoteTraceback":
         return str(cause.text).strip()
-    is_ours = hasattr(error, "stacks")  # then it was raised here, where it says nothing
-    return "" if is_ours else "".join(traceback.format_tb(error.__traceback__)).strip()
+    # Ours was raised here, where it says nothing.
+    return "" if _is_ours(error) else "".join(traceback.format_tb(error.__traceback__)).strip()
 
 
 def _short(value: object) -> str:

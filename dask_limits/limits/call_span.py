@@ -9,17 +9,22 @@ Source: https://opentelemetry.io/docs/specs/otel/trace/api/, and its semantic co
 from __future__ import annotations
 
 import functools
+import logging
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
-from typing import Any, Final, TypeVar
+from typing import Any, Final, ParamSpec, TypeVar
 
 from dask_limits.limits.in_place import name_of
 from dask_limits.limits.limits import Limits
 from dask_limits.limits.outcome import Outcome, Usage
+from dask_limits.printable import repr_of
 
+P = ParamSpec("P")
 R = TypeVar("R")
+
+logger = logging.getLogger("dask_limits.calls")
 
 _LIMITS: Final = {
     "dask_limits.limit.memory_bytes": "memory",
@@ -40,6 +45,23 @@ _NOT_FAILED: Final = ("returned", "cancelled")
 
 _tracer: tuple[Any, Any] = None, None
 """The last provider that was set up, and our tracer of it; None if it stands for none."""
+
+
+def _harmless(do: Callable[P, None]) -> Callable[P, None]:
+    """Have no call fail because of what is set up for its trace, which may be a user's own."""
+
+    @functools.wraps(do)
+    def try_to(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            do(*args, **kwargs)
+        except Exception as error:
+            _warn(error)
+
+    return try_to
+
+
+def _warn(error: Exception) -> None:
+    logger.warning("Cannot trace a call: %s", repr_of(error), exc_info=error)
 
 
 class CallSpan:
@@ -81,6 +103,7 @@ class CallSpan:
             finally:
                 context.detach(token)
 
+    @_harmless
     def runs_again(self, error: BaseException, attempt: int) -> None:
         """The call is to run again after this error; `attempt` is that of the next run."""
         if self._span.is_recording():
@@ -89,6 +112,7 @@ class CallSpan:
             about = {"error.type": _type_name(error), "exception.message": in_a_line(error)}
             self._span.add_event("dask_limits.rerun", {"dask_limits.attempts": attempt, **about})
 
+    @_harmless
     def ran(
         self,
         error: BaseException | None,
@@ -119,6 +143,7 @@ class CallSpan:
         _set_end(span, error, usage)
         span.end(max(start_ns, end_ns))
 
+    @_harmless
     def end(
         self,
         error: BaseException | None,
@@ -151,11 +176,17 @@ def begin(fn: Callable[..., object], limits: Limits) -> CallSpan | None:
 
     None if no tracer provider is set up, or if the call has a span.
     """
-    if "opentelemetry.trace" not in sys.modules or (tracer := _tracer_here()) is None:
+    if "opentelemetry.trace" not in sys.modules:
         return None
-    from opentelemetry import context
+    try:
+        if (tracer := _tracer_here()) is None:
+            return None
+        from opentelemetry import context
 
-    return None if context.get_value(_SUBMITTED) else CallSpan(tracer, fn, limits)
+        return None if context.get_value(_SUBMITTED) else CallSpan(tracer, fn, limits)
+    except Exception as error:
+        _warn(error)
+        return None
 
 
 def traced(

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from dask_limits.limits.outcome import Outcome, Usage
 from dask_limits.limits.shared import arrived
 from dask_limits.limits.tracebacks import users_traceback
-from dask_limits.printable import printable
+from dask_limits.printable import printable, type_name
 
 R = TypeVar("R")
 
@@ -72,4 +72,8 @@ def name_of(fn: Callable[..., object]) -> str:
     """The name of a callable of any kind, safe to print: whoever made it has chosen its name."""
     while isinstance(fn, functools.partial):
         fn = fn.func
-    return printable(str(getattr(fn, "__name__", None) or type(fn).__name__))
+    try:
+        name = str(getattr(fn, "__name__", None) or type_name(fn))
+    except Exception:  # an object may answer for attributes in its own way
+        name = type_name(fn)
+    return printable(name)

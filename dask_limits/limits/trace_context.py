@@ -25,15 +25,16 @@ def carrier() -> Carrier | None:
     """The present context, for another thread or process; None if no span is current."""
     if "opentelemetry.trace" not in sys.modules:
         return None
+    carried: Carrier = {}
     try:
         from opentelemetry import propagate, trace
-    except ImportError:  # what is imported is not the whole package
+
+        if trace.get_current_span().get_span_context().is_valid:
+            propagate.inject(carried)
+    except Exception:  # as in `_Attached`
         return None
-    if not trace.get_current_span().get_span_context().is_valid:
-        return None
-    carried: Carrier = {}
-    propagate.inject(carried)
-    return carried or None
+    # Only text is sent: a propagator of the user's may put in what cannot be pickled.
+    return {name: text for name, text in carried.items() if isinstance(text, str)} or None
 
 
 def attached(carried: Carrier | None = None) -> AbstractContextManager[object]:

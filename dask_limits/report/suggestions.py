@@ -115,7 +115,7 @@ class _Calls:
     """What the calls of one task need.
 
     What a call needs of what it went over is infinite: nobody knows. Then it has ended early, and
-    what it needs of everything else is not known either: NaN.
+    it needs of everything else what it had used by then, at least. NaN is what nobody measured.
     """
 
     def __init__(self) -> None:
@@ -135,10 +135,9 @@ class _Calls:
             need = getattr(row, used)
             if need is None:
                 need = nan
-            if row.ending == "breach":
-                need = inf if row.cause == kind else nan
-                if row.cause == kind:
-                    self._breached[kind] = max(self._breached[kind], its_limit or 0)
+            if row.ending == "breach" and row.cause == kind:
+                need = inf
+                self._breached[kind] = max(self._breached[kind], its_limit or 0)
             self._needs[kind].append(need)
 
     def suggestion(

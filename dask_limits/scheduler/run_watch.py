@@ -14,6 +14,7 @@ from typing import Any, Final, NamedTuple, Protocol, Self
 
 from dask_limits.display.in_short import arguments_in_short
 from dask_limits.display.run_view import Amount, EndedRow, LiveView, RunningRow, RunView
+from dask_limits.exceptions import WorkerLostError
 from dask_limits.executors import Call, Future
 from dask_limits.executors.cluster import ClusterState
 from dask_limits.executors.running import RunningCall
@@ -90,8 +91,12 @@ class RunWatch:
         self._samples = deque([(self._began_at, 0)], maxlen=_MOST_SAMPLES)
 
     def __enter__(self) -> Self:
-        self._guard(lambda view: view.__enter__())
-        self.step(None)
+        try:
+            self._guard(lambda view: view.__enter__())
+            self.step(None)
+        except BaseException:  # Ctrl-C
+            self._leave()
+            raise
         return self
 
     def __exit__(
@@ -127,13 +132,19 @@ class RunWatch:
         ending = end.cause if is_breach else end.ending.name.lower()
         self._counts[ending] += 1
         row = partial(self._ended_row, future, call, end, ending)
-        if end.ending not in (Ending.RETURNED, Ending.CANCELLED):
+        has_failed = end.ending not in (Ending.RETURNED, Ending.CANCELLED)
+        self._guard(lambda view: self._show_end(view, ending, row, has_failed=has_failed))
+        self._arguments.pop(future, None)
+
+    def _show_end(
+        self, view: LiveView, ending: str, row: Callable[[], EndedRow], *, has_failed: bool
+    ) -> None:
+        if has_failed:
             failure = row()
             self._failures.append(failure)
-            self._guard(lambda view: view.ended(ending, lambda: failure))
+            view.ended(ending, lambda: failure)
         else:
-            self._guard(lambda view: view.ended(ending, row))
-        self._arguments.pop(future, None)
+            view.ended(ending, row)
 
     def _ended_row(self, future: Future[Any], call: Call, end: End, ending: str) -> EndedRow:
         error = None if future.cancelled() else future.exception()
@@ -145,7 +156,7 @@ class RunWatch:
             ending=ending,
             cause="" if error is None else in_a_line(error).removeprefix(f"{name}() "),
             where=printable(end.where),
-            worker=printable(getattr(error, "worker", "") or future.worker),
+            worker=printable(error.worker if isinstance(error, WorkerLostError) else future.worker),
             attempts=future.attempts,
             wall_time=None if usage is None else usage.wall_time,
             peak_memory=0 if usage is None else usage.peak_memory,
@@ -232,11 +243,18 @@ class RunWatch:
             return
         try:
             show(view)
-        except Exception as error:
-            self._view = None
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # what shows a user's objects may do anything
+            self._leave()
+            logger.warning("Cannot show the run any more: %s", repr_of(error), exc_info=error)
+
+    def _leave(self) -> None:
+        """Do without the view from now on."""
+        view, self._view = self._view, None
+        if view is not None:
             with suppress(Exception):
                 view.__exit__(None, None, None)
-            logger.warning("Cannot show the run any more: %s", repr_of(error), exc_info=error)
 
 
 def _nearest(running: list[_Running], most: int) -> list[_Running]:

@@ -80,3 +80,50 @@ def test_a_class_that_takes_long_to_say_what_it_is_is_asked_once():
     slow = Slow()
     assert arguments_in_short([slow, slow, [slow]], {}) == "<asked 1>, <Slow>, [<Slow>]"
     assert slow.n == 1
+
+
+class Nameless(type):
+    @property
+    def __name__(cls):
+        raise RuntimeError("no name")
+
+
+class Odd(str):
+    def isprintable(self):
+        raise RuntimeError("no answer")
+
+    __format__ = __getitem__ = __len__ = isprintable
+
+
+class Unnamed(metaclass=Nameless):
+    def __repr__(self):
+        raise RuntimeError("no repr")
+
+
+class ByOdd:
+    def __repr__(self):
+        return Odd("odd\x1b")
+
+
+class Quits:
+    def __repr__(self):
+        raise SystemExit
+
+
+def test_nothing_that_an_argument_does_is_raised():
+    assert arguments_in_short([Unnamed(), ByOdd(), Quits()], {}) == r"<Unnamed>, odd\x1b, <Quits>"
+
+
+def test_a_shape_that_took_long_is_not_asked_again():
+    asked = []
+
+    class Slow:
+        @property
+        def shape(self):
+            asked.append(1)
+            time.sleep(0.2)
+            return (3, 4)
+
+    assert arguments_in_short([Slow()], {}) == "<Slow 3x4>"
+    assert arguments_in_short([Slow()], {}) == "<Slow>"
+    assert len(asked) == 1

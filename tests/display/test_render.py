@@ -1,13 +1,16 @@
 from __future__ import annotations
 
 import io
+import sys
 import time
+import types
 
 import pytest
 from html_pages import Page
 from scheduled import on_start
 
 from dask_limits import ExitState, Scheduler
+from dask_limits.display.live import has_kernel
 
 Code = ExitState.Code
 
@@ -60,3 +63,8 @@ def test_a_live_display_ends_with_what_came_of_it(threads, capsys):
     on_start(threads, time.sleep, 0.2)
     assert threads.run(display=True).code == Code.EXHAUSTED
     assert "1 returned" in capsys.readouterr().out
+
+
+def test_a_module_by_the_name_of_ipython_is_no_kernel(monkeypatch):
+    monkeypatch.setitem(sys.modules, "IPython", types.ModuleType("IPython"))
+    assert not has_kernel()

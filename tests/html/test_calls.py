@@ -115,3 +115,16 @@ def test_what_users_and_tasks_have_chosen_is_shown_as_text(call, message, stacks
         page = page_of(thing)
         names = {name for name, _ in page.attributes}
         assert names <= {"class", "style"}
+
+
+class LikeOursError(Exception):
+    """One of the user's with attributes of the names of ours, as that of docopt has a `usage`."""
+
+    usage, limits, stacks, __notes__ = "Usage: prog [-h]", "none", "<b>", 5
+
+
+def test_the_attributes_of_an_error_of_the_users_are_not_taken_for_ours():
+    shown = page_of(Outcome(Usage(1.0, 1.0), exception=LikeOursError("bad"))).text
+    assert "LikeOursErrorbad" in shown
+    assert "prog" not in shown
+    assert "stacks" not in shown

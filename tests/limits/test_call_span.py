@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import subprocess
 import sys
+import threading
+import weakref
 from pathlib import Path
 
 import pytest
@@ -143,6 +146,8 @@ def is_sampled() -> tuple[bool, bool]:
 
 IMPORTED = """
 import sys
+import threading
+import weakref
 from dask_limits import LimitedExecutor, Scheduler, limit
 
 def imported():
@@ -192,3 +197,67 @@ def hide_it() -> None:
 
 def is_missing() -> bool:
     return sys.modules["opentelemetry"] is None
+
+
+class Faulty:
+    """Raises in whatever the SDK asks it."""
+
+    def __getattr__(self, name: str):
+        def refuse(*_, **__):
+            raise RuntimeError(f"no {name}")
+
+        return refuse
+
+
+class Raising(trace.TracerProvider):
+    def get_tracer(self, *_, **__):
+        raise RuntimeError("no tracer")
+
+
+class AllRaising(trace.TracerProvider):
+    def get_tracer(self, *_, **__):
+        return Faulty()
+
+
+@pytest.mark.parametrize("provider", [Raising(), AllRaising()], ids=["provider", "tracer"])
+def test_a_call_does_not_fail_because_its_trace_does(monkeypatch, caplog, provider) -> None:
+    monkeypatch.setattr(trace, "get_tracer_provider", lambda: provider)
+    assert limit(abs, wall_time=60)(-1) == 1
+    with LimitedExecutor(1) as executor:
+        assert executor.submit(abs, -2).result() == 2
+    assert "Cannot trace a call: RuntimeError('no " in caplog.text
+
+
+def test_a_processor_that_raises_takes_no_value(spans: Spans, monkeypatch) -> None:
+    processor = trace.get_tracer_provider()._active_span_processor
+    for name in ("on_start", "on_end"):
+        with monkeypatch.context() as patch:
+            patch.setattr(processor, name, getattr(Faulty(), name))
+            assert limit(abs, wall_time=60)(-1) == 1
+            with LimitedExecutor(1) as executor:
+                assert executor.submit(abs, -2).result() == 2
+
+
+@pytest.mark.parametrize("carried", [threading.Lock(), None], ids=["lock", "raises"])
+def test_a_propagator_of_the_users_keeps_no_call_from_its_process(
+    spans: Spans, monkeypatch, carried
+) -> None:
+    from opentelemetry import propagate
+
+    def inject(carrier):
+        if carried is None:
+            raise RuntimeError("no")
+        carrier["lock"] = carried
+
+    monkeypatch.setattr(propagate, "inject", inject)
+    with trace.get_tracer("user").start_as_current_span("outer"):
+        assert limit(abs, wall_time=60)(-1) == 1
+
+
+def test_a_future_that_is_done_has_no_span_any_more(spans: Spans) -> None:
+    with LimitedExecutor(1) as executor:
+        future = executor.submit(abs, -1)
+        span = weakref.ref(future._span)
+        assert future.result() == 1
+    gc.collect()
+    assert span() is None

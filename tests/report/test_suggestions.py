@@ -176,3 +176,14 @@ def test_rounding_goes_up_and_not_by_more_than_a_tenth(amount: float) -> None:
     for form, parse in ((bytes_rounded_up, parse_bytes), (seconds_rounded_up, parse_seconds)):
         rounded = parse(form(amount))
         assert amount * (1 - 1e-6) - 1 <= rounded <= amount * 1.1001
+
+
+def test_what_calls_had_used_that_went_over_another_limit_is_not_too_much() -> None:
+    recorder = recorded([(1, 10 * MIB)] * 8)
+    usage = Usage(600.0, 1.0, 300 * MIB, started=time.time())
+    end = End(Ending.BREACH, "wall_time")
+    for _ in range(2):
+        recorder.add_row("fit", "1", end, usage, HAD, "", "", nan, time.time(), 1)
+    limits = suggested(recorder).limits
+    assert parse_bytes(limits["memory"]) >= 300 * MIB
+    assert parse_seconds(limits["wall_time"]) == 1200

@@ -200,3 +200,49 @@ def test_ctrl_c_ends_the_calls_before_the_last_moment_is_shown(processes, shown)
     assert shown.left
     assert shown.last.state == "interrupted"
     assert shown.last.counts == {"cancelled": 1} and shown.last.running == ()
+
+
+class LostWorker(Exception):
+    """One of the user's: `worker` is not what it is in ours."""
+
+    worker = 5
+
+
+class Quits:
+    def __repr__(self):
+        raise SystemExit
+
+
+def lose(*_):
+    raise LostWorker
+
+
+def test_what_the_users_objects_are_like_does_not_end_the_view(shown, processes):
+    processes.on_start(lambda: [processes.submit(lose), processes.submit(lose, Quits()), None][-1])
+    assert processes.run(display=True, on_exception="continue").code == "exhausted"
+    assert [row.ending for row in shown.rows] == ["raised", "raised"]
+    assert {row.worker for row in shown.rows} == {""}
+    assert {row.arguments for row in shown.rows} == {"", "<Quits>"}
+    assert shown.last.counts == {"raised": 2}
+
+
+@pytest.mark.parametrize("error", [ValueError, SystemExit])
+def test_a_view_that_fails_at_an_end_does_not_end_the_run(shown, processes, caplog, error):
+    def fail_at_an_end(*_):
+        raise error
+
+    shown.ended = fail_at_an_end
+    processes.on_start(lambda: processes.submit(lose))
+    assert processes.run(display=True, on_exception="continue").code == "exhausted"
+    assert shown.left
+    assert "Cannot show the run any more" in caplog.text
+
+
+def test_an_interrupt_of_the_first_moment_leaves_the_view(shown, processes):
+    def interrupt(_):
+        raise KeyboardInterrupt
+
+    shown.on_moment = interrupt
+    with pytest.raises(KeyboardInterrupt):
+        processes.run(display=True)
+    assert shown.left

@@ -18,7 +18,9 @@ TAGS |= {*("code", "pre", "details", "summary")}
 
 
 def eat(n_bytes):
-    return len(bytearray(n_bytes))
+    block = bytearray(n_bytes)
+    time.sleep(600)
+    return len(block)
 
 
 def page_of(thing):

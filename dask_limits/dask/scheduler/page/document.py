@@ -37,11 +37,15 @@ _STYLES: Final = """
 # <%- escapes. What is without it are numbers, and names of columns.
 _TEXT: Final = '<span title="<%- {title} %>"><%- value %></span>'
 _AMOUNT: Final = "<%- {field}_text %>"
-_BAR: Final = """
+_ROOM: Final = """
 <div class="limits-bar <%= {field}_share < 0 ? '' : 'limited' %>" title="<%- {field}_text %>">
 <div style="width: <%= Math.max(0, Math.min({field}_share, 1)) * 100 %>%; background:
-<%= {field}_share > 0.9 ? '#f2a093' : {field}_share > 0.7 ? '#f5cf8a' : '#9ec5e8' %>"></div>
+#9ec5e8"></div>
 <span><%- {field}_text %></span></div>"""
+_NEAR: Final = """
+<%= {field}_share > 0.9 ? '#f2a093' : {field}_share > 0.7 ? '#f5cf8a' : '#9ec5e8' %>"""
+_BAR: Final = _ROOM.replace("#9ec5e8", _NEAR)
+"""As the one above, which a worker may well fill; this one warns of a limit that is near."""
 
 
 class _Table:
@@ -117,8 +121,8 @@ class LimitsPage:
         self._workers = _Table(
             [
                 ("worker", "worker", 80, _TEXT.replace("{title}", "address")),
-                ("memory", "reserved memory", 170, _BAR),
-                ("cores", "reserved cores", 100, _BAR),
+                ("memory", "reserved memory", 170, _ROOM),
+                ("cores", "reserved cores", 100, _ROOM),
                 ("running", "calls", 40, _TEXT),
                 ("job", "batch job", 70, _TEXT),
                 ("state", "state", 110, _TEXT),

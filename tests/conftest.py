@@ -11,6 +11,7 @@ import pytest
 from clusters import start_forkserver
 from leftovers import Leftovers, close_default_guardian
 
+pytest.register_assert_rewrite("slurm_faults")  # before tests that use it import it
 collect_ignore_glob = ["*/conftest.py"]  # pytest would look for doctests in them, by one name
 
 _GUARDIAN_OF_ITS_OWN = {"capfd", "capfdbinary", "monkeypatch"}

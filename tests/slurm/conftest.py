@@ -11,10 +11,7 @@ import pytest
 from processes import until
 from real_slurm import Slurm, start, stop
 from required import need
-
-pytest.register_assert_rewrite("slurm_faults")
-
-from slurm_faults import MARK, Run, marked  # noqa: E402
+from slurm_faults import MARK, Run, marked
 
 
 @pytest.hookimpl(trylast=True)

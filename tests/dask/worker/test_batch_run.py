@@ -20,7 +20,7 @@ cloudpickle.register_pickle_by_value(sys.modules[__name__])  # a call shall not 
 def test_calls_that_never_came_cannot_be_cancelled():
     run = BatchRun([0, 2])
     run.cancel([1, 2])
-    assert [run.token(number).cancelled for number in (0, 2)] == [False, True]
+    assert [run.tokens[number].cancelled for number in (0, 2)] == [False, True]
 
 
 @pytest.fixture

@@ -16,8 +16,6 @@ from processes import until
 from slurm_faults import MARK, marked
 
 FOLDER = ROOT / "notebooks"
-SHARED = Path("/dev/shm")
-ACCOUNT = SHARED / f"dask-limits-{os.getuid()}"  # of all programs of this user
 PATHS = re.compile(
     r"/(?:home|root|tmp|opt|usr|work)/\w+|"
     + "|".join(re.escape(f"{place}/") for place in {ROOT, Path.home(), sys.prefix, sys.base_prefix})
@@ -32,8 +30,7 @@ def notebook(path: Path) -> Any:
 
 
 def executed(path: Path, folder: Path, **environment: str) -> Any:
-    """Run a notebook; return it with its outputs. No process or shared memory may be left of it."""
-    before = {*SHARED.iterdir()}
+    """Run a notebook; return it with its outputs. No process may be left of it."""
     program = [sys.executable, FOLDER / "make.py", path.stem, "--into", folder]
     ended = subprocess.run(
         program,
@@ -43,9 +40,7 @@ def executed(path: Path, folder: Path, **environment: str) -> Any:
         check=False,
     )
     assert ended.returncode == 0, ended.stderr
-    here = {*SHARED.iterdir()} - before - {ACCOUNT}
     until(lambda: not marked(folder), instead=lambda: marked(folder))
-    until(lambda: not any(map(Path.exists, here)))  # some are of tests that run beside this one
     return notebook(folder / path.name)
 
 

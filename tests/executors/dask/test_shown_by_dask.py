@@ -247,6 +247,7 @@ def test_in_one_process_it_is_logged_once(caplog) -> None:
 def test_a_refusal_is_logged_once(client, executor, caplog) -> None:
     future = executor.submit(limit(abs, memory="8 GiB"), -1)
     assert isinstance(future.exception(timeout=60), LimitRefusedError)
+    until(lambda: warnings(caplog))  # it is logged once the future has ended
     [line] = warnings(caplog)
     assert line.startswith("abs() reserves 8.0 GiB of memory, but no worker")
 

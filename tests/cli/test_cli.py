@@ -191,7 +191,7 @@ def test_a_search_survives_breaches_and_leaves_trials_and_the_best_model(
     suggested = ended.stdout.partition("limits by what trials used: ")[2]
     assert suggested.startswith("--trial-memory 700MiB --trial-wall-time ")
     assert " --trial-cpu-time 10s\n" in suggested
-    assert "1 of 3 calls went over their memory limit" in suggested
+    assert "1 of 4 calls went over their memory limit" in suggested
     from sklearn.datasets import load_digits
 
     features, target = load_digits(return_X_y=True, as_frame=True)

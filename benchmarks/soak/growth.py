@@ -12,8 +12,8 @@ from typing import Final, NamedTuple
 from benchmarks.soak.census import NOT_COUNTED, Seen
 
 MARGINS: Final = {"memory": 16 * 2**20, "files": 4, "threads": 3, "processes": 4}
-"""What may be added: what is there at one time varies. The report keeps some 100 bytes of each of the
-last calls: in two minutes that makes 12 MiB, and 110 MiB at most."""
+"""What may be added: what is there at one time varies. The report keeps some 100 bytes of each of
+the last calls: in two minutes that makes 12 MiB, and 110 MiB at most."""
 FACTOR: Final = 1.1
 LEAST_SAMPLES: Final = 30
 """Fewer show nothing."""

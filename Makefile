@@ -58,6 +58,10 @@ docs: .venv/docs  ## Build the documentation into site/: a warning fails it. To 
 docs/live.svg: .venv/test docs/make_live_view.py $(wildcard dask_limits/display/*.py)  ## Draw the live view of a real run
 	$(BIN)/python docs/make_live_view.py $@
 
+docs/limits-page.png: .venv/test docs/make_limits_page.py $(wildcard dask_limits/dask/scheduler/page/*.py)  ## Take a picture of the dashboard's page, with Chromium
+	ci/chromium
+	$(BIN)/python docs/make_limits_page.py $@
+
 docs/reservations.svg: .venv/test docs/make_reservations.py  ## Draw when calls start whose limits do not fit together
 	$(BIN)/python docs/make_reservations.py $@
 

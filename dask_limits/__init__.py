@@ -4,8 +4,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    __version__: str
     from dask_limits import exceptions, optuna, units
     from dask_limits.batch_systems.job_state import JobState
+    from dask_limits.commands.command import Command, command
+    from dask_limits.commands.result import CommandResult
     from dask_limits.dask.compat.all_names import dask_names
     from dask_limits.dask.graphs.annotations import annotate
     from dask_limits.dask.usage_log import usages
@@ -16,6 +19,7 @@ if TYPE_CHECKING:
     from dask_limits.executors.dask.probe import probe_scheduler
     from dask_limits.executors.limited import LimitedExecutor
     from dask_limits.executors.sequential import SequentialExecutor
+    from dask_limits.journal.journal import Journal
     from dask_limits.limits.functions import limit
     from dask_limits.limits.limits import Limits
     from dask_limits.limits.outcome import ChildProcess, Outcome, Usage
@@ -35,10 +39,13 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ChildProcess",
+    "Command",
+    "CommandResult",
     "Display",
     "Event",
     "ExitState",
     "JobState",
+    "Journal",
     "LimitedExecutor",
     "Limiter",
     "Limits",
@@ -55,6 +62,7 @@ __all__ = [
     "Usage",
     "WorkerInfo",
     "annotate",
+    "command",
     "dask_names",
     "enforce_limits",
     "exceptions",
@@ -72,10 +80,13 @@ __all__ = [
 # is run too, ask for none.
 _MODULES = {
     "ChildProcess": "limits.outcome",
+    "Command": "commands.command",
+    "CommandResult": "commands.result",
     "Display": "display.live",
     "Event": "events",
     "ExitState": "scheduler.exit_state",
     "JobState": "batch_systems.job_state",
+    "Journal": "journal.journal",
     "LimitedExecutor": "executors.limited",
     "Limiter": "plugins.limiter",
     "Limits": "limits.limits",
@@ -92,6 +103,7 @@ _MODULES = {
     "Usage": "limits.outcome",
     "WorkerInfo": "executors.cluster",
     "annotate": "dask.graphs.annotations",
+    "command": "commands.command",
     "dask_names": "dask.compat.all_names",
     "limit": "limits.functions",
     "preload": "limits.preload",
@@ -119,6 +131,8 @@ def __getattr__(name: str) -> Any:
         value = getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
     elif name in __all__:  # a module
         value = importlib.import_module(f"{__name__}.{name}")
+    elif name == "__version__":
+        value = importlib.import_module("importlib.metadata").version("dask-limits")
     else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     globals()[name] = value  # and this is not asked again

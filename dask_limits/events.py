@@ -22,7 +22,9 @@ T = TypeVar("T")
 class Event(str, Generic[P]):
     """Something that can happen. An event is a string, its name, and can be used as one.
 
-    `P` are the parameters of its callbacks.
+    `P` are the parameters of its callbacks. `Event(name, arguments)` also says what these are
+    called with, as in "future, result"; a last "*arguments" is any number of further ones. Then a
+    callback that cannot take them is refused when it is subscribed.
 
     Example:
         >>> SAVED: Event[[int]] = Event("on-saved")
@@ -30,7 +32,14 @@ class Event(str, Generic[P]):
         (True, 3, 'on-saved')
     """
 
-    __slots__ = ()
+    __slots__ = ("arguments",)
+
+    arguments: str | None
+
+    def __new__(cls, name: str, arguments: str | None = None) -> Self:  # noqa: D102
+        event = super().__new__(cls, name)
+        event.arguments = arguments
+        return event
 
     @property
     def name(self) -> str:
@@ -162,7 +171,8 @@ class Subscriber(Generic[P]):
             The callback itself.
 
         Raises:
-            TypeError: for something that cannot be called, or is an `async def`.
+            TypeError: for something that cannot be called, is an `async def`, or cannot take the
+                arguments of the event.
             ValueError: for a count below 1.
         """
         if max_calls is not None:
@@ -174,6 +184,7 @@ class Subscriber(Generic[P]):
 
         def subscribe(function: Callable[P, T]) -> Callable[P, T]:
             _check_callable(function, f"A callback of {self.event.name!r}")
+            _check_parameters(function, self.event)
             callback = Callback(function, when, max_calls, repeat, every, hidden)
             for at, old in enumerate(self._callbacks):
                 if old.is_replaced_by(function):
@@ -318,13 +329,23 @@ class HasEvents:
     def on(self, event: Event[P]) -> Subscriber[P]: ...  # type: ignore[overload-overlap]
     @overload
     def on(self, event: str) -> Subscriber[...]: ...
-    def on(self, event: Event[P] | str) -> Subscriber[P] | Subscriber[...]:
+    @overload
+    def on(self, event: Event[P], callback: Callable[P, T]) -> Callable[P, T]: ...
+    @overload
+    def on(self, event: str, callback: Callable[..., T]) -> Callable[..., T]: ...
+    def on(self, event: Any, callback: Any = None) -> Any:
         """Return what subscribes callbacks to an event, by the event or by its name.
+
+        Args:
+            event: The event.
+            callback: What to call at each of them. With it, this subscribes it, and returns it.
 
         Raises:
             EventNotKnownError: if there is no such event.
+            TypeError: if `callback` cannot be called with its arguments, or is an `async def`.
         """
-        return self.emitter.on(event)
+        subscriber = self.emitter.on(event)
+        return subscriber if callback is None else subscriber(callback)
 
     def emit(self, event: Event[...] | str, /, *args: Any, **kwargs: Any) -> None:
         """Count an event, and call its callbacks in the order of their subscription.
@@ -352,3 +373,24 @@ def _check_callable(function: object, what: str) -> None:
         raise TypeError(f"{what} must be callable, not {function!r} ({type(function).__name__})")
     if inspect.iscoroutinefunction(function):
         raise TypeError(f"{what} must be a plain function: {function!r} is an `async def`")
+
+
+def _check_parameters(function: Callable[..., object], event: Event[...]) -> None:
+    """Raise a TypeError for a callback that would raise one at each emission."""
+    if event.arguments is None:
+        return
+    try:
+        # What a decorator returns is called, and not the function within it.
+        signature = inspect.signature(function, follow_wrapped=False)
+    except Exception:  # some builtins have none, and an object may raise anything
+        return
+    names = event.arguments.split(", ") if event.arguments else []
+    has_more = bool(names) and names[-1].startswith("*")
+    bind = signature.bind_partial if has_more else signature.bind
+    try:
+        bind(*names[: len(names) - has_more])
+    except TypeError as error:
+        raise TypeError(
+            f"A callback of {event.name!r} is called with ({event.arguments}), but"
+            f" {repr_of(function)} takes {signature}: {error}"
+        ) from None

@@ -5,7 +5,8 @@ The tree (names in *italics* of pynisher are pynisher's own classes)::
     Exception
     ├── RuntimeError
     │   ├── SchedulerNotRunningError        submit() while the scheduler does not run
-    │   └── WorkersNotStartedError          no worker of a cluster has started
+    │   ├── WorkersNotStartedError          no worker of a cluster has started
+    │   └── JournalError                    a journal cannot be used
     ├── LookupError
     │   └── EventNotKnownError              no event of that name
     └── PynisherException                   (pynisher) a call neither returned nor raised
@@ -23,6 +24,9 @@ The tree (names in *italics* of pynisher are pynisher's own classes)::
             ├── CrashError                  the call's process was ended by a signal
             │   └── SystemMemoryError       ... by the kernel: no memory was left
             ├── ExitError                   the call ended its process: sys.exit, os._exit
+            ├── CommandError                a command failed: the two below
+            │   ├── CommandExitError        is an ExitError: its exit code was not 0
+            │   └── CommandCrashError       is a CrashError: a signal ended it
             ├── GuardianLostError           the process that watched the call was killed
             ├── PreloadError                what was to be done before the first call has failed
             ├── LimitRefusedError           no worker, present or future, can grant a limit
@@ -67,12 +71,16 @@ __all__ = [
     "CallError",
     "CallPicklingError",
     "ClusterLostError",
+    "CommandCrashError",
+    "CommandError",
+    "CommandExitError",
     "CpuTimeBreach",
     "CpuTimeoutException",
     "CrashError",
     "EventNotKnownError",
     "ExitError",
     "GuardianLostError",
+    "JournalError",
     "LimitRefusedError",
     "MemoryBreach",
     "MemoryLimitException",
@@ -111,6 +119,10 @@ class WorkersNotStartedError(RuntimeError):
         self.jobs = jobs or []
         self.script = script
         self.log = log
+
+
+class JournalError(RuntimeError):
+    """A journal cannot be read or written, or does not belong to this program."""
 
 
 class EventNotKnownError(LookupError):
@@ -213,6 +225,31 @@ class ExitError(CallError):
             call=call,
             exit_code=exit_code,
         )
+
+
+class CommandError(CallError):
+    """A command of [command][dask_limits.command] has failed.
+
+    Attributes:
+        command: The command line.
+        stdout: The end of its standard output, up to 64 KiB.
+        stderr: The end of its standard error, as `stdout`.
+    """
+
+    command: str = ""
+    stdout: str = ""
+    stderr: str = ""
+
+
+class CommandExitError(CommandError, ExitError):
+    """A command ended with an exit code other than 0: `exit_code`."""
+
+
+class CommandCrashError(CommandError, CrashError):
+    """A signal ended a command. `signal` is its number.
+
+    So it is if the shell that ran it says so by an exit code of 128 plus that number.
+    """
 
 
 class GuardianLostError(CallError):

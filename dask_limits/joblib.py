@@ -20,8 +20,8 @@ except ImportError as error:
     ) from error
 
 from dask_limits.dask.compat.joblib import functions_of
-from dask_limits.executors.future import Future
 from dask_limits.executors.limited import LimitedExecutor
+from dask_limits.future import Future
 from dask_limits.limits import Limits, LimitsArguments, name_of
 from dask_limits.limits.owner.use import function_key
 

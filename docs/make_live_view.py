@@ -25,7 +25,7 @@ DEFAULT = Path(__file__).with_name("live.svg")
 MIB = 2**20
 
 scheduler = Scheduler.with_processes(4)
-limits = PynisherPlugin(memory_limit="300 MiB", walltime_limit=8, reserve=False)
+limits = PynisherPlugin(memory="300 MiB", wall_time=8, reserve=False)
 retry = Retry(on=limits.MemoryLimitException, max_retries=1, memory_factor=2)
 view = Console(record=True, width=COLUMNS, file=io.StringIO(), force_terminal=True)
 

@@ -7,7 +7,7 @@ what is imported in functions, and for what is imported for type checkers alone.
 from __future__ import annotations
 
 import ast
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from functools import cache
 from graphlib import CycleError, TopologicalSorter
@@ -25,25 +25,26 @@ MOST_LINES_OF_A_FUNCTION = 60
 # other folders any order will do, as long as there is one.
 LAYERS = {
     "": """
-        units printable
-        html
+        units printable instead
+        html in_short
         exceptions
         events guards batch_systems placement
         limits display
-        channels report
-        dask old_pynisher
+        commands
+        channels report future
+        dask old_pynisher journal
         executors
         joblib sklearn
         plugins
         scheduler optuna
         __init__
-        search check
+        search check batch submit
         cli
         __main__
     """,
     "limits": """
         outcome limits cancel progress linux tracebacks coroutines interrupted endings
-        shared call_metrics trace_context
+        shared call_metrics trace_context where
         in_place breaches
         ipc
         packed_outcome task
@@ -213,3 +214,9 @@ def test_functions_are_short():
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.end_lineno
     }
     assert not {f: n for f, n in lines.items() if n > MOST_LINES_OF_A_FUNCTION}
+
+
+def test_modules_of_tests_have_names_of_their_own():
+    """pytest imports them by these alone."""
+    names = Counter(path.name for path in Path(__file__).parent.rglob("test_*.py"))
+    assert not [name for name, n in names.items() if n > 1]

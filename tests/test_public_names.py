@@ -7,6 +7,7 @@ import pytest
 from dask_limits import (
     Event,
     ExitState,
+    Journal,
     Limiter,
     Plugin,
     PynisherPlugin,
@@ -58,16 +59,18 @@ NAMES = {
         {PLUGIN} cpu_time_factor delay max_retries memory_factor on wall_time_factor RETRY USUAL
     """,
     Requeue: "append requeue",
-    Event: "name",
+    Journal: "changed of path report rerun",
+    Event: "arguments name",
     ExitState: "CANCELLED Code EXCEPTION EXHAUSTED STOPPED TIMEOUT code exception",
     Future: """
-        add_done_callback attempts cancel cancelled done earlier exception job key mark_started
+        add_done_callback attempts cancel cancelled done earlier exception from_journal job key
+        mark_started
         note_progress ran_again result running set_exception set_result
         set_running_or_notify_cancel settle started_at submitted_at take_progress task_key
         attempt_of usage when_progress when_settled worker
     """,
     Report: "n_older plot suggest_limits to_csv to_pandas to_parquet",
-    Suggestion: "beside beside_before cells limits line n_calls notes passed task",
+    Suggestion: "beside beside_before cells limits line n_calls notes options passed task",
 }
 SCHEDULER = Scheduler.with_sequential()
 MADE = {
@@ -82,6 +85,7 @@ MADE = {
     ExitState: ExitState(ExitState.STOPPED),
     Future: Future(),
     Report: SCHEDULER.report(),
+    Journal: Journal("run.sqlite"),
     Suggestion: Suggestion("fit", {}, 1, 1.0),
 }
 for plugin in (Plugin, Limiter, PynisherPlugin, Retry):

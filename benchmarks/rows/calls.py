@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import socket
+import subprocess
 import time
 from collections.abc import Callable
 from typing import Any
@@ -13,7 +14,7 @@ from benchmarks import ways
 from benchmarks.functions import echo, spin
 from benchmarks.row import Measure, Peer, Row, at_least, at_most
 from benchmarks.timing import LIMITS, each_us
-from dask_limits import Scheduler, limit, progress
+from dask_limits import Scheduler, command, limit, progress
 
 
 def us(way: ways.Way, function: Callable[[int], Any] = echo, every: int = 1) -> Measure:
@@ -79,6 +80,29 @@ def us_of_a_report(*value: Any) -> Measure:
     return measure
 
 
+def run_true(_: object = None) -> None:
+    """What `command("true")` does, as one would write it."""
+    subprocess.run("true", shell=True, check=True, capture_output=True, stdin=subprocess.DEVNULL)
+
+
+def us_of_run(size: int) -> float:
+    return each_us(run_true, size)
+
+
+def us_of_run_and_call(size: int) -> float:
+    call = limit(echo, **LIMITS)
+
+    def both() -> None:
+        run_true()
+        call(1)
+
+    return each_us(both, size)
+
+
+def us_of_command(size: int) -> float:
+    return each_us(limit(command("true"), **LIMITS), size)
+
+
 ROWS = (
     Row(
         "call",
@@ -105,6 +129,19 @@ ROWS = (
         full=3000,
         peers=(Peer("loky", "loky, no limits", us(ways.loky, lambda x: x)),),
         rounds=3,
+    ),
+    Row(
+        "command",
+        'a limited call of command("true")',
+        "us",
+        us_of_command,
+        full=600,
+        quick=300,
+        peers=(
+            Peer("run", "subprocess.run of the same, no limits", us_of_run),
+            Peer("run-call", "the same and a limited call", us_of_run_and_call, at_most(1.3)),
+            Peer("limited-run", "subprocess.run in a limited call", us(ways.limited(), run_true)),
+        ),
     ),
     Row(
         "fresh",

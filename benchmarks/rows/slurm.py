@@ -22,6 +22,7 @@ from dask_limits import PynisherPlugin, Scheduler
 
 JOBS: Final = 2
 JOB: Final[Any] = {"cores": 1, "memory": "800MiB", "walltime": "00:10:00"}
+CALLS: Final = 1000
 PROGRAMS: Final = Path(__file__).parents[2] / "ci" / "slurm"
 
 
@@ -58,6 +59,49 @@ def ours(folder: Path, **options: Any) -> float:
     start = time.perf_counter()
     scheduler.run()
     return taken[0]
+
+
+def to_all_workers(folder: Path, **options: Any) -> float:
+    """Seconds from `run()` to the last of the workers."""
+    scheduler = Scheduler.with_slurm(
+        n_workers=JOBS, shared_temp_directory=str(folder), **JOB, **options
+    )
+    came: list[float] = []
+
+    @scheduler.on_worker_added
+    def note(_: object) -> None:
+        came.append(time.perf_counter() - start)
+        if len(came) == JOBS:
+            scheduler.stop()
+
+    start = time.perf_counter()
+    scheduler.run(end_on_empty=False, timeout=60)
+    return came[JOBS - 1]
+
+
+def calls_per_second(folder: Path, **options: Any) -> float:
+    """The rate of short limited calls when all workers are there, and warm."""
+    scheduler = Scheduler.with_slurm(
+        n_workers=JOBS, shared_temp_directory=str(folder), **JOB, **options
+    )
+    task = scheduler.task(abs, plugins=PynisherPlugin(memory_limit="100 MiB"))
+    came: list[object] = []
+    ends: list[float] = []
+
+    @scheduler.on_worker_added
+    def begin(worker: object) -> None:
+        came.append(worker)
+        if len(came) == JOBS:
+            scheduler.map(task, range(3 * CALLS))
+
+    @task.on_result
+    def note(*_: object) -> None:
+        ends.append(time.perf_counter())
+        if len(ends) == 3 * CALLS:
+            scheduler.stop()
+
+    scheduler.run(end_on_empty=False, timeout=120)
+    return CALLS / (ends[-1] - ends[-1 - CALLS])
 
 
 def plain(folder: Path, **options: Any) -> float:
@@ -107,6 +151,26 @@ ROWS = (
             Peer("plain", "dask-jobqueue", median(plain)),
             Peer("no-tls", "itself, security=False", median(ours, security=False)),
         ),
+        rounds=3,
+    ),
+    Row(
+        "slurm-nodes",
+        "to both workers, one job of two nodes, with_slurm(nodes_per_job=2)",
+        "s",
+        median(to_all_workers, nodes_per_job=2),
+        full=3,
+        tiny=1,
+        peers=(Peer("jobs", "two jobs of one node", median(to_all_workers)),),
+        rounds=3,
+    ),
+    Row(
+        "slurm-nodes-rate",
+        "short calls on both workers of one job of two nodes, limited",
+        "calls/s",
+        median(calls_per_second, nodes_per_job=2),
+        full=3,
+        tiny=1,
+        peers=(Peer("jobs", "two jobs of one node", median(calls_per_second)),),
         rounds=3,
     ),
 )

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from benchmarks.soak.census import NOT_COUNTED, Seen
+from dask_limits.report.recorder import MOST_ROWS
+from dask_limits.report.rows import ROW
 
 MARGINS: Final = {"memory": 6 * 2**20, "files": 4, "threads": 3, "processes": 4}
 """What may be added: what is there at one time varies."""
-REPORTED: Final = 10 * 2**20
-"""Bytes that the driver may have beyond that: its report keeps 100 of each of the last calls."""
 FACTOR: Final = 1.1
 LEAST_SAMPLES: Final = 30
 """Fewer show nothing."""
@@ -66,15 +66,15 @@ class Trend(NamedTuple):
 
     @property
     def grows(self) -> bool:
-        reported = REPORTED if (self.role, self.measure) == ("driver", "memory") else 0
-        return self.last > self.first * FACTOR + MARGINS[self.measure] + reported
+        return self.last > self.first * FACTOR + MARGINS[self.measure]
 
 
 def trends(samples: Sequence[Sample]) -> Iterator[Trend]:
     """Of each measure of each role: of several processes, the largest figure counts.
 
     What is killed now and then would never have grown much. So only what is there afterwards is
-    looked at, except for the driver, which is never killed.
+    looked at, except for the driver, which is never killed. Its memory is without the rows that its
+    report keeps of the last million calls.
     """
     warm = samples[len(samples) // 10 :]
     calm = [sample for sample in samples if sample.is_calm]
@@ -94,4 +94,6 @@ def values(samples: Iterable[Sample], role: str, measure: str) -> Iterator[float
         if measure == "processes":
             yield len(there)
         elif there:
-            yield max(getattr(seen, measure) for seen in there)
+            largest = max(getattr(seen, measure) for seen in there)
+            is_report = (role, measure) == ("driver", "memory")
+            yield largest - ROW.size * min(sample.told, MOST_ROWS) if is_report else largest

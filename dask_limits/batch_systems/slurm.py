@@ -44,7 +44,13 @@ async def job_states(jobs: Iterable[str]) -> dict[str, JobState] | None:
 
 async def show(kind: str, name: str) -> dict[str, str] | None:
     """What `scontrol show` says of a "job" or a "partition"; None if SLURM does not answer."""
-    text = await _answer("scontrol", "--oneliner", "show", kind, name)
+    # In a thread: if the loop closes meanwhile, asyncio would leave the process behind.
+    return await asyncio.to_thread(show_now, kind, name)
+
+
+def show_now(kind: str, name: str) -> dict[str, str] | None:
+    """The same, for a program without an event loop."""
+    text = _run("scontrol", "--oneliner", "show", kind, name)
     return None if text is None else parse_scontrol(text)
 
 

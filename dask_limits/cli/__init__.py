@@ -7,9 +7,12 @@ from typing import Any
 
 import click
 
+from dask_limits.cli.batch import batch_command
 from dask_limits.cli.check import check_command
+from dask_limits.cli.journal import journal_command
 from dask_limits.cli.output import INTERRUPTED
 from dask_limits.cli.search import search_command
+from dask_limits.cli.submit import submit_command
 
 
 class _Commands(click.Group):
@@ -28,5 +31,8 @@ def main() -> None:
     """Run work under limits of memory, CPU time and wall time."""
 
 
+main.add_command(batch_command)
 main.add_command(check_command)
+main.add_command(journal_command)
 main.add_command(search_command)
+main.add_command(submit_command)

@@ -42,9 +42,25 @@ def _count(text: str, _: str) -> int:
     return number
 
 
+def _memory(text: str, name: str) -> int:
+    from dask_limits import Limits
+
+    amount = parse_bytes(text, name)
+    try:
+        Limits(memory=amount if text.strip().isdecimal() else text)
+    except ValueError as error:  # too small for any call
+        raise BadInput(end_sentence(str(error).replace("memory", name, 1))) from None
+    return amount
+
+
+def end_sentence(text: str) -> str:
+    """A text with one full stop at its end, unless it ends in another way."""
+    return text if text.endswith(("?", '"')) else f"{text.rstrip('.')}."
+
+
 COUNT: Final = _option("N", _count, "a whole number of 1 or more")
 MEMORY: Final = _option(
-    "MEMORY", _or_none(parse_bytes), 'an amount of memory above zero, such as 300MiB or "2 GB"'
+    "MEMORY", _or_none(_memory), 'an amount of memory above zero, such as 300MiB or "2 GB"'
 )
 TIME: Final = _option(
     "TIME", _or_none(parse_seconds), 'a time above zero, such as 0.5s, 5m or "1h 30m"'

@@ -14,6 +14,8 @@ INTERRUPTED: Final = 130  # as shells report a program that SIGINT ended
 
 def discard_output() -> None:
     """Discard what could not be written: Python would try again when it exits."""
+    if sys.stdout is None:  # it is closed
+        return
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, sys.stdout.fileno())
     os.close(nowhere)
@@ -25,6 +27,9 @@ def ended_by_ctrl_c() -> Iterator[None]:
 
     For imports: a library can swallow a KeyboardInterrupt, or raise an ImportError instead.
     """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        yield
+        return
     before = signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
         yield

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 import warnings
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
-from signal import SIGINT, SIGTERM
-from types import FrameType
-from typing import Any, Self
 
 import click
 import rich
 
 from dask_limits import PynisherPlugin, Scheduler
+from dask_limits.cli.interrupts import Interrupts
 from dask_limits.cli.options import BadInput
 from dask_limits.cli.output import INTERRUPTED, discard_output
-from dask_limits.exceptions import LimitRefusedError, WorkersNotStartedError
+from dask_limits.exceptions import JournalError, LimitRefusedError, WorkersNotStartedError
 from dask_limits.search.data import DataError
 from dask_limits.search.files import Results
 from dask_limits.search.random_search import RandomSearch, Trial
@@ -31,6 +28,7 @@ def run_search(
     limits: PynisherPlugin,
     out: Path,
     *,
+    resume: bool,
     show_workers: bool,
 ) -> int:
     """Run a search that Ctrl-C and SIGTERM can end at any time, and return the exit code.
@@ -38,11 +36,11 @@ def run_search(
     `prepare` makes the search and the scheduler that it runs on. Ctrl-C may interrupt it too.
     """
     code = INTERRUPTED
-    with _Interrupts() as interrupts:
+    with Interrupts() as interrupts:
         try:
             search, scheduler = prepare()
             try:
-                results = Results(out)
+                results = Results(out, resume=resume)
             except OSError as error:
                 raise BadInput(f"Results cannot be written to {out}: {error.strerror}.") from None
             rich.reconfigure()  # the live view of the run is on this console, too
@@ -71,7 +69,7 @@ def _run(
     scheduler: Scheduler,
     limits: PynisherPlugin,
     results: Results,
-    interrupts: _Interrupts,
+    interrupts: Interrupts,
     report: Report,
 ) -> int:
     def trial_ended(trial: Trial) -> None:
@@ -86,11 +84,15 @@ def _run(
     interrupts.stop(scheduler)
     with closing(results):
         try:
-            search.run(scheduler, limits, report.display(scheduler))
+            search.run(scheduler, limits, report.display(scheduler), results.journal)
             if search.model is not None:
                 results.save_model(search.model)
         except KeyboardInterrupt:
             pass  # the trials that have ended are shown and kept
+        except JournalError as error:
+            if search.trials:
+                report.sum_up()
+            raise click.ClickException(f"The search cannot go on: {error}") from error
         except (LimitRefusedError, WorkersNotStartedError) as error:
             raise click.ClickException(f"No worker can run trials: {error}") from error
         except OSError as error:
@@ -106,45 +108,6 @@ def _run(
         report.say("no model was fitted" + (": interrupted" if interrupts.received else ""))
     report.say(f"all trials: {results.trials_csv}")
     report.suggest(scheduler)
+    if interrupts.received:
+        report.say("to go on: the same command with --resume")
     return INTERRUPTED if interrupts.received else 0 if saved else 1
-
-
-class _Interrupts:
-    """A context manager in which Ctrl-C and SIGTERM stop a scheduler between two callbacks.
-
-    So nothing is left half written, as KeyboardInterrupt could leave it. KeyboardInterrupt is
-    raised if no scheduler is running, and at the second signal.
-    """
-
-    def __init__(self) -> None:
-        self.received = False  # a signal
-        self.raised = False  # KeyboardInterrupt
-        self._scheduler: Scheduler | None = None
-        self._handlers_before: dict[int, Any] = {}
-
-    def stop(self, scheduler: Scheduler) -> None:
-        """Stop this scheduler from now on."""
-        self._scheduler = scheduler
-        if self.received:  # an import may have swallowed the KeyboardInterrupt
-            raise KeyboardInterrupt
-
-        @scheduler.on_start
-        def catch_up() -> None:
-            if self.received:
-                scheduler.stop()
-
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        again, self.received = self.received, True
-        if again or self._scheduler is None or not self._scheduler.running():
-            self.raised = True
-            raise KeyboardInterrupt
-        self._scheduler.stop()
-
-    def __enter__(self) -> Self:
-        for number in (SIGINT, SIGTERM):
-            self._handlers_before[number] = signal.signal(number, self._handle)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._handlers_before.items():
-            signal.signal(number, handler)

@@ -40,6 +40,7 @@ class PackedBatch:
     name: str
     function_key: Hashable
     data: tuple[Packed, ...]  # of each call
+    arguments: tuple[str, ...]  # of each call, in short
     tells: bool = False  # whether what they report of their progress is asked for
     fails: bool = True  # whether its task is to fail in Dask if one of them does
 
@@ -47,12 +48,13 @@ class PackedBatch:
     def of(cls, calls: Sequence[PackedCall], tells: bool = False, fails: bool = True) -> Self:
         """A batch of these calls."""
         first = calls[0]
-        data = tuple(call.data for call in calls)
-        return cls(first.name, first.function_key, data, tells, fails)
+        data, arguments = zip(*((call.data, call.arguments) for call in calls), strict=True)
+        return cls(first.name, first.function_key, data, arguments, tells, fails)
 
     def call(self, number: int) -> PackedCall:
         """One of the calls."""
-        return PackedCall(self.name, self.data[number], self.function_key)
+        about = self.function_key, self.arguments[number]
+        return PackedCall(self.name, self.data[number], *about)
 
 
 @dataclass(eq=False)
@@ -176,6 +178,17 @@ def call_name(key: Any) -> str:
         ('train', 'train')
     """
     return re.sub(r" x \d+$", "", function_name(key))
+
+
+def calls_of(name: str) -> int:
+    """How many calls a task of this name has.
+
+    Example:
+        >>> calls_of("train"), calls_of("train x 32")
+        (1, 32)
+    """
+    several = re.search(r" x (\d+)$", name)
+    return int(several[1]) if several else 1
 
 
 def numbers_left(annotations: Any) -> list[int]:

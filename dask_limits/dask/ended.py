@@ -6,6 +6,8 @@ was asked last. What a worker keeps until then is bounded, and so is what the sc
 
 from __future__ import annotations
 
+import bisect
+import itertools
 import math
 from collections import Counter
 from collections.abc import Iterable
@@ -26,6 +28,7 @@ OTHERS: Final = "(others)"
 """The name of all functions that come after so many."""
 MOST_FAILURES: Final = 10
 """How many calls are known by themselves that neither returned, nor raised, nor were cancelled."""
+_ZERO: Final = -(10**6)  # the bin of nothing
 _BINS: Final = 8  # for each power of two: an amount is known to 5 %
 
 Slots: TypeAlias = Counter[tuple[int, str]]
@@ -68,7 +71,7 @@ class Spread:
 
     def add(self, amount: float, limit: float | None) -> None:
         """Add a call."""
-        self._bins[math.floor(math.log2(amount) * _BINS) if amount > 0 else -(10**6)] += 1
+        self._bins[math.floor(math.log2(amount) * _BINS) if amount > 0 else _ZERO] += 1
         self._add_extremes(amount, None if limit is None else (amount, limit))
 
     def _add_extremes(self, largest: float, nearest: tuple[float, float] | None) -> None:
@@ -78,14 +81,18 @@ class Spread:
 
     def quantile(self, part: float) -> float:
         """The amount that so large a part of the calls did not exceed; 0 without any call."""
-        left = part * self._bins.total()
-        for number, n_calls in sorted(self._bins.items()):
-            left -= n_calls
-            if left <= 0 and number > -(10**6):
-                return float(min(2 ** ((number + 0.5) / _BINS), self.largest))
-            if left <= 0:
-                break
-        return 0.0
+        return self.quantiles(part)[0]
+
+    def quantiles(self, *parts: float) -> list[float]:
+        """Several of these, in ascending order."""
+        bins = sorted(self._bins)
+        up_to = list(itertools.accumulate(map(self._bins.__getitem__, bins)))
+        found = []
+        for part in parts:
+            at = bisect.bisect_left(up_to, part * up_to[-1]) if up_to else 0
+            known = at < len(bins) and bins[at] > _ZERO
+            found.append(min(2 ** ((bins[at] + 0.5) / _BINS), self.largest) if known else 0.0)
+        return found
 
     @property
     def row(self) -> tuple[Any, ...]:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from dask_limits.in_short import arguments_in_short
 from dask_limits.limits import LimitedCall, trace_context
 from dask_limits.limits.ipc import by_value, pickling
 from dask_limits.limits.ipc.payload import Packed
@@ -27,12 +28,14 @@ from dask_limits.limits.task import script_globals
 class PackedCall:
     """A function and its arguments, pickled; called, it calls the function.
 
-    Calls of one function have the same key.
+    Calls of one function have the same key. The arguments in short are for those who
+    cannot unpickle them.
     """
 
     name: str
     data: Packed
     function_key: Hashable
+    arguments: str = ""
 
     @property
     def __name__(self) -> str:  # what `name_of` looks for
@@ -73,7 +76,9 @@ def pack_call(
         data = Packed.of(thing, new_pickler, partial(_leave_out, left_out))
     except Exception as why:
         raise pickling.unpicklable_arguments(call.fn, args, kwargs, call.limits, why) from why
-    return PackedCall(call.name, data, hash(function_key(call.fn))), left_out, sent
+    in_short = arguments_in_short(args, kwargs, quick=True)
+    packed = PackedCall(call.name, data, hash(function_key(call.fn)), in_short)
+    return packed, left_out, sent
 
 
 def _leave_out(left_out: list[Any], raw: memoryview, *, as_bytes: bool = False) -> int | None:

@@ -8,6 +8,7 @@ import math
 import threading
 import time
 from collections.abc import Iterable
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import distributed
@@ -15,6 +16,7 @@ import distributed
 from dask_limits.dask.compat.graphs import function_name
 from dask_limits.limits import Limits, Outcome, Usage
 from dask_limits.limits.endings import Ending
+from dask_limits.limits.where import with_cell
 from dask_limits.report import Recorder
 from dask_limits.report.endings import RETURNED, End, end_of
 
@@ -56,9 +58,11 @@ class Usages(dict[Any, Usage]):
         n = len(_NUMBERS)
         for key, *fields in rows:
             usage = Usage(**dict(zip(_NUMBERS, fields, strict=False)))
-            limits, end = _Limits(*fields[n : n + 5]), fields[n + 5 :]
+            limits = _Limits(*fields[n : n + 5])
+            ending, cause, kind, where, arguments = fields[n + 5 :]
             super().__setitem__(key, usage)
-            self._rows[key] = usage, limits, End(Ending(end[0]), *end[1:]), worker, job
+            end = End(Ending(ending), cause, kind, with_cell(where))
+            self._rows[key] = usage, limits, end, worker, job, arguments
 
     def report(self) -> Report:
         """Return a row for each task: see [Report][dask_limits.Report].
@@ -66,9 +70,10 @@ class Usages(dict[Any, Usage]):
         When tasks were submitted, and which workers there were, is not known.
         """
         recorder = Recorder(most_texts=_MOST_TEXTS)
-        for key, (usage, limits, end, worker, job) in self._rows.items():
+        for key, (usage, limits, end, *place, arguments) in self._rows.items():
             task, now = function_name(key), time.time()
-            recorder.add_row(task, str(key), end, usage, limits, worker, job, math.nan, now, 1)
+            about = end, usage, limits, *place, math.nan, now, 1, partial(str, arguments)
+            recorder.add_row(task, str(key), *about)
         return recorder.report()
 
 
@@ -127,13 +132,13 @@ class UsageLog:
         self._rows: list[Row] = []
         self._sent: list[Row] = []
 
-    def add(self, key: Any, outcome: Outcome[Any], limits: Limits) -> None:
+    def add(self, key: Any, arguments: str, outcome: Outcome[Any], limits: Limits) -> None:
         """Log what a task has used, and how it ended. Called in any thread."""
         usage, error = outcome.usage, outcome.exception
         numbers = [getattr(usage, name) for name in _NUMBERS]
         its_limits = [getattr(limits, name) for name in _Limits.__annotations__]
         end = RETURNED if error is None else end_of(error)
-        texts = [text[:_LENGTH] for text in end[1:]]
+        texts = [text[:_LENGTH] for text in (*end[1:], arguments)]
         with self._lock:
             self._rows.append((key, *numbers, *its_limits, int(end.ending), *texts))
             n_rows = len(self._rows)

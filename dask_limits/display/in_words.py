@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from dask_limits.display.run_view import EndedRow, RunView
 from dask_limits.units import format_bytes
 
@@ -33,9 +35,26 @@ def many(n: int, what: str) -> str:
     return f"{n} {what[:-1]}ies" if what.endswith("y") else f"{n} {what}s"
 
 
+NOTHING: Final = "nothing was submitted"
+SUBMIT: Final = "submit in a callback of @scheduler.on_start"
+"""What to do about it."""
+FROM_JOURNAL: Final = "from the journal"
+"""Of calls that have ended in an earlier run: they stand beside the endings of this one."""
+
+
+def nothing(view: RunView) -> str:
+    """That a run has ended without a call; empty if that is not so."""
+    if not view.is_over or view.n_known:
+        return ""
+    return f"{NOTHING}: {SUBMIT}" if view.state == "exhausted" else NOTHING
+
+
 def endings(view: RunView) -> list[tuple[str, int]]:
-    """How many calls have ended how: those that returned first, then by their number."""
-    return sorted(view.counts.items(), key=lambda it: (it[0] != "returned", -it[1], it[0]))
+    """How many calls have ended how: those that returned first, then by their number; last those
+    that a journal had.
+    """
+    counts = sorted(view.counts.items(), key=lambda it: (it[0] != "returned", -it[1], it[0]))
+    return [*counts, (FROM_JOURNAL, view.n_from_journal)] if view.n_from_journal else counts
 
 
 def how_it_stands(view: RunView) -> list[str]:
@@ -45,8 +64,8 @@ def how_it_stands(view: RunView) -> list[str]:
     else:
         parts = []
     if view.rate:
-        parts.append(_rate(view.rate))
-    if view.n_left:
+        parts.append(_rate(view.rate) + (" on average" if view.is_over else ""))
+    if view.n_left and view.state != "starting":  # a journal may have some of them
         parts.append(f"{view.n_left} left")
     if view.time_left:
         parts.append(f"about {span(view.time_left)} to go")

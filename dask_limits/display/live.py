@@ -22,6 +22,7 @@ class Display:
         total: How many calls there will be, if you know: then the time left is shown. `map` over
             a list, or anything else that has a length, needs no total.
         above: What to show above it on a terminal: text, or something of rich.
+        stderr: Whether to show it on standard error, not on standard output.
 
     Raises:
         TypeError: if the total is no whole number.
@@ -32,13 +33,14 @@ class Display:
         >>> scheduler = Scheduler.with_threads(1)
         >>> _ = scheduler.on_start(lambda: scheduler.submit(abs, -3))
         >>> _ = scheduler.run(display=Display(total=1))  # doctest: +ELLIPSIS
-        2... run on ThreadPoolExecutor (starting, ...
+        2... run on 1 thread (starting, ...
         2... abs(-3) returned; ...
-        2... run on ThreadPoolExecutor (exhausted, ...): 1 returned; ...
+        2... run on 1 thread (exhausted, ...): 1 returned; ...
     """
 
     total: int | None = None
     above: RenderableType | None = None
+    stderr: bool = False
 
     def __post_init__(self) -> None:
         if self.total is not None:
@@ -62,15 +64,18 @@ def view_for(display: Display, stops: Mapping[str, Callable[[], object]]) -> Liv
         from dask_limits.display.notebook import NotebookView
 
         return NotebookView(stops)
-    if _is_terminal(sys.stdout):
+    file = sys.stderr if display.stderr else sys.stdout
+    if _is_terminal(file):
         from rich import get_console
+        from rich.console import Console
 
         from dask_limits.display.terminal import TerminalView
 
-        return TerminalView(get_console(), display.above)
+        console = Console(stderr=True) if display.stderr else get_console()
+        return TerminalView(console, display.above)
     from dask_limits.display.plain_lines import PlainLines
 
-    return PlainLines(sys.stdout)
+    return PlainLines(file)
 
 
 def _is_terminal(file: TextIO | None) -> bool:

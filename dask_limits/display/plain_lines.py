@@ -7,7 +7,15 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Final, Self, TextIO
 
-from dask_limits.display.in_words import endings, how_it_ended, how_it_stands, span, what_it_used
+from dask_limits.display.in_words import (
+    FROM_JOURNAL,
+    endings,
+    how_it_ended,
+    how_it_stands,
+    nothing,
+    span,
+    what_it_used,
+)
 from dask_limits.display.run_view import EndedRow, RunView
 
 _SUMMARY_S: Final = 60.0
@@ -21,7 +29,8 @@ _QUIET: Final = ("returned", "cancelled")
 class PlainLines:
     """Writes a line for each call that has failed and for some of the others, and summaries.
 
-    Lines are written at once, as people read a log while it grows.
+    Lines are written at once, as people read a log while it grows. What comes back from a journal
+    has a summary within a second.
     """
 
     def __init__(self, file: TextIO) -> None:
@@ -38,6 +47,9 @@ class PlainLines:
 
     def ended(self, ending: str, row: Callable[[], EndedRow]) -> None:
         """Write a line if the call has failed, or few have ended lately."""
+        if ending == FROM_JOURNAL:  # the summary counts it
+            self._summary_at = min(self._summary_at, time.monotonic() + _WINDOW_S)
+            return
         if ending in _QUIET:
             if time.monotonic() >= self._window_ends:
                 self._begin_window()
@@ -90,7 +102,7 @@ def _line(row: EndedRow) -> str:
 def summary(view: RunView) -> str:
     """Such as "run: 12 returned, 1 memory; 2 running, 0 waiting; 1.2/s; 2 workers, 4 cores"."""
     ended = ", ".join(f"{n} {ending}" for ending, n in endings(view))
-    parts = [ended or "no call has ended", *how_it_stands(view), *view.cluster]
+    parts = [ended or nothing(view) or "no call has ended", *how_it_stands(view), *view.cluster]
     return (
         f"run on {view.executor} ({view.state}, {span(round(view.elapsed, 1))}): {'; '.join(parts)}"
     )

@@ -6,10 +6,12 @@ from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from dask_limits.display.in_words import (
+    FROM_JOURNAL,
     endings,
     how_it_ended,
     how_it_stands,
     many,
+    nothing,
     span,
     what_it_used,
 )
@@ -29,7 +31,7 @@ from dask_limits.html.elements import (
 from dask_limits.units import format_bytes
 
 _MOST_FAILURES: Final = 5
-_KINDS: Final[dict[str, str]] = {"returned": "good", "cancelled": "plain"}
+_KINDS: Final[dict[str, str]] = {"returned": "good", "cancelled": "plain", FROM_JOURNAL: "plain"}
 """How an ending is marked; all others are bad."""
 
 
@@ -37,7 +39,7 @@ def run_html(view: RunView) -> Html:
     """All that a cell shows of a moment of a run."""
     title = heading(f"Run on {view.executor} ", badge(view.state, "plain"), span(view.elapsed))
     counts = [badge(f"{n:,} {ending}", _KINDS.get(ending, "bad")) for ending, n in endings(view)]
-    lines = [", ".join(how_it_stands(view)), *view.cluster]
+    lines = [nothing(view), ", ".join(how_it_stands(view)), *view.cluster]
     return joined(
         title,
         element("div", *counts),
@@ -51,8 +53,8 @@ def run_html(view: RunView) -> Html:
 def _progress(view: RunView) -> Html:
     if not view.n_left:
         return Html()
-    n = view.n_ended + view.n_left
-    return progress(f"{view.n_ended:,} of {many(n, 'call')}", view.n_ended / n)
+    n = view.n_known + view.n_left
+    return progress(f"{view.n_known:,} of {many(n, 'call')}", view.n_known / n)
 
 
 def _running(view: RunView) -> Html:

@@ -96,14 +96,15 @@ class RunView:
         running: Of the calls that run, those nearest to a limit; the oldest first.
         n_running: How many run, as far as that is known.
         n_waiting: How many were submitted and do not run yet.
-        counts: How many have ended, by ending.
-        rate: How many have ended a second, lately.
+        counts: How many have ended in this run, by ending.
+        rate: How many have ended a second: lately, or in all if the run is over.
         n_left: How many are still to end; None if that is not known.
-        time_left: Seconds until then at this rate; None if that is not known.
+        time_left: Seconds until then at this rate; None if that is not known, or by too few calls.
         cluster: The workers, and the jobs that have not started yet and what they wait for.
         failures: The last calls that did not return, and were not cancelled; the latest last.
         n_reruns: How many calls were run again as their worker was lost.
         n_retries: How many were run again as a plugin wanted it.
+        n_from_journal: How many came back from a journal, as they have ended in an earlier run.
     """
 
     executor: str
@@ -120,11 +121,22 @@ class RunView:
     failures: tuple[EndedRow, ...] = ()
     n_reruns: int = 0
     n_retries: int = 0
+    n_from_journal: int = 0
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the run has ended."""
+        return self.state not in ("starting", "running", "ending")
 
     @property
     def n_ended(self) -> int:
-        """How many calls have ended."""
+        """How many calls have ended in this run."""
         return sum(self.counts.values())
+
+    @property
+    def n_known(self) -> int:
+        """How many calls have ended, in this run or an earlier one."""
+        return self.n_ended + self.n_from_journal
 
 
 class LiveView(AbstractContextManager["LiveView"], Protocol):
@@ -133,7 +145,10 @@ class LiveView(AbstractContextManager["LiveView"], Protocol):
     def __enter__(self) -> Self: ...
 
     def ended(self, ending: str, row: Callable[[], EndedRow]) -> None:
-        """A call has ended so. `row` says more of it; making it takes some 20 us."""
+        """A call has ended so; "from the journal" if in an earlier run.
+
+        `row` says more of it; making it takes some 20 us.
+        """
 
     def show(self, moment: Callable[[int], RunView]) -> float:
         """Show how the run stands, and return the seconds until this is to be called again.

@@ -15,9 +15,9 @@ from rich.cells import cell_len, set_cell_size
 from rich.segment import Segment
 from rich.style import Style
 
-from dask_limits.display.in_short import cut
-from dask_limits.display.in_words import endings, how_it_stands, many, span
+from dask_limits.display.in_words import FROM_JOURNAL, endings, how_it_stands, many, nothing, span
 from dask_limits.display.run_view import Amount, EndedRow, RunningRow, RunView
+from dask_limits.in_short import cut
 from dask_limits.units import format_bytes
 
 Line = list[Segment]
@@ -27,7 +27,7 @@ _PLAIN: Final = Style()
 _BOLD, _DIM = Style(bold=True), Style(dim=True)
 _GOOD, _NEAR, _BAD = Style(color="green"), Style(color="yellow"), Style(color="red")
 _ACCENT: Final = Style(color="cyan")
-_COLOURS: Final = {"returned": _GOOD, "cancelled": _DIM} | dict.fromkeys(
+_COLOURS: Final = {"returned": _GOOD, "cancelled": _DIM, FROM_JOURNAL: _DIM} | dict.fromkeys(
     ("raised", "crashed", "exited", "lost", "failed"), _BAD
 )
 """By ending; the others are breaches and refusals."""
@@ -73,9 +73,10 @@ def _title(view: RunView, width: int) -> Line:
 def _totals(view: RunView, width: int, bars: Bars) -> list[Line]:
     """How many calls have ended how, how many run and wait, and how long it will take."""
     ended = [Segment(f"{n} {ending}", _COLOURS.get(ending, _NEAR)) for ending, n in endings(view)]
-    lines = _packed(ended, width) + _packed(map(Segment, how_it_stands(view)), width)
-    if view.n_left is not None and view.state == "running" and (n := view.n_ended + view.n_left):
-        share = view.n_ended / n
+    none = [Segment(nothing(view), _NEAR)] if nothing(view) else []
+    lines = _packed([*ended, *none], width) + _packed(map(Segment, how_it_stands(view)), width)
+    if view.n_left is not None and view.state == "running" and (n := view.n_known + view.n_left):
+        share = view.n_known / n
         percent = f" {share:.0%}"
         bar = _bar(share, width - len(percent) - 1, bars, _GOOD)
         lines.append(_cropped([*bar, Segment(percent)], width))
@@ -220,11 +221,11 @@ def _failures(failures: Sequence[EndedRow], width: int, room: int) -> list[Line]
 
 
 def _failure(row: EndedRow, width: int) -> Line:
-    """When, which task, why, where."""
+    """When, which call, why, where."""
     is_wide, is_narrow = width >= _WIDE, width < _NARROW
     at = time.strftime("%H:%M:%S ", time.localtime(row.at))
-    task = f"{row.task}({row.arguments})" if is_wide else row.task
-    head = [Segment("" if is_narrow else at, _DIM), Segment(cut(task, width // 3)), _GAP]
+    call = cut(f"{row.task}({row.arguments})", width // 3)
+    head = [Segment("" if is_narrow else at, _DIM), Segment(call), _GAP]
     where = row.where if is_wide else row.where.rpartition("/")[2]
     place = "" if is_narrow else "".join(f"  {it}" for it in (where, row.worker) if it)
     room = max(width - sum(cell_len(it.text) for it in head), 0)

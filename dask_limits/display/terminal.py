@@ -20,6 +20,9 @@ _LEAST_S: Final = 0.5
 """Between two redraws. Figures of running calls are not newer than that anyway."""
 _SHARE: Final = 0.01
 """The share of a core that redraws may take: the next one comes the later, the longer one took."""
+_TYPED: Final[Line] = []
+"""A line for what is typed meanwhile, such as the "^C" that the terminal writes at the cursor. At
+the end of a full line that would begin another one, which nobody erases."""
 
 
 class TerminalView(ConsoleRenderable):
@@ -56,21 +59,21 @@ class TerminalView(ConsoleRenderable):
     def show(self, moment: Callable[[int], RunView]) -> float:
         """Draw a moment."""
         began = time.thread_time()
-        self._draw(moment(self._console.height))
+        self._draw(moment(self._console.height), [_TYPED])
         return max(_LEAST_S, (time.thread_time() - began) / _SHARE)
 
     def end(self, last: RunView) -> None:
         """Draw the last moment."""
-        self._draw(last)
+        self._draw(last, [])
 
-    def _draw(self, view: RunView) -> None:
+    def _draw(self, view: RunView, below: list[Line]) -> None:
         width, height = self._console.size
         height -= 1  # the last state and the prompt after it are on one screen
         above = self._drawn_above(height // 2)
         lines = above + draw(view, width, height - len(above), self._bars)
         if width < self._width:
             self._erase_reflowed(width)
-        self._lines, self._width = lines, width
+        self._lines, self._width = lines + below, width
         self._live.refresh()
 
     def _drawn_above(self, most: int) -> list[Line]:

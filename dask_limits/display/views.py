@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 from dask_limits.display.signatures import signature_of
 from dask_limits.html.elements import Html, code, element, folded, heading, joined, note, table
@@ -29,12 +29,17 @@ class HasHtml(Protocol):
 
 
 class TaskRow(NamedTuple):
-    """A task among those of a scheduler."""
+    """A task among those of a scheduler.
+
+    Its calls that wait are at the executor, which may run some of them without having told; those
+    that are held are kept from it by plugins.
+    """
 
     name: str
     n_running: int
+    n_waiting: int
     n_held: int
-    events: Mapping[str, int]
+    events: Mapping[Any, int]
     details: HasHtml
 
 
@@ -85,11 +90,11 @@ def scheduler_html(
 
 
 def _counts(tasks: Iterable[TaskRow]) -> Html:
-    rows = [
-        (code(task.name), task.n_running, task.n_held, *(task.events[e] for e in _COUNTED))
-        for task in tasks
-    ]
-    return table(rows, ("task", "running", "held", *_COUNTED.values()))
+    rows = []
+    for task in tasks:
+        now = task.n_running, task.n_waiting, task.n_held
+        rows.append((code(task.name), *now, *(task.events[e] for e in _COUNTED)))
+    return table(rows, ("task", "running", "waiting", "held", *_COUNTED.values()))
 
 
 def _events(subscribers: Iterable[Subscriber[...]]) -> Html:

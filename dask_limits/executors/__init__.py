@@ -1,8 +1,8 @@
 """Where calls run: one file or folder per backend. `submit` of each returns our `Future`."""
 
 from dask_limits.executors.factories import ExecutorFactory, factory_of
-from dask_limits.executors.future import Call, Future
 from dask_limits.executors.sequential import SequentialExecutor
+from dask_limits.future import Call, Future
 
 __all__ = [
     "Call",

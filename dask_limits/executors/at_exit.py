@@ -7,15 +7,22 @@ import os
 import sys
 import threading
 import weakref
-from concurrent.futures import Executor
-from typing import Final
+from typing import Final, Protocol
 
-_open: Final[weakref.WeakSet[Executor]] = weakref.WeakSet()
+
+class ShutsDown(Protocol):
+    """An executor, or what is shut down as one."""
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """See `concurrent.futures.Executor`."""
+
+
+_open: Final[weakref.WeakSet[ShutsDown]] = weakref.WeakSet()
 """An executor is to live as long as it has calls."""
 _is_ending = False  # the program
 
 
-def shut_down_at_exit(executor: Executor) -> None:
+def shut_down_at_exit(executor: ShutsDown) -> None:
     """Shut down an executor when the program ends, if nobody has until then.
 
     As in the standard library, the program waits for its calls. An unhandled KeyboardInterrupt
@@ -34,7 +41,7 @@ def check_program() -> None:
         raise RuntimeError("cannot schedule new futures after interpreter shutdown")
 
 
-def was_shut_down(executor: Executor) -> None:
+def was_shut_down(executor: ShutsDown) -> None:
     """Note that there is nothing left to do."""
     _open.discard(executor)
 

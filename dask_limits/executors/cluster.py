@@ -14,7 +14,7 @@ from dask_limits.units import format_bytes
 if TYPE_CHECKING:
     from dask_limits.batch_systems.job_state import JobState
     from dask_limits.exceptions import WorkerLostError
-    from dask_limits.executors.future import Future
+    from dask_limits.future import Future
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from dask_limits.exceptions import LimitRefusedError
+from dask_limits.executors import names
 from dask_limits.executors.sequential import SequentialExecutor
 from dask_limits.limits import Limits
 from dask_limits.limits.owner.preload import NOTHING, Preload
@@ -40,27 +41,35 @@ class ExecutorFactory:
     """Makes an executor when it is needed, and knows what to show of it until then.
 
     Attributes:
-        name: The kind of the executor.
+        name: Where its calls run, as people say it: see `names`.
         make: Makes the executor, or returns the one there is.
-        options: The arguments it is made with, to be shown.
+        options: The arguments it is made with, to be shown, except for what the name says.
         owned: Whether the caller of `make` must shut the executor down.
         ends_calls: Whether the executor can end every call, so that it shuts down quickly.
         given: What the user holds and the executor works on, if there is such a thing.
+        connects: Whether it connects to an address, for which `make` takes a `timeout_s`.
         refusal: Returns the error that calls of a function with these limits would end with, as
             far as it is known beforehand; None if they could run.
     """
 
     name: str
-    make: Callable[[], Executor]
+    make: Callable[..., Executor]
     options: Mapping[str, Any] = field(default_factory=dict)
     owned: bool = True
     ends_calls: bool = True
     given: object = None
+    connects: bool = False
     refusal: Callable[[Limits, str], LimitRefusedError | None] = _no_refusal
 
+    def make_within(self, timeout_s: float | None) -> Executor:
+        """Make the executor. Try to connect to an address for no longer than that."""
+        if timeout_s is None or not self.connects:
+            return self.make()
+        return self.make(timeout_s=timeout_s)
+
     def __str__(self) -> str:
-        options = ", ".join(f"{name}={value!r}" for name, value in self.options.items())
-        return f"{self.name}({options})"
+        options = (f"{name}={value!r}" for name, value in self.options.items())
+        return ", ".join([self.name, *options])
 
 
 def factory_of(
@@ -87,7 +96,8 @@ def factory_of(
     connect = partial(connect_dask, preload=preload, batch=batch)
     shown = preload.shown | _shown(batch)
     if is_dask(anything, "Client", "Cluster"):
-        return ExecutorFactory(name, partial(connect, anything), shown, given=anything)
+        make = partial(connect, anything)
+        return ExecutorFactory(names.dask_of(anything), make, shown, given=anything)
     if is_dask(anything, "ClientExecutor"):
         from dask_limits.dask.compat.client import executor_parts
 
@@ -95,7 +105,8 @@ def factory_of(
             client, options = parts
             annotations = _annotations(options)
             make = partial(connect, client, annotations=annotations)
-            return ExecutorFactory(name, make, annotations | shown, given=anything)
+            given_to = names.dask_of(client)
+            return ExecutorFactory(given_to, make, annotations | shown, given=anything)
     if isinstance(anything, Executor):
         if preload != NOTHING:
             raise ValueError(
@@ -104,7 +115,8 @@ def factory_of(
                 " initializer of the pool"
             )
         executor = anything if _is_ours(anything) else _wrapped(anything)
-        return ExecutorFactory(name, lambda: executor, owned=False, given=anything)
+        pool = names.pool(anything)
+        return ExecutorFactory(pool, lambda: executor, owned=False, given=anything)
     raise TypeError(f"{anything!r} is of type {name}. {accepted}.")
 
 
@@ -132,16 +144,16 @@ def processes(
         options["reserve"] = False
     make = partial(ProcessExecutor, **options, preload=preload)
     refusal = _refusal_here if reserve else _no_refusal
-    return ExecutorFactory("ProcessExecutor", make, options | preload.shown, refusal=refusal)
+    name = names.processes(options.pop("max_workers"))
+    return ExecutorFactory(name, make, options | preload.shown, refusal=refusal)
 
 
 def threads(max_workers: int | None) -> ExecutorFactory:
     """Executors over threads of this process."""
     n = _workers("max_workers", max_workers)
     return ExecutorFactory(
-        "ThreadPoolExecutor",
+        names.threads(n),
         lambda: _wrapped(ThreadPoolExecutor(n, "dask-limits"), owned=True),
-        {"max_workers": n},
         ends_calls=False,
     )
 
@@ -162,12 +174,12 @@ def loky(max_workers: int | None) -> ExecutorFactory:
         end_with_us = {"initializer": lifeline.end_with, "initargs": (lifeline.of_this_process(),)}
         return _wrapped(ProcessPoolExecutor(n, **end_with_us), owned=True)
 
-    return ExecutorFactory("loky.ProcessPoolExecutor", make, {"max_workers": n})
+    return ExecutorFactory(names.loky(n), make)
 
 
 def sequential() -> ExecutorFactory:
     """Executors that run each call in the thread that submits it."""
-    return ExecutorFactory("SequentialExecutor", SequentialExecutor)
+    return ExecutorFactory(names.CALLER, SequentialExecutor)
 
 
 def dask(
@@ -189,9 +201,9 @@ def dask(
             from dask_limits.executors.dask.local_cluster import check_options  # imports Dask
 
             check_options(of_cluster)
-        options |= {"n_workers": _workers("n_workers", n_workers)}
-        make = partial(connect, None, **options, options=of_cluster)
-        return ExecutorFactory("LocalCluster", make, options | of_cluster | shown)
+        n = _workers("n_workers", n_workers)
+        make = partial(connect, None, **options, n_workers=n, options=of_cluster)
+        return ExecutorFactory(names.new_dask(n), make, options | of_cluster | shown)
     given = {} if n_workers is None else {"n_workers": n_workers}
     for name, value in (given | of_cluster).items():
         raise ValueError(
@@ -200,7 +212,7 @@ def dask(
         )
     if isinstance(where, str):
         make = partial(connect, where, **options)
-        return ExecutorFactory("Dask", make, {"address": where} | shown)
+        return ExecutorFactory(names.dask(where), make, shown, connects=True)
     return factory_of(where, preload, batch=batch)
 
 
@@ -213,7 +225,7 @@ def jobqueue(
     spec = JobSpec(system, **options)
     make = partial(JobQueueExecutor.start, spec, preload, batch=batch)
     shown = spec.shown | preload.shown | _shown(batch)
-    return ExecutorFactory(spec.cluster_class.__name__, make, shown, refusal=spec.refusal)
+    return ExecutorFactory(names.jobs(system), make, shown, refusal=spec.refusal)
 
 
 def _wrapped(executor: Executor, *, owned: bool = False) -> Executor:

@@ -4,21 +4,30 @@ import concurrent.futures
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
+from os import PathLike
 from typing import TYPE_CHECKING, Any, Never, ParamSpec, TypeVar, Unpack
 
 from dask_limits.executors import traced
-from dask_limits.executors.at_exit import check_program, shut_down_at_exit, was_shut_down
+from dask_limits.executors.at_exit import (
+    ShutsDown,
+    check_program,
+    shut_down_at_exit,
+    was_shut_down,
+)
 from dask_limits.executors.borrowed import BorrowedExecutor
 from dask_limits.executors.cluster import ClusterEvent, ClusterState, WatchedExecutor
-from dask_limits.executors.future import Future
+from dask_limits.executors.factories import ExecutorFactory
 from dask_limits.executors.other_pools import check_names
 from dask_limits.executors.where import factory_for
+from dask_limits.future import Future
+from dask_limits.in_short import arguments_in_short
 from dask_limits.limits import LimitedCall, Limits, LimitsArguments
 from dask_limits.limits.owner.preload import Preload
 from dask_limits.limits.trace_context import carrying
 from dask_limits.report import Recorder
 
 if TYPE_CHECKING:
+    from dask_limits.journal.journal import Journal
     from dask_limits.report.report import Report
 
 P = ParamSpec("P")
@@ -47,6 +56,10 @@ class LimitedExecutor(concurrent.futures.Executor):
         initargs: Its arguments.
         options: What else there is to say of where calls run: the arguments of
             `Scheduler.with_processes`, `with_dask` or `with_jobqueue`.
+        journal: A file, or a [Journal][dask_limits.Journal], that remembers how calls have ended,
+            for this program when it is started again: a call that has ended then is not run, and
+            its future is done at once, with `from_journal`. A future is done when its call is in
+            the file. One program at a time has the file, until `shutdown`.
         **limits: Those of each call, `memory`, `wall_time`, ...: see
             [Limits][dask_limits.Limits]. A call's own come first: `submit(limit(fn, memory="4
             GiB"), x)`.
@@ -55,12 +68,24 @@ class LimitedExecutor(concurrent.futures.Executor):
         ValueError: for an invalid limit or option.
         TypeError: for a `where` that calls cannot run on, or an unknown option.
         ModuleNotFoundError: if there is no module to preload.
+        JournalError: if the journal cannot be used, or another program has it.
 
     Example:
         >>> with LimitedExecutor(2, memory="1 GiB", wall_time=60) as executor:
         ...     futures = [executor.submit(pow, 2, n) for n in range(4)]
         ...     [future.result() for future in futures]
         [1, 2, 4, 8]
+
+        With a journal, run the same program again, and it goes on where it was:
+
+        >>> import tempfile
+        >>> def run(journal):
+        ...     with LimitedExecutor(1, wall_time=60, journal=journal) as executor:
+        ...         future = executor.submit(pow, 2, 5)
+        ...         return future.result(), future.from_journal
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     run(f"{folder}/run.sqlite"), run(f"{folder}/run.sqlite")
+        ((32, False), (32, True))
     """
 
     def __init__(
@@ -72,6 +97,7 @@ class LimitedExecutor(concurrent.futures.Executor):
         initializer: Callable[..., object] | None = None,
         initargs: Iterable[Any] = (),
         options: Mapping[str, Any] | None = None,
+        journal: str | PathLike[str] | Journal | None = None,
         **limits: Unpack[LimitsArguments],
     ) -> None:
         check_names(where, others, limits)
@@ -90,16 +116,31 @@ class LimitedExecutor(concurrent.futures.Executor):
         self._cluster = ClusterState(self._recorder)
         self._has_workers = threading.Event()
         self._is_shut_down = False
-        executor = factory.make()
-        self._recorder.slots = getattr(executor, "max_workers", 0)
-        self._executor = executor if factory.owned else BorrowedExecutor(executor)
+        self._executor: concurrent.futures.Executor
+        self._shuts_down: ShutsDown
+        self._start: Callable[..., Any]
+        if journal is None:
+            self._executor = self._shuts_down = self._make(factory)
+            self._start = traced.submit
+        else:
+            from dask_limits.executors.journalled import JournalledExecutor  # with sqlite3
+
+            remembered = JournalledExecutor(journal, partial(self._make, factory))
+            self._executor, self._shuts_down = remembered.executor, remembered
+            self._start = remembered.submit
         if isinstance(self._executor, WatchedExecutor):
             try:
                 self._executor.watch(self._cluster_changed)
             except BaseException:
-                self._executor.shutdown(wait=False)
+                self._shuts_down.shutdown(wait=False)
                 raise
-        shut_down_at_exit(self._executor)
+        shut_down_at_exit(self._shuts_down)
+
+    def _make(self, factory: ExecutorFactory) -> concurrent.futures.Executor:
+        """Make the executor."""
+        executor = factory.make()
+        self._recorder.slots = getattr(executor, "max_workers", 0)
+        return executor if factory.owned else BorrowedExecutor(executor)
 
     def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
         """Run a call under limits.
@@ -110,6 +151,8 @@ class LimitedExecutor(concurrent.futures.Executor):
         Raises:
             RuntimeError: after `shutdown()`, and while the program ends.
             TypeError: if `fn` cannot be called.
+            JournalError: if the journal cannot tell the call from others, knows another version of
+                `fn`, or cannot be written any more.
         """
         self._check_open()
         return self._submit(self._executor.submit, self._limited(fn), *args, **kwargs)
@@ -117,8 +160,10 @@ class LimitedExecutor(concurrent.futures.Executor):
     def _submit(
         self, to: Callable[..., Any], call: LimitedCall[..., R], /, *args: Any, **kwargs: Any
     ) -> Future[R]:
-        future: Future[R] = traced.submit(to, call, args, kwargs)
-        future.add_done_callback(partial(self._recorder.add, call))
+        # Not when it has ended: until then, nothing else may need the arguments any more.
+        arguments = arguments_in_short(args, kwargs, quick=True)
+        future: Future[R] = self._start(to, call, args, kwargs)
+        future.add_done_callback(partial(self._recorder.add, call, lambda: arguments))
         return future
 
     def map(
@@ -147,6 +192,7 @@ class LimitedExecutor(concurrent.futures.Executor):
         Raises:
             ValueError: if `chunksize` is less than 1.
             RuntimeError: after `shutdown()`.
+            JournalError: as in `submit`, also by the iterator.
             TimeoutError: by the iterator, when the time is up.
         """
         self._check_open()
@@ -168,6 +214,8 @@ class LimitedExecutor(concurrent.futures.Executor):
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take no more calls, and end what was started for them when they are done.
 
+        Then the journal is closed, too, and free for other programs.
+
         An executor, client or cluster that was passed in stays open. Without this, and without a
         `with` block, it is done when the program ends, which waits for the calls as with the pools
         of the standard library. But a KeyboardInterrupt that ends the program ends the calls too.
@@ -181,9 +229,9 @@ class LimitedExecutor(concurrent.futures.Executor):
         if isinstance(self._executor, WatchedExecutor):
             self._executor.watch(None)
             self._recorder.worker_removed()
-        self._executor.shutdown(wait, cancel_futures=cancel_futures)
+        self._shuts_down.shutdown(wait, cancel_futures=cancel_futures)
         if wait:
-            was_shut_down(self._executor)
+            was_shut_down(self._shuts_down)
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         """Shut down. Ctrl-C ends the calls; otherwise they are waited for."""

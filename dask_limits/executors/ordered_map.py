@@ -8,8 +8,8 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any, Final, Generic, TypeVar
 
-from dask_limits.executors.future import Future
 from dask_limits.executors.in_flight import InFlight
+from dask_limits.future import Future
 
 R = TypeVar("R")
 

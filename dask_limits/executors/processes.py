@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any, Generic, ParamSpec, TypeVar
 
-from dask_limits.executors.future import Future
 from dask_limits.executors.ordered_map import OrderedMap
 from dask_limits.executors.running import RunningCall
+from dask_limits.future import Future
 from dask_limits.limits import LimitedCall, Outcome, Usage, call_log
 from dask_limits.limits.ipc import progress_values
 from dask_limits.limits.owner import reserving
@@ -79,7 +79,7 @@ class ProcessExecutor(concurrent.futures.Executor):
             job.reserves = reserving.request_here(call.limits)
             if job.reserves and (error := reserving.refusal_error(call.name, call.limits)):
                 job.future.set_exception(error)
-                call_log.refused_here(call.name, error)
+                call_log.refused_here(call.name, error, job.in_short())
                 return job.future
         self._pending.add(job.future)
         job.future.add_done_callback(self._pending.discard)

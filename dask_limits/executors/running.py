@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
-from dask_limits.executors.future import Future
+from dask_limits.future import Future
 from dask_limits.limits import Usage
 
 

@@ -4,7 +4,7 @@ import concurrent.futures
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
-from dask_limits.executors.future import Future
+from dask_limits.future import Future
 from dask_limits.limits import LimitedCall, run_call, trace_context
 
 P = ParamSpec("P")

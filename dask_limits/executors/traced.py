@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future as AnyFuture
 from typing import Any, Final
 
-from dask_limits.executors.future import Call, DeferredFuture
+from dask_limits.future import Call, DeferredFuture
 from dask_limits.limits import LimitedCall, Limits
 from dask_limits.limits.call_span import CallSpan, begin
 

@@ -37,7 +37,7 @@ def factory_for(where: Any, preload: Preload, options: Mapping[str, Any]) -> Exe
     Example:
         >>> from dask_limits.limits.owner.preload import NOTHING
         >>> factory_for(2, NOTHING, {"max_calls_per_process": 100}).name
-        'ProcessExecutor'
+        '2 processes'
     """
     if isinstance(where, str) and ":" not in where:
         return _by_name(where, preload, dict(options))

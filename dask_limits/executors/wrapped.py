@@ -12,8 +12,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, ParamSpec, TypeVar
 
 from dask_limits.exceptions import CallPicklingError
-from dask_limits.executors.future import Future
 from dask_limits.executors.running import RunningCall
+from dask_limits.future import Future
+from dask_limits.in_short import arguments_in_short
 from dask_limits.limits import (
     CancelToken,
     LimitedCall,
@@ -116,6 +117,7 @@ class WrappedExecutor(concurrent.futures.Executor):
         except Exception as why:
             raise pickling.unpicklable_arguments(call.fn, args, kwargs, call.limits, why) from why
         here = lifeline.of_this_process(), call_log.this_process(), trace_context.carrier()
+        arguments = arguments_in_short(args, kwargs, quick=True)
         submitted_at = time.time()  # before it may have ended
         inner = self.executor.submit(_run_pickled, pickled, *here)
         future = _WrappedFuture[R](inner)
@@ -126,7 +128,7 @@ class WrappedExecutor(concurrent.futures.Executor):
                 kept.clear()  # they were needed for as long as the call had not ended
             if not _pass_failure(inner, future):
                 packed = inner.result()
-                call_log.ended_elsewhere(packed, None)
+                call_log.ended_elsewhere(packed, None, arguments)
                 try:
                     outcome = packed.unpack(sent)
                 except BaseException as error:  # raised by the user's class; nobody else would hear

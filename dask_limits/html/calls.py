@@ -1,10 +1,11 @@
-"""What a cell shows of a call: its limits, its usage, how it has ended.
+"""What a cell shows of a call, or of a run: its limits, its usage, how it has ended.
 
 These are shown by their attributes alone, so this stands below the classes that have them.
 """
 
 from __future__ import annotations
 
+import inspect
 import re
 import signal
 import traceback
@@ -55,6 +56,7 @@ _OTHERS: Final[dict[str, tuple[str, Callable[[Any], str]]]] = {
     "context": ("context", str),
 }
 """What else is among limits."""
+_KINDS_OF_END: Final = {"exhausted": "good", "exception": "bad"}
 _VALUE_LENGTH: Final = 300
 """Characters that are shown of the value of a call."""
 _FRAME: Final = re.compile(r'File "(.*)", line (\d+),? in (.*)')
@@ -75,6 +77,25 @@ def limit_rows(limits: Any) -> Iterator[tuple[str, str]]:
     for name, (label, form) in _OTHERS.items():
         if name in values:
             yield label, form(values[name])
+
+
+def limited_view(name: str, fn: Callable[..., object], limits: Any) -> Html:
+    """Return what a cell shows of a function that has limits."""
+    try:
+        parameters = str(inspect.signature(fn))
+    except Exception:  # some in C have none, and a user's class may do anything
+        parameters = "(...)"
+    rows = list(limit_rows(limits))
+    called = element("div", code(f"{name}{parameters}"))
+    return view(heading("Function with limits"), called, table(rows) or note("no limit"))
+
+
+def exit_view(code_of_end: str, why: str, error: BaseException | None) -> Html:
+    """Return what a cell shows of an `ExitState`."""
+    kind = _KINDS_OF_END.get(code_of_end, "plain")
+    parts = () if error is None else _error_parts(error, None)
+    end = element("div", badge(code_of_end, kind), why)
+    return view(heading("End of the run"), end, *parts)
 
 
 def usage_view(usage: Any) -> Html:

@@ -97,4 +97,4 @@ def _figures(limit: str, usage: Usage, limits: Limits) -> tuple[str, str]:
 def where(stacks: str) -> str:
     """The innermost lines of the stack of the thread that ran the function, for a message."""
     found = _FRAMES.search(stacks, max(stacks.find("Current thread"), 0))
-    return f", in:{found[0]}" if found else ""
+    return found[0] if found else ""

@@ -3,6 +3,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Generic, ParamSpec, TypeVar
 
+from dask_limits.instead import command_of
 from dask_limits.limits.call_span import traced
 from dask_limits.limits.cancel import CancelToken
 from dask_limits.limits.in_place import name_of, run_in_place
@@ -27,7 +28,9 @@ class LimitedCall(Generic[P, R]):
 
     def __init__(self, fn: Callable[P, R], limits: Limits | None = None) -> None:
         if not callable(fn):
-            raise TypeError(f"{fn!r} cannot be called: it is of type {type(fn).__name__}")
+            raise TypeError(
+                f"{fn!r} cannot be called: it is of type {type(fn).__name__}{command_of(fn)}"
+            )
         self.fn = fn
         self.limits = limits or Limits()
         self.tells = False
@@ -59,6 +62,11 @@ class LimitedCall(Generic[P, R]):
 
     def __repr__(self) -> str:
         return f"LimitedCall({self.name}, {self.limits})"
+
+    def _repr_html_(self) -> str:
+        from dask_limits.html.calls import limited_view  # no task process needs it
+
+        return limited_view(self.name, self.fn, self.limits)
 
 
 def run_call(

@@ -9,10 +9,12 @@ from __future__ import annotations
 import logging
 import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from dask_limits import exceptions
+from dask_limits.in_short import with_arguments
 from dask_limits.limits import call_metrics
 from dask_limits.limits.endings import word_of
 from dask_limits.limits.outcome import Outcome, Usage
@@ -73,44 +75,47 @@ def this_process() -> str:
     return f"process {os.getpid()} of {os.uname().nodename}"
 
 
-def ended_here(outcome: PackedOutcome[Any], place: str) -> None:
+def ended_here(outcome: PackedOutcome[Any], place: str, arguments: Callable[[], str] = str) -> None:
     """Log and count a call that has ended in a task process of this process.
 
-    `place` says more of where than `this_process`, if it is not empty.
+    `place` says more of where than `this_process`, if it is not empty. `arguments` makes a text of
+    them, where there is something to log.
     """
     if (metrics := call_metrics.kept()) is not None:
         metrics.note(outcome.name, word_of_packed(outcome), usage_of(outcome))
-    _log(outcome, place)
+    _log(outcome, place, arguments)
 
 
-def ended_in_thread(outcome: Outcome[Any], name: str, place: str) -> None:
+def ended_in_thread(
+    outcome: Outcome[Any], name: str, place: str, arguments: Callable[[], str]
+) -> None:
     """The same of a call that has ended in a thread of this process."""
     ending = word_of(outcome.exception)
     if (metrics := call_metrics.kept()) is not None:
         metrics.note(name, ending, outcome.usage)
-    _say(name, ending, outcome.usage, outcome.exception, place)
+    _say(name, ending, outcome.usage, outcome.exception, place, arguments)
 
 
-def ended_elsewhere(outcome: PackedOutcome[Any], place: Place | None) -> None:
+def ended_elsewhere(outcome: PackedOutcome[Any], place: Place | None, arguments: str) -> None:
     """Log a call that has ended in another process, unless that is this one."""
     if _is_plain(outcome):
         return
     if place is None:
-        _log(outcome, "another process")
+        _log(outcome, "another process", lambda: arguments)
     elif place.process != this_process():
-        _log(outcome, place.name)
+        _log(outcome, place.name, lambda: arguments)
 
 
-def failed(name: str, error: BaseException) -> None:
+def failed(name: str, error: BaseException, arguments: str) -> None:
     """Log a call that has ended without an outcome: it was refused, or is lost."""
     ending = word_of(error)
-    _say(name, "lost" if ending == "raised" else ending, None, error, "")
+    _say(name, "lost" if ending == "raised" else ending, None, error, "", lambda: arguments)
 
 
-def refused_here(name: str, error: BaseException) -> None:
+def refused_here(name: str, error: BaseException, arguments: str) -> None:
     """Log and count a call that this process has refused."""
     count_here(name, error)
-    failed(name, error)
+    failed(name, error, arguments)
 
 
 def count_here(name: str, error: BaseException) -> None:
@@ -159,9 +164,10 @@ def usage_of(outcome: PackedOutcome[Any]) -> Usage | None:
     return outcome.usage if outcome.exception is None else outcome.exception.usage
 
 
-def _log(outcome: PackedOutcome[Any], place: str) -> None:
+def _log(outcome: PackedOutcome[Any], place: str, arguments: Callable[[], str]) -> None:
     if not _is_plain(outcome):
-        _say(outcome.name, word_of_packed(outcome), usage_of(outcome), outcome.exception, place)
+        about = word_of_packed(outcome), usage_of(outcome), outcome.exception, place
+        _say(outcome.name, *about, arguments)
 
 
 def _is_plain(outcome: PackedOutcome[Any]) -> bool:
@@ -171,15 +177,22 @@ def _is_plain(outcome: PackedOutcome[Any]) -> bool:
 
 
 def _say(
-    name: str, ending: str, usage: Usage | None, error: BaseException | None, place: str
+    name: str,
+    ending: str,
+    usage: Usage | None,
+    error: BaseException | None,
+    place: str,
+    arguments: Callable[[], str],
 ) -> None:
     """Log one line: a warning for what neither returned, nor raised, nor was cancelled."""
     if ending in _HOW:
         if logger.isEnabledFor(logging.DEBUG):
-            logger.debug("%s() %s%s", name, _HOW[ending], _where(usage, place))
+            where = _where(usage, place)
+            logger.debug("%s(%s) %s%s", name, arguments(), _HOW[ending], where)
     elif logger.isEnabledFor(logging.WARNING) and (number := _admitted(name, ending)):
         line = f"{name}() was warned of its {ending} limit, and has raised"
         line = line if error is None else in_a_line(error)
+        line = with_arguments(line, name, arguments())
         logger.warning("%s%s%s", line, _where(usage, place), _last(number))
 
 
@@ -189,7 +202,7 @@ _HOW: Final = {"returned": "has returned", "raised": "has raised", "cancelled": 
 def in_a_line(error: BaseException) -> str:
     """What an error says, without the stack, in one line that can be printed."""
     try:
-        text = str(error).partition("\n")[0].removesuffix(", in:")
+        text = str(error).partition("\n")[0]
     except Exception:  # a user's class may do anything
         text = ""
     text = printable(text if len(text) <= _LENGTH else f"{text[:_LENGTH]}...")

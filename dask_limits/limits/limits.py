@@ -1,13 +1,13 @@
 from __future__ import annotations
 
-import difflib
 import multiprocessing
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import timedelta
 from multiprocessing.context import BaseContext
 from typing import Any, Final, Literal, Never, TypedDict, get_args
 
+from dask_limits.instead import instead_of
 from dask_limits.units import (
     Amount,
     Duration,
@@ -120,8 +120,10 @@ class Limits:
         context: str | BaseContext | None = None,
         **unknown: Never,
     ) -> None:
-        for name in unknown:
-            raise TypeError(_no_limit(name))
+        others: Mapping[str, object] = unknown
+        for name, value in others.items():
+            instead = instead_of(name, value, LimitsArguments.__annotations__, NOT_LIMITS)
+            raise TypeError(f"There is no limit {name!r}: {instead}")
         put = object.__setattr__  # the dataclass is frozen
         put(self, "memory", None if memory is None else parse_memory_limit(memory, "memory"))
         put(self, "cpu_time", None if cpu_time is None else parse_seconds(cpu_time, "cpu_time"))
@@ -227,37 +229,23 @@ def parse_memory_limit(value: Amount, name: str) -> int:
     raise ValueError(text)
 
 
-def _no_limit(name: str) -> str:
-    """What to say of an argument that is no limit, such as one by the name that others have."""
-    text = f"There is no limit {name!r}: "
-    known = LimitsArguments.__annotations__
-    similar = [_NAMES_ELSEWHERE.get(name), *difflib.get_close_matches(name, known, 1)]
-    for right in filter(None, similar):
-        return f"{text}did you mean {right!r}?"
-    return f"{text}there are {', '.join(known)}."
-
-
-_NAMES_ELSEWHERE: Final = {
-    "memory_limit": "memory",
-    "mem": "memory",
-    "mem_in_mb": "memory",
-    "walltime_limit": "wall_time",
-    "wall_time_limit": "wall_time",
-    "wall_time_in_s": "wall_time",
-    "walltime": "wall_time",
-    "time": "wall_time",
-    "time_limit": "wall_time",
-    "timeout": "wall_time",
-    "cputime_limit": "cpu_time",
-    "cpu_time_limit": "cpu_time",
-    "cpu_time_in_s": "cpu_time",
-    "process_limit": "num_processes",
-    "n_processes": "num_processes",
-    "processes": "num_processes",
-    "cpus": "cores",
-    "n_jobs": "cores",
+_AS_OUTCOME: Final = (
+    "limit(function, ...).run(...) returns an Outcome with the value or the exception, and a"
+    " Scheduler tells of both by events"
+)
+NOT_LIMITS: Final = {
+    "raises": _AS_OUTCOME,
+    "wrap_errors": _AS_OUTCOME,
+    "warnings": "without the means to enforce a limit there is an error, and `dask-limits check`"
+    " says what this machine has",
+    "terminate_child_processes": "all that a call has started ends with it",
+    "forkserver_preload": "the names of modules go to preload=[...] of an executor, or to"
+    " dask_limits.preload()",
+    "logger": 'the logger "dask_limits" tells of each breach',
+    "retries": "use plugins=Retry(max_retries={value!r}) on a task of a Scheduler",
+    "max_retries": "use plugins=Retry(max_retries={value!r}) on a task of a Scheduler",
 }
-"""What limits are called in `PynisherPlugin`, in pynisher, and by others."""
+"""What pynisher and others have beside limits, and what does the same here."""
 _ORDERED: Final = {"memory", "cpu_time", "wall_time", "num_processes", "grace_period"}
 
 

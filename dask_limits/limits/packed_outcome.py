@@ -8,6 +8,7 @@ from dask_limits.exceptions import (
     Breach,
     CallError,
     CallPicklingError,
+    CommandError,
     ExitError,
     RemoteTraceback,
     WallTimeBreach,
@@ -116,6 +117,8 @@ class PackedOutcome(Generic[R]):
         if isinstance(error, Breach) and not error.call:  # a warning that was not handled
             limit = "wall_time" if isinstance(error, WallTimeBreach) else "cpu_time"
             error = breach(self.name, self.limits, limit, self.usage, error.stacks)
+        if isinstance(error, CommandError) and not error.call:
+            error.call, error.limits, error.usage = self.name, self.limits, self.usage
         error.__cause__ = RemoteTraceback(traceback)
         return error
 

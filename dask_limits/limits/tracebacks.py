@@ -23,11 +23,10 @@ def _escaped(path: str) -> str:
 
 _HERE: Final = _escaped(os.path.dirname(__file__))
 _PACKAGE: Final = os.path.join(os.path.dirname(_HERE), "")
-_PROGRAMS: Final = tuple(
-    os.path.join(_PACKAGE, name, "") for name in ("batch", "check", "cli", "search")
-)
+_PROGRAMS: Final = tuple(os.path.join(_PACKAGE, name, "") for name in ("check", "cli", "search"))
 _CALLS_FUNCTIONS: Final = os.path.join(_HERE, "in_place.py")
 """Where every function of a user is called."""
+_RUNS_COMMANDS: Final = os.path.join(_PACKAGE, "commands", "run.py")
 _FRAME: Final = re.compile(r'  File "(.*)", line \S+ in ')
 
 
@@ -58,34 +57,51 @@ def say(error: BaseException) -> str:
 
 
 def users_stacks(text: str) -> str:
-    """Stacks of threads, as faulthandler writes them, from the user's own function on."""
+    """Stacks of threads, as faulthandler writes them, from the user's own function on.
+
+    They are empty if the function is a command, which has no line of Python.
+    """
     kept: list[str] = []
     for are_frames, group in groupby(text.splitlines(), lambda line: line.startswith("  ")):
         lines = list(group)
+        if are_frames and _is_command(lines):
+            return ""
         kept += _users_frames(lines) if are_frames else lines
     return "\n".join(kept).strip()
 
 
 def _users_frames(lines: list[str]) -> list[str]:
     """Of the frames of one thread, innermost first, those from the user's own function on."""
-    found = [_FRAME.match(line) for line in lines]
-    files = [match[1] if match else "" for match in reversed(found)]
+    files = _files(lines)
     if files and files[0] == _escaped(threading.__file__):
         return lines  # a thread that the user's function has started
     return lines[: len(lines) - _below_users(files)]
 
 
+def _is_command(lines: list[str]) -> bool:
+    """Whether these frames are of a thread that runs a command, without a function around it."""
+    files = _files(lines)
+    return _RUNS_COMMANDS in files[: _below_users(files)]
+
+
+def _files(lines: list[str]) -> list[str]:
+    """The files of frames, from the outermost on."""
+    found = [_FRAME.match(line) for line in lines]
+    return [match[1] if match else "" for match in reversed(found)]
+
+
 def _below_users(files: Sequence[str]) -> int:
     """How many frames, by their files from the outermost on, come before the user's first."""
-    ours = [n for n, file in enumerate(files) if _is_ours(file)]
+    ours = [n for n, file in enumerate(files) if is_ours(file)]
     if not ours:
         return 0
     # Where no function runs: it was not called yet, or it has returned.
     end = files.index(_CALLS_FUNCTIONS) if _CALLS_FUNCTIONS in files else ours[-1]
-    while end < len(files) and _is_ours(files[end]):
+    while end < len(files) and is_ours(files[end]):
         end += 1
     return end
 
 
-def _is_ours(file: str) -> bool:
+def is_ours(file: str) -> bool:
+    """Whether a file is one of this package, and not of a program in it."""
     return file.startswith(_PACKAGE) and not file.startswith(_PROGRAMS)

@@ -10,7 +10,9 @@ from dask_limits.executors import Call, Future
 
 P = ParamSpec("P")
 
-RETRY: Final[Event[[Future[Any], BaseException, int]]] = Event("retry")
+RETRY: Final[Event[[Future[Any], BaseException, int]]] = Event(
+    "retry", "future, exception, attempt"
+)
 """An attempt has failed, and its call is about to be submitted again. Only tasks with a plugin
 that does so have this event. Called with the call's future, the exception, and the number of the
 next attempt: 2 for the first retry."""

@@ -40,13 +40,15 @@ class Limiter(Plugin):
 
     name: ClassVar[str] = "limiter"
 
-    CALL_LIMIT_REACHED: Event[...] = Event("call-limit-reached")
+    CALL_LIMIT_REACHED: Event[...] = Event("call-limit-reached", "task, *arguments")
     """A call was dropped: `max_calls` had been submitted. Called with the task and arguments."""
 
-    CONCURRENT_LIMIT_REACHED: Event[...] = Event("concurrent-limit-reached")
+    CONCURRENT_LIMIT_REACHED: Event[...] = Event("concurrent-limit-reached", "task, *arguments")
     """A call was dropped: `max_concurrent` were running. Called with the task and arguments."""
 
-    DISABLED_DUE_TO_RUNNING_TASK: Event[...] = Event("disabled-due-to-running-task")
+    DISABLED_DUE_TO_RUNNING_TASK: Event[...] = Event(
+        "disabled-due-to-running-task", "task, *arguments"
+    )
     """A call was dropped: another task was running. Called with this task and arguments."""
 
     def __init__(

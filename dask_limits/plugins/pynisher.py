@@ -3,13 +3,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from multiprocessing.context import BaseContext
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, Never
 
 from dask_limits import exceptions
 from dask_limits.events import Event
 from dask_limits.executors import Call, Future
-from dask_limits.limits import Isolation, LimitedCall, Limits
-from dask_limits.limits.limits import parse_memory_limit
+from dask_limits.instead import refuse
+from dask_limits.limits import Isolation, LimitedCall, Limits, LimitsArguments
+from dask_limits.limits.limits import NOT_LIMITS, parse_memory_limit
 from dask_limits.plugins.base import Plugin
 from dask_limits.units import (
     Amount,
@@ -58,7 +59,8 @@ class PynisherPlugin(Plugin):
 
     Raises:
         ValueError: for a limit that is zero, negative or NaN, or has an unknown unit.
-        TypeError: for a limit of the wrong type, or one that is given by both of its names.
+        TypeError: for a limit of the wrong type, one that is given by both of its names, or one by
+            another name.
 
     Example:
         >>> import time
@@ -80,24 +82,26 @@ class PynisherPlugin(Plugin):
     WallTimeoutException = exceptions.WallTimeoutException
     ProcessLimitException = exceptions.ProcessLimitException
 
-    TIMEOUT: Event[[exceptions.TimeoutException]] = Event("pynisher-timeout")
+    TIMEOUT: Event[[exceptions.TimeoutException]] = Event("pynisher-timeout", "exception")
     """A call went over its wall time or its CPU time. Called with the exception."""
 
-    MEMORY_LIMIT_REACHED: Event[[exceptions.MemoryLimitException]] = Event("pynisher-memory-limit")
+    MEMORY_LIMIT_REACHED: Event[[exceptions.MemoryLimitException]] = Event(
+        "pynisher-memory-limit", "exception"
+    )
     """A call went over its memory. Called with the exception."""
 
     CPU_TIME_LIMIT_REACHED: Event[[exceptions.CpuTimeoutException]] = Event(
-        "pynisher-cputime-limit"
+        "pynisher-cputime-limit", "exception"
     )
     """A call went over its CPU time. Called with the exception, after `TIMEOUT`."""
 
     WALL_TIME_LIMIT_REACHED: Event[[exceptions.WallTimeoutException]] = Event(
-        "pynisher-walltime-limit"
+        "pynisher-walltime-limit", "exception"
     )
     """A call went over its wall time. Called with the exception, after `TIMEOUT`."""
 
     PROCESS_LIMIT_REACHED: Event[[exceptions.ProcessLimitException]] = Event(
-        "pynisher-process-limit"
+        "pynisher-process-limit", "exception"
     )
     """A call had more processes than its limit. Called with the exception."""
 
@@ -120,7 +124,9 @@ class PynisherPlugin(Plugin):
         grace_period: Duration = 0,
         capture_output: bool | Amount = False,
         isolation: Isolation = "clean",
+        **unknown: Never,
     ) -> None:
+        refuse("PynisherPlugin", unknown, LimitsArguments.__annotations__, NOT_LIMITS)
         self.memory_limit = _one_of(memory=memory, memory_limit=memory_limit)
         self.cputime_limit: Duration | None = _one_of(
             cpu_time=cpu_time, cputime_limit=cputime_limit, cpu_time_limit=cpu_time_limit

@@ -93,8 +93,8 @@ class Retry(Plugin):
 
     def __init__(
         self,
-        *,
         max_retries: int,
+        *,
         on: type[BaseException] | Iterable[type[BaseException]] = USUAL,
         memory_factor: float = 1,
         wall_time_factor: float = 1,

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import re
 import signal
 from typing import Any, Final, NamedTuple
 
 from dask_limits import exceptions
+from dask_limits.limits import LimitedCall, Limits
 from dask_limits.limits.endings import Ending, breached_limit, ending_of
-from dask_limits.limits.tracebacks import say, users_traceback
-
-_FRAME: Final = re.compile(r'  File "(.*)", line (\d+),? in (.*)')
+from dask_limits.limits.tracebacks import say
+from dask_limits.limits.where import where_ended, where_raised, with_cell
 
 
 class End(NamedTuple):
@@ -27,6 +26,7 @@ class End(NamedTuple):
     where: str = ""
 
 
+_NO_LIMITS: Final = Limits()
 RETURNED: Final = End(Ending.RETURNED)
 CANCELLED: Final = End(Ending.CANCELLED)
 
@@ -34,10 +34,17 @@ CANCELLED: Final = End(Ending.CANCELLED)
 def end_of(error: BaseException) -> End:
     """How a call has ended that has this exception."""
     ending, kind = ending_of(error), type(error).__name__
-    where = _where_raised(error) if ending is Ending.RAISED else ""
+    where = where_raised(error) if ending is Ending.RAISED else ""
     if isinstance(error, exceptions.CallError):
-        where = _where_ended(error.stacks)
-    return End(ending, _cause(error, ending), kind, where)
+        where = where_ended(error.stacks)
+    return End(ending, _cause(error, ending), kind, with_cell(where))
+
+
+def limits_of(fn: object, error: BaseException | None) -> Limits:
+    """The limits of a call of `fn` that has ended with this error; a retry may have had others."""
+    if isinstance(error, exceptions.CallError) and isinstance(error.limits, Limits):
+        return error.limits
+    return fn.limits if isinstance(fn, LimitedCall) else _NO_LIMITS
 
 
 def _cause(error: Any, ending: Ending) -> str:
@@ -67,25 +74,3 @@ def _signal_name(number: int) -> str:
         return signal.Signals(number).name
     except ValueError:
         return f"signal {number}" if number else ""
-
-
-def _where_ended(stacks: str) -> str:
-    """The innermost frame of the thread that ran the function. These are innermost first."""
-    return _place(_FRAME.search(stacks, max(stacks.find("Current thread"), 0)))
-
-
-def _where_raised(error: BaseException) -> str:
-    """The innermost frame of a traceback: of the text that came with it, if some did."""
-    if isinstance(cause := error.__cause__, exceptions.RemoteTraceback):
-        return _place(_FRAME.search(cause.text, max(cause.text.rfind('\n  File "'), 0)))
-    last = users_traceback(error.__traceback__)
-    if last is None:
-        return ""
-    while last.tb_next is not None:
-        last = last.tb_next
-    code = last.tb_frame.f_code
-    return f"{code.co_filename}:{last.tb_lineno} in {code.co_name}"
-
-
-def _place(frame: re.Match[str] | None) -> str:
-    return f"{frame[1]}:{frame[2]} in {frame[3]}" if frame else ""

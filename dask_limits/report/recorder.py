@@ -5,12 +5,15 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import CancelledError
+from functools import partial
 from math import nan
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from dask_limits.exceptions import WorkerLostError
-from dask_limits.limits import LimitedCall, Limits, Usage, name_of
-from dask_limits.report.endings import CANCELLED, RETURNED, End, end_of
+from dask_limits.in_short import arguments_in_short
+from dask_limits.limits import LimitedCall, Usage, name_of
+from dask_limits.limits.endings import Ending
+from dask_limits.report.endings import CANCELLED, RETURNED, End, end_of, limits_of
 from dask_limits.report.places import Place, WorkerChange
 from dask_limits.report.rows import ROW, Texts, pack, sensible, split_key
 from dask_limits.report.summaries import Summaries
@@ -19,14 +22,13 @@ if TYPE_CHECKING:
     from dask_limits.report.report import Report
 
 MOST_ROWS: Final = 1_000_000
-"""The rows that are kept. They take some 110 MiB."""
+"""The rows that are kept. They take some 115 MiB."""
 MOST_TEXTS: Final = 20_000
-"""The different texts that are kept, such as causes. They take some 10 MB at most."""
+"""The different texts that are kept, such as causes and arguments. They take some 10 MB at most."""
 _CHUNK: Final = 10_000
 """Rows that are put away together. Summing up as many that are dropped takes some 10 ms."""
 _MOST_CHANGES: Final = 100_000
 """Of the workers."""
-_NO_LIMITS: Final = Limits()
 
 
 class LimitsOfCall(Protocol):
@@ -80,11 +82,23 @@ class Recorder:
         self._lock = threading.RLock()
         self._is_busy = False
 
-    def add(self, fn: Callable[..., object], future: EndedCall) -> End:
-        """Add a call of a function, with its limits if it is a `LimitedCall`; return its end."""
-        limits, function = _NO_LIMITS, fn
-        if isinstance(fn, LimitedCall):
-            limits, function = fn.limits, fn.fn
+    def add_call(
+        self,
+        call: tuple[Callable[..., object], tuple[Any, ...], dict[str, Any]],
+        future: EndedCall,
+    ) -> End:
+        """Add a call whose arguments are still there; return its end."""
+        fn, args, kwargs = call
+        return self.add(fn, partial(arguments_in_short, args, kwargs, quick=True), future)
+
+    def add(
+        self, fn: Callable[..., object], arguments: Callable[[], str], future: EndedCall
+    ) -> End:
+        """Add a call of a function, with its limits if it is a `LimitedCall`; return its end.
+
+        `arguments` makes a text of them, see `arguments_in_short`. It is called if there is room.
+        """
+        function = fn.fn if isinstance(fn, LimitedCall) else fn
         worker, job = future.worker, future.job
         error: BaseException | None
         try:
@@ -99,7 +113,8 @@ class Recorder:
         if usage is None and (started := future.started_at) is not None:
             usage = Usage(wall_time=now - started, cpu_time=nan, num_processes=0, started=started)
         about = worker, job, future.submitted_at, now, future.attempts
-        self.add_row(name_of(function), future.key, end, usage, limits, *about)
+        limits = limits_of(fn, error)
+        self.add_row(name_of(function), future.key, end, usage, limits, *about, arguments)
         return end
 
     def add_row(
@@ -114,6 +129,7 @@ class Recorder:
         submitted: float,
         now: float,
         attempts: int,
+        arguments: Callable[[], str] = str,
     ) -> None:
         """Add a call by what is known of it."""
         started, ended, wall_time = nan, now, nan
@@ -138,6 +154,7 @@ class Recorder:
                 tail,
                 number(head),
                 number(task),
+                self._texts.arguments(arguments, end.ending is Ending.RETURNED),
                 number(end.cause, end.kind) if end.cause else 0,
                 number(end.where) if end.where else 0,
                 number(worker) if worker else 0,

@@ -63,6 +63,14 @@ class Suggestion:
         words = [function, *(f"{name}={_literal(value)}" for name, value in self.limits.items())]
         return f"limit({', '.join(words)})"
 
+    @property
+    def options(self) -> str:
+        """The limits as options of `dask-limits batch`."""
+        return " ".join(
+            f"--{name.replace('_', '-')} {str(value).replace(' ', '')}"
+            for name, value in self.limits.items()
+        )
+
     def cells(self) -> tuple[str, ...]:
         """Its line of a table."""
         beside = ""

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Final, Never, Self
 
-from dask_limits.executors import factories, factory_of
-from dask_limits.limits import Limits
-from dask_limits.limits.owner.preload import Preload
+from dask_limits.executors import factories
+from dask_limits.executors.where import factory_for
+from dask_limits.instead import refuse
+from dask_limits.limits import Limits, LimitsArguments
+from dask_limits.limits.owner.preload import NOTHING, Preload
 from dask_limits.scheduler.submitter import Submitter
 
 if TYPE_CHECKING:
@@ -15,12 +17,46 @@ if TYPE_CHECKING:
     from dask_limits.units import Amount, Duration
 
 
+_OF_TASKS: Final = dict.fromkeys(
+    LimitsArguments.__annotations__,
+    "limits are those of a task, scheduler.task(function, memory=..., wall_time=...), or of a"
+    " function, limit(function, memory=..., wall_time=...)",
+)
+_OF_POOLS: Final = {
+    **_OF_TASKS,
+    "mp_context": "processes are forked from one that has imported what calls need",
+    "max_tasks_per_child": "Scheduler.with_processes(max_calls_per_process={value!r}) is the same",
+    "maxtasksperchild": "Scheduler.with_processes(max_calls_per_process={value!r}) is the same",
+    "thread_name_prefix": "threads of dask_limits have names of their own",
+}
+_PROCESSES: Final = (
+    "max_workers",
+    "max_calls_per_process",
+    "preload",
+    "initializer",
+    "initargs",
+    "reserve",
+)
+_OF_SCHEDULER: Final = {
+    **_OF_POOLS,
+    **dict.fromkeys(
+        ("max_workers", "n_workers", "n_jobs", "processes"),
+        "Scheduler({value!r}) has so many processes",
+    ),
+    **dict.fromkeys(
+        (*_PROCESSES[1:], "security", "batch", "cores", "walltime", "queue", "adaptive"),
+        "use Scheduler.with_processes(), with_dask(), with_slurm() or the like, which has it",
+    ),
+}
+
+
 class Constructors(Submitter):
     """What makes a `Scheduler`, and what is known of its executor beforehand."""
 
-    def __init__(self, executor: object) -> None:
+    def __init__(self, executor: object = None, **_unknown: Never) -> None:
+        refuse("Scheduler", _unknown, ["executor"], _OF_SCHEDULER)
         super().__init__()
-        self._factory = factory_of(executor)
+        self._factory = factory_for(executor, NOTHING, {})
         self.executor: Any = self._factory.given
 
     @classmethod
@@ -33,6 +69,7 @@ class Constructors(Submitter):
         initializer: Callable[..., object] | None = None,
         initargs: Iterable[Any] = (),
         reserve: bool = True,
+        **_unknown: Never,
     ) -> Self:
         """A scheduler whose calls run in task processes on this machine.
 
@@ -63,17 +100,18 @@ class Constructors(Submitter):
         Raises:
             ModuleNotFoundError: if there is no such module.
             ValueError: for a number below 1, or a name that no module can have.
-            TypeError: if an argument has the wrong type, or cannot be pickled.
+            TypeError: if an argument has the wrong type or another name, or cannot be pickled.
 
         Example:
             >>> from dask_limits import Scheduler
             >>> scheduler = Scheduler.with_processes(2, preload=["json", "email.message"])
         """
+        refuse("Scheduler.with_processes()", _unknown, _PROCESSES, _OF_POOLS)
         wanted = Preload.of(preload, initializer, initargs)
         return cls(factories.processes(max_workers, max_calls_per_process, wanted, reserve=reserve))
 
     @classmethod
-    def with_threads(cls, max_workers: int | None = None) -> Self:
+    def with_threads(cls, max_workers: int | None = None, **_unknown: Never) -> Self:
         """A scheduler whose calls run in threads of this process, if they have no limits.
 
         A call with limits runs in a task process, and ends when it is cancelled. A call without
@@ -85,10 +123,11 @@ class Constructors(Submitter):
         Raises:
             ValueError: for a number below 1.
         """
+        refuse("Scheduler.with_threads()", _unknown, ["max_workers"], _OF_POOLS)
         return cls(factories.threads(max_workers))
 
     @classmethod
-    def with_loky(cls, max_workers: int | None = None) -> Self:
+    def with_loky(cls, max_workers: int | None = None, **_unknown: Never) -> Self:
         """A scheduler whose calls run in loky's worker processes, as joblib's do.
 
         Args:
@@ -98,6 +137,7 @@ class Constructors(Submitter):
             ValueError: for a number below 1.
             ImportError: if loky is not installed.
         """
+        refuse("Scheduler.with_loky()", _unknown, ["max_workers"], _OF_POOLS)
         return cls(factories.loky(max_workers))
 
     @classmethod
@@ -242,7 +282,8 @@ class Constructors(Submitter):
             initializer: See `with_processes`.
             initargs: See `with_processes`.
             batch: See `with_dask`.
-            options: Arguments of `dask_jobqueue.SLURMCluster`.
+            options: Arguments of `dask_jobqueue.SLURMCluster`. With `nodes_per_job=4`, each job has
+                four nodes and a worker on each; `cores` and `memory` are those of a node.
 
         Example:
             >>> from dask_limits import Scheduler

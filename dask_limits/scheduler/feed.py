@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sized
 from typing import Any, Final
 
 from dask_limits.exceptions import SchedulerNotRunningError
@@ -19,6 +19,7 @@ class Feed:
 
     Attributes:
         n_left: How many items are still to be taken; None if that is not known.
+        may_go_on: Whether it has submitted fewer calls than there is room for.
     """
 
     def __init__(
@@ -37,6 +38,7 @@ class Feed:
         self._in_flight: set[Future[Any]] = set()
         self._size = InFlight()
         self.is_used_up = False
+        self.may_go_on = True
 
     def note_end(self, future: Future[Any]) -> None:
         """Note that a call has ended and its events were emitted, if it is one of these."""
@@ -51,7 +53,11 @@ class Feed:
         Raises:
             Exception: what the items raise. There are no more then.
         """
-        while self.has_room() and goes_on():
+        self.may_go_on = True
+        most = self._size.most(self._places()) if self._most is None else self._most
+        while not self.is_used_up and len(self._in_flight) < most:
+            if not goes_on():
+                return
             try:
                 item = next(self._items, _END)
             except BaseException:
@@ -70,19 +76,34 @@ class Feed:
             if future is None:
                 return  # a plugin may drop all: the run goes on with other things in between
             self._in_flight.add(future)
-
-    def has_room(self) -> bool:
-        """Whether another call may be submitted."""
-        if self.is_used_up:
-            return False
-        most = self._size.most(self._places()) if self._most is None else self._most
-        return len(self._in_flight) < most
+        self.may_go_on = False
 
     def stop(self) -> None:
         """Submit no more."""
         self.is_used_up = True
         if (close := getattr(self._items, "close", None)) is not None:  # of a generator
             close()
+
+
+def zipped(
+    submit: Callable[..., Future[Any] | None], items: Iterable[Any], *others: Iterable[Any]
+) -> tuple[Iterator[Any], Callable[[Any], Future[Any] | None], int | None]:
+    """The items of a `Feed`, what submits a call of one, and how many there are, if that is known.
+
+    With other iterables, an item has one of each of them, as with the built-in `map`.
+    """
+    lengths = [_length(one) for one in (items, *others)]
+    n_items = None if None in lengths else min(one for one in lengths if one is not None)
+    if others:
+        return zip(items, *others, strict=False), lambda item: submit(*item), n_items
+    return iter(items), submit, n_items
+
+
+def _length(items: Iterable[object]) -> int | None:
+    try:
+        return len(items) if isinstance(items, Sized) else None
+    except Exception:  # of a user's class, or more than there are numbers for
+        return None
 
 
 class Feeds:
@@ -109,9 +130,9 @@ class Feeds:
         for feed in self._feeds:
             feed.note_end(future)
 
-    def have_room(self) -> bool:
-        """Whether another call may be submitted."""
-        return any(feed.has_room() for feed in self._feeds)
+    def may_go_on(self) -> bool:
+        """Whether further calls may be submitted although none has ended."""
+        return any(feed.may_go_on for feed in self._feeds)
 
     def refill(self, guard: Callable[..., None], goes_on: Callable[[], bool]) -> None:
         """Submit what there is room for. `guard` calls what may raise, and handles that."""

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable
-from concurrent.futures import CancelledError, Executor
+from collections.abc import Callable, Collection, Iterable
+from concurrent.futures import Executor
 from typing import TYPE_CHECKING, Any, ParamSpec
 
 from dask_limits.events import Emitter, Event
@@ -17,22 +17,25 @@ from dask_limits.executors.cluster import (
     WorkerAdded,
     WorkerRemoved,
 )
-from dask_limits.executors.future import DeferredFuture
 from dask_limits.executors.running import RunningCall, TellsRunning
 from dask_limits.executors.traced import submit
+from dask_limits.future import DeferredFuture
 from dask_limits.limits import name_of
 from dask_limits.printable import repr_of
 from dask_limits.report import Recorder
 from dask_limits.scheduler.call_hooks import CallHooks
 from dask_limits.scheduler.events import SchedulerEvents, TaskEvents, events_of_end
-from dask_limits.scheduler.exit_state import Action, ExitState, RunOptions
+from dask_limits.scheduler.exit_state import ExitState, RunOptions
 from dask_limits.scheduler.feed import Feed, Feeds
 from dask_limits.scheduler.progress import Progress
 from dask_limits.scheduler.requests import TimeIsUpError
+from dask_limits.scheduler.run_end import RunEnd
 from dask_limits.scheduler.run_log import RunLog
 from dask_limits.scheduler.run_loop import RunLoop, Steps, Timer
+from dask_limits.scheduler.telling import Telling
 
 if TYPE_CHECKING:
+    from dask_limits.journal.run_journal import Known, RunJournal
     from dask_limits.scheduler.run_watch import RunWatch
 
 P = ParamSpec("P")
@@ -55,8 +58,9 @@ class Run:
         cluster: What the executor has reported about its cluster.
         progress: What calls have reported of their progress.
         feeds: Where further calls come from.
-        error: What `Scheduler.run` raises in the end.
+        end: Why it ends, and what `Scheduler.run` raises then.
         watch: What has the run displayed; None if nothing does.
+        journal: What remembers its calls; None if nothing does.
     """
 
     def __init__(
@@ -68,8 +72,9 @@ class Run:
     ) -> None:
         self.loop = RunLoop()
         self.queue: dict[Future[Any], Call] = {}
-        self.error: BaseException | None = None
+        self.end = RunEnd(options)
         self.watch: RunWatch | None = None
+        self.journal: RunJournal | None = None
         self.cluster = ClusterState(recorder)
         self.progress = Progress(self.loop, emitter, self.guard)
         self.feeds = Feeds()
@@ -80,17 +85,25 @@ class Run:
         self._factory = factory
         self._hooks: dict[Future[Any], CallHooks] = {}
         self._put = self.loop.put  # one object for all calls
+        self._telling = Telling()
         self._empty_told = False
-        self._stop: tuple[str, BaseException | None] | None = None
-        self._exit: ExitState | None = None
         self._finishing = False
         self._closed = False
         self._pid = os.getpid()
         self._executor: Executor | None = None
 
     def open(self) -> Executor:
-        """Make the executor."""
-        self._executor = self._factory.make()
+        """Open the journal, and make the executor."""
+        if (journal := self._options.journal) is not None:
+            from dask_limits.journal.run_journal import RunJournal  # with sqlite3, for few runs
+
+            self.journal = RunJournal(journal, self.queue, self._put)
+        try:
+            self._executor = self._factory.make_within(self._options.timeout_s)
+        except BaseException:
+            if self.journal is not None:
+                self.journal.close()
+            raise
         return self._executor
 
     @property
@@ -108,8 +121,7 @@ class Run:
 
     def running(self) -> bool:
         """Whether calls can be submitted."""
-        ends = self._finishing or self._exit is not None or self._stop is not None
-        return self._executor is not None and not ends
+        return self._executor is not None and not (self._finishing or self.end.is_decided())
 
     def empty(self) -> bool:
         """Whether no call, no timer and no item to map is left."""
@@ -122,7 +134,7 @@ class Run:
     def state(self) -> str:
         """How far it is, in a word."""
         if self._closed:
-            return "interrupted" if self._exit is None else self._exit.code
+            return "interrupted" if self.end.exit is None else self.end.exit.code
         if self._finishing:
             return "ending"
         return "starting" if self._executor is None else "running"
@@ -133,7 +145,9 @@ class Run:
 
     def submit(self, call: Call) -> Future[Any]:
         """Submit a call to the executor, and add it to the queue."""
-        self.add(future := self.start(call), call)
+        known = None if self.journal is None else self.journal.submitted(name_of(call[0]), call)
+        future = self.start(call) if known is None or known.past is None else known.past
+        self.add(future, call, known=known)
         return future
 
     def start(self, call: Call, of_task: Emitter | None = None) -> Future[Any]:
@@ -145,14 +159,25 @@ class Run:
             self.progress.listen(future, of_task)
         return future
 
-    def add(self, future: Future[Any], call: Call, hooks: CallHooks | None = None) -> None:
+    def add(
+        self,
+        future: Future[Any],
+        call: Call,
+        hooks: CallHooks | None = None,
+        known: Known | None = None,
+    ) -> None:
         """Add a call, started or held, to the queue."""
         self.queue[future] = call
         if hooks is not None:
             self._hooks[future] = hooks
         self._empty_told = False
         self._log.submitted(call)
-        future.when_settled(self._put)
+        if self.journal is None or known is None:
+            future.when_settled(self._put)
+        elif future.from_journal:
+            self._telling.put_past(known.number or 0, future)
+        else:
+            self.journal.follow(future, known)
         self._emit(SchedulerEvents.FUTURE_SUBMITTED, future)
 
     def feed(self, feed: Feed) -> None:
@@ -169,7 +194,7 @@ class Run:
     def stop(self, message: str, exception: BaseException | None) -> None:
         """End the run after the present step. This can be called from any thread."""
         if self.running():
-            self._stop = (message, exception)
+            self.end.stop = (message, exception)
             self.loop.put(None)
 
     def steps(self) -> Steps[ExitState]:
@@ -178,14 +203,14 @@ class Run:
             self.loop.deadline = time.monotonic() + self._options.timeout_s
         state = yield from self._wait_for_workers()
         if state is None:
-            self._log.started(self.executor, self.cluster)
+            self._log.started(self._factory.name, self.cluster)
             self._emit(SchedulerEvents.STARTED)
         while state is None and (state := self._end()) is None:
             yield from self._step()
         self._begin_finishing(state)
         while self.queue:
             yield from self._step()
-        self._close(wait=self._options.wait)
+        self._close(wait=bool(self._options.wait))
         self._finished()
         return state
 
@@ -196,7 +221,7 @@ class Run:
         try:
             if not self._finishing:
                 self._finishing = True
-                why = self._stop or (f"{repr_of(error)} was raised", error)
+                why = self.end.stop or (f"{repr_of(error)} was raised", error)
                 self._emit(SchedulerEvents.STOP, *why)
                 self._emit(SchedulerEvents.FINISHING)
             self.feeds.stop(self.guard)
@@ -226,7 +251,9 @@ class Run:
 
     def _step(self) -> Steps[None]:
         """Wait for one thing and handle it, then make the calls of timers that are due."""
-        wait_s = 0.0 if self.feeds.have_room() else self.loop.wait_s()
+        if self.journal is not None and self.journal.error is not None:
+            raise self.journal.error
+        wait_s = 0.0 if self.feeds.may_go_on() or self._telling else self.loop.wait_s()
         thing = yield wait_s if self.watch is None else self.watch.step(wait_s)
         if self._is_forked():
             raise RuntimeError(
@@ -234,11 +261,13 @@ class Run:
                 " callback, which has returned. End it there, by os._exit()."
             )
         if isinstance(thing, Future):
-            self._ended(thing)
+            self._telling.put(thing)
         elif isinstance(thing, ClusterEvent):
             self._changed(thing)
         elif callable(thing):
             self.guard(thing)
+        if (future := self._telling.next()) is not None:
+            self._ended(future)
         for call in self.loop.due():
             self.guard(call)
         self.feeds.refill(self.guard, lambda: self._reason_to_end() is None)
@@ -256,29 +285,22 @@ class Run:
 
     def _reason_to_end(self) -> ExitState | None:
         """Why the run ends now, whatever is left to do; None if it goes on."""
-        if self._exit is not None:
-            return self._exit
-        if self._stop is not None:
-            return ExitState(ExitState.Code.STOPPED, self._stop[1])
-        if self.loop.deadline is not None and time.monotonic() >= self.loop.deadline:
-            return ExitState(ExitState.Code.TIMEOUT)
-        return None
+        return self.end.reason(self.loop.deadline)
 
     def _begin_finishing(self, state: ExitState) -> None:
-        self._exit = state
+        self.end.exit = state
         self._finishing = True
         self.loop.deadline = None
         self.loop.cancel_timers()
         self.feeds.stop(self.guard)
-        if self._stop is not None:
-            self._emit(SchedulerEvents.STOP, *self._stop)
+        if self.end.stop is not None:
+            self._emit(SchedulerEvents.STOP, *self.end.stop)
         if state.code == ExitState.Code.TIMEOUT:
             self._emit(SchedulerEvents.TIMEOUT)
         self._emit(SchedulerEvents.FINISHING)
-        if not self._options.wait:
-            self._cancel(list(self.queue))
-        elif self.error is not None and self.queue:  # it may take long until this is raised
-            self._log.waits_for_calls(self.error, len(self.queue))
+        self._cancel([future for future in self.queue if not self._options.waits_for(future)])
+        if self.end.error is not None and self.queue:  # it may take long until this is raised
+            self._log.waits_for_calls(self.end.error, len(self.queue))
         self._cancel([f for f in self.queue if isinstance(f, DeferredFuture) and f.waits()])
 
     def _close(self, *, wait: bool) -> None:
@@ -289,13 +311,15 @@ class Run:
             self.executor.watch(None)
         if self._factory.owned:
             self.executor.shutdown(wait or self._factory.ends_calls, cancel_futures=True)
+        if self.journal is not None:
+            self.journal.close()
 
     def _finished(self) -> None:
         try:
             self._emit(SchedulerEvents.FINISHED)
         finally:
             self._closed = True
-            self._log.finished(self._exit)
+            self._log.finished(self.end.exit)
 
     def _changed(self, event: ClusterEvent) -> None:
         self.cluster.update(event)
@@ -319,7 +343,7 @@ class Run:
         call = self.queue.pop(future, None)
         if call is None:
             return
-        end = self._recorder.add(call[0], future)
+        end = self._recorder.add_call(call, future)
         if self.watch is not None:
             self.watch.ended(future, call, end)
         error = None if future.cancelled() else future.exception()
@@ -337,30 +361,22 @@ class Run:
                 self.guard(hooks.emitter.emit, event, *args)
             for plugin in hooks.plugins:
                 self.guard(plugin.post_done, future)
-        if future.cancelled():
-            self._apply_on_cancelled(call)
+        if not self._finishing and future.cancelled():  # not by this run
+            self.end.cancelled(name_of(call[0]))
         elif error is not None:
-            self._failed(error, of_callback=False)
+            self.end.failed(error, of_callback=False)
         if hooks is not None:
             self.guard(hooks.start_held)
         self.feeds.note_end(future)
 
-    def _cancel(self, futures: Iterable[Future[Any]]) -> None:
+    def _cancel(self, futures: Collection[Future[Any]]) -> None:
         """Cancel calls, and end those that run. Those that are done by now stay as they are."""
         for future in futures:
             future.cancel()
-            self._ended(future)
-
-    def _apply_on_cancelled(self, call: Call) -> None:
-        """Apply `on_cancelled` to a call, unless it was this run that cancelled it."""
-        action = self._options.on_cancelled
-        if self._finishing or action == "continue":
-            return
-        message = f"{name_of(call[0])}() was cancelled"
-        error = CancelledError(
-            f"{message}. Use run(on_cancelled='continue') to go on when a call is cancelled."
-        )
-        self._end_because(ExitState.Code.CANCELLED, message, error, action)
+        is_remembered = self.journal is None or self.journal.flush()
+        for future in futures:
+            if is_remembered or future.cancelled():
+                self._ended(future)
 
     def _emit(self, event: Event[P], /, *args: P.args, **kwargs: P.kwargs) -> None:
         self.guard(self._emitter.emit, event, *args, **kwargs)
@@ -369,30 +385,8 @@ class Run:
         """Call something that may call the user's code, and handle its errors."""
         try:
             fn(*args, **kwargs)
-        except TimeIsUpError as error:
-            if self.loop.wait_s() != 0:  # it is up for another run of this thread
-                self._failed(error, of_callback=True)
         except Exception as error:
-            self._failed(error, of_callback=True)
-
-    def _failed(self, error: BaseException, *, of_callback: bool) -> None:
-        action = self._options.action_for(error)
-        what = "callback" if of_callback else "call"
-        kept = action != "continue" and self._end_because(
-            ExitState.Code.EXCEPTION, f"A {what} raised {repr_of(error)}", error, action
-        )
-        if of_callback and not kept:  # it would be lost otherwise
-            self._log.not_raised(error)
-
-    def _end_because(
-        self, code: ExitState.Code, message: str, error: BaseException, action: Action
-    ) -> bool:
-        """End the run as `stop()` does, if nothing else does. Return whether the error is kept."""
-        ends = self._exit is None
-        if ends:
-            self._exit = ExitState(code, error)
-            self._stop = self._stop or (message, error)
-        raises = action == "raise" and self.error is None
-        if raises:
-            self.error = self._options.with_advice(error)
-        return ends or raises
+            # The time may also be up for another run of this thread.
+            is_over = isinstance(error, TimeIsUpError) and self.loop.wait_s() == 0
+            if not is_over and not self.end.failed(error, of_callback=True):
+                self._log.not_raised(error)  # it would be lost otherwise

@@ -19,6 +19,7 @@ from typing import ParamSpec, TypeVar
 
 from dask_limits.limits.trace_context import carrying
 from dask_limits.scheduler.requests import LONGEST_WAIT_S, inbox_of_this_thread
+from dask_limits.scheduler.sigterm import raise_again
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -123,6 +124,7 @@ class RunLoop:
             with self._inbox.answered_in(self):
                 wait_s = next(steps)
                 while True:
+                    raise_again()
                     wait_s = steps.send(self._get(wait_s))
         except StopIteration as end:
             return end.value  # type: ignore[no-any-return]

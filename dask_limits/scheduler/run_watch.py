@@ -8,16 +8,18 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from types import TracebackType
 from typing import Any, Final, NamedTuple, Protocol, Self
 
-from dask_limits.display.in_short import arguments_in_short
+from dask_limits.display.in_words import FROM_JOURNAL
 from dask_limits.display.run_view import Amount, EndedRow, LiveView, RunningRow, RunView
 from dask_limits.exceptions import WorkerLostError
 from dask_limits.executors import Call, Future
 from dask_limits.executors.cluster import ClusterState
 from dask_limits.executors.running import RunningCall
+from dask_limits.in_short import arguments_in_short
 from dask_limits.limits import LimitedCall, Limits, Usage, name_of
 from dask_limits.limits.call_log import in_a_line
 from dask_limits.limits.endings import Ending
@@ -35,6 +37,8 @@ _MOST_SAMPLES: Final = 600
 _LEAST_S: Final = 10.0
 _LEAST_ENDINGS: Final = 10
 """The rate is that of the last calls of at least so many seconds, and at least so many calls."""
+_LEAST_FOR_REST, _LEAST_FOR_REST_S = 5, 3.0
+"""From so many calls and seconds on it is said how long the rest will take."""
 _NO_LIMITS: Final = Limits()
 _NO_USAGE: Final = Usage(wall_time=0.0, cpu_time=0.0, num_processes=0)
 
@@ -86,6 +90,7 @@ class RunWatch:
         self._due = 0.0  # seconds of time.monotonic()
         self._counts: Counter[str] = Counter()
         self._n_ended = 0
+        self._n_from_journal = 0
         self._failures: deque[EndedRow] = deque(maxlen=_MOST_FAILURES)
         self._arguments: dict[Future[Any], str] = {}  # of those that were shown
         self._samples = deque([(self._began_at, 0)], maxlen=_MOST_SAMPLES)
@@ -127,12 +132,15 @@ class RunWatch:
 
     def ended(self, future: Future[Any], call: Call, end: End) -> None:
         """Note that a call has ended, before its events are emitted."""
-        self._n_ended += 1
-        is_breach = end.ending is Ending.BREACH
-        ending = end.cause if is_breach else end.ending.name.lower()
-        self._counts[ending] += 1
+        if future.from_journal:  # it has ended in an earlier run
+            self._n_from_journal += 1
+            ending = FROM_JOURNAL
+        else:
+            self._n_ended += 1
+            ending = end.cause if end.ending is Ending.BREACH else end.ending.name.lower()
+            self._counts[ending] += 1
         row = partial(self._ended_row, future, call, end, ending)
-        has_failed = end.ending not in (Ending.RETURNED, Ending.CANCELLED)
+        has_failed = ending not in ("returned", "cancelled", FROM_JOURNAL)
         self._guard(lambda view: self._show_end(view, ending, row, has_failed=has_failed))
         self._arguments.pop(future, None)
 
@@ -168,8 +176,8 @@ class RunWatch:
         running = self._running()
         state = str(run.state())
         rate, n_left = self._rate(now), self._n_left()
-        is_known = n_left is not None and rate > 0 and state == "running"
-        return RunView(
+        is_known = rate > 0 and state == "running" and self._tells_enough(now, len(running))
+        view = RunView(
             executor=self._executor,
             state=state,
             elapsed=now - self._began_at,
@@ -184,7 +192,20 @@ class RunWatch:
             failures=tuple(self._failures),
             n_reruns=run.cluster.n_reruns,
             n_retries=self.n_retries,
+            n_from_journal=self._n_from_journal,
         )
+        if view.is_over:  # what it has cancelled in the end says nothing of how fast it went
+            n_ended = view.n_ended - self._counts["cancelled"]
+            view = replace(view, rate=n_ended / view.elapsed)
+        return view
+
+    def _tells_enough(self, now: float, n_running: int) -> bool:
+        """Whether the rate tells how long the rest will take.
+
+        The first calls wait for processes to start, and those that end first are the short ones.
+        """
+        least = max(_LEAST_FOR_REST, 2 * n_running)
+        return self._n_ended >= least and now - self._began_at >= _LEAST_FOR_REST_S
 
     def _running(self) -> list[_Running]:
         """The calls that run, in the order of their submission."""
@@ -233,7 +254,7 @@ class RunWatch:
     def _n_left(self) -> int | None:
         n_queued = len(self._run.queue)
         if self._total is not None:
-            return max(self._total - self._n_ended, n_queued)
+            return max(self._total - self._n_ended - self._n_from_journal, n_queued)
         n_items = self._run.feeds.n_left()
         return None if n_items is None else n_items + n_queued
 

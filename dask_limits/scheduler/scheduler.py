@@ -1,36 +1,61 @@
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
+from os import PathLike
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast, overload
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Final,
+    Never,
+    ParamSpec,
+    TypeVar,
+    Unpack,
+    overload,
+)
 
 from dask_limits.display import render
 from dask_limits.display.live import Display, has_kernel, view_for
-from dask_limits.exceptions import SchedulerNotRunningError
 from dask_limits.executors import Future
+from dask_limits.instead import refuse
+from dask_limits.journal.journal import Journal
+from dask_limits.limits import LimitsArguments
 from dask_limits.limits.trace_context import carrying
 from dask_limits.plugins import Plugin
 from dask_limits.scheduler.constructors import Constructors
-from dask_limits.scheduler.exit_state import Action, ExitState, OnException, RunOptions
-from dask_limits.scheduler.feed import Feed
+from dask_limits.scheduler.exit_state import (
+    Action,
+    ExitState,
+    OnException,
+    RunOptions,
+    Wait,
+    check_arguments,
+)
+from dask_limits.scheduler.feed import Feed, zipped
+from dask_limits.scheduler.on_dask import OnDask
 from dask_limits.scheduler.run import Run
-from dask_limits.scheduler.task import Task
+from dask_limits.scheduler.sigterm import sigterm_raises
+from dask_limits.scheduler.task import Task, row_of
 from dask_limits.units import Duration, whole_number
 
 if TYPE_CHECKING:
-    import distributed
-
-    from dask_limits.executors.dask.executor import DaskExecutor
     from dask_limits.report.report import Report
 
 P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
 
+_NOT_OF_MAP: Final = {
+    "chunksize": "short calls share their way to a process by themselves",
+    "timeout": "the time of all is that of the run, scheduler.run(timeout={value!r}), and that of"
+    " each call its limit on wall_time",
+    "buffersize": "max_in_flight={value!r} is the same",
+}
 
-class Scheduler(Constructors, render.Renderable):
+
+class Scheduler(Constructors, OnDask, render.Renderable):
     """Submits calls to an executor, and emits events as they start, end and fail.
 
     Calls run wherever the executor runs them. Callbacks run in the thread that called `run()`, one
@@ -64,26 +89,76 @@ class Scheduler(Constructors, render.Renderable):
 
     @overload
     def task(
-        self, function: Callable[P, R], *, plugins: Plugin | Iterable[Plugin] = ()
+        self,
+        function: Callable[P, R],
+        *,
+        plugins: Plugin | Iterable[Plugin] = (),
+        key: Callable[P, object] | None = None,
+        **limits: Unpack[LimitsArguments],
     ) -> Task[P, R]: ...
     @overload
     def task(
-        self, *, plugins: Plugin | Iterable[Plugin] = ()
+        self,
+        *,
+        plugins: Plugin | Iterable[Plugin] = (),
+        key: Callable[..., object] | None = None,
+        **limits: Unpack[LimitsArguments],
     ) -> Callable[[Callable[P, R]], Task[P, R]]: ...
     def task(
-        self, function: Callable[P, R] | None = None, *, plugins: Plugin | Iterable[Plugin] = ()
+        self,
+        function: Callable[P, R] | None = None,
+        *,
+        plugins: Plugin | Iterable[Plugin] = (),
+        key: Callable[P, object] | None = None,
+        **limits: Unpack[LimitsArguments],
     ) -> Task[P, R] | Callable[[Callable[P, R]], Task[P, R]]:
-        """Make a task of a function, with one plugin or several. This is also a decorator."""
-        if function is None:
-            return lambda function: Task(function, self, plugins=plugins)
-        return Task(function, self, plugins=plugins)
+        """Make a task of a function. This is also a decorator.
 
+        Args:
+            function: What each call runs.
+            plugins: A plugin, or several, that change, refuse or hold calls.
+            key: What a [Journal][dask_limits.Journal] knows a call by, from its arguments:
+                `key=lambda config: config["name"]`. Without it, all arguments count.
+            **limits: `memory`, `wall_time`, ...: the limits of each call, which are those of a
+                [PynisherPlugin][dask_limits.PynisherPlugin] that comes after the other plugins.
+
+        Raises:
+            TypeError: for something that cannot be called, or an argument by another name.
+            ValueError: for an invalid limit.
+
+        Example:
+            >>> Scheduler(2).task(abs, memory="1 GiB", wall_time=60).plugins[0].limits
+            Limits(memory=1073741824, wall_time=60.0)
+        """
+        if function is None:
+            return lambda function: Task(function, self, plugins=plugins, key=key, **limits)
+        return Task(function, self, plugins=plugins, key=key, **limits)
+
+    @overload
     def map(
         self,
         function: Task[[T], Any] | Callable[[T], object],
         items: Iterable[T],
         *,
         max_in_flight: int | None = None,
+    ) -> None: ...
+    @overload
+    def map(
+        self,
+        function: Task[..., Any] | Callable[..., object],
+        items: Iterable[Any],
+        second: Iterable[Any],
+        /,
+        *others: Iterable[Any],
+        max_in_flight: int | None = None,
+    ) -> None: ...
+    def map(
+        self,
+        function: Task[..., Any] | Callable[..., object],
+        items: Iterable[Any],
+        *others: Iterable[Any],
+        max_in_flight: int | None = None,
+        **_unknown: Never,
     ) -> None:
         """Submit a call for each item: of a task of this scheduler, or of any callable.
 
@@ -94,9 +169,11 @@ class Scheduler(Constructors, render.Renderable):
 
         Args:
             function: The task, or the callable.
-            items: Each is the one argument of a call. They are taken in the thread of the run, so
-                an iterator that waits delays the callbacks. What it raises is handled as what a
+            items: Each is the first argument of a call. They are taken in the thread of the run,
+                so an iterator that waits delays the callbacks. What it raises is handled as what a
                 callback raises; there are no more items then.
+            *others: Those of its second argument, and so on. As with the built-in `map`, the
+                shortest one ends this.
             max_in_flight: How many of these calls may be submitted and not done. By default, for
                 each that can run at a time as many as take 0.2 s, from 2 to 100; or as many as end
                 in 0.1 s if these are more. So it follows the workers as they come and go.
@@ -120,47 +197,57 @@ class Scheduler(Constructors, render.Renderable):
             >>> sum(results)
             5050
         """
+        refuse("map()", _unknown, ["max_in_flight"], _NOT_OF_MAP)
         if max_in_flight is not None:
             whole_number(max_in_flight, "max_in_flight", none="as many as end in 0.1 s")
+        submit = self._submits(function)
+        all_items, submit_one, n_items = zipped(carrying(submit), items, *others)
+        feed = partial(Feed, all_items, submit_one, max_in_flight, n_items=n_items)
+        self.in_run(lambda run: run.feed(feed(places=run.places)))
+
+    def _submits(self, function: object) -> Callable[..., Future[Any] | None]:
+        """What submits a call of a task, or of a function."""
         if isinstance(function, Task):
             if function.scheduler is not self:
                 raise ValueError(
                     f"{function!r} belongs to another scheduler: {function.scheduler!r}"
                 )
-            submit: Callable[[T], Future[Any] | None] = function.submit
-        elif callable(function):
-            call = function
-            submit = lambda item: self.submit(call, item)  # noqa: E731
-        else:
-            raise TypeError(
-                f"map() needs a task or a function, but {function!r} is of type"
-                f" {type(function).__name__}"
-            )
-        feed = partial(Feed, iter(items), carrying(submit), max_in_flight, n_items=_length(items))
-        self.in_run(lambda run: run.feed(feed(places=run.places)))
+            return function.submit
+        if callable(function):
+            return partial(self.submit, function)
+        raise TypeError(
+            f"map() needs a task or a function, but {function!r} is of type"
+            f" {type(function).__name__}"
+        )
 
     def run(
         self,
         *,
         timeout: Duration | None = None,
         end_on_empty: bool = True,
-        wait: bool = True,
+        wait: Wait = True,
         on_exception: OnException = "raise",
         on_cancelled: Action = "raise",
         display: bool | Display | None = None,
+        journal: str | PathLike[str] | Journal | None = None,
+        **_unknown: Never,
     ) -> ExitState:
         """Run until nothing is left to do, or something ends the run.
 
         This works in a notebook cell too. Ctrl-C ends all calls at once, and raises
-        KeyboardInterrupt.
+        KeyboardInterrupt. In the main thread so does SIGTERM, and raises SystemExit, for exit
+        status 143, unless the program has a handler for it.
 
         Args:
             timeout: The longest time to run: seconds, `(5, "m")`, `"1h 30m"`. It does not
-                interrupt a call of a sequential executor.
+                interrupt a call of a sequential executor. It also ends the attempt to connect to
+                the address of a Dask scheduler, with an OSError.
             end_on_empty: Whether to end when nothing is left to do. If False, the run goes on
                 until `stop()` or the timeout.
             wait: Whether to wait, when the run ends, for the calls that the executor has. If
-                False, they are cancelled. Calls that a plugin holds are cancelled in any case.
+                False, they are cancelled; with "running", those that have not started, as by
+                `shutdown(cancel_futures=True)` of the standard library. Calls that a plugin holds
+                are cancelled in any case.
             on_exception: What to do when a call or a callback raises: "raise" the exception,
                 "end" the run without raising it, or "continue"; or a mapping of exception types
                 to these, of which the first match counts. Without a match, it is raised.
@@ -169,6 +256,8 @@ class Scheduler(Constructors, render.Renderable):
                 In a cell of a notebook it is shown by default. On a terminal this is one screen;
                 elsewhere, such as in a log, lines. A [Display][dask_limits.Display] says how many
                 calls there will be, for the time left.
+            journal: A file, or a [Journal][dask_limits.Journal], that remembers how calls have
+                ended. What has ended in an earlier run with it comes back at once.
 
         Returns:
             Why the run ended.
@@ -177,14 +266,17 @@ class Scheduler(Constructors, render.Renderable):
             RuntimeError: if the scheduler is running already.
             WorkersNotStartedError: if no worker of the cluster has started.
             ClusterLostError: if a Dask client has lost its scheduler before the run.
+            JournalError: if the journal cannot be used. At most what was not told is lost.
             ValueError: for an invalid argument. Nothing has started then.
             BaseException: what a call or a callback raised, if `on_exception` is "raise".
         """
-        options = RunOptions(timeout, end_on_empty, wait, on_exception, on_cancelled)
-        with self._running(options, display) as run:
+        check_arguments(display, _unknown)
+        remembered = Journal.of(journal)
+        options = RunOptions(timeout, end_on_empty, wait, on_exception, on_cancelled, remembered)
+        with sigterm_raises(), self._running(options, display) as run:
             state = run.loop.drive(run.steps())
-        if run.error is not None:
-            raise run.error
+        if run.end.error is not None:
+            raise run.end.error
         return state
 
     async def async_run(
@@ -192,10 +284,12 @@ class Scheduler(Constructors, render.Renderable):
         *,
         timeout: Duration | None = None,
         end_on_empty: bool = True,
-        wait: bool = True,
+        wait: Wait = True,
         on_exception: OnException = "raise",
         on_cancelled: Action = "raise",
         display: bool | Display | None = None,
+        journal: str | PathLike[str] | Journal | None = None,
+        **_unknown: Never,
     ) -> ExitState:
         """Like `run()`, in the event loop of the caller. Callbacks are plain functions here too.
 
@@ -206,14 +300,16 @@ class Scheduler(Constructors, render.Renderable):
         """
         import asyncio
 
-        options = RunOptions(timeout, end_on_empty, wait, on_exception, on_cancelled)
+        check_arguments(display, _unknown)
+        remembered = Journal.of(journal)
+        options = RunOptions(timeout, end_on_empty, wait, on_exception, on_cancelled, remembered)
         stops: dict[str, Callable[[], object]] = {"Stop": self.stop}
         if (task := asyncio.current_task()) is not None:
             stops["End running calls"] = task.cancel
         with self._running(options, display, stops) as run:
             state = await run.loop.drive_async(run.steps())
-        if run.error is not None:
-            raise run.error
+        if run.end.error is not None:
+            raise run.end.error
         return state
 
     def report(self) -> Report:
@@ -230,52 +326,6 @@ class Scheduler(Constructors, render.Renderable):
             [('pow', 'returned')]
         """
         return self._recorder.report()
-
-    @property
-    def client(self) -> distributed.Client:
-        """The Dask client of the run, for `scatter()`, `scheduler_info()` and the rest.
-
-        Raises:
-            SchedulerNotRunningError: if the scheduler does not run.
-            TypeError: if it does not run on Dask.
-        """
-        return self._on_dask().client
-
-    @property
-    def dashboard_link(self) -> str | None:
-        """The address of the dashboard of Dask's scheduler; None if it has none.
-
-        Raises:
-            SchedulerNotRunningError: if the scheduler does not run.
-            TypeError: if it does not run on Dask.
-        """
-        return self._on_dask().dashboard_link
-
-    @property
-    def dashboard_tunnel(self) -> str | None:
-        """The command that makes `dashboard_link` work on your own computer; None if there is none.
-
-        For a run on the login node of a cluster: `ssh -N -L 8787:127.0.0.1:8787 ada@login1`.
-
-        Raises:
-            SchedulerNotRunningError: if the scheduler does not run.
-            TypeError: if it does not run on Dask.
-        """
-        from dask_limits.executors.dask.dashboard import tunnel_to
-
-        link = self.dashboard_link
-        return None if link is None else tunnel_to(link)
-
-    def _on_dask(self) -> DaskExecutor:
-        if (run := self._run) is None:
-            raise SchedulerNotRunningError(
-                "The scheduler is not running, so it has no Dask client. It has one in callbacks,"
-                " such as those of @scheduler.on_start."
-            )
-        executor = run.executor
-        if not hasattr(executor, "client"):
-            raise TypeError(f"{self!r} has no Dask client: it does not run on Dask")
-        return cast("DaskExecutor", executor)
 
     @contextmanager
     def _running(
@@ -342,18 +392,8 @@ class Scheduler(Constructors, render.Renderable):
             len(self.queue),
             () if run is None else run.cluster.lines(),
             self.emitter.subscribers,
-            [
-                views.TaskRow(task.name, task.n_running, task.n_held, task.event_counts, task)
-                for task in self.tasks.values()
-            ],
+            [row_of(task) for task in self.tasks.values()],
         )
 
     def __repr__(self) -> str:
         return f"Scheduler({self._factory}, {len(self.queue)} not done)"
-
-
-def _length(items: Iterable[object]) -> int | None:
-    try:
-        return len(items) if isinstance(items, Sized) else None
-    except Exception:  # of a user's class, or more than there are numbers for
-        return None

@@ -7,14 +7,17 @@ import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar, Unpack
 
 from dask_limits.display import render
 from dask_limits.events import Event
 from dask_limits.executors import Call, Future
-from dask_limits.executors.future import DeferredFuture
 from dask_limits.executors.traced import deferred
-from dask_limits.limits import call_log, name_of
+from dask_limits.future import DeferredFuture
+from dask_limits.instead import command_of, refuse
+from dask_limits.limits import Limits, LimitsArguments, call_log, name_of
+from dask_limits.limits.limits import NOT_LIMITS
+from dask_limits.plugins import PynisherPlugin
 from dask_limits.plugins.base import RETRY, Plugin
 from dask_limits.scheduler.call_hooks import CallHooks
 from dask_limits.scheduler.events import TaskEvents
@@ -22,8 +25,21 @@ from dask_limits.scheduler.run import Run
 from dask_limits.scheduler.submitter import Submitter
 from dask_limits.units import parse_delay
 
+if TYPE_CHECKING:
+    from dask_limits.display.views import TaskRow
+    from dask_limits.journal.run_journal import Known, RunJournal
+
 P = ParamSpec("P")
 R = TypeVar("R")
+
+_LIMITER: Final = "use plugins=Limiter(max_concurrent={value!r})"
+_ELSEWHERE: Final = {
+    **NOT_LIMITS,
+    "max_calls": "use plugins=Limiter(max_calls={value!r})",
+    "max_concurrent": _LIMITER,
+    "concurrency": _LIMITER,
+    "name": "it has the name of its function",
+}
 
 
 class Task(TaskEvents[P, R], render.Renderable):
@@ -35,6 +51,9 @@ class Task(TaskEvents[P, R], render.Renderable):
         function: The function that each call runs.
         scheduler: The scheduler that calls are submitted to.
         plugins: A plugin, or several, that change, refuse or hold calls.
+        key: A function of the arguments of a call. What it returns, as text, is what a
+            [Journal][dask_limits.Journal] knows the call by, in place of all its arguments.
+        **limits: The limits of each call: see [task][dask_limits.Scheduler.task].
 
     Attributes:
         name: The name of the function.
@@ -65,10 +84,15 @@ class Task(TaskEvents[P, R], render.Renderable):
         scheduler: Submitter,
         *,
         plugins: Plugin | Iterable[Plugin] = (),
+        key: Callable[P, object] | None = None,
+        **limits: Unpack[LimitsArguments],
     ) -> None:
+        if key is not None and not callable(key):
+            raise TypeError(f"key={key!r} must be a function of the arguments of a call")
         if not callable(function):
             raise TypeError(
                 f"A task needs a function, but {function!r} is of type {type(function).__name__}"
+                f"{command_of(function)}"
             )
         self.name = name_of(function)
         super().__init__(self.name)
@@ -76,6 +100,7 @@ class Task(TaskEvents[P, R], render.Renderable):
         self.scheduler = scheduler
         ref = "".join(secrets.choice(string.ascii_letters + string.digits) for _ in range(8))
         self.unique_ref = f"Task-{self.name}-{ref}"
+        self._key = key
         self.plugins: list[Plugin] = []
         self.n_submitted = 0
         self._futures: dict[Future[R], None] = {}  # as a set that keeps its order
@@ -83,6 +108,7 @@ class Task(TaskEvents[P, R], render.Renderable):
         self._last_hooks: weakref.ref[CallHooks] | None = None
         self._may_retry = False  # whether a plugin may want another attempt of a call
         several = list(plugins) if isinstance(plugins, Iterable) else [plugins]
+        several += _plugins_of(limits)
         for plugin in several:  # before any of them is attached
             _check_plugin(plugin)
         for plugin in several:
@@ -119,7 +145,10 @@ class Task(TaskEvents[P, R], render.Renderable):
 
     @property
     def n_running(self) -> int:
-        """How many calls have started and are not done, between attempts too."""
+        """How many calls the executor has that are not done, between attempts too.
+
+        They run, or wait there. Those that plugins hold are not counted.
+        """
         return len(self._futures) - len(self._held)
 
     @property
@@ -149,8 +178,11 @@ class Task(TaskEvents[P, R], render.Renderable):
             if changed is None:
                 return None
             call = changed
+        known = None if run.journal is None else self._known(run.journal, args, kwargs)
         future: Future[R]
-        if self._held or not self._has_place():
+        if known is not None and known.past is not None:
+            future = known.past
+        elif self._held or not self._has_place():
             future = held = deferred(call)
             self._held[held] = run
         elif self._may_retry:
@@ -161,9 +193,13 @@ class Task(TaskEvents[P, R], render.Renderable):
         # All counts are right before the first callback, which may submit again.
         self._futures[future] = None
         self.n_submitted += 1
-        run.add(future, call, self._hooks())
+        run.add(future, call, self._hooks(), known)
         run.guard(self.emitter.emit, self.SUBMITTED, future, *args, **kwargs)
         return future
+
+    def _known(self, journal: RunJournal, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Known:
+        key = None if self._key is None else str(self._key(*args, **kwargs))
+        return journal.submitted(self.name, (self.function, args, kwargs), key)
 
     def _hooks(self) -> CallHooks:
         """What the run needs of this: one object as long as there are calls."""
@@ -258,6 +294,15 @@ class Task(TaskEvents[P, R], render.Renderable):
         return f"Task({self.name}, {len(self._futures)} not done)"
 
 
+def _plugins_of(limits: LimitsArguments) -> list[Plugin]:
+    """The plugin for limits by their names, if there are any."""
+    known = ["plugins", "key", *LimitsArguments.__annotations__]
+    refuse("task()", {n: value for n, value in limits.items() if n not in known}, known, _ELSEWHERE)
+    if not limits:
+        return []
+    return [PynisherPlugin(**Limits(**limits).as_dict())]
+
+
 def _check_plugin(plugin: object) -> None:
     if isinstance(plugin, type):
         raise TypeError(f"{plugin.__name__} is a class: pass an instance, {plugin.__name__}(...)")
@@ -266,3 +311,12 @@ def _check_plugin(plugin: object) -> None:
             f"{plugin!r} must be a plugin, such as PynisherPlugin(...), but is of type"
             f" {type(plugin).__name__}. Derive plugins of your own from dask_limits.Plugin."
         )
+
+
+def row_of(task: Task[..., Any]) -> TaskRow:
+    """How a task is shown among the others."""
+    from dask_limits.display.views import TaskRow  # for notebooks alone
+
+    n_running = sum(future.running() for future in task.futures())
+    n_waiting = task.n_running - n_running
+    return TaskRow(task.name, n_running, n_waiting, task.n_held, task.event_counts, task)

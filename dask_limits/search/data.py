@@ -7,6 +7,7 @@ import math
 import warnings
 from collections import Counter
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -43,6 +44,14 @@ class Dataset:
 
     def __repr__(self) -> str:
         return "<data>"  # it is the same in all trials, and the live view is narrow
+
+    @cached_property
+    def token(self) -> str:
+        """A hash of the data, the same in every process."""
+        import joblib
+
+        hashed: str = joblib.hash((self.features, self.target))
+        return hashed
 
     def describe(self) -> str:
         """Its size and the kind of problem, in one line."""

@@ -26,19 +26,21 @@ _COLUMNS: Final[Mapping[str, Callable[[Trial], object]]] = {
 
 
 class Results:
-    """A directory with `trials.csv`, a row per trial, and `best_model.joblib`.
+    """A directory with `trials.csv`, a row per trial, `best_model.joblib` and a journal.
 
-    Files of an earlier search are renamed: `trials.1.csv`, `best_model.1.joblib`.
+    Files of an earlier search are renamed: `trials.1.csv`, `best_model.1.joblib`. So is its
+    journal, unless the search is resumed.
 
     The directory is created if it does not exist. All methods raise OSError, with the name of the
     file, if they cannot write.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, resume: bool = False) -> None:
         self.trials_csv = directory / "trials.csv"
         self.best_model = directory / "best_model.joblib"
+        journal = directory / "journal"  # a folder: SQLite has several files
         directory.mkdir(parents=True, exist_ok=True)
-        for path in (self.trials_csv, self.best_model):
+        for path in (self.trials_csv, self.best_model, *(() if resume else [journal])):
             _keep_earlier(path)
         self._file = self.trials_csv.open("x", newline="", encoding="utf-8")
         self._writer = csv.writer(self._file)
@@ -48,6 +50,8 @@ class Results:
             self.close()
             self.trials_csv.unlink()
             raise
+        journal.mkdir(mode=0o700, exist_ok=True)
+        self.journal = journal / "run.sqlite"
 
     def add(self, trial: Trial) -> None:
         """Write the row of a trial that has ended, and flush it."""

@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final
 
 from dask_limits import Display, PynisherPlugin, Scheduler, Usage
@@ -130,18 +131,23 @@ class RandomSearch:
     fitting: Trial | None = None
 
     def run(
-        self, scheduler: Scheduler, limits: PynisherPlugin, display: Display | bool = False
+        self,
+        scheduler: Scheduler,
+        limits: PynisherPlugin,
+        display: Display | bool = False,
+        journal: Path | None = None,
     ) -> None:
-        """Run all trials, then fit the best pipeline. `display` is as for `Scheduler.run`.
+        """Run all trials, then fit the best pipeline. The rest is as for `Scheduler.run`.
 
         This raises what `on_trial` or `on_note` raised, LimitRefusedError if no worker can run a
-        trial with these limits, and WorkersNotStartedError if no worker has started.
+        trial with these limits, WorkersNotStartedError if no worker has started, and JournalError
+        if the journal cannot be used.
         """
         self._plan_trials(scheduler, limits)
         if self.fit_best:
             self._plan_final_fit(scheduler, limits)
         goes_on: Any = {"on_exception": "continue", "on_cancelled": "continue"}
-        state = scheduler.run(wait=False, display=display, **goes_on)
+        state = scheduler.run(wait=False, display=display, journal=journal, **goes_on)
         if state.exception is not None:
             raise state.exception
 
@@ -151,7 +157,7 @@ class RandomSearch:
         return sorted(scored, key=lambda trial: -(trial.score or 0))
 
     def _plan_trials(self, scheduler: Scheduler, limits: PynisherPlugin) -> None:
-        task = scheduler.task(run_trial, plugins=limits.copy())
+        task = scheduler.task(run_trial, plugins=limits.copy(), key=self._key)
         numbers = iter(range(self.n_trials))
         running: dict[Future[Any], Trial] = {}
         clock: list[Any] = []
@@ -209,8 +215,12 @@ class RandomSearch:
             for future in list(running):
                 future.cancel()
 
+    def _key(self, dataset: Dataset, configuration: Configuration) -> str:
+        """What a journal knows a call by: the data is the same for all, so it is hashed once."""
+        return f"{dataset.token} {configuration.family} {dict(configuration.parameters)}"
+
     def _plan_final_fit(self, scheduler: Scheduler, limits: PynisherPlugin) -> None:
-        fit = scheduler.task(fit_pipeline, plugins=limits.copy())
+        fit = scheduler.task(fit_pipeline, plugins=limits.copy(), key=self._key)
         tried: list[Trial] = []
 
         @scheduler.on_empty
@@ -248,5 +258,5 @@ def status_of(error: BaseException) -> str:
 
 def first_line(error: BaseException) -> str:
     """An exception in one line, with its type if the trial raised it."""
-    text = next(iter(str(error).splitlines()), "").removesuffix(", in:")  # which stacks follow
+    text = str(error).partition("\n")[0]
     return text if isinstance(error, CallError) else f"{type(error).__name__}: {text}"

@@ -125,11 +125,8 @@ class Report:
         """Print the limits that nearly all trials would have kept, as options."""
         for one in scheduler.report().suggest_limits():
             if one.task == run_trial.__name__ and one.limits:
-                options = (
-                    f"--trial-{name.replace('_', '-')} {str(value).replace(' ', '')}"
-                    for name, value in one.limits.items()
-                )
-                self.say(f"limits by what trials used: {' '.join(options)}")
+                options = one.options.replace("--", "--trial-")
+                self.say(f"limits by what trials used: {options}")
                 for note in one.notes:
                     self.note(note)
 

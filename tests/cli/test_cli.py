@@ -62,6 +62,7 @@ def rows_of(out: Path) -> list[dict[str, str]]:
         (["t.csv", "--target", "y"], "t.csv has 2 usable rows"),
         (["--target", "y"], "--target needs DATA, the CSV file with that column."),
         (["--trial-memory", "0"], "--trial-memory '0' is not an amount of memory above zero"),
+        (["--trial-memory", "200"], "--trial-memory=200 is 200 bytes, but a call that does"),
         (["--trial-memory", "3 parsec"], "--trial-memory '3 parsec' is not an amount of memory"),
         (["--trial-wall-time", "-1s"], "--trial-wall-time '-1s' is not a time above zero"),
         (["--trial-cpu-time", "0s"], "--trial-cpu-time '0s' is not a time above zero"),
@@ -295,8 +296,9 @@ def test_a_full_disk_ends_it_with_what_there_is_and_one_sentence(tmp_path: Path)
         assert process.poll() is None
     resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (1, 1))
     stdout, stderr = process.communicate()
-    trials_csv = tmp_path / "trials.csv"
-    assert stderr == f"Error: The search cannot go on: File too large ({trials_csv}).\n"
+    journal = tmp_path / "journal" / "run.sqlite"
+    assert stderr.startswith(f"Error: The search cannot go on: The journal {journal} cannot be ")
+    assert stderr.count("\n") == 1
     assert process.returncode == 1
     assert "score: balanced accuracy" in stdout
     assert "\ntrials: " in stdout
@@ -336,10 +338,10 @@ def test_an_output_that_fails_midway_is_said_in_one_sentence(tmp_path: Path) -> 
     output = tmp_path / "output"
     search = [*COMMAND, path, "--target", "kind", "--executor", "processes", "--workers", "1"]
     with output.open("w") as file:
-        file.write("." * 600)
+        file.write("." * 20_000_000)  # the journal is smaller
         file.flush()
         ended = subprocess.run(
-            ["prlimit", "--fsize=700", *search, "--out", tmp_path / "out"],
+            ["prlimit", "--fsize=20000100", *search, "--out", tmp_path / "out"],
             stdout=file,
             stderr=subprocess.PIPE,
             text=True,

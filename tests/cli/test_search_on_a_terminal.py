@@ -17,11 +17,11 @@ def test_a_search_shows_its_run_until_ctrl_c_ends_it(tmp_path):
         shown = terminal.wait_until(
             lambda lines: any(line.startswith("run_trial  <data>, <") for line in lines), 200
         )
-        assert any(line.startswith("ProcessExecutor running, ") for line in shown)
+        assert any(line.startswith("2 processes running, ") for line in shown)
         assert any("3 left" in line for line in shown)  # two trials, and the fit of the best one
         terminal.type("\x03")
         assert terminal.wait(200) == 130
-        assert any(line.startswith("ProcessExecutor stopped, ") for line in terminal.lines)
+        assert any(line.startswith("2 processes stopped, ") for line in terminal.lines)
         assert any(li.startswith("trials: 2 (") and "cancelled" in li for li in terminal.lines)
         assert "no model was fitted: interrupted" in terminal.lines
         assert not terminal.screen.cursor.hidden

@@ -24,6 +24,8 @@ pytestmark = pytest.mark.dask
 
 BAR = ".limits-bar"
 STACKS = "details"
+FUNCTIONS = ".slick-row .r1"
+"""The functions of running calls."""
 EVIL = "<script>window.wrong = 1</script><img src=x onerror='window.wrong = 1'>$$x$$"
 
 
@@ -135,6 +137,62 @@ def test_what_ended_before_the_page_was_opened_is_shown(limits_page: Page, execu
     limits_page.wait_for("pow", ".slick-cell")
     limits_page.wait_for("1 returned", ".slick-cell")
     limits_page.wait_for("s of 40 s", BAR)
+
+
+def test_a_search_leaves_what_has_the_text(limits_page: Page, executor, tmp_path: Path) -> None:
+    """Running calls by function or worker, and breaches by what their stacks have."""
+    breach(executor)
+    go = tmp_path / "go"
+    calls = [limit(run_until, wall_time=55), limit(grow_by_steps, wall_time=55, memory="1 GiB")]
+    futures = [
+        executor.submit(calls[0], go, tmp_path / "runs"),
+        executor.submit(calls[1], tmp_path),
+    ]
+    for name in ("run_until", "grow_by_steps"):
+        limits_page.wait_for(name, FUNCTIONS)
+    [field] = limits_page.all("input")
+    field.send_keys("GROW_by")
+    limits_page.wait_for("1 found.")
+    until(lambda: "run_until" not in limits_page.texts(FUNCTIONS))
+    assert "grow_by_steps" in limits_page.texts(FUNCTIONS)
+    limits_page.wait_for("None is found.")
+    assert not limits_page.all(STACKS)
+    field.clear()
+    field.send_keys("wait_on")
+    limits_page.wait_for("0 found.")
+    until(lambda: bool(limits_page.all(STACKS)))
+    go.touch()
+    (tmp_path / "1").touch()
+    (tmp_path / "end").touch()
+    for future in futures:
+        future.result(timeout=60)
+
+
+def test_each_function_says_how_many_of_its_calls_wait_run_and_have_ended(
+    limits_page: Page, executor, tmp_path: Path
+) -> None:
+    """Four can run at a time here."""
+
+    def counted(path: Path) -> None:
+        run_until(path, path.with_suffix(".runs"))
+
+    gates = [tmp_path / f"{n}" for n in range(6)]
+    for gate in gates[:1]:
+        gate.touch()
+    futures = [executor.submit(limit(counted, wall_time=50, cores=1), gate) for gate in gates]
+
+    def counts() -> list[str]:
+        """Of its row: what waits, runs and has ended."""
+        pattern = re.compile(r"counted\s*(\d)\s*(\d)\s*(\d of 6)")
+        found = [pattern.match(text.strip()) for text in limits_page.texts(".slick-row")]
+        return next(([*one.groups()] for one in found if one), [])
+
+    until(lambda: counts() == ["1", "4", "1 of 6"], 30, counts)
+    for gate in gates:
+        gate.touch()
+    for future in futures:
+        future.result(timeout=60)
+    until(lambda: counts() == ["0", "0", "6 of 6"], 30, counts)
 
 
 def test_names_and_messages_are_shown_as_text(limits_page: Page, executor, tmp_path) -> None:

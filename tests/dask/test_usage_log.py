@@ -63,6 +63,7 @@ def test_their_report_says_how_they_ended_under_which_limits_and_where(client: C
     rows = {row.key: row for row in report}
     late, raised = rows[breached.key], rows[failed.key]
     assert (late.task, late.ending, late.cause) == ("sleep", "breach", "wall_time")
+    assert (late.arguments, raised.arguments) == ("60", "'y'")
     assert (raised.ending, raised.where) == ("raised", "")
     assert raised.cause.startswith("ValueError: invalid literal for int()")
     assert (late.wall_time_limit, late.memory_limit) == (0.2, 200 * 2**20)

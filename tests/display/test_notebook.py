@@ -58,8 +58,9 @@ def test_a_run_is_shown_in_place_while_it_goes_on_and_prints_land_in_its_cell(ju
     last = page_of(cell)
     assert "exhausted" in last.text and "2 returned" in last.text
     assert last.is_whole and "script" not in last.tags
-    assert [kind for output in cell.outputs for kind in output].count("text/html") == 1
-    assert re.search(r"run on ProcessExecutor \(exhausted.*2 returned", cell.text("text/plain"))
+    pages = [output["text/html"] for output in cell.outputs if "text/html" in output]
+    assert ["End of the run" in page for page in pages] == [False, True]  # the view, and the state
+    assert re.search(r"run on 2 processes \(exhausted.*2 returned", cell.text("text/plain"))
 
 
 def test_a_run_that_is_not_to_be_displayed_shows_nothing(jupyter):
@@ -143,3 +144,17 @@ def test_ipython_on_a_terminal_is_no_notebook(tmp_path):
         check=True,
     )
     assert done.stdout == "exhausted\n"
+
+
+def test_a_place_in_a_cell_has_its_number(jupyter):
+    jupyter.run("def fail(n):\n    raise ValueError(n)\n\ndef wait(n):\n    time.sleep(60)")
+    defined = jupyter.run("print(len(In) - 1)").text("stdout").strip()
+    cell = jupyter.run(
+        "from dask_limits import LimitedExecutor\n"
+        "with LimitedExecutor(1, wall_time=1) as executor:\n"
+        "    executor.submit(fail, 1).exception(), executor.submit(wait, 2).exception()\n"
+        "print(*(row.where for row in executor.report()), sep='\\n')"
+    )
+    number = int(defined) - 1
+    places = [f"Cell In[{number}]:2 in fail", f"Cell In[{number}]:5 in wait"]
+    assert cell.text("stdout").splitlines() == places

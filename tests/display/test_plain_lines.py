@@ -46,8 +46,8 @@ def test_each_failure_has_a_line_with_cause_and_place():
         scheduler.run(display=True, on_exception="continue")
         """
     )
-    assert lines[0].startswith("run on ProcessExecutor (starting, ")
-    assert lines[-1].startswith("run on ProcessExecutor (exhausted, ")
+    assert lines[0].startswith("run on 2 processes (starting, ")
+    assert lines[-1].startswith("run on 2 processes (exhausted, ")
     assert "): 1 returned, 10 raised, 1 wall_time; " in lines[-1]
     failed = [line for line in lines if line.startswith("fail(")]
     assert len(failed) == 10
@@ -117,3 +117,22 @@ def test_a_run_goes_on_when_nobody_reads_its_lines_any_more():
         process.stdin.write("\n")
         process.stdin.flush()
         assert "[3, 4]" in process.stderr.read()
+
+
+def test_what_comes_back_from_a_journal_has_no_lines_and_a_summary_soon(tmp_path):
+    """The last call of the second run takes longer than that."""
+    program = f"""
+        import sys, time
+        from dask_limits import Display, Scheduler
+        scheduler = Scheduler.with_threads(1)
+        task = scheduler.task(time.sleep)
+        seconds = [0] * 3 if N == 3 else [0] * 3 + [4]
+        scheduler.on_start(lambda: [task.submit(s) for s in seconds] and None)
+        scheduler.run(journal={str(tmp_path / "run.sqlite")!r}, display=Display(total=4))
+    """
+    first, again = (lines_of(program.replace("N ==", f"{n} ==")) for n in (3, 4))
+    assert first[0].endswith("s): no call has ended") and len(first) == 5
+    _, summary, row, last = again
+    assert "s): 3 from the journal; " in summary and summary.endswith("; 1 left")
+    assert row.startswith("sleep(4) returned; ")
+    assert "): 1 returned, 3 from the journal; " in last

@@ -44,7 +44,7 @@ def test_it_renders_whatever_callables_it_is_given(threads):
     assert "Executor Queue" in threads._repr_mimebundle_()["text/plain"]
     page = Page(threads._repr_html_())
     assert named.unique_ref in page.text and "<lambda>(x, *, y=1)" in page.text
-    assert repr(threads) == "Scheduler(ThreadPoolExecutor(max_workers=2), 0 not done)"
+    assert repr(threads) == "Scheduler(2 threads, 0 not done)"
 
 
 def test_names_are_not_read_as_markup(threads):

@@ -12,7 +12,7 @@ TAGS = {"div", "span", "table", "thead", "tbody", "tr", "th", "td", "code"}
 
 
 def page_of(**view):
-    page = Page(run_html(RunView("ProcessExecutor", "running", 61.0, **view)))
+    page = Page(run_html(RunView("2 threads", "running", 61.0, **view)))
     assert page.is_whole
     return page
 

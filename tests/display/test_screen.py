@@ -33,7 +33,7 @@ FAILURE = EndedRow(
     attempts=2,
 )
 VIEW = RunView(
-    executor="DaskExecutor",
+    executor="Dask cluster",
     state="running",
     elapsed=83.0,
     running=(ROW,) * 60,
@@ -62,7 +62,7 @@ def lines_of(view, width, height, **options):
         replace(VIEW, failures=(), cluster=()),
         replace(VIEW, running=(), n_running=0),
         replace(VIEW, running=(replace(ROW, memory=Amount(), worker=""),), n_running=1),
-        RunView("DaskExecutor", "starting", 0.0),
+        RunView("Dask cluster", "starting", 0.0),
     ],
     ids=["all", "no failures", "nothing runs", "one runs", "start"],
 )
@@ -76,7 +76,7 @@ def test_it_is_never_higher_or_wider_than_the_terminal(view, height):
 def test_80_columns_have_bars_and_200_have_figures_too():
     narrow, wide = lines_of(VIEW, 80, 23), lines_of(VIEW, 200, 49)
     assert len(narrow) == 23 and len(wide) == 49
-    assert narrow[:2] == ["DaskExecutor running, 83 s", "190 returned  7 raised  3 memory"]
+    assert narrow[:2] == ["Dask cluster running, 83 s", "190 returned  7 raised  3 memory"]
     assert narrow[2].startswith("100 running  700 waiting  4.0/s  800 left  about 3 min to go")
     assert "2 workers, 4 cores, 8.0 GiB" in "\n".join(narrow)
     (row, *_), (wide_row, *_) = ([li for li in lines if "12 s" in li] for lines in (narrow, wide))
@@ -115,3 +115,31 @@ def test_a_bar_turns_yellow_and_red_as_the_limit_comes_near():
 def test_without_unicode_bars_are_drawn_in_ascii():
     view = replace(VIEW, running=(replace(ROW, task="fit", arguments="10"),), n_running=1)
     assert "".join(lines_of(view, 80, 23, bars=ASCII)).isascii()
+
+
+def test_a_run_that_has_ended_without_a_call_says_so():
+    view = RunView("2 threads", "exhausted", 0.1)
+    what = "nothing was submitted: submit in a callback of @scheduler.on_start"
+    assert what in lines_of(view, 80, 23)
+    assert "nothing" not in str(lines_of(RunView("2 threads", "running", 0.1), 80, 23))
+
+
+def test_a_failure_says_which_call_it_was_in_80_columns_too():
+    failure = replace(FAILURE, worker="", attempts=1, where="fit.py:12 in fit")
+    view = RunView(
+        "2 processes", "running", 83.0, failures=(failure, replace(failure, task="a" * 99))
+    )
+    short, long = lines_of(view, 80, 23)[-2:]
+    assert short[9:] == "fit(10, depth=3)  memory limit of 300.0 MiB: it ha...  fit.py:12 in fit"
+    assert "aaa...  memory limit" in long and max(map(cell_len, (short, long))) <= 80
+    assert lines_of(view, 59, 23)[-2].startswith("fit(10, depth=3)  memory")
+
+
+def test_what_came_from_a_journal_is_counted_apart_and_is_part_of_what_is_done():
+    view = RunView(
+        *("2 threads", "running", 9.0), counts={"returned": 1}, n_left=10, n_from_journal=9
+    )
+    lines = lines_of(view, 80, 23)
+    assert lines[1] == "1 returned  9 from the journal"
+    assert lines[-1].endswith(" 50%")
+    assert "nothing" not in str(lines_of(replace(view, state="exhausted", counts={}), 80, 23))

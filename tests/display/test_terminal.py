@@ -10,6 +10,7 @@ import threading, time
 from dask_limits import Display, Scheduler, limit
 
 def nap(seconds, name=""):
+    held = b"x" * (4 << 20)  # a process that has just begun may have nothing of its own
     time.sleep(seconds)
 
 def fail(text):
@@ -54,9 +55,10 @@ def test_it_fits_the_terminal_and_the_last_state_stays(columns, lines):
                 "3 raised  1 wall_time" in lines
                 and shows_all_running(lines)
                 and any("nap" in line and "wall_time limit" in line for line in lines)
+                and (columns > 40 or any("nap" in line and "iB" in line for line in lines))
             )
         )
-        assert shown[0].startswith("ProcessExecutor running, ")
+        assert shown[0].startswith("30 processes running, ")
         assert len(shown) <= lines - 1
         rows = [line for line in shown if line.startswith("nap ") and "limit" not in line]
         assert len(rows) == 30 if lines == 50 else 1 < len(rows) < 20
@@ -67,7 +69,7 @@ def test_it_fits_the_terminal_and_the_last_state_stays(columns, lines):
         terminal.type("\n")
         assert terminal.wait() == 0
         assert "40 cancelled  3 raised  1 wall_time" in terminal.text
-        assert any(line.startswith("ProcessExecutor stopped, ") for line in terminal.lines)
+        assert any(line.startswith("30 processes stopped, ") for line in terminal.lines)
         assert n_rows(terminal.lines) == 0
         assert not terminal.screen.cursor.hidden
 
@@ -100,6 +102,22 @@ def test_ctrl_c_ends_the_run_and_shows_that():
         assert terminal.wait() != 0
         assert "KeyboardInterrupt" in terminal.text
         assert not terminal.screen.cursor.hidden
+
+
+def test_what_the_terminal_writes_of_ctrl_c_leaves_no_line_behind():
+    """It writes "^C" at the cursor: at the end of a full line, that goes on in the next one."""
+    run = RUN.replace("scheduler.run", "try:\n    scheduler.run")
+    no_traceback = "except KeyboardInterrupt:\n    raise SystemExit(1) from None\n"
+    program = PROCESSES.replace('f"no {n}"', "'long ' * 99") + run + no_traceback
+    with Terminal(program) as terminal:
+        shown = terminal.wait_until(
+            lambda lines: shows_all_running(lines) and any("1 wall_time" in it for it in lines)
+        )
+        assert max(map(len, shown)) == 80
+        terminal.type("\x03")
+        assert terminal.wait() != 0
+        assert terminal.lines[0].startswith("30 processes interrupted, ")
+        assert " running, " not in terminal.text and "^C" not in terminal.text
 
 
 def test_it_goes_on_when_the_terminal_changes_its_size():
@@ -162,7 +180,7 @@ print("after it")
         assert terminal.wait() == 0
         lines = terminal.lines
         assert lines[:6] == ["got 0", "got 1", "got 2", "got 3", "got 4", "my [search]"]
-        assert lines[6].startswith("ThreadPoolExecutor exhausted, ")
+        assert lines[6].startswith("2 threads exhausted, ")
         assert lines[-1] == "after it"
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 from html_pages import Page
 
@@ -25,7 +27,7 @@ def scheduler():
     plugins = [PynisherPlugin(), Limiter(max_calls=9), Retry(max_retries=1), Evil()]
     task = made.task(train, plugins=plugins)
 
-    def odd(n):
+    def odd(n, exception=None):
         raise ValueError(EVIL)
 
     odd.__name__ = EVIL
@@ -45,10 +47,11 @@ def page_of(thing):
 
 def test_a_scheduler_shows_its_executor_its_counts_and_its_tasks(scheduler):
     text = page_of(scheduler).text
-    for part in ("executorThreadPoolExecutor", "max_workers2", "statenot running", EVIL):
+    for part in ("executor2 threads", "statenot running", EVIL):
         assert part in text
-    assert "train003300" in text  # running, held, submitted, returned, failed, cancelled
-    assert f"{EVIL}001010" in text
+    # running, waiting, held, submitted, returned, failed, cancelled
+    assert "train0003300" in text
+    assert f"{EVIL}0001010" in text
     assert "@on_start1" in text
 
 
@@ -65,6 +68,24 @@ def test_a_running_scheduler_shows_that_it_runs():
     made.on_start(lambda: pages.append(page_of(made)))
     made.run(display=False)
     assert "staterunning" in pages[0].text
+
+
+def test_calls_that_wait_for_the_executor_are_not_said_to_run():
+    made, go = Scheduler.with_threads(1), threading.Event()
+    task = made.task(lambda n: go.wait(60))
+    made.on_start(lambda: [task.submit(n) for n in range(5)] and None)
+
+    def look():
+        if not any(future.running() for future in task.futures()):
+            made.call_later(0.01, look)
+            return
+        pages.append(page_of(made).text)
+        go.set()
+
+    pages = []
+    made.on_start(look)
+    made.run(display=False)
+    assert "<lambda>1405000" in pages[0]  # running, waiting, held, submitted, ...
 
 
 def test_a_task_shows_its_function_its_plugins_and_its_events(scheduler):

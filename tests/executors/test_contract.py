@@ -729,6 +729,46 @@ def test_an_executor_without_a_way_for_progress_says_so_once(executor, kind, cap
     assert repr(executor) in said[0]
 
 
+def test_a_run_may_end_with_the_calls_that_run_and_drop_the_others(executor, kind, tmp_path):
+    if kind.make is SequentialExecutor:
+        pytest.skip("nothing waits here")
+    scheduler, gate, path_of = Scheduler(executor), tmp_path / "gate", {}
+    done, cancelled = [], []
+    scheduler.on_future_done(done.append)
+    scheduler.on_future_cancelled(cancelled.append)
+
+    @scheduler.on_start
+    def begin():
+        for n in range(9):
+            call = limit(note_and_wait_for, wall_time=60)
+            path_of[scheduler.submit(call, str(tmp_path / str(n)), str(gate))] = str(n)
+
+    scheduler.on_finishing(gate.touch)
+
+    def stop_when_some_run():
+        if sum(future.running() for future in scheduler.queue) >= 2:
+            scheduler.stop()
+        else:
+            scheduler.call_later(0.05, stop_when_some_run)
+
+    scheduler.on_start(stop_when_some_run)
+    state = scheduler.run(timeout=50, wait="running")
+    assert state.code == "stopped"
+    assert len(done) + len(cancelled) == 9
+    assert {future.result() for future in done} == {"done"}
+    # These are all that ran; pools of others have taken in more beforehand.
+    assert len(done) >= 2
+    assert len(done) == 2 or not kind.ends_running
+    assert {path.name for path in tmp_path.iterdir()} == {"gate", *map(path_of.get, done)}
+    assert executor.submit(abs, -1).result(timeout=30) == 1  # there is room again
+
+
+def note_and_wait_for(path, gate):
+    Path(path).touch()
+    wait_for(gate)
+    return "done"
+
+
 def children_of(process):
     import psutil
 

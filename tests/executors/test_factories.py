@@ -122,7 +122,7 @@ def test_a_local_cluster_has_the_options_that_one_has():
 @pytest.mark.parametrize(
     ("where", "options", "error", "text"),
     [
-        (None, {"thread_per_worker": 2}, TypeError, "Did you mean 'threads_per_worker'"),
+        (None, {"thread_per_worker": 2}, TypeError, "did you mean 'threads_per_worker'"),
         (None, {"processes": False}, TypeError, r"with_dask\(LocalCluster\(processes=False"),
         ("tcp://127.0.0.1:1", {"memory_limit": 1}, ValueError, "memory_limit=1 is for a LocalCl"),
     ],
@@ -134,6 +134,6 @@ def test_an_option_that_a_local_cluster_cannot_have_is_refused(where, options, e
 
 def test_a_local_cluster_is_started_for_each_run_and_closed():
     scheduler = Scheduler.with_dask(n_workers=1)
-    assert "LocalCluster(n_workers=1)" in repr(scheduler)
+    assert "Dask cluster of 1 worker on this machine" in repr(scheduler)
     pids = ran(scheduler)
     assert len(set(pids)) == 2

@@ -48,10 +48,8 @@ def test_the_limits_of_a_call_come_before_those_of_the_executor() -> None:
         error = executor.submit(limit(has, wall_time=30), 300).exception()
         assert isinstance(error, exceptions.MemoryBreach)
         assert list(executor.map(limit(has, memory="500 MiB"), [200])) == [200 * MIB]
-        assert repr(executor) == (
-            "LimitedExecutor(ProcessExecutor(max_workers=1),"
-            " Limits(memory=104857600, wall_time=60.0))"
-        )
+        limits = "Limits(memory=104857600, wall_time=60.0)"
+        assert repr(executor) == f"LimitedExecutor(1 process, {limits})"
 
 
 def test_its_report_has_what_was_submitted_and_what_was_mapped() -> None:
@@ -213,15 +211,15 @@ FRESH = '.* isolation="fresh" .* context="spawn" or "forkserver"'
             {},
             "'2 GiB'\\): all arguments but the first, where calls run, need their names",
         ),
-        ((2,), {"mp_context": get_context("spawn")}, f"has no mp_context{FRESH}"),
+        ((2,), {"mp_context": get_context("spawn")}, f"has no argument 'mp_context'{FRESH}"),
         ((2,), {"max_tasks_per_child": 1}, 'options={"max_calls_per_process": 1}.*"fresh"'),
         ((2,), {"maxtasksperchild": 9}, 'options={"max_calls_per_process": 9}'),
         ((2,), {"thread_name_prefix": "calls"}, "calls run in processes"),
         ((2,), {"on_progress": print}, "is told by a Scheduler: task.on_progress"),
         ((), {"processes": 4}, "max_workers=4, and num_processes= limits how many a call may have"),
-        ((), {"n_jobs": 4}, "has no n_jobs: the number of processes is max_workers=4"),
-        ((), {"max_worker": 4}, "has no max_worker: did you mean max_workers"),
-        ((), {"initialiser": print}, "did you mean initializer"),
+        ((), {"n_jobs": 4}, "has no argument 'n_jobs': the number of processes is max_workers=4"),
+        ((), {"max_worker": 4}, "has no argument 'max_worker': did you mean 'max_workers'"),
+        ((), {"initialiser": print}, "did you mean 'initializer'"),
         (("dask",), {"max_workers": 4}, '"n_workers": 4'),
     ],
 )

@@ -191,7 +191,7 @@ def test_what_has_no_effect_on_an_executor_is_refused():
 
 def test_a_scheduler_shows_what_it_preloads():
     options = factories.processes(1, None, Preload.of(["wave"], load, ["a"])).options
-    assert options == {"max_workers": 1, "preload": ["wave"], "initializer": "load"}
+    assert options == {"preload": ["wave"], "initializer": "load"}
 
 
 def test_what_is_preloaded_last_holds_from_the_next_call_on():

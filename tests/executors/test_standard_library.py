@@ -6,7 +6,10 @@ them.
 
 from __future__ import annotations
 
+import itertools
 import unittest
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,9 +25,20 @@ from test.test_concurrent_futures import (  # noqa: E402
 )
 
 PRELUDE = """
-import concurrent.futures, dask_limits
+import concurrent.futures, dask_limits, functools
 concurrent.futures.LimitedExecutor = dask_limits.LimitedExecutor
+concurrent.futures.WithJournal = functools.partial(dask_limits.LimitedExecutor, journal={!r})
 """
+
+
+class WithJournal(LimitedExecutor):
+    """Each has a journal of its own."""
+
+    folder: Path
+    numbers = itertools.count()
+
+    def __init__(self, *where: Any, **given: Any) -> None:
+        super().__init__(*where, **given, journal=self.folder / f"{next(self.numbers)}.sqlite")
 
 
 class OurExecutor(util.ExecutorMixin):
@@ -32,11 +46,16 @@ class OurExecutor(util.ExecutorMixin):
 
 
 @pytest.fixture(autouse=True)
-def programs_find_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def a_folder_for_journals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(WithJournal, "folder", tmp_path, raising=False)
+
+
+@pytest.fixture(autouse=True)
+def programs_find_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Their programs import the executor from `concurrent.futures`."""
-    run = test_shutdown.assert_python_ok
+    run, prelude = test_shutdown.assert_python_ok, PRELUDE.format(f"{tmp_path}/run.sqlite")
     monkeypatch.setattr(
-        test_shutdown, "assert_python_ok", lambda flag, text: run(flag, PRELUDE + text)
+        test_shutdown, "assert_python_ok", lambda flag, text: run(flag, prelude + text)
     )
 
 
@@ -58,3 +77,19 @@ class TestWait(OurExecutor, test_wait.WaitTests, util.BaseTestCase):
 
 class TestAsCompleted(OurExecutor, test_as_completed.AsCompletedTests, util.BaseTestCase):
     pass
+
+
+class TestExecutorWithJournal(TestExecutor):
+    executor_type = WithJournal
+
+
+class TestShutdownWithJournal(TestShutdown):
+    executor_type = WithJournal
+
+
+class TestWaitWithJournal(TestWait):
+    executor_type = WithJournal
+
+
+class TestAsCompletedWithJournal(TestAsCompleted):
+    executor_type = WithJournal

@@ -8,7 +8,7 @@ from html_pages import Page
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dask_limits import Limits, Outcome, Usage, exceptions, limit
+from dask_limits import ExitState, Limits, Outcome, Scheduler, Usage, exceptions, limit
 from dask_limits.units import format_seconds
 
 USAGE = Usage(wall_time=1.5, cpu_time=0.25, peak_memory=180 * 2**20)
@@ -130,3 +130,54 @@ def test_the_attributes_of_an_error_of_the_users_are_not_taken_for_ours():
     assert "LikeOursErrorbad" in shown
     assert "prog" not in shown
     assert "stacks" not in shown
+
+
+def test_a_function_with_limits_shows_its_parameters_and_its_limits():
+    page = page_of(limit(eat, memory="2 GiB", wall_time=60))
+    for part in ("eat(n_bytes)", "memory2.0 GiB", "wall time60 s"):
+        assert part in page.text
+
+    @limit(cpu_time=5)
+    def decorated(x: int = 1) -> int:
+        return x
+
+    assert "CPU time5 s" in page_of(decorated).text
+    assert repr(limit(eat, cpu_time=5)) == "LimitedCall(eat, Limits(cpu_time=5.0))"
+
+
+class Odd:
+    """A callable whose name and signature may be anything."""
+
+    def __init__(self, name):
+        self.__name__ = self.__qualname__ = name
+        self.__signature__ = name
+
+    def __call__(self):
+        pass
+
+
+@given(EVIL)
+def test_a_function_with_limits_of_any_name_is_shown_as_text(name):
+    page_of(limit(Odd(name), wall_time=1))
+
+
+@pytest.mark.parametrize("code", [*ExitState.Code])
+def test_the_end_of_a_run_says_why_and_what_was_raised(code):
+    assert code.value in page_of(ExitState(code)).text
+    breach = exceptions.WallTimeBreach(
+        "too <b>long", call="fit", limits=Limits(wall_time=1), usage=USAGE
+    )
+    page = page_of(ExitState(code, breach))
+    for part in ("WallTimeBreach", "too <b>long", "1.5 s of 1 s"):
+        assert part in page.text
+    page_of(ExitState(code, LookupError("here")))
+
+
+def test_the_end_of_a_real_run_is_shown_as_it_was():
+    scheduler = Scheduler(1)
+    task = scheduler.task(time.sleep, wall_time=0.2)
+    scheduler.on_start(lambda: task.submit(60))
+    state = scheduler.run(on_exception="end", timeout=60)
+    page = page_of(state)
+    assert "exception" in page.text and "of 0.2 s" in page.text
+    assert repr(state).startswith("ExitState(code=<Code.EXCEPTION: 'exception'>, exception=")

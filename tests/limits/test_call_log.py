@@ -52,8 +52,8 @@ def test_so_is_a_crash_an_exit_and_a_refusal(caplog) -> None:
         limit(abs, memory="9 PiB")(1)
     crashed, exited, refused = lines(caplog, logging.WARNING)
     assert crashed.startswith("crash() crashed with SIGSEGV")
-    assert exited.startswith("exit() ended its process with exit code 3")
-    assert refused.startswith("abs() reserves 9.0 PiB")
+    assert exited.startswith("exit(3) ended its process with exit code 3")
+    assert refused.startswith("abs(1) reserves 9.0 PiB")
 
 
 def test_what_a_function_does_is_logged_for_debugging_alone(caplog) -> None:
@@ -65,8 +65,8 @@ def test_what_a_function_does_is_logged_for_debugging_alone(caplog) -> None:
         fails.run("x")
         works(1)
     raised, returned = lines(caplog)
-    assert raised.startswith("int() has raised [")
-    assert returned.startswith("abs() has returned [")
+    assert raised.startswith("int('x') has raised [")
+    assert returned.startswith("abs(1) has returned [")
 
 
 def test_a_call_that_lets_its_warning_pass_has_breached(caplog) -> None:

@@ -342,3 +342,5 @@ def test_a_call_without_limits_is_called_in_place():
 def test_what_cannot_be_called_is_refused():
     with pytest.raises(TypeError, match="cannot be called"):
         limit(3, wall_time=1)
+    with pytest.raises(TypeError, match=r"For a command of the shell: command\('sleep 1'\)"):
+        limit("sleep 1", wall_time=1)

@@ -50,7 +50,7 @@ def used(seconds: float = 1.0, mib: int = 10) -> Usage:
 
 def only_row(future: Ended, fn: Any = fit) -> Any:
     recorder = Recorder()
-    recorder.add(fn, future)
+    recorder.add(fn, str, future)
     (row,) = recorder.report()
     return row
 
@@ -129,6 +129,40 @@ def _this_function() -> str:
     return sys._getframe(1).f_code.co_name
 
 
+def test_a_row_has_the_arguments_of_its_call() -> None:
+    """In short, in a line that can be printed; nothing says that there were none."""
+    recorder = Recorder()
+    recorder.add_call((fit, (10, "a\nb"), {"depth": 3}), Ended(ValueError("no")))
+    recorder.add_call((fit, (bytes(10**6),), {}), Ended(None, used()))
+    recorder.add_call((fit, (), {}), Ended(None, used()))
+    shown = ["10, 'a\\nb', depth=3", "b'" + "\\x00" * 8 + "\\x0...", ""]
+    assert [row.arguments for row in recorder.report()] == shown
+
+
+def test_arguments_of_calls_that_did_not_return_have_more_room_and_causes_have_the_rest() -> None:
+    """So neither a million calls that return nor as many that fail hide why one failed."""
+    recorder = Recorder(most_texts=40)
+    for n in range(100):
+        recorder.add_call((fit, (n,), {}), Ended(None, used()))
+    for n in range(100, 200):
+        recorder.add_call((fit, (n,), {}), Ended(exceptions.MemoryBreach("over")))
+    recorder.add_call((fit, (200,), {}), Ended(ValueError("no")))
+    rows = list(recorder.report())
+    known = [row.arguments for row in rows if row.arguments != "..."]
+    assert 10 <= sum(int(text) < 100 for text in known) <= 20
+    assert 5 <= sum(int(text) >= 100 for text in known) <= 10
+    assert rows[-1].cause == "ValueError: no"
+
+
+def test_arguments_are_not_asked_for_when_there_is_no_room() -> None:
+    """What a class of the user says of itself may cost something."""
+    asked = []
+    recorder = Recorder(most_texts=20)
+    for n in range(100):
+        recorder.add(fit, lambda n=n: asked.append(n) or f"{n}", Ended(None, used()))
+    assert 5 <= len(asked) <= 10
+
+
 def test_a_worker_that_was_lost_is_that_of_the_row() -> None:
     """Nobody else says where the call ran."""
     row = only_row(Ended(exceptions.WorkerLostError("lost", worker="w3", job="12")))
@@ -167,7 +201,7 @@ def test_rows_beyond_the_bound_are_summed_up() -> None:
     """Nothing is missing from the table."""
     recorder = Recorder(most_rows=2 * _CHUNK)
     for n in range(3 * _CHUNK + 5):
-        recorder.add(fit, Ended(None if n % 2 else ValueError("no"), used()))
+        recorder.add(fit, str, Ended(None if n % 2 else ValueError("no"), used()))
     report = recorder.report()
     assert (len(report), report.n_older) == (2 * _CHUNK + 5, _CHUNK)
     table = repr(report)
@@ -180,11 +214,11 @@ def test_a_report_does_not_change_any_more() -> None:
     """Neither rows nor sums come to it later."""
     recorder = Recorder(most_rows=_CHUNK)
     for _ in range(2 * _CHUNK):
-        recorder.add(fit, Ended(None, used()))
+        recorder.add(fit, str, Ended(None, used()))
     report = recorder.report()
     before = repr(report)
     for _ in range(2 * _CHUNK):
-        recorder.add(fit, Ended(None, used()))
+        recorder.add(fit, str, Ended(None, used()))
     assert (len(report), repr(report)) == (_CHUNK, before)
 
 
@@ -192,7 +226,7 @@ def test_many_different_messages_are_recorded_by_the_types_of_their_exceptions()
     """A message may have a number in it that is never the same."""
     recorder = Recorder(most_texts=100)
     for n in range(1000):
-        recorder.add(fit, Ended(ValueError(n), key=f"a-{n}", worker=f"worker{n}"))
+        recorder.add(fit, str, Ended(ValueError(n), key=f"a-{n}", worker=f"worker{n}"))
     causes = Counter(row.cause for row in recorder.report())
     assert causes["ValueError: 3"] == 1
     assert causes["ValueError"] > 900
@@ -206,7 +240,7 @@ def test_no_row_of_several_threads_is_lost() -> None:
 
     def add(name: str) -> None:
         for n in range(8000):
-            recorder.add(fit, Ended(None, used(), key=f"{name}-{n}"))
+            recorder.add(fit, str, Ended(None, used(), key=f"{name}-{n}"))
 
     threads = [threading.Thread(target=add, args=(f"t{n}",)) for n in range(5)]
     for thread in threads:
@@ -228,7 +262,7 @@ def test_a_signals_handler_can_record_what_it_interrupts_the_recording_of(
         recorder = Recorder(most_rows=6)
 
         def add(recorder: Recorder = recorder) -> None:
-            recorder.add(fit, Ended(ValueError("no"), used(), key="a-1"))
+            recorder.add(fit, str, Ended(ValueError("no"), used(), key="a-1"))
 
         for _ in range(8):
             add()

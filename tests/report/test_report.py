@@ -72,15 +72,49 @@ def test_a_csv_file_has_them(tmp_path: Path) -> None:
 
 
 def test_it_is_shown_as_a_table_of_the_tasks() -> None:
-    """It says how often each ending occurred, and what calls used."""
+    """It says how often each ending occurred, what calls used, and how often they were started."""
     lines = repr(made(5)).splitlines()
     assert lines[0] == "5 calls in 9 s"
-    head = "task calls endings wall time longest CPU time peak memory"
+    head = "task calls attempts endings mean longest CPU memory"
     assert " ".join(lines[1].split()) == head
-    assert lines[2].split("  ")[0] == "fit"
-    assert "3 returned, 1 breach (memory)" in lines[2]
-    assert lines[2].endswith("2 s        2 s      4 s       1.0 MiB")
-    assert lines[3].split() == ["=fit", "1", "1", "cancelled"]
+    assert " ".join(lines[2].split()) == "fit 4 5 3 returned, 2 s 2 s 4 s 1.0 MiB"
+    assert lines[3].strip() == "1 breach (memory)"
+    assert lines[4].split() == ["=fit", "1", "1", "1", "cancelled"]
+    page = made(5)._repr_html_()
+    assert "attempts" in page and "3 returned, 1 breach (memory)" in page
+
+
+def test_without_a_second_attempt_it_has_no_column_of_attempts() -> None:
+    """Most runs have none."""
+    recorder = Recorder()
+    recorder.add_row("fit", "b", CANCELLED, None, Limits(), "", "", NOON, NOON + 9, 0)
+    recorder.add_row("fit", "b", RETURNED, None, Limits(), "", "", NOON, NOON + 9, 1)
+    assert "attempts" not in repr(recorder.report())
+    assert "attempts" not in recorder.report()._repr_html_()
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+@pytest.mark.parametrize("name", ["fit", "train_a_pipeline_with_a_very_long_name"])
+@pytest.mark.parametrize("kind", ["memory", "num_processes"])
+@pytest.mark.parametrize("attempts", [1, 2])
+def test_the_table_is_as_wide_as_the_terminal(
+    columns: int, name: str, kind: str, attempts: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All endings are in it, in further lines where they do not fit."""
+    monkeypatch.setenv("COLUMNS", str(columns))
+    recorder = Recorder()
+    usage = Usage(1234.5, 1234.5, 700 * 2**20, started=NOON)
+    ends = [*[End(Ending.BREACH, kind)] * 12_000, End(Ending.REFUSED, kind)]
+    ends += [RETURNED, End(Ending.RAISED, "ValueError")]
+    for end in ends:
+        recorder.add_row(name, "b", end, usage, LIMITS, "", "", NOON, NOON + 9, attempts)
+    text = repr(recorder.report())
+    lines = text.splitlines()
+    assert max(map(len, lines)) <= columns, text
+    for part in (f"12,000 breach ({kind})", f"1 refused ({kind})", "1 returned", "1 raised"):
+        assert part in text, text
+    assert "12,003" in lines[2] and "700.0 MiB" in lines[2]
+    assert ("longest" in lines[1]) >= (columns == 120)
 
 
 def test_without_calls_it_is_empty_and_says_so(tmp_path: Path) -> None:

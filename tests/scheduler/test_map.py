@@ -5,7 +5,7 @@ import operator
 
 import pytest
 
-from dask_limits import ExitState, Limiter, Scheduler, limit
+from dask_limits import ExitState, Limiter, Plugin, Scheduler, limit
 from dask_limits.exceptions import SchedulerNotRunningError
 from dask_limits.executors import Future
 from dask_limits.limits import Usage
@@ -145,6 +145,19 @@ def test_a_run_goes_on_with_other_things_while_a_plugin_drops_all(threads):
     threads.on_start(lambda: threads.map(task, itertools.count()))
     threads.on_start(lambda: threads.call_later(0.05, threads.stop))
     assert threads.run(timeout=60).code == Code.STOPPED
+
+
+def test_items_that_a_plugin_raises_for_do_not_keep_the_others_from_running(threads):
+    class Picky(Plugin):
+        def pre_submit(self, fn, n):
+            if n < 0:
+                raise ValueError(n)
+            return fn, (n,), {}
+
+    task = threads.task(abs, plugins=Picky())
+    results = mapped(threads, task, [-1, -2, -3, 4, -5, 6, -7], max_in_flight=1)
+    assert threads.run(on_exception="continue", timeout=60).code == Code.EXHAUSTED
+    assert results == [4, 6]
 
 
 def test_a_generator_is_closed_when_a_run_is_interrupted(threads):

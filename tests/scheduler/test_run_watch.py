@@ -11,6 +11,7 @@ import pytest
 from scheduled import fail, on_start
 
 from dask_limits import Display, PynisherPlugin, Retry, Scheduler, limit
+from dask_limits.scheduler import run_watch
 from dask_limits.scheduler import scheduler as module
 
 MIB = 2**20
@@ -128,13 +129,19 @@ def test_endings_are_counted_and_failures_kept_with_cause_and_place(processes, s
     assert {row.ending for row in shown.rows} == set(last.counts)
 
 
-def test_the_time_left_is_known_where_the_number_of_calls_is(shown):
+def test_the_time_left_is_known_where_the_number_of_calls_is(shown, monkeypatch):
+    monkeypatch.setattr(run_watch, "_LEAST_FOR_REST_S", 0)
+
     def run(items, total=None):
         threads = Scheduler.with_threads(2)
         threads.on_start(lambda: threads.map(time.sleep, items, max_in_flight=2))
         shown.moments.clear()
         threads.run(display=Display(total=total))
-        return [(m.n_left, m.time_left) for m in shown.moments if m.counts and m.state == "running"]
+        return [
+            (m.n_left, m.time_left)
+            for m in shown.moments
+            if m.n_ended >= 5 and m.state == "running"
+        ]
 
     of_a_list = run([0.01] * 40)
     assert all(0 <= left < 40 and 0 <= time_left < 40 for left, time_left in of_a_list)
@@ -143,6 +150,45 @@ def test_the_time_left_is_known_where_the_number_of_calls_is(shown):
     of_a_total = run((0.01 for _ in range(40)), total=1000)
     assert all(960 <= left < 1000 for left, _ in of_a_total)
     assert of_a_list and of_a_generator and of_a_total
+
+
+def test_the_time_left_is_not_said_before_there_is_enough_to_go_by(shown, monkeypatch):
+    """The first calls that end are the short ones, and have waited for processes to start."""
+    monkeypatch.setattr(run_watch, "_LEAST_FOR_REST", 8)
+    threads = Scheduler.with_threads(2)
+    threads.on_start(lambda: threads.map(time.sleep, [0.2] * 40, max_in_flight=2))
+    threads.run(display=True)
+    early = [m for m in shown.moments if m.state == "running" and (m.n_ended < 8 or m.elapsed < 3)]
+    late = [m for m in shown.moments if m.state == "running" and m.n_ended >= 9 and m.elapsed > 3.1]
+    assert {m.time_left for m in early} == {None}
+    assert any(m.n_left and m.rate for m in early), "the rest is known by then"
+    assert late and all(m.time_left is not None for m in late)
+
+
+def test_when_it_is_over_its_rate_is_that_of_the_whole_run(shown):
+    """A run that becomes slower ends with the rate of its last calls otherwise."""
+    threads = Scheduler.with_threads(1)
+    threads.on_start(lambda: threads.map(time.sleep, [0.0] * 100 + [0.5] * 2))
+    threads.run(display=True)
+    assert shown.last.rate == pytest.approx(102 / shown.last.elapsed)
+    assert shown.last.is_over and not shown.moments[-1].is_over
+
+
+def test_of_a_run_that_is_interrupted_the_rate_is_without_what_it_has_cancelled(shown):
+    """They ended all at once."""
+    threads = Scheduler.with_threads(1)
+
+    @threads.on_start
+    def begin():
+        threads.submit(abs, -1)
+        for _ in range(100):
+            threads.submit(time.sleep, 0.2)
+
+    threads.on_future_result(lambda *_: threads.stop())
+    threads.run(display=True, wait=False, on_cancelled="continue")
+    done = shown.last.n_ended - shown.last.counts["cancelled"]
+    assert done < 50
+    assert shown.last.rate == pytest.approx(done / shown.last.elapsed)
 
 
 def test_a_retry_is_counted(processes, shown):
@@ -155,7 +201,7 @@ def test_a_retry_is_counted(processes, shown):
     assert shown.last.failures[0].attempts == 3
 
 
-def test_arguments_are_asked_once_what_they_are(shown):
+def test_arguments_are_asked_what_they_are_once_for_the_view_and_once_for_the_report(shown):
     asked = []
 
     class Argument:
@@ -168,7 +214,7 @@ def test_arguments_are_asked_once_what_they_are(shown):
     threads.run(display=True)
     assert sum(len(moment.running) for moment in shown.moments) > 2
     assert [row.arguments for row in shown.rows] == ["argument", "argument"]
-    assert len(asked) == 2
+    assert len(asked) == 4
 
 
 def test_a_run_goes_on_without_a_view_that_fails(shown, caplog):
@@ -246,3 +292,22 @@ def test_an_interrupt_of_the_first_moment_leaves_the_view(shown, processes):
     with pytest.raises(KeyboardInterrupt):
         processes.run(display=True)
     assert shown.left
+
+
+def test_what_comes_back_from_a_journal_is_no_part_of_failures_and_rate(shown, tmp_path):
+    def run(n):
+        scheduler = Scheduler.with_threads(1)
+        task = scheduler.task(fail)
+        scheduler.on_start(lambda: [task.submit(str(k)) for k in range(n)] and None)
+        scheduler.run(
+            journal=tmp_path / "run.sqlite", display=Display(total=9), on_exception="continue"
+        )
+        return shown.last
+
+    first, again, more = run(3), run(3), run(5)
+    assert (first.counts, first.n_from_journal, len(first.failures)) == ({"raised": 3}, 0, 3)
+    assert (again.counts, again.n_from_journal, again.failures) == ({}, 3, ())
+    assert (again.rate, again.n_left, again.n_known) == (0, 6, 3)
+    assert (more.counts, more.n_from_journal, len(more.failures)) == ({"raised": 2}, 3, 2)
+    assert more.rate == 2 / more.elapsed
+    assert [row.ending for row in shown.rows].count("from the journal") == 6

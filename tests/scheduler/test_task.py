@@ -122,6 +122,8 @@ def test_a_misspelt_event_names_the_nearest(scheduler):
 def test_what_cannot_be_called_cannot_be_a_task(scheduler):
     with pytest.raises(TypeError, match="A task needs a function, but"):
         scheduler.task(3)
+    with pytest.raises(TypeError, match=r"command\(\['sleep', '1'\]\)"):
+        scheduler.task(["sleep", "1"])
     with pytest.raises(TypeError, match="3 must be a plugin"):
         scheduler.task(abs, plugins=3)
 

@@ -19,8 +19,8 @@ from dask_limits.executors.cluster import (
     WorkerAdded,
     WorkerInfo,
 )
-from dask_limits.executors.future import Future
 from dask_limits.executors.wrapped import WrappedExecutor
+from dask_limits.future import Future
 
 WORKER = WorkerInfo("w", "tcp://w:1", job="17", memory=2**30, cores=4)
 PENDING = (JobState("17", "w", "PENDING", "Resources"),)

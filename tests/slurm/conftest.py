@@ -24,6 +24,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.timeout(600))
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    """Have a test that fails show what SLURM knows of its jobs."""
+    report = yield
+    slurm = getattr(item, "funcargs", {}).get("slurm")
+    if report.failed and slurm is not None:  # type: ignore[attr-defined]
+        report.sections.append(("SLURM", slurm.state_of_all()))  # type: ignore[attr-defined]
+    return report
+
+
 def new_folder() -> Path:
     """A folder that the user munge can reach, unlike those of pytest."""
     return Path(tempfile.mkdtemp(prefix="dask-limits-slurm-", dir="/tmp"))

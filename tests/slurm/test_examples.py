@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 from pages import ROOT, Example, examples, run_as_pasted
+from processes import until
+from real_slurm import Slurm
 
 pytestmark = pytest.mark.usefixtures("slurm")
 IN_A_JOB = (ROOT / "docs" / "how-to" / "slurm-job.md").read_text()
@@ -36,3 +38,22 @@ def test_a_job_script_runs_its_program(
     log = (tmp_path / "log").read_text()
     assert ended.returncode == 0, log
     assert printed in log.splitlines(), log
+
+
+def test_the_lines_about_a_driver_in_a_job_run_as_pasted(slurm: Slurm, tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "how-to" / "driver-in-a-job.md").read_text()
+    program = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)[0]
+    lines = re.findall(r"^```sh\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    (tmp_path / "steps.py").write_text(program)
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    environment = os.environ | {"PATH": path, "PYTHONPATH": os.pathsep.join(sys.path)}
+    run = {"shell": True, "cwd": tmp_path, "env": environment, "text": True}
+    said = subprocess.check_output(lines[0], **run)  # type: ignore[call-overload]
+    (show, stop) = lines[1].splitlines()
+    assert f"to stop it:   {stop}" in said
+    assert f"its state:    {show}" in said
+    until(lambda: not slurm.jobs(), 60)
+    log = next((tmp_path / "logs").iterdir()).read_text()
+    assert "\n10\n" in log
+    assert subprocess.check_output(show, **run).count("\n") == 1  # type: ignore[call-overload]
+    subprocess.check_call(stop, **run)  # type: ignore[call-overload]

@@ -56,7 +56,7 @@ def test_a_breach_in_a_job_leaves_the_worker_and_the_job_as_they_were(slurm, new
         jobs = {one.job for one in run.wait_for(4)}
         run.open("opened")
         run.failing = {10, 11, 20, 21}
-        run.submit(range(10, 12), "never", walltime_limit=0.5)
+        run.submit(range(10, 12), "never", walltime_limit=5)
         run.submit(range(20, 22), "never", call=fill, memory_limit="200 MiB")
         until(lambda: all(run.futures[number].done() for number in run.failing))
         run.submit(range(30, 34), "both")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -51,6 +52,13 @@ class Slurm:
 
     def state(self, job: str) -> str:
         return self.job(job)["JobState"]
+
+    def state_of_all(self) -> str:
+        """What there is to know of jobs and nodes, and the ends of the logs, if a test fails."""
+        commands = ["squeue -t all -o '%i %j %T %r %S'", "sinfo -N -o '%N %T %E'"]
+        commands += [f"tail -n 40 {log}" for log in sorted((self.folder / "log").iterdir())]
+        script = "; ".join(f"echo; echo {shlex.quote(c)}; timeout 20 {c} 2>&1" for c in commands)
+        return self.run("sh", "-c", f"{script}; true")
 
     def wait_for(self, job: str, *states: str, timeout_s: float = 20) -> str:
         """Wait for a job to be in one of these states, or to have ended."""

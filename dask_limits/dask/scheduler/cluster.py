@@ -6,7 +6,7 @@ import asyncio
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Container, Coroutine, Hashable
+from collections.abc import Callable, Container, Coroutine, Hashable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
@@ -16,7 +16,7 @@ from distributed import Status
 
 from dask_limits.batch_systems.current_job import BatchJob
 from dask_limits.dask import cluster_log
-from dask_limits.dask.batch import LEFT, call_name
+from dask_limits.dask.batch import LEFT, call_name, calls_of
 from dask_limits.dask.compat.scheduler import events
 from dask_limits.dask.scheduler.ended import EndedOnCluster
 from dask_limits.dask.scheduler.tasks import Where
@@ -27,6 +27,8 @@ from dask_limits.placement.policy import Placement
 from dask_limits.placement.resources import WorkerResources
 from dask_limits.placement.workers import Worker
 
+_NOT_BEGUN: Final = ("waiting", "queued", "no-worker")
+_MOST_PREFIXES: Final = 1000
 _QUICK_S: Final = 0.25
 """Calls that take less, on average, are prefetched by busy workers: the way there takes some 10 ms,
 in which the worker would be idle."""
@@ -84,6 +86,7 @@ class Cluster:
         self.kinds: Counter[WorkerResources] = Counter()
         self.new_worker: WorkerResources | None = None
         self.ended = EndedOnCluster(scheduler)
+        self._prefixes: set[Any] = set()  # as Dask calls what tasks of a function have in common
         self.placement = Placement(self.allowed, self._cost, self._is_quick, self._near)
         self._place = place
         self._is_due = False
@@ -130,6 +133,28 @@ class Cluster:
         """Whether Dask could send a task to a worker now, if we let it."""
         ts = self.scheduler.tasks.get(key)
         return ts is not None and ts.state == "no-worker"
+
+    def note_function(self, ts: Any) -> None:
+        """A task with limits waits: its function is among those whose calls are counted."""
+        if len(self._prefixes) < _MOST_PREFIXES:  # those that are over are left out when one looks
+            self._prefixes.add(ts.prefix)
+
+    def waiting(self, running: Mapping[str, int]) -> Counter[str]:
+        """How many calls of each function have not begun, given how many run.
+
+        It is found by Dask's counts of tasks. Of a batch that runs, those count too that have
+        ended, until all have.
+        """
+        found: Counter[str] = Counter()
+        self._prefixes = {one for one in self._prefixes if any(one.states.values())}
+        for prefix in self._prefixes:
+            states = prefix.states
+            held = sum(states.get(name, 0) for name in _NOT_BEGUN)
+            if held or states.get("processing"):
+                n_calls = calls_of(prefix.name)
+                found[call_name(prefix.name)] += n_calls * (held + states.get("processing", 0))
+        found.subtract({name: n for name, n in running.items() if name in found})
+        return +found
 
     def fail(self, errors: dict[Hashable, Exception]) -> None:
         """End tasks that wait, for a worker or for other tasks, with an error each."""

@@ -225,6 +225,7 @@ class LimitsSchedulerPlugin(distributed.SchedulerPlugin):  # type: ignore[misc]
             request = request_of(ts.annotations["limits"])
             call = WaitingCall(ts.key, request, order_of(ts, request), where_of(ts))
             self._placement.enqueue(call)
+            self.cluster.note_function(ts)
         self.cluster.place_soon()
         return None
 

@@ -9,6 +9,7 @@ from itertools import islice
 from typing import Any, Final, TypeAlias
 
 from dask_limits.dask.batch import BatchOutcome, has_failed
+from dask_limits.dask.packed_call import PackedCall
 from dask_limits.limits import CancelToken, Limits
 from dask_limits.limits.call_log import Place
 from dask_limits.limits.ipc import messages
@@ -43,6 +44,10 @@ class _Numbered(Call):
     def end(self, outcome: PackedOutcome[Any]) -> None:
         """See `Call`."""
         self._run.end(self.number, outcome)
+
+    def in_short(self) -> str:
+        """See `Call`. They are pickled."""
+        return self.fn.arguments if isinstance(self.fn, PackedCall) else super().in_short()
 
 
 class BatchRun:

@@ -9,6 +9,7 @@ from typing import Any, Final
 from dask_limits.dask import ended
 from dask_limits.dask.ended import ByFunction, Failure, Slots
 from dask_limits.exceptions import CallError
+from dask_limits.in_short import with_arguments
 from dask_limits.limits import Limits, Outcome, Usage, call_log
 from dask_limits.limits.endings import word_of
 from dask_limits.limits.packed_outcome import PackedOutcome
@@ -41,23 +42,24 @@ class EndedHere:
         """What the scheduler can send."""
         return {ended.TELL: self.tell}
 
-    def add(self, name: str, outcome: Outcome[Any], limits: Limits) -> None:
-        """A call has ended. In any thread."""
+    def add(self, name: str, arguments: str, outcome: Outcome[Any], limits: Limits) -> None:
+        """A call has ended. In any thread. The arguments are needed if it has failed."""
         error = outcome.exception
-        self._add(name, word_of(error), error, outcome.usage, limits)
+        self._add(name, arguments, word_of(error), error, outcome.usage, limits)
 
-    def add_packed(self, outcome: PackedOutcome[Any]) -> None:
+    def add_packed(self, outcome: PackedOutcome[Any], arguments: str) -> None:
         """The same of one whose value or exception is still pickled."""
         ending, usage = call_log.word_of_packed(outcome), call_log.usage_of(outcome)
-        self._add(outcome.name, ending, outcome.exception, usage, outcome.limits)
+        self._add(outcome.name, arguments, ending, outcome.exception, usage, outcome.limits)
 
-    def refused(self, name: str, error: Exception) -> None:
+    def refused(self, name: str, arguments: str, error: Exception) -> None:
         """A call was refused here."""
-        self._add(name, word_of(error), error, None, Limits())
+        self._add(name, arguments, word_of(error), error, None, Limits())
 
     def _add(
         self,
         name: str,
+        arguments: str,
         ending: str,
         error: BaseException | None,
         usage: Usage | None,
@@ -77,7 +79,8 @@ class EndedHere:
                 used = usage.wall_time, usage.cpu_time, usage.peak_memory, usage.num_processes
                 self._rows.append((name, limits, *used))
             if isinstance(error, CallError) and ending not in ("raised", "cancelled"):
-                line, stacks = call_log.in_a_line(error), error.stacks[:_STACKS]
+                line = with_arguments(call_log.in_a_line(error), name, arguments)
+                stacks = error.stacks[:_STACKS]
                 self._failures.append(Failure(now, name, ending, line, stacks, self._worker))
 
     def tell(self) -> None:

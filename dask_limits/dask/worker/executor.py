@@ -44,11 +44,12 @@ from dask_limits.dask.worker.admission import AdmissionControl, Reservation
 from dask_limits.dask.worker.batch_run import BatchRun
 from dask_limits.dask.worker.ended import EndedHere
 from dask_limits.dask.worker.error_messages import explain
-from dask_limits.dask.worker.node_call import call_of
+from dask_limits.dask.worker.node_call import call_of, in_short
 from dask_limits.dask.worker.relay import Relay
 from dask_limits.dask.worker.running import RunningHere
 from dask_limits.dask.worker.shown import Shown
 from dask_limits.exceptions import CallCancelledError, CallError, GuardianLostError
+from dask_limits.in_short import arguments_in_short
 from dask_limits.limits import Limits, call_log
 from dask_limits.limits.ipc import by_value
 from dask_limits.limits.owner.guardian import Guardian
@@ -158,8 +159,9 @@ class LimitsExecutor(concurrent.futures.Executor):
         def run_limited(data: dict[Any, Any]) -> Any:
             try:
                 if refused is not None:
-                    call_log.refused_here(call_name(node.key), refused)
-                    self.ended.refused(call_name(node.key), refused)
+                    name, arguments = call_name(node.key), in_short(node, data)
+                    call_log.refused_here(name, refused, arguments)
+                    self.ended.refused(name, arguments, refused)
                     raise refused
                 if not reservation.is_granted:
                     raise distributed.Reschedule
@@ -200,10 +202,12 @@ class LimitsExecutor(concurrent.futures.Executor):
         run = partial(self._guardian.run, fn, args, kwargs, limits, cancel=batch.tokens[number])
         with by_value.Receiving():  # in this thread, at isolation "thread"
             outcome = self._run_guarded(node.key, number, run, limits)
-        self.ended.add(call_name(node.key), outcome, limits)
+        failed = outcome.exception is not None
+        arguments = arguments_in_short(args, kwargs) if failed else ""
+        self.ended.add(call_name(node.key), arguments, outcome, limits)
         if isinstance(outcome.exception, CallCancelledError):
             raise _nobody_waits()
-        self.usage_log.add(node.key, outcome, limits)
+        self.usage_log.add(node.key, arguments, outcome, limits)
         if (error := outcome.exception) is None:
             return outcome.value
         if limits.isolation != "thread":
@@ -231,7 +235,7 @@ class LimitsExecutor(concurrent.futures.Executor):
             losses[number] += 1
             if self._forgives(node.key, number, limits, outcome.exception, losses[number]):
                 return True
-            self.ended.add_packed(outcome)
+            self.ended.add_packed(outcome, packed.arguments[number])
             return False
 
         def calls(number: int) -> tuple[Callable[..., Any], tuple[Any, ...]]:

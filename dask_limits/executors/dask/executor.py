@@ -28,8 +28,8 @@ from dask_limits.executors.dask.running import RunningOnDask
 from dask_limits.executors.dask.sender import Sender
 from dask_limits.executors.dask.submissions import Submission
 from dask_limits.executors.dask.uninterrupted import start_uninterrupted
-from dask_limits.executors.future import Future
 from dask_limits.executors.running import RunningCall
+from dask_limits.future import Future
 from dask_limits.limits import LimitedCall
 from dask_limits.limits.owner.preload import NOTHING, Preload
 from dask_limits.limits.shared import Shared
@@ -100,6 +100,7 @@ class DaskExecutor(WatchedExecutor):
         annotations: Mapping[str, Any] | None = None,
         preload: Preload = NOTHING,
         batch: bool = True,
+        timeout_s: float | None = None,
     ) -> Self:
         """An executor on the Dask cluster that the user has, or on a new one.
 
@@ -114,6 +115,7 @@ class DaskExecutor(WatchedExecutor):
             annotations: Dask's annotations for every call.
             preload: What the workers are to do before calls come.
             batch: Whether short calls with limits may go to a worker together.
+            timeout_s: How long to try to connect to an address; None for Dask's time limit.
         """
         make = functools.partial(cls, annotations=annotations, preload=preload, batch=batch)
         if isinstance(where, distributed.Client):
@@ -121,9 +123,11 @@ class DaskExecutor(WatchedExecutor):
         if where is None:
             # Including the plugin: Dask complains if the cluster is closed while it is registered.
             return start_uninterrupted(lambda: make(*start_cluster(n_workers, security, options)))
+        more = {} if timeout_s is None else {"timeout": timeout_s}
         if isinstance(where, str):
-            probe_scheduler(where, security if isinstance(security, distributed.Security) else None)
-        client = distributed.Client(where, security=security, set_as_default=False)
+            its = security if isinstance(security, distributed.Security) else None
+            probe_scheduler(where, its, timeout_s)
+        client = distributed.Client(where, security=security, set_as_default=False, **more)
         return make(client, client.close)
 
     @property

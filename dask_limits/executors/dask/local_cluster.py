@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import inspect
 import logging
 import multiprocessing
@@ -16,6 +15,8 @@ from typing import Any, Final
 
 import distributed
 import psutil
+
+from dask_limits.instead import instead_of
 
 _IGNORE_CTRL_C: Final = (
     "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN);"
@@ -34,6 +35,7 @@ _DEFAULTS: Final[dict[str, Any]] = {
     "dashboard_address": "127.0.0.1:0",  # no warning if the usual port is taken
     "silence_logs": logging.ERROR,
 }
+_USUAL: Final = ("n_workers", "threads_per_worker", "memory_limit", "dashboard_address")
 _NOT_HERE: Final = {"processes", "asynchronous", "preload", "preload_argv"}
 
 
@@ -53,9 +55,8 @@ def check_options(options: Mapping[str, Any]) -> None:
                 f"{name}={options[name]!r}, ...))"
             )
         if name not in known:
-            similar = difflib.get_close_matches(name, known, 1)
-            hint = f" Did you mean {similar[0]!r}?" if similar else ""
-            raise TypeError(f"{name!r} is no argument of a LocalCluster or its workers.{hint}")
+            instead = instead_of(name, options[name], [*_USUAL, *sorted(known - {*_USUAL})])
+            raise TypeError(f"{name!r} is no argument of a LocalCluster or its workers: {instead}")
 
 
 def start_cluster(

@@ -13,7 +13,7 @@ import distributed
 from dask_limits.dask.batch import PackedBatch
 from dask_limits.dask.packed_call import PackedCall
 from dask_limits.exceptions import CallError
-from dask_limits.executors.future import Future
+from dask_limits.future import Future
 from dask_limits.limits import call_log
 from dask_limits.limits.call_log import Place
 from dask_limits.limits.packed_outcome import PackedOutcome
@@ -44,7 +44,7 @@ class Submission:
 
     def settle(self, outcome: PackedOutcome[Any], place: Place | None) -> None:
         """End the call with what Dask has brought back from there."""
-        call_log.ended_elsewhere(outcome, place)
+        call_log.ended_elsewhere(outcome, place, self.packed.arguments)
         if place is not None:
             self.future.worker, self.future.job = place.worker, place.job
         try:
@@ -62,7 +62,7 @@ class Submission:
         self.future._finish(exception=error)
         is_told = not self.future.cancelled() and self.future.exception() is error
         if is_told and isinstance(error, CallError | BrokenExecutor):
-            call_log.failed(name, error)
+            call_log.failed(name, error, self.packed.arguments)
 
 
 @dataclass(eq=False)

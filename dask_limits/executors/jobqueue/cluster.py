@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -35,6 +36,9 @@ def _job_class(spec: JobSpec, submitter: JobSubmitter, directory: SharedDirector
         def __init__(self, *args: Any, **options: Any) -> None:
             super().__init__(*args, **options)
             self.submit_command = spec.submit_command
+            if spec.nodes_per_job > 1:
+                start = _on_each_node(self.name, spec)
+                self._command_template = f"{start} {self._command_template}"
             script: list[str] = self._job_script_prologue
             if not any("trap" in line for line in script):
                 # Otherwise the shell dies at once of the signal that the batch system sends to the
@@ -71,6 +75,26 @@ def _job_class(spec: JobSpec, submitter: JobSubmitter, directory: SharedDirector
             self.status = Status.closed
 
     return PoolJob
+
+
+def _on_each_node(name: str, spec: JobSpec) -> str:
+    """What to put before the command of a worker, so that there is one on each node of a job.
+
+    Each has the name of the job and its number, as several workers of one node have: the last
+    `--name` counts. When one ends, the others go on.
+    """
+    worker = 'exec "$@" --name "$0-$SLURM_PROCID"'
+    # srun of newer SLURMs does not take it from the job by itself.
+    cores = f'--cpus-per-task="${{SLURM_CPUS_PER_TASK:-{spec.cores}}}"'
+    options = [
+        f"--ntasks={spec.nodes_per_job}",
+        "--ntasks-per-node=1",
+        "--export=ALL",
+        "--input=none",
+        "--kill-on-bad-exit=0",
+        "--wait=0",
+    ]
+    return f"srun {cores} {shlex.join([*options, '/bin/sh', '-c', worker, name])}"
 
 
 def _cluster_class(base: Any) -> Any:

@@ -11,12 +11,12 @@ from dask_limits.executors.cluster import ClusterEvent, WaitingForWorkers
 from dask_limits.executors.dask.dashboard import dashboard_link
 from dask_limits.executors.dask.executor import DaskExecutor
 from dask_limits.executors.dask.uninterrupted import start_uninterrupted
-from dask_limits.executors.future import Future
 from dask_limits.executors.jobqueue.cluster import make_cluster
 from dask_limits.executors.jobqueue.job_pool import JobPool
 from dask_limits.executors.jobqueue.job_submission import JobSubmitter, check_commands
 from dask_limits.executors.jobqueue.shared_directory import SharedDirectory
 from dask_limits.executors.jobqueue.spec import JobSpec
+from dask_limits.future import Future
 from dask_limits.limits.owner.preload import NOTHING, Preload
 
 

@@ -27,7 +27,7 @@ def jobs_wanted(spec: JobSpec, came: bool, demand: int) -> int:
     workers = demand if came else spec.n_workers
     if came and spec.adaptive is not None:
         workers = max(spec.adaptive.minimum, min(spec.adaptive.maximum, demand))
-    return -(-workers // spec.processes)
+    return -(-workers // spec.workers_per_job)
 
 
 class Surplus:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import inspect
 import math
 import os
@@ -23,6 +22,7 @@ from dask_limits.dask.reservations import OWN_BYTES, job_resources, refusal_erro
 from dask_limits.exceptions import LimitRefusedError
 from dask_limits.executors.jobqueue.adaptive import parse_workers
 from dask_limits.executors.jobqueue.program_name import program_name
+from dask_limits.instead import instead_of
 from dask_limits.limits import Limits
 from dask_limits.placement.resources import WorkerResources
 from dask_limits.units import Duration, format_bytes, parse_bytes, parse_seconds, whole_number
@@ -44,6 +44,12 @@ _LISTS: Final = {
 """Parameters of `dask_jobqueue` that are lists. It would take each letter of a str for an item."""
 _JOB_NAME: Final = "dask-worker"
 """What `dask_jobqueue` calls jobs if it is told nothing."""
+_USUAL: Final = ("n_workers", "cores", "memory", "walltime", "queue", "account", "adaptive")
+_DIRECTIVE: Final = 'add the line of the job script that says it: job_extra_directives=["..."]'
+_IN_DIRECTIVES: Final = dict.fromkeys(
+    ("gres", "gpus", "constraint", "nodes", "nodelist", "qos", "exclude", "array"), _DIRECTIVE
+)
+"""What batch systems call what has no argument of its own."""
 _IN_SCHEDULER_OPTIONS: Final = {"dashboard_address", "host"}
 
 
@@ -51,7 +57,8 @@ class JobSpec:
     """The jobs of a cluster, and how many workers they are to bring.
 
     The arguments are a user's; what they leave out is read from `dask_jobqueue`'s configuration.
-    `memory` (bytes) and `cores` are those of each worker, of which a job has `processes`.
+    `memory` (bytes) and `cores` are those of each worker, of which a job has `workers_per_job`: one
+    on each of its nodes, or several `processes` on one.
 
     Raises:
         ValueError: if an argument is missing, unknown or invalid.
@@ -68,6 +75,7 @@ class JobSpec:
         security: object = None,
         submit_command: str | None = None,
         cancel_command: str | None = None,
+        nodes_per_job: int | None = None,
         **options: Any,
     ) -> None:
         if system not in CLUSTERS:
@@ -81,9 +89,11 @@ class JobSpec:
         self._section = options.get("config_name") or self.job_class.config_name
         self._check_options()
         self._set_resources()
-        self.processes: int = options["processes"]
-        self.memory: int = options["memory"] // self.processes
-        self.cores: int = options["cores"] // self.processes
+        processes: int = options["processes"]
+        self.memory: int = options["memory"] // processes
+        self.cores: int = options["cores"] // processes
+        self.nodes_per_job = _checked_nodes(nodes_per_job, system, processes)
+        self.workers_per_job = self.nodes_per_job * processes
         self.walltime_s = self._set_walltime()  # None for no limit
         self.n_workers, self.adaptive = parse_workers(n_workers, adaptive)
         self.worker_timeout_s = (  # None for never
@@ -116,6 +126,8 @@ class JobSpec:
         if self.adaptive is not None:
             shown = {"adaptive": (self.adaptive.minimum, self.adaptive.maximum)}
         shown |= {"cores": self.options["cores"], "memory": format_bytes(self.options["memory"])}
+        if self.nodes_per_job > 1:
+            shown["nodes_per_job"] = self.nodes_per_job
         if "walltime" in self.options:
             shown["walltime"] = self.options["walltime"]
         return shown
@@ -140,12 +152,9 @@ class JobSpec:
                     f" scheduler_options={{{name!r}: ...}}."
                 )
             if name not in known:
-                close = difflib.get_close_matches(name, known, 1)
-                raise ValueError(
-                    f"{name!r} is not an option for {self.system}."
-                    + (f" Did you mean {close[0]!r}?" if close else "")
-                    + f" The options are: {', '.join(sorted(known - _IN_SCHEDULER_OPTIONS))}."
-                )
+                all_known = [*_USUAL, *sorted(known - _IN_SCHEDULER_OPTIONS - {*_USUAL})]
+                instead = instead_of(name, self.options[name], all_known, _IN_DIRECTIVES)
+                raise ValueError(f"{name!r} is not an option for {self.system}: {instead}")
         if dask.config.get(f"jobqueue.{self._section}", None) is None:
             raise ValueError(
                 f"config_name={self._section!r} is not a section of dask_jobqueue's configuration"
@@ -242,6 +251,9 @@ class JobSpec:
             skipped = self._list("job_directives_skip")
             if not any("requeue" in str(word) for word in [*directives, *skipped]):
                 directives.append("--no-requeue")
+            if self.nodes_per_job > 1:  # these override dask_jobqueue's "-n 1"
+                nodes = self.nodes_per_job
+                directives += [f"--nodes={nodes}", f"--ntasks={nodes}", "--ntasks-per-node=1"]
             self.options["job_extra_directives"] = directives
             if not self.options.get("job_name") and self._configured("name") in (None, _JOB_NAME):
                 self.options["job_name"] = program_name()
@@ -283,6 +295,23 @@ def _checked_security(security: object, protocol: str | None) -> Any:
         f"security={security!r} is of type {type(security).__name__}. Use a distributed.Security,"
         " None for temporary credentials, or False for connections that anybody can make and read."
     )
+
+
+def _checked_nodes(nodes: int | None, system: str, processes: int) -> int:
+    if nodes is None:
+        return 1
+    nodes = whole_number(nodes, "nodes_per_job", none="one")
+    if nodes > 1 and system != "slurm":
+        raise ValueError(
+            f"nodes_per_job={nodes} needs SLURM, whose srun starts a worker on each node of a job."
+            f" For {system}, leave it out: each job has one node."
+        )
+    if nodes > 1 and processes > 1:
+        raise ValueError(
+            f"nodes_per_job={nodes} cannot be combined with processes={processes}: a job of several"
+            " nodes has one worker on each. Leave one of them out."
+        )
+    return nodes
 
 
 def _checked(name: str, command: str | None) -> str | None:

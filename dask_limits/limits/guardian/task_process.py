@@ -165,7 +165,7 @@ class TaskProcess:
             return False
         what = messages.UNBEGUN, number + 1, self.key
         with contextlib.suppress(OSError):  # there may be no room: then at the next look
-            transport.send(self._sock, *what, flags=socket.MSG_DONTWAIT)
+            transport.send(self._sock, *what, flags=transport.DO_NOT_WAIT)
             self._given_back = self._last
         return True
 
@@ -353,7 +353,7 @@ class TaskProcess:
         if self._hung_up or self._verdict is None:
             return
         try:
-            transport.send(self._sock, *self._verdict, flags=socket.MSG_DONTWAIT)
+            transport.send(self._sock, *self._verdict, flags=transport.DO_NOT_WAIT)
         except BlockingIOError:
             return
         except OSError:

@@ -73,9 +73,9 @@ SETTLED_BODY: Final = struct.Struct("=d")
 ENDED_BODY: Final = struct.Struct("=idQQ")
 """Wait status of a process, its CPU seconds, its peak bytes, and its session."""
 
-ACCOUNT: Final = struct.Struct("=dddQQ")
+ACCOUNT: Final = struct.Struct("=ddddQQ")
 """Of a call that has ended, see `Account`."""
-FRESH_ACCOUNT: Final = struct.Struct("=dddQ")
+FRESH_ACCOUNT: Final = struct.Struct("=ddddQ")
 """From a fresh process to its task process: ACCOUNT without the last field."""
 ORDERS: Final = struct.Struct("=dddB????dQ")
 SIZE: Final = struct.Struct("=I")
@@ -104,8 +104,9 @@ class Orders(NamedTuple):
 class Account(NamedTuple):
     """What a call that has ended has used, as its task process says."""
 
-    wall_time: float  # seconds, as the next two
+    wall_time: float  # seconds, as the next three
     longest_step: float  # wall time without progress
+    loading: float  # wall time before its function began
     cpu_time: float
     peak_memory: int  # bytes beyond what its process had before it
     first_memory: int  # bytes that the process had before its first call

@@ -33,6 +33,9 @@ MAX_BODY: Final = 128 * 1024
 """Bytes. The buffer of a socket has 208 KiB (net.core.wmem_default), and a message must fit in."""
 _MOST_FILES: Final = 32  # in a message: those of a payload, and two for output
 _ANCILLARY: Final = socket.CMSG_SPACE(_MOST_FILES * struct.calcsize("=i"))
+_CLOSE_ON_EXEC: Final = int(socket.MSG_CMSG_CLOEXEC)
+DO_NOT_WAIT: Final = int(socket.MSG_DONTWAIT)
+"""Numbers: as members of an enumeration, flags take 2 us to be put together."""
 _RETRY_S: Final = 0.001
 """A user's files that are on their way, on all sockets, are limited too; they soon arrive."""
 
@@ -121,7 +124,7 @@ class Receiver:
         Raises:
             NonsenseError: if something else comes again and again.
         """
-        flags |= socket.MSG_CMSG_CLOEXEC
+        flags |= _CLOSE_ON_EXEC
         for _ in range(_MOST_IGNORED):
             uninterrupted.put(self._arrived, self._recvmsg_into, *self._args, flags)
             size, ancillary, _, _ = self._arrived[0]
@@ -150,7 +153,7 @@ def receive(sock: Socket, arrived: list[Arrival], flags: int = 0) -> Message | N
     What has arrived is put into a list, where it is found if this is interrupted.
     """
     size = _HEADER.size + MAX_BODY // 4
-    flags |= socket.MSG_CMSG_CLOEXEC
+    flags |= _CLOSE_ON_EXEC
     uninterrupted.put(arrived, sock.recvmsg, size, _ANCILLARY, flags)
     return parse(arrived[0])
 

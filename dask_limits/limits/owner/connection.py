@@ -294,7 +294,7 @@ class Connection:
         while not group.end_cancelled():
             may_block = yield (self._control.fileno(),)
             try:
-                message = hold.receive(self._control, 0 if may_block else socket.MSG_DONTWAIT)
+                message = hold.receive(self._control, 0 if may_block else transport.DO_NOT_WAIT)
             except BlockingIOError:
                 self._heartbeat.check()
                 continue

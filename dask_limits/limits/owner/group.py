@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any, Final, Generic, TypeVar
 
+from dask_limits.in_short import arguments_in_short
 from dask_limits.limits import call_log, trace_context
 from dask_limits.limits.cancel import CancelToken
 from dask_limits.limits.in_place import name_of
@@ -86,6 +87,10 @@ class Call:
     def take(self, outcome: Outcome[Any]) -> None:
         """Take its outcome, where it has run in this process."""
         self.end(PackedOutcome.of(outcome, name_of(self.fn), self.limits))
+
+    def in_short(self) -> str:
+        """Its arguments, for the log."""
+        return arguments_in_short(self.args, self.kwargs)
 
     def goes_with(self, other: Call) -> bool:
         """Whether it can be in a group with another one that `shares`."""
@@ -190,7 +195,7 @@ class Group(Generic[C]):
         call.request.close()
         self.calls.remove(call)  # not before: Ctrl-C may come here
         call.end(outcome)
-        call_log.ended_here(outcome, self.place)
+        call_log.ended_here(outcome, self.place, call.in_short)
 
     def give_back_after(self, number: int) -> None:
         """Keep so many calls: the others have not begun, and are to run elsewhere."""

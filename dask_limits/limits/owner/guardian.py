@@ -121,7 +121,7 @@ class Guardian:
             drive(self.steps(Group([call])))
         elif (error := reserving.refusal_error(name_of(call.fn), call.limits)) is not None:
             call.end(call.outcomes.failed(error))
-            call_log.refused_here(name_of(call.fn), error)
+            call_log.refused_here(name_of(call.fn), error, call.in_short())
         else:
             reserving.run(request, call.cancel, lambda: drive(self.steps(Group([call]))))
         assert call.outcome is not None  # of a single call nothing is left
@@ -155,7 +155,7 @@ class Guardian:
         telling = progress_values.telling_pickled(call.on_progress)
         with telling, trace_context.attached(call.carrier):
             outcome = in_thread.run(call.fn, call.args, call.kwargs, call.limits)
-        call_log.ended_in_thread(outcome, name_of(call.fn), self.place)
+        call_log.ended_in_thread(outcome, name_of(call.fn), self.place, call.in_short)
         return outcome
 
     def _run_on_some_guardian(self, group: Group[Any]) -> Steps[None]:

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import itertools
 import pickle
-import socket
 import time
 from collections.abc import Callable, Sequence
 from typing import Final
@@ -203,7 +202,7 @@ class Lease:
                 if capture is not None:
                     capture.take_until_readable(sock, self._patience if may_block else 0)
                     may_block = False
-                message = self._receiver.receive(0 if may_block else socket.MSG_DONTWAIT)
+                message = self._receiver.receive(0 if may_block else transport.DO_NOT_WAIT)
             except BlockingIOError:  # there is no answer yet
                 self._look_for_progress()
                 if not is_there:
@@ -280,7 +279,11 @@ class Lease:
 
     def usage(self, account: messages.Account) -> Usage:
         """The usage of the call: as its task process says, and as the guardian has seen."""
-        wall_time, _, cpu_time, peak, self._first_memory = account
+        wall_time, _, loading, cpu_time, peak, self._first_memory = account
+        if self.number == self._first and self.imported and all(self.imported.values()):
+            # Modules of the user's are not in templates: another process would load them again.
+            self.cost += loading
+            self.spent -= loading
         self._held_at_most += peak
         seen_cpu_time, seen_peak, processes = self._seen()
         cpu_time, peak = max(cpu_time, seen_cpu_time), max(peak, seen_peak)

@@ -67,7 +67,7 @@ def run(number: int, orders: Orders, head: memoryview, fds: list[int], runner: R
             now = time.monotonic()
             wall_time = now - cells.get_float(0, task_cells.START)
             step = now - cells.get_float(0, task_cells.CLOCK)
-            return Ended(messages.BREACHED, payload.pack_texts(limit), wall_time, step, 0.0, 0)
+            return Ended(messages.BREACHED, payload.pack_texts(limit), wall_time, step, 0.0, 0.0, 0)
         finally:
             cells.put(0, task_cells.RUNNER, 0)
             signal.signal(signal.SIGTERM, on_sigterm)

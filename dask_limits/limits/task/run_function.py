@@ -32,6 +32,7 @@ class Ended(NamedTuple):
     end: Payload
     wall_time: float
     longest_step: float
+    loading: float
     cpu_time: float  # with that of the children that its process has waited for
     peak_memory: int  # beyond what the process had before the call
 
@@ -39,13 +40,13 @@ class Ended(NamedTuple):
 class _Stopwatch:
     """Measures how long a block takes, in seconds."""
 
-    seconds = math.inf  # as long as it has not ended
+    start = seconds = math.inf  # as long as it has not begun, or ended
 
     def __enter__(self) -> None:
-        self._start = time.perf_counter()
+        self.start = time.monotonic()
 
     def __exit__(self, *_: object) -> None:
-        self.seconds = time.perf_counter() - self._start
+        self.seconds = time.monotonic() - self.start
 
 
 class Runner:
@@ -102,13 +103,14 @@ class Runner:
         wall_time = self._end_step() - start
         self._latest = None
         self.busy = stopwatch.seconds
+        loading = 0.0 if math.isinf(self.busy) else stopwatch.start - start
         cells.put(0, task_cells.DONE, number)
         if warning is not None:
             warning.take_back_handlers()
         self.children_cpu_time = proctree.children_cpu_time()
         cpu_time = time.process_time() + self.children_cpu_time - cpu_before
         peak = self._memory.peak_of_call()
-        return Ended(kind, end, wall_time, self._longest_step, cpu_time, peak)
+        return Ended(kind, end, wall_time, self._longest_step, loading, cpu_time, peak)
 
     def context_differs(self) -> bool:
         """Whether the last call, or a module that it has imported, has set context variables."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -17,12 +18,14 @@ from overdoing import wait_on
 from processes import until
 from required import need
 
-from dask_limits import LimitsWorkerPlugin, annotate
+from dask_limits import LimitsWorkerPlugin, annotate, limit
 from dask_limits.dask.compat import dashboard
 from dask_limits.dask.compat.undocumented_name import Name
 from dask_limits.dask.ended import SLOT_S, ByFunction, slot_of
+from dask_limits.dask.running import Row
 from dask_limits.dask.scheduler.page import columns, html
 from dask_limits.dask.scheduler.plugin import plugin_of
+from dask_limits.executors.dask.executor import DaskExecutor
 
 HAS_BOKEH = importlib.util.find_spec("bokeh") is not None
 
@@ -112,6 +115,27 @@ def test_the_scheduler_knows_endings_only_once_someone_looks() -> None:
         until(lambda: sorted(client.run_on_scheduler(look)) == ["refused", "wall_time"])
 
 
+def test_a_breach_is_shown_with_the_arguments_of_its_call() -> None:
+    """Of a task of Dask's, and of a call of a driver, whose arguments travel pickled."""
+    with cluster() as client, DaskExecutor(client) as executor:
+
+        def look(dask_scheduler: Any) -> list[str]:
+            shown = plugin_of(dask_scheduler)._watch.latest()
+            return [failure.message for failure in shown.failures]
+
+        with annotate(wall_time=0.3):
+            assert client.submit(time.sleep, 60).exception(timeout=60)
+        assert executor.submit(limit(time.sleep, wall_time=0.3), 61).exception(timeout=60)
+        over = "went over its wall_time limit of 0.3 s"
+
+        def are_shown() -> bool:
+            messages = client.run_on_scheduler(look)
+            lines = [message.partition(":")[0] for message in messages]
+            return sorted(lines) == [f"sleep(60) {over}", f"sleep(61) {over}"]
+
+        until(are_shown)
+
+
 def test_a_worker_that_leaves_tells_what_it_has_not_told() -> None:
     with cluster() as client:
         with annotate(wall_time=60):
@@ -139,6 +163,59 @@ def test_the_endings_of_an_hour_are_shown_in_sixty_spans() -> None:
     assert len(shown["memory"]) == 60
     assert sum(shown["memory"]) == len(slots)
     assert -60.5 < min(shown["middle"]) < -59
+
+
+def running(n: int, used: float = 0.0, function: str = "f") -> Row:
+    limits = {"memory": 100, "wall_time": 50.0, "cores": 1}
+    return f"key-{n}", 0, function, f"worker-{n % 7}", limits, (used, 0.0, n % 100, 1)
+
+
+def test_of_very_many_calls_those_are_shown_that_are_nearest_to_a_limit() -> None:
+    rows = [running(n) for n in range(1000)]
+    shown = columns.of_running(rows)
+    assert {*shown["memory"]} == {95, 96, 97, 98, 99}
+    assert len(shown["worker"]) == columns.MOST == 50
+    assert shown["worker"] == sorted(shown["worker"])
+    assert shown["memory_text"][0].endswith("of 100 B")
+
+
+def test_a_search_looks_at_calls_too_that_are_not_shown() -> None:
+    rows = [running(n) for n in range(1000)] + [running(0, function="Rare")]
+    assert "Rare" not in columns.of_running(rows)["function"]
+    assert columns.of_running(columns.matching(rows, "rare"))["function"] == ["Rare"]
+    assert len(columns.matching(rows, "KEY-999")) == 1
+    assert {row[3] for row in columns.matching(rows, "worker-3")} == {"worker-3"}
+
+
+def test_what_waits_runs_and_has_ended_adds_up() -> None:
+    functions = ByFunction()
+    functions["f"].endings["returned"] = 5
+    table = columns.FunctionColumns()
+    shown = table.of(functions, {"f": 3, "g": 2}, {"f": 2})
+    assert shown["function"] == ["f", "g"]
+    assert shown["waiting"] == [3, 2]
+    assert shown["running"] == [2, 0]
+    assert shown["ended_text"] == ["5 of 10", "0 of 2"]
+    functions["f"].endings["memory"] = 1
+    shown = table.of(functions, {}, {})
+    assert shown["ended_text"] == ["6 of 6"]
+    assert shown["endings"] == ["5 returned, 1 memory"]
+
+
+def test_the_scheduler_counts_the_calls_of_a_function_that_wait() -> None:
+    """Those that wait for others, too, and each of a batch; no others of Dask's tasks."""
+    with cluster() as client:
+
+        def waiting(dask_scheduler: Any) -> dict[str, int]:
+            return dict(plugin_of(dask_scheduler).cluster.waiting({"wait_on": 1}))
+
+        assert client.submit(abs, 1).result(timeout=60) == 1
+        with annotate(wall_time=60, cores=1):
+            first = client.submit(wait_on, pure=False)
+            others = [client.submit(wait_on, pure=False) for _ in range(4)]
+        until(lambda: client.run_on_scheduler(waiting) == {"wait_on": 4})
+        client.cancel([first, *others], force=True)
+        until(lambda: client.run_on_scheduler(waiting) == {})
 
 
 @pytest.mark.parametrize("part", ["function", "ending", "message", "stacks", "worker"])

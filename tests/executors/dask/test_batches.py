@@ -27,7 +27,7 @@ from dask_limits.dask.batch import LEFT
 from dask_limits.exceptions import CrashError, WallTimeBreach, WorkerLostError
 from dask_limits.executors.dask import batching
 from dask_limits.executors.dask.executor import DaskExecutor
-from dask_limits.executors.future import Future
+from dask_limits.future import Future
 
 LIMITS: dict[str, Any] = {"wall_time": 40, "memory": "1 GiB"}
 

@@ -10,7 +10,7 @@ import pytest
 from dask_limits.dask.packed_call import PackedCall
 from dask_limits.executors.dask.batching import Batching
 from dask_limits.executors.dask.submissions import Submission
-from dask_limits.executors.future import Future
+from dask_limits.future import Future
 from dask_limits.limits.ipc.payload import Packed
 
 

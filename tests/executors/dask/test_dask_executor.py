@@ -38,7 +38,7 @@ from dask_limits.exceptions import (
 from dask_limits.executors.dask import sender
 from dask_limits.executors.dask.executor import DaskExecutor
 from dask_limits.executors.dask.submissions import Submission
-from dask_limits.executors.future import Future
+from dask_limits.future import Future
 from dask_limits.limits import limit
 
 SETTINGS = {"dashboard_address": "127.0.0.1:0", "threads_per_worker": 1}

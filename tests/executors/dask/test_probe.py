@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import socket
 import subprocess
@@ -126,3 +127,22 @@ def test_a_scheduler_is_connected_to_with_and_without_a_protocol(
     address = cluster.scheduler_address.replace("tcp://", prefix)
     with DaskExecutor.connect(address) as executor:
         assert executor.submit(abs, -1).result() == 1
+
+
+@pytest.mark.parametrize("answers", [False, True])
+def test_the_time_limit_of_a_run_holds_while_it_connects(answers: bool) -> None:
+    """Whether nobody is there, or something that does not answer."""
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(dask.config.set({"distributed.comm.timeouts.connect": "30s"}))
+        if answers:
+            address = stack.enter_context(listening())
+        else:
+            with socket.create_server(("127.0.0.1", 0)) as server:
+                address = f"tcp://127.0.0.1:{server.getsockname()[1]}"
+        scheduler = Scheduler.with_dask(address)
+        begun = time.monotonic()
+        text = "does not answer" if answers else "Timed out trying to connect"
+        with pytest.raises(OSError, match=text):
+            scheduler.run(timeout=1.5)
+        assert time.monotonic() - begun < 10, "Dask would wait for 30 s"
+    assert not scheduler.running()

@@ -218,17 +218,17 @@ def test_a_breach_is_logged_where_it_was_and_where_it_is_heard_of(
     client, executor, tmp_path, caplog
 ) -> None:
     client.run(log_to, str(tmp_path / "worker.log"))
-    executor.submit(limit(wait_on, wall_time=0.5)).exception(timeout=60)
+    executor.submit(limit(time.sleep, wall_time=0.5), 61).exception(timeout=60)
     with annotate(wall_time=0.5):
-        client.submit(wait_on, pure=False).exception(timeout=60)
+        client.submit(time.sleep, 62, pure=False).exception(timeout=60)
     client.run(log_no_more)
     of_call, of_task = (tmp_path / "worker.log").read_text().splitlines()
     [address] = client.run(os.getpid)
     assert re.fullmatch(
-        rf"wait_on\(\) went over its wall_time limit of 0.5 s: .*; worker 0 at {address}\]",
+        rf"sleep\(61\) went over its wall_time limit of 0.5 s: .*; worker 0 at {address}\]",
         of_call,
     )
-    assert of_task.startswith("wait_on() went over its wall_time limit")
+    assert of_task.startswith("sleep(62) went over its wall_time limit")
     assert warnings(caplog) == [of_call]
 
 
@@ -249,7 +249,7 @@ def test_a_refusal_is_logged_once(client, executor, caplog) -> None:
     assert isinstance(future.exception(timeout=60), LimitRefusedError)
     until(lambda: warnings(caplog))  # it is logged once the future has ended
     [line] = warnings(caplog)
-    assert line.startswith("abs() reserves 8.0 GiB of memory, but no worker")
+    assert line.startswith("abs(-1) reserves 8.0 GiB of memory, but no worker")
 
 
 def test_a_lost_worker_and_what_runs_again_are_logged_once_each(tmp_path, caplog) -> None:

@@ -19,8 +19,8 @@ GIB = 2**30
 WORKER = WorkerResources(memory=4 * GIB, cores=4)
 
 
-def spec(**options) -> JobSpec:
-    return JobSpec("pbs", cores=4, memory="16 GiB", interface="lo", **options)
+def spec(system="pbs", **options) -> JobSpec:
+    return JobSpec(system, cores=4, memory="16 GiB", interface="lo", **options)
 
 
 # -- how many workers the work could use ---------------------------------------------------
@@ -85,6 +85,11 @@ def test_a_job_with_several_workers_counts_as_these(demand, wanted):
     of_four = spec(processes=4, adaptive=12)
     assert jobs_wanted(of_four, came=True, demand=demand) == wanted
     assert jobs_wanted(spec(processes=4, n_workers=5), came=False, demand=0) == 2
+
+
+def test_a_job_of_several_nodes_counts_as_a_worker_on_each():
+    of_two = spec("slurm", nodes_per_job=2, adaptive=12)
+    assert [jobs_wanted(of_two, came=True, demand=n) for n in (0, 1, 2, 3, 99)] == [0, 1, 1, 2, 6]
 
 
 # -- which jobs are given back -------------------------------------------------------------

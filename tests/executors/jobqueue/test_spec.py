@@ -35,7 +35,7 @@ from dask_limits.executors.jobqueue.adaptive import Adaptive
             "None for the value in dask_jobqueue's configuration",
         ),
         ("slurm", {"cores": 1, "memory": "1 GiB", "processes": 0}, "processes=0 must be a whole"),
-        ("slurm", {"cores": 1, "memory": "1 GiB", "wall_time": 3}, "Did you mean 'walltime'"),
+        ("slurm", {"cores": 1, "memory": "1 GiB", "wall_time": 3}, "did you mean 'walltime'"),
         ("slurm", {"cores": 0, "memory": "1 GiB"}, "cores=0 must be a whole number"),
         ("slurm", {"cores": 1, "memory": "1 lot"}, "unknown unit, 'lot'"),
         (
@@ -49,6 +49,13 @@ from dask_limits.executors.jobqueue.adaptive import Adaptive
         ("slurm", {"cores": 1, "memory": 1e9, "adaptive": (3, 2)}, "minimum=3 must be"),
         ("slurm", {"cores": 1, "memory": 1e9, "adaptive": {"most": 2}}, "must have 'maximum'"),
         ("slurm", {"cores": 1, "memory": 1e9, "processes": 2}, "processes=2 is more than cores=1"),
+        ("slurm", {"cores": 1, "memory": 1e9, "nodes_per_job": 0}, "nodes_per_job=0 must be a"),
+        (
+            "slurm",
+            {"cores": 2, "memory": 1e9, "processes": 2, "nodes_per_job": 2},
+            "nodes_per_job=2 cannot be combined with processes=2",
+        ),
+        ("pbs", {"cores": 1, "memory": 1e9, "nodes_per_job": 2}, "nodes_per_job=2 needs SLURM"),
         (
             "slurm",
             {"cores": 1, "memory": 1e9, "config_name": "x"},
@@ -101,7 +108,7 @@ def test_configuration_files_of_dask_jobqueue_are_honoured():
     }
     with dask.config.set({f"jobqueue.slurm.{key}": value for key, value in section.items()}):
         spec = JobSpec("slurm")
-    assert (spec.cores, spec.memory, spec.processes, spec.walltime_s) == (4, 2**33, 2, 7200)
+    assert (spec.cores, spec.memory, spec.workers_per_job, spec.walltime_s) == (4, 2**33, 2, 7200)
     assert spec.shared == "$SCRATCH/mine"
     options = spec.options
     assert options["job_extra_directives"] == ["--exclusive", "--no-requeue"]
@@ -187,7 +194,7 @@ def test_slurm_is_asked_for_the_memory_that_was_given_and_no_more():
 def test_numbers_of_numpy_are_numbers():
     given = {"cores": np.int64(4), "processes": np.int8(2), "n_workers": np.int32(3)}
     spec = JobSpec("slurm", memory=np.int64(2**31), adaptive=np.int64(5), **given)
-    found = (spec.cores, spec.processes, spec.n_workers, spec.adaptive)
+    found = (spec.cores, spec.workers_per_job, spec.n_workers, spec.adaptive)
     assert found == (2, 2, 3, Adaptive(0, 5))
     assert "np." not in repr(spec.shown)
 

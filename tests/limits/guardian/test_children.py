@@ -99,7 +99,7 @@ def test_a_fork_of_the_function_is_named_as_such(isolated):
 @on_processes
 def test_a_command_line_cannot_write_to_the_terminal_and_is_shortened(isolated):
     error = isolated(run_program, cpu_time=0.5).run(*SPIN, "\x1b[31mred\r\n", "x" * 1000).exception
-    text = str(error).partition(", in:")[0]
+    text = str(error).partition("\n")[0]
     assert text.isprintable()
     assert r"while True: pass \x1b[31mred\r\n xxx" in text
     assert len(error.child.command) <= 120

@@ -22,7 +22,7 @@ from dask_limits.limits.task.main import TaskProcess
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # a call shall not import pytest
 
-ACCOUNT = messages.ACCOUNT.pack(0, 0, 0, 0, 0)
+ACCOUNT = messages.ACCOUNT.pack(0, 0, 0, 0, 0, 0)
 KINDS = {name: n for name, n in vars(messages).items() if type(n) is int}
 LOOKS_RIGHT = [
     *(b"os", b"os\0\n", b"\0\n", b"os\0/x\0y\n", b"x\0/etc/passwd" + b"/x" * 2000 + b"\n"),
@@ -36,7 +36,7 @@ PICKLES = st.sampled_from([pickle.dumps(thing) for thing in (1, (1, 2), (OSError
 BODIES = st.one_of(
     st.binary(max_size=100),
     st.tuples(
-        st.builds(messages.ACCOUNT.pack, FLOATS, FLOATS, FLOATS, INTEGERS, INTEGERS),
+        st.builds(messages.ACCOUNT.pack, FLOATS, FLOATS, FLOATS, FLOATS, INTEGERS, INTEGERS),
         HEADS,
         TEXTS | PICKLES,
         st.builds(payload._BUFFER.pack, st.integers(0, 255), INTEGERS, INTEGERS, st.booleans()),
@@ -80,7 +80,7 @@ def test_whatever_a_call_sends_it_has_an_outcome_and_the_next_call_runs(
     [
         ("RETURNED", b""),
         ("RETURNED", b"\xff" * 200),
-        ("RETURNED", messages.ACCOUNT.pack(math.nan, 0, 0, 0, 0) + payload.pack_texts("").head),
+        ("RETURNED", messages.ACCOUNT.pack(math.nan, 0, 0, 0, 0, 0) + payload.pack_texts("").head),
         ("RAISED", b"abc"),
         ("EXITED", ACCOUNT + payload.pack_texts("256").head),
         ("BREACHED", ACCOUNT + payload.pack_texts("x").head),
@@ -105,7 +105,7 @@ def test_what_none_of_our_processes_sends_is_the_end_of_its_call(guardian, kind,
 def test_a_fresh_process_that_answers_something_else_ends_its_call_at_once(guardian):
     def answer():
         (sender,) = (one for one in gc.get_objects() if type(one) is fresh._Sender)
-        account = messages.FRESH_ACCOUNT.pack(0, 0, 0, 0)
+        account = messages.FRESH_ACCOUNT.pack(0, 0, 0, 0, 0)
         transport.send(sender.sock, messages.SPAWN, sender.number, account)
 
     limits = Limits(wall_time=60, isolation="fresh")

@@ -217,6 +217,23 @@ def test_what_a_module_of_the_users_makes_when_it_is_imported_is_each_call_s_own
     assert len(set(answers.values())) == 3
 
 
+def test_short_calls_share_a_process_that_had_to_import_a_slow_module_of_the_users(
+    guardian, module
+):
+    name = module(
+        "large",
+        """
+        import os, time
+        while time.process_time() < 1:  # far longer than 25 processes without it take
+            pass
+        def answer(): return os.getpid()
+        """,
+    )
+    answer = import_module(name).answer
+    pids = {call(guardian, answer) for _ in range(20)}
+    assert len(pids) <= 3  # the first ones may have had to load what templates learn
+
+
 @pytest.mark.usefixtures("no_rest")
 def test_a_module_that_can_do_without_another_has_it_in_each_call(guardian, module):
     module(

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
+from heapq import nlargest
+from operator import itemgetter
 from typing import Any, Final, TypeAlias
 
 from dask_limits.dask import ended
-from dask_limits.dask.ended import ByFunction, Slots
+from dask_limits.dask.ended import ByFunction, Figures, Slots
 from dask_limits.dask.running import Row
 from dask_limits.dask.scheduler.cluster import TrackedWorker
 from dask_limits.units import format_bytes, format_seconds
@@ -29,10 +31,10 @@ ENDINGS: Final = {
     "failed": "#555555",
 }
 """The ways in which a call can end, and the colour of each."""
-MOST_CALLS: Final = 200
-"""How many running calls are shown. Ten times as many would take 10 ms of the scheduler's loop each
-second, for each who looks."""
-_MOST_WORKERS: Final = 500
+MOST: Final = 50
+"""How many running calls, and workers, are shown: those that are nearest to a limit. To look at a
+thousand calls on 200 workers then takes some 2 ms of the scheduler's loop, each second that someone
+looks; showing 200 calls and all workers took 8 ms."""
 _LEAST_SLOTS: Final = 6
 _MOST_SLOTS: Final = 60
 _FORMATS: Final[dict[str, Callable[[Any], str]]] = {
@@ -43,12 +45,16 @@ _FORMATS: Final[dict[str, Callable[[Any], str]]] = {
 }
 
 
+def matching(rows: list[Row], text: str) -> list[Row]:
+    """The running calls in whose function, worker or key there is this text, in any case."""
+    text = text.lower()
+    return [row for row in rows if text in f"{row[2]}\n{row[3]}\n{row[0]}".lower()]
+
+
 def of_running(rows: list[Row]) -> Columns:
     """A row for each running call, by worker; of very many, those that are nearest to a limit."""
-    shares = [_nearest(row[4], row[5]) for row in rows]
-    numbers = sorted(range(len(rows)), key=lambda n: -shares[n])[:MOST_CALLS]
-    numbers.sort(key=lambda n: rows[n][3])  # by worker
-    calls = [rows[n] for n in numbers]
+    calls = rows if len(rows) <= MOST else nlargest(MOST, rows, key=_nearest)
+    calls = sorted(calls, key=itemgetter(3))  # by worker
     columns: Columns = {
         "worker": [worker for _, _, _, worker, _, _ in calls],
         "function": [function for _, _, function, _, _, _ in calls],
@@ -64,10 +70,13 @@ _USED: Final = {name: at for at, name in enumerate(ended.AMOUNTS)}
 """Where in a row of a running call it stands what it has used, by the limit on it."""
 
 
-def _nearest(limits: Mapping[str, Any], used: Sequence[float]) -> float:
+def _nearest(row: Row) -> float:
     """The largest part of one of its limits that a call has used; 0 without limits."""
-    parts = (used[at] / limits[name] for name, at in _USED.items() if limits.get(name))
-    return max(parts, default=0.0)
+    most, used = 0.0, row[5]
+    for name, limit in row[4].items():  # of a thousand calls, so there is no generator here
+        if (at := _USED.get(name)) is not None and (part := used[at] / limit) > most:
+            most = part
+    return most
 
 
 def _bars(
@@ -90,7 +99,10 @@ def _bars(
 
 def of_workers(workers: Iterable[TrackedWorker], n_running: Mapping[str, int]) -> Columns:
     """A row for each worker: what is reserved there, and how much there is."""
-    there = sorted(workers, key=lambda worker: worker.name)[:_MOST_WORKERS]
+    there = [*workers]
+    if len(there) > MOST:
+        there = nlargest(MOST, there, key=lambda one: one.placed.memory / one.resources.memory)
+    there.sort(key=lambda worker: worker.name)
     columns: Columns = {
         "worker": [one.name for one in there],
         "address": [one.address for one in there],
@@ -131,24 +143,60 @@ def of_slots(slots: Slots, now: float) -> Columns:
     return columns
 
 
-def of_functions(functions: ByFunction) -> Columns:
-    """A row for each function, those with the most calls first."""
-    rows = sorted(functions.items(), key=lambda item: -item[1].endings.total())
-    columns: Columns = {
-        "function": [name for name, _ in rows],
-        "calls": [figures.endings.total() for _, figures in rows],
-        "endings": [in_words(figures.endings) for _, figures in rows],
+class FunctionColumns:
+    """The table of functions. What is shown of one is made anew only if calls of it have ended."""
+
+    def __init__(self) -> None:
+        self._made: dict[str, tuple[int, dict[str, Any]]] = {}  # with how many ended calls
+
+    def of(
+        self, functions: ByFunction, waiting: Mapping[str, int], running: Mapping[str, int]
+    ) -> Columns:
+        """A row for each function, those with the most calls first."""
+        rows = [
+            {
+                **self._row(name, functions.get(name)),
+                "waiting": waiting.get(name, 0),
+                "running": running.get(name, 0),
+            }
+            for name in {**functions, **waiting, **running}
+        ]
+        for row in rows:
+            total = row["waiting"] + row["running"] + row["ended"]
+            row["ended_share"] = row["ended"] / total if total else -1.0
+            row["ended_text"] = f"{row['ended']:,} of {total:,}"
+        rows.sort(key=lambda row: -row["ended"] - row["running"] - row["waiting"])
+        return {name: [row[name] for row in rows[:MOST]] for name in rows[0]} if rows else {}
+
+    def _row(self, name: str, figures: Figures | None) -> dict[str, Any]:
+        n_ended = 0 if figures is None else figures.endings.total()
+        n_then, row = self._made.get(name, (-1, {}))
+        if n_then != n_ended:
+            row = _of_function(name, Figures() if figures is None else figures)
+            self._made[name] = n_ended, row
+        return row
+
+
+_SHOWN: Final = ("memory", "wall_time", "cpu_time")
+
+
+def _of_function(name: str, figures: Figures) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "function": name,
+        "ended": figures.endings.total(),
+        "endings": in_words(figures.endings),
     }
-    for name in ended.AMOUNTS:
-        spreads, text_of = [figures.spreads[name] for _, figures in rows], _FORMATS[name]
-        for column, part in (("median", 0.5), ("most", 0.95)):
-            values = [spread.quantile(part) for spread in spreads]
-            columns[f"{name}_{column}"] = values
-            columns[f"{name}_{column}_text"] = [text_of(value) for value in values]
-        largest = [one.largest if one.nearest is None else one.nearest[0] for one in spreads]
-        limits = [None if one.nearest is None else one.nearest[1] for one in spreads]
-        columns |= _bars(name, largest, limits, text_of)
-    return columns
+    for amount in _SHOWN:
+        spread, text_of = figures.spreads[amount], _FORMATS[amount]
+        for column, value in zip(("median", "most"), spread.quantiles(0.5, 0.95), strict=True):
+            row[f"{amount}_{column}"] = value
+            row[f"{amount}_{column}_text"] = text_of(value) if row["ended"] else ""
+        used, limit = spread.nearest or (spread.largest, None)
+        bars = _bars(amount, [used], [limit], text_of)
+        row |= {column: values[0] for column, values in bars.items()}
+        if not row["ended"]:
+            row[f"{amount}_text"] = ""
+    return row
 
 
 def in_words(endings: Mapping[str, int]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
+import numpy as np
 from bokeh.core.properties import without_property_validation
 from bokeh.layouts import column, row
 from bokeh.models import (
@@ -14,12 +15,13 @@ from bokeh.models import (
     Div,
     HTMLTemplateFormatter,
     TableColumn,
+    TextInput,
 )
 from bokeh.plotting import figure
 
 from dask_limits.dask.ended import Failure
-from dask_limits.dask.scheduler.page import html
-from dask_limits.dask.scheduler.page.columns import ENDINGS, MOST_CALLS, Columns
+from dask_limits.dask.scheduler.page import columns, html
+from dask_limits.dask.scheduler.page.columns import ENDINGS, Columns
 from dask_limits.dask.scheduler.page.watch import Shown, Watch
 
 _EVERY_MS: Final = 1000
@@ -36,6 +38,7 @@ _STYLES: Final = """
 """
 # <%- escapes. What is without it are numbers, and names of columns.
 _TEXT: Final = '<span title="<%- {title} %>"><%- value %></span>'
+_COUNT: Final = "<%- value %>"
 _AMOUNT: Final = "<%- {field}_text %>"
 _ROOM: Final = """
 <div class="limits-bar <%= {field}_share < 0 ? '' : 'limited' %>" title="<%- {field}_text %>">
@@ -46,6 +49,10 @@ _NEAR: Final = """
 <%= {field}_share > 0.9 ? '#f2a093' : {field}_share > 0.7 ? '#f5cf8a' : '#9ec5e8' %>"""
 _BAR: Final = _ROOM.replace("#9ec5e8", _NEAR)
 """As the one above, which a worker may well fill; this one warns of a limit that is near."""
+
+
+def _are_numbers(values: Sequence[object]) -> bool:
+    return bool(values) and isinstance(values[0], int | float)
 
 
 class _Table:
@@ -81,8 +88,12 @@ class _Table:
         if columns == self._columns:
             return
         self._columns = columns
-        self._source.data = columns
-        n_rows = len(next(iter(columns.values())))
+        # Numbers as an array are packed a hundred times faster than one by one.
+        self._source.data = {
+            name: np.asarray(values, float) if _are_numbers(values) else values
+            for name, values in columns.items()
+        }
+        n_rows = len(next(iter(columns.values()), ()))
         height = (min(max(n_rows, 1), _MOST_ROWS) + 1) * _ROW_PX + 18  # a bar to scroll by
         if self.table.height != height:
             self.table.height = height
@@ -108,6 +119,8 @@ class LimitsPage:
     def __init__(self, watch: Watch) -> None:
         self._watch = watch
         shown = self._shown = watch.latest()
+        self._search = TextInput(placeholder="Search: function, worker or text", width=300)
+        self._search.on_change("value_input", self._searched)
         amounts = [("memory", "memory"), ("wall_time", "wall time"), ("cpu_time", "CPU time")]
         self._running = _Table(
             [
@@ -116,7 +129,7 @@ class LimitsPage:
                 *((field, title, 240, _BAR) for field, title in amounts),
                 ("num_processes", "processes", 100, _BAR),
             ],
-            {name: [] for name in shown.running},
+            columns.of_running([]),
         )
         self._workers = _Table(
             [
@@ -127,12 +140,12 @@ class LimitsPage:
                 ("job", "batch job", 70, _TEXT),
                 ("state", "state", 110, _TEXT),
             ],
-            {name: [] for name in shown.workers},
+            columns.of_workers([], {}),
         )
         figures = [
-            column
+            entry
             for field, title in amounts
-            for column in (
+            for entry in (
                 (f"{field}_median", f"{title}: 50 %", 105, _AMOUNT),
                 (f"{field}_most", "95 %", 65, _AMOUNT),
                 (field, "maximum", 145, _BAR),
@@ -141,13 +154,16 @@ class LimitsPage:
         self._functions = _Table(
             [
                 ("function", "function", 130, _TEXT),
-                ("calls", "calls", 45, _TEXT),
+                ("waiting", "waiting", 55, _COUNT),
+                ("running", "running", 55, _COUNT),
+                ("ended", "ended", 110, _ROOM),
                 ("endings", "endings", 130, _TEXT),
                 *figures,
             ],
-            {name: [] for name in shown.functions},
+            {},
         )
         self._slots = ColumnDataSource(shown.slots)
+        self._slots_shown = shown.slots
         self._legend = _div("")
         self._failures_heading = _div("")
         self._failures = column(sizing_mode="stretch_width")
@@ -181,6 +197,7 @@ class LimitsPage:
         workers = column(self._workers.heading, self._workers.table, **half)
         endings = column(self._legend, plot, **half)
         return column(
+            self._search,
             self._running.heading,
             self._running.table,
             row(workers, endings, sizing_mode="stretch_width", styles={"flex-wrap": "wrap"}),
@@ -199,31 +216,47 @@ class LimitsPage:
             self._show(shown)
 
     def _show(self, shown: Shown) -> None:
-        n = len(shown.running["worker"])
-        text = f"{shown.n_running:,} running, {shown.n_waiting:,} tasks waiting for room."
-        if n < shown.n_running:
-            text += f" Here are the {MOST_CALLS} that are nearest to a limit."
-        self._running.show(shown.running, "Running calls, and their limits", text)
+        wanted = self._search.value_input.strip()
+        calls = columns.matching(shown.calls, wanted) if wanted else shown.calls
+        running = columns.of_running(calls)
+        text = f"{len(shown.calls):,} running, {shown.n_waiting:,} tasks waiting for room."
+        text += _found(wanted, len(calls), len(running["worker"]), "nearest to a limit")
+        self._running.show(running, "Running calls, and their limits", text)
+        workers = columns.of_workers(shown.workers, shown.n_on)
         text = "What running calls have reserved, of what there is."
-        self._workers.show(shown.workers, "Workers", text)
+        text += _found("", len(shown.workers), len(workers["worker"]), "with the most reserved")
+        self._workers.show(workers, "Workers", text)
         _say(self._legend, html.legend("Endings", shown.endings))
-        if self._slots.data != shown.slots:
-            self._slots.data = shown.slots
+        if self._slots_shown is not shown.slots:
+            self._slots_shown = shown.slots
+            self._slots.data = {
+                name: np.asarray(values, float) for name, values in shown.slots.items()
+            }
         text = "What calls have used that have ended. The maximum is that nearest to its limit."
         self._functions.show(shown.functions, "Functions", text)
-        self._show_failures(shown.failures)
+        self._show_failures(tuple(one for one in shown.failures if html.is_in(wanted, one)), wanted)
 
-    def _show_failures(self, failures: tuple[Failure, ...]) -> None:
-        if failures == self._seen and self._failures_heading.text:
-            return
-        text = "" if failures else "There was none yet."
+    def _searched(self, attribute: str, old: str, new: str) -> None:
+        """Show what somebody searches for."""
+        self._show(self._shown)
+
+    def _show_failures(self, failures: tuple[Failure, ...], wanted: str) -> None:
+        text = "" if failures else "None is found." if wanted else "There was none yet."
         _say(self._failures_heading, html.heading("Last breaches, crashes and other losses", text))
+        if failures == self._seen:
+            return
         # Those that are there stay what they are: their stacks may have been unfolded.
         there = dict(zip(reversed(self._seen), self._failures.children, strict=True))
         self._seen = failures
         self._failures.children = [
             there.get(one) or _div(html.of_failure(one)) for one in reversed(failures)
         ]
+
+
+def _found(wanted: str, n: int, n_shown: int, which: str) -> str:
+    """What to say of rows that are not shown, or were searched for."""
+    text = f" {n:,} found." if wanted else ""
+    return text + (f" Here are the {n_shown} {which}, and {n - n_shown:,} more." * (n_shown < n))
 
 
 def fill(document: Any, watch: Watch) -> None:

@@ -30,6 +30,12 @@ def legend(title: str, endings: Mapping[str, int]) -> str:
     return _HEADING.format(title=escape(title), text=" ".join(entries) or "No call has ended yet.")
 
 
+def is_in(wanted: str, failure: Failure) -> bool:
+    """Whether a text is in what is shown of a call that was ended, in any case."""
+    parts = failure.function, failure.ending, failure.worker, failure.message, failure.stacks
+    return wanted.lower() in "\n".join(parts).lower()
+
+
 def of_failure(failure: Failure) -> str:
     """When, how and where a call was ended; its stacks are folded."""
     when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(failure.at))

@@ -3,10 +3,12 @@ from __future__ import annotations
 import time
 from collections import Counter
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Final
 
-from dask_limits.dask.ended import Failure
-from dask_limits.dask.scheduler.cluster import Cluster
+from dask_limits.dask.ended import Failure, slot_of
+from dask_limits.dask.running import Row
+from dask_limits.dask.scheduler.cluster import Cluster, TrackedWorker
 from dask_limits.dask.scheduler.page import columns
 from dask_limits.dask.scheduler.page.columns import Columns
 from dask_limits.dask.scheduler.running import RunningOnCluster
@@ -20,14 +22,16 @@ class Shown:
     """What the page shows at one time, to all who look.
 
     Attributes:
-        n_running: How many calls run; the columns may have less.
+        calls: The calls that run; the columns may have less.
+        workers: The tracked workers.
+        n_on: How many calls run on each worker, by its name.
         endings: How many calls have ended in which way.
     """
 
-    n_running: int
+    calls: list[Row]
+    workers: list[TrackedWorker]
     n_waiting: int
-    running: Columns
-    workers: Columns
+    n_on: Counter[str]
     slots: Columns
     endings: Counter[str]
     functions: Columns
@@ -42,6 +46,8 @@ class Watch:
         self._running = running
         self._next = 0.0  # seconds of time.monotonic()
         self._shown: Shown | None = None
+        self._functions = columns.FunctionColumns()
+        self._slots: tuple[tuple[int, int], Columns] | None = None
 
     def latest(self) -> Shown:
         """What there is to see now, or a moment ago."""
@@ -57,14 +63,23 @@ class Watch:
         endings: Counter[str] = Counter()
         for figures in cluster.ended.functions.values():
             endings.update(figures.endings)
-        n_running = Counter(worker for _, _, _, worker, _, _ in calls)
+        running = Counter(map(itemgetter(2), calls))
+        waiting = cluster.waiting(running)
         return Shown(
-            n_running=len(calls),
+            calls=calls,
+            workers=[*cluster.workers.values()],
             n_waiting=len(cluster.placement.waiting),
-            running=columns.of_running(calls),
-            workers=columns.of_workers(cluster.workers.values(), n_running),
-            slots=columns.of_slots(cluster.ended.slots, time.time()),
+            n_on=Counter(map(itemgetter(3), calls)),
+            slots=self._slots_at(time.time()),
             endings=endings,
-            functions=columns.of_functions(cluster.ended.functions),
+            functions=self._functions.of(cluster.ended.functions, waiting, running),
             failures=tuple(cluster.ended.failures),
         )
+
+    def _slots_at(self, now: float) -> Columns:
+        """When calls have ended: made anew when time goes on by a slot, or calls have ended."""
+        slots = self._cluster.ended.slots
+        version = slot_of(now), slots.total()
+        if self._slots is None or self._slots[0] != version:
+            self._slots = version, columns.of_slots(slots, now)
+        return self._slots[1]

@@ -67,6 +67,8 @@ class Future(concurrent.futures.Future[R], Generic[R]):
         task_key: On Dask, the key of the task that the call has gone with.
         submitted_at: When it was submitted, in seconds since 1970.
         started_at: When it was started, as far as that is known before its end.
+        from_journal: Whether the call has ended in an earlier run, which a
+            [Journal][dask_limits.Journal] remembers.
     """
 
     usage: Usage | None = None
@@ -77,6 +79,7 @@ class Future(concurrent.futures.Future[R], Generic[R]):
     job: str = ""
     task_key: str = ""
     started_at: float | None = None
+    from_journal: bool = False
 
     _span: CallSpan | None = None
     _progress: deque[Callable[[], Any]] | None = None  # what loads the latest value; one at most
@@ -231,6 +234,18 @@ class Future(concurrent.futures.Future[R], Generic[R]):
         except concurrent.futures.InvalidStateError:
             pass  # it was cancelled meanwhile
 
+    def _end_as(self, other: concurrent.futures.Future[R]) -> None:
+        """Finish as another one has, unless this was cancelled meanwhile."""
+        if isinstance(other, Future):
+            self.usage, self.started_at = other.usage, other.started_at
+            self.worker, self.job, self.task_key = other.worker, other.job, other.task_key
+        if other.cancelled():
+            self.cancel()
+        elif (error := other.exception()) is None:
+            self._finish(other.result())
+        else:
+            self._finish(exception=error)
+
     def __await__(self) -> Generator[object, None, R]:
         import asyncio  # slow to import, and rarely needed
 
@@ -304,16 +319,9 @@ class DeferredFuture(Future[R]):
 
     def end_as(self, attempt: concurrent.futures.Future[R]) -> None:
         """End as an attempt has ended."""
-        if isinstance(attempt, Future):
-            self.usage, self.started_at = attempt.usage, attempt.started_at
-            self.worker, self.job, self.task_key = attempt.worker, attempt.job, attempt.task_key
-        if attempt.cancelled():
-            self.cancel()
-        elif (error := attempt.exception()) is None:
-            self._finish(attempt.result())
-        else:
+        if not attempt.cancelled() and (error := attempt.exception()) is not None:
             _tell_of_earlier(error, self.earlier)
-            self._finish(exception=error)
+        self._end_as(attempt)
 
 
 def _tell_end(future: Any) -> None:

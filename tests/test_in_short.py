@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dask_limits.display.in_short import MOST, arguments_in_short
+from dask_limits.in_short import MOST, arguments_in_short
 
 
 class Counting:
@@ -127,3 +127,18 @@ def test_a_shape_that_took_long_is_not_asked_again():
     assert arguments_in_short([Slow()], {}) == "<Slow 3x4>"
     assert arguments_in_short([Slow()], {}) == "<Slow>"
     assert len(asked) == 1
+
+
+def test_where_all_calls_are_asked_a_class_that_is_slow_each_time_is_not_asked_for_ever():
+    """Once may be the fault of a busy machine, and others are asked by those who look."""
+
+    class Slow(Counting):
+        def __repr__(self):
+            time.sleep(0.002)
+            return super().__repr__()
+
+    slow = Slow()
+    texts = [arguments_in_short([slow], {}, quick=True) for _ in range(30)]
+    assert texts[0] == "<asked 1>" and texts[-1] == "<Slow>"
+    assert slow.n == 10
+    assert arguments_in_short([slow], {}) == "<asked 11>"

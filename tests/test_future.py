@@ -10,7 +10,7 @@ import tracemalloc
 import pytest
 from lines import at_line
 
-from dask_limits.executors.future import Future
+from dask_limits.future import Future
 
 
 def test_a_signals_handler_can_cancel_what_it_interrupts_the_cancelling_of():
@@ -18,7 +18,7 @@ def test_a_signals_handler_can_cancel_what_it_interrupts_the_cancelling_of():
         ended, told = [], []
         future = Future(on_cancel=lambda ended=ended: ended.append(1))
         future.when_settled(told.append)
-        reached = at_line(n, future.cancel, future.cancel, "executors")
+        reached = at_line(n, future.cancel, future.cancel, "future.py")
         assert future.cancelled()
         assert (ended, told) == ([1], [future])
         if not reached:

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, Final, NamedTuple
@@ -41,6 +42,7 @@ _WHY: Final = {
     126: " (it was found, but cannot be run: is it a program, with permission to run it?)",
     127: " (the shell has not found the program, or the program a library)",
 }
+_RAISING: Final = (signal.SIGINT, signal.SIGTERM)
 _GRACE_S: Final = 1.0
 """Seconds between SIGTERM and SIGKILL, where no guardian ends the command."""
 
@@ -91,25 +93,51 @@ def run(program: Program) -> CommandResult:
 
 
 def _run(program: Program, stdin: Any, out: IO[bytes], err: IO[bytes]) -> int:
-    process = subprocess.Popen(
-        program.argv,
-        cwd=program.cwd,
-        env=os.environ | program.env if program.env else None,
-        stdin=stdin,
-        stdout=out,
-        stderr=err,
-    )
+    process = None
     try:
+        with _signals_wait():  # else one that comes now could leave a command that nobody ends
+            process = subprocess.Popen(
+                program.argv,
+                cwd=program.cwd,
+                env=os.environ | program.env if program.env else None,
+                stdin=stdin,
+                stdout=out,
+                stderr=err,
+            )
         return process.wait()
     except BaseException:
-        # A warning that its time is over, or Ctrl-C: it ends before this process.
-        process.terminate()
-        try:
-            process.wait(_GRACE_S)
-        finally:
-            process.kill()
-            process.wait()
+        if process is not None:
+            _end(process)
         raise
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    # A warning that its time is over, or Ctrl-C: it ends before this process.
+    process.terminate()
+    try:
+        process.wait(_GRACE_S)
+    finally:
+        process.kill()
+        process.wait()
+
+
+@contextlib.contextmanager
+def _signals_wait() -> Iterator[None]:
+    """Have the signals that may raise an exception in this thread do so at the end of this."""
+    came: list[int] = []
+    handlers: dict[int, Any] = {}
+    if threading.current_thread() is threading.main_thread():
+        handlers = {number: signal.getsignal(number) for number in _RAISING}
+    waiting = {number: handler for number, handler in handlers.items() if callable(handler)}
+    for number in waiting:  # those that are ignored, or end this process, stay so in the command
+        signal.signal(number, lambda number, _: came.append(number))
+    try:
+        yield
+    finally:
+        for number, handler in waiting.items():
+            signal.signal(number, handler)
+        for number in came:
+            waiting[number](number, None)
 
 
 @contextlib.contextmanager

@@ -220,6 +220,29 @@ def test_ctrl_c_ends_a_command_that_has_no_limits(tmp_path):
     until(lambda: not alive(int(pid.read_text())))
 
 
+STARTS_AS_CTRL_C_COMES = """
+import pathlib, signal, subprocess, sys
+from dask_limits import command
+
+class Popen(subprocess.Popen):
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        pathlib.Path(sys.argv[1]).write_text(str(self.pid))
+        signal.raise_signal(signal.SIGINT)
+
+subprocess.Popen = Popen
+command("exec sleep 600")()
+"""
+
+
+def test_ctrl_c_ends_a_command_that_is_just_starting(tmp_path):
+    pid = tmp_path / "pid"
+    argv = [sys.executable, "-c", STARTS_AS_CTRL_C_COMES, pid]
+    run = subprocess.run(argv, stderr=subprocess.PIPE, text=True, timeout=60)
+    assert "KeyboardInterrupt" in run.stderr
+    assert not alive(int(pid.read_text()))
+
+
 def test_a_command_in_the_background_does_not_keep_its_call():
     assert limit(command("sleep 600 & echo done"), **FAR)().stdout == "done\n"
 

@@ -27,6 +27,7 @@ from dask_limits import LimitsWorkerPlugin, Scheduler, annotate, limit
 from dask_limits.exceptions import CrashError, LimitRefusedError, WallTimeBreach
 from dask_limits.executors.dask import batching
 from dask_limits.executors.dask.executor import DaskExecutor
+from dask_limits.limits import call_metrics
 
 MIB = 2**20
 
@@ -289,6 +290,12 @@ def test_a_lost_worker_and_what_runs_again_are_logged_once_each(tmp_path, caplog
 # -- /metrics ----------------------------------------------------------------------------------
 
 
+@pytest.fixture
+def counts_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The scheduler counts calls in this process, which has counted those of other tests."""
+    monkeypatch.setattr(call_metrics, "_kept", call_metrics.CallMetrics())
+
+
 def metrics_of(link: str) -> dict[str, float]:
     """What `/metrics` has, by name and labels."""
     with urllib.request.urlopen(f"{link}/metrics") as page:
@@ -310,7 +317,8 @@ def of_scheduler(client: Client) -> dict[str, float]:
     return metrics_of(client.dashboard_link.removesuffix("/status"))
 
 
-def test_metrics_have_calls_by_function_and_ending(client, executor, tmp_path) -> None:
+@pytest.mark.usefixtures("counts_anew")
+def test_metrics_have_calls_by_function_and_ending(client, executor) -> None:
     need(importlib.util.find_spec("prometheus_client"), "prometheus_client")
     before = Counter(of_worker(client))
     executor.submit(limit(wait_on, wall_time=0.5)).exception(timeout=60)

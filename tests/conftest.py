@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import compileall
 import gc
 import re
 import signal
@@ -10,6 +11,8 @@ import dask
 import pytest
 from clusters import start_forkserver
 from leftovers import Leftovers, close_default_guardian
+
+import dask_limits
 
 pytest.register_assert_rewrite("slurm_faults")  # before tests that use it import it
 collect_ignore_glob = ["*/conftest.py"]  # pytest would look for doctests in them, by one name
@@ -23,14 +26,18 @@ _SHARING = {
 """Folders whose tests share the default guardian: many take less CPU time than to start one."""
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
     """Let Ctrl-C interrupt, also where a shell has started this in the background.
 
+    Compile the package, as installers do: where Python writes no bytecode, each of the thousands of
+    programs and guardians that tests start would compile it, which is nearly half of the CPU time they take.
     Have Dask fork its workers from a process that has imported Dask, which takes a fraction of the
     CPU time. For users it spawns them: so it does in the contract of executors, and in the programs
     that tests start.
     """
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    if not hasattr(config, "workerinput"):  # once, in what starts the workers of pytest-xdist
+        compileall.compile_dir(Path(dask_limits.__file__).parent, quiet=2)
     dask.config.set(
         {
             "distributed.worker.multiprocessing-method": "forkserver",

@@ -17,8 +17,11 @@ from processes import until
 from real_slurm import Slurm, running
 
 SUBMIT = [sys.executable, "-P", "-m", "dask_limits", "submit"]
-ENDS_SOON = ["--walltime", "1m", "--margin", "45s"]
-"""A job whose command gets SIGTERM after some 15 seconds: no wall time is below a minute."""
+MARGIN = ["--walltime", "10m", "--margin", "295s"]
+NEARLY_UP = "scontrol update jobid=$SLURM_JOB_ID timelimit=5; kill -USR1 $PPID"
+"""With this margin, a command that runs this gets SIGTERM when its job is five seconds old, or
+older, however long both took to start: somebody gives the job less time, and SLURM says that its
+end is near."""
 STEPS = """
 # Step by step, in each job four at most; each is noted when it is done.
 count() { cat steps 2>/dev/null | wc -l; }
@@ -27,9 +30,9 @@ while [ "$(count)" -lt 14 ]; do
   begun=$(count)
   echo "$begun $SLURM_JOB_ID" >> steps
   here=$((here + 1))
-  if [ "$here" = 4 ]; then while :; do sleep 0.1; done; fi
+  if [ "$here" = 4 ]; then NEARLY_UP; while :; do sleep 0.1; done; fi
 done
-"""
+""".replace("NEARLY_UP", NEARLY_UP)
 
 
 class Chain:
@@ -81,7 +84,7 @@ def test_a_driver_that_ends_three_times_before_its_wall_time_does_each_step_once
     submit, tmp_path: Path
 ):
     (tmp_path / "steps.sh").write_text(STEPS)
-    chain = submit(*ENDS_SOON, "--", "bash", "steps.sh")
+    chain = submit(*MARGIN, "--", "bash", "steps.sh")
     chain.wait_for_end(200)
     steps = [line.split() for line in lines(tmp_path / "steps")]
     assert [int(number) for number, _ in steps] == list(range(14))
@@ -106,12 +109,13 @@ def test_environment_folder_python_and_arguments_are_those_of_the_submit(
         "names = ['MINE', 'PATH', 'SLURM_CPUS_PER_TASK']\n"
         "about = [sys.executable, os.getcwd(), *sys.argv, *map(os.environ.get, names)]\n"
         "open(name, 'w').write(json.dumps(about))\n"
-        "first and time.sleep(600)\n"
+        f"nearly_up = {NEARLY_UP!r}.replace('$PPID', str(os.getppid()))\n"
+        "first and (os.system(nearly_up), time.sleep(600))\n"
     )
     (tmp_path / "click.py").write_text("raise SystemExit('a module of the user, by chance')")
     monkeypatch.setenv("MINE", "of\nmy own")
     monkeypatch.setenv("SLURM_CPUS_PER_TASK", "7")  # as in an interactive job: not this one's
-    chain = submit(*ENDS_SOON, "--", sys.executable, "where.py", *awkward)
+    chain = submit(*MARGIN, "--", sys.executable, "where.py", *awkward)
     chain.wait_for_end()
     expected = [sys.executable, str(tmp_path), "where.py", *awkward]
     first, second = (json.loads((tmp_path / name).read_text()) for name in ("first", "second"))
@@ -129,25 +133,26 @@ def test_a_chain_that_is_cancelled_stays_cancelled(submit, slurm: Slurm, tmp_pat
         "all of a user": ["scancel", "--me"],
     }[how]
     slurm.run(*command)
-    chain.wait_for_end(20)
+    chain.wait_for_end()
     assert chain.jobs() == {chain.first: "CANCELLED"}
 
 
 def test_a_chain_that_is_cancelled_while_its_job_ends_stays_cancelled(
     submit, slurm: Slurm, tmp_path
 ):
-    stubborn = "trap ': > told' TERM; while :; do sleep 0.1; done"
-    chain = submit(*ENDS_SOON, "--", "bash", "-c", stubborn)
-    until((tmp_path / "told").exists, 60)
-    until(lambda: len(slurm.jobs()) == 2, 20)  # the next one waits for the end of this one
+    stubborn = f"trap ': > told' TERM; {NEARLY_UP}; while :; do sleep 0.1; done"
+    chain = submit(*MARGIN, "--", "bash", "-c", stubborn)
+    until((tmp_path / "told").exists)
+    until(lambda: len(slurm.jobs()) == 2)  # the next one waits for the end of this one
     slurm.run("scancel", chain.first)
-    chain.wait_for_end(20)
+    chain.wait_for_end()
     assert set(chain.jobs().values()) == {"CANCELLED"}
     assert len(chain.jobs()) == 2
 
 
 def test_no_more_jobs_run_than_are_asked_for(submit, tmp_path: Path):
-    chain = submit(*ENDS_SOON, "--times", "2", "--", "sh", "-c", "echo >> runs; sleep 600")
+    command = f"echo >> runs; {NEARLY_UP}; sleep 600"
+    chain = submit(*MARGIN, "--times", "2", "--", "sh", "-c", command)
     chain.wait_for_end()
     assert len(lines(tmp_path / "runs")) == 2
     jobs = sorted(chain.jobs(), key=int)
@@ -159,12 +164,12 @@ def test_a_driver_that_is_killed_ends_the_chain_and_its_exit_code_is_the_jobs(
     submit, slurm: Slurm, tmp_path: Path
 ):
     chain = submit(
-        "--walltime", "2m", "--margin", "10s", "--", "sh", "-c", "echo $$ > pid; sleep 600 & wait"
+        "--walltime", "2m", "--margin", "10s", "--", "sh", "-c", "sleep 600 & echo $$ > pid; wait"
     )
-    until(lambda: bool(lines(tmp_path / "pid")), 30)
+    until(lambda: bool(lines(tmp_path / "pid")))
     (child,) = psutil.Process(int(lines(tmp_path / "pid")[0])).children()
     os.kill(int(lines(tmp_path / "pid")[0]), signal.SIGKILL)
-    chain.wait_for_end(30)
+    chain.wait_for_end()
     assert slurm.job(chain.first)["ExitCode"] == "137:0"
     assert chain.jobs() == {chain.first: "FAILED"}
     assert not child.is_running()
@@ -179,12 +184,12 @@ def test_nothing_is_left_of_a_chain_whose_supervisor_is_killed(submit, slurm, tm
         "--",
         "sh",
         "-c",
-        "echo $$ $PPID > pid; sleep 600 & wait",
+        "sleep 600 & echo $$ $PPID > pid; wait",
     )
-    until(lambda: bool(lines(tmp_path / "pid")), 30)
+    until(lambda: bool(lines(tmp_path / "pid")))
     driver, supervisor = map(int, lines(tmp_path / "pid")[0].split())
     os.kill(supervisor, signal.SIGKILL)
-    chain.wait_for_end(20)
+    chain.wait_for_end()
     until(lambda: not psutil.pid_exists(driver), 20)
     assert chain.jobs() == {chain.first: "FAILED"}
 
@@ -192,7 +197,7 @@ def test_nothing_is_left_of_a_chain_whose_supervisor_is_killed(submit, slurm, tm
 def test_a_job_that_loses_its_node_is_started_again_by_slurm_once(submit, slurm: Slurm, tmp_path):
     count = "echo >> runs; [ $(wc -l < runs) = 2 ] || sleep 600"
     chain = submit("--walltime", "5m", "--margin", "10s", "--", "sh", "-c", count)
-    until(lambda: len(lines(tmp_path / "runs")) == 1, 30)
+    until(lambda: len(lines(tmp_path / "runs")) == 1)
     node = slurm.job(chain.first)["NodeList"]
     slurm.node_down(node)
     slurm.node_up(node)
@@ -202,10 +207,11 @@ def test_a_job_that_loses_its_node_is_started_again_by_slurm_once(submit, slurm:
 
 
 def test_time_that_somebody_adds_is_used(submit, slurm: Slurm, tmp_path: Path):
-    chain = submit(*ENDS_SOON, "--", "sh", "-c", ": > runs; trap ': > told' TERM; sleep 20 & wait")
+    options = ["--walltime", "1m", "--margin", "30s", "--"]  # it would get SIGTERM after 30 seconds
+    chain = submit(*options, "sh", "-c", ": > runs; trap ': > told' TERM; sleep 40 & wait")
     until((tmp_path / "runs").exists, 200)
     slurm.run("scontrol", "update", f"jobid={chain.first}", "timelimit=5")
-    chain.wait_for_end(60)
+    chain.wait_for_end()
     assert not (tmp_path / "told").exists()
     assert chain.jobs() == {chain.first: "COMPLETED"}
 
@@ -217,7 +223,7 @@ def test_a_second_chain_of_one_name_is_refused(submit, slurm: Slurm, tmp_path: P
     slurm.run(*chain.line_that_stops_it())
     assert said.returncode == 2
     assert f"A job of the name mine is in the queue already ({chain.first})" in said.stderr
-    chain.wait_for_end(20)
+    chain.wait_for_end()
 
 
 def test_what_slurm_refuses_is_said_in_its_words(slurm: Slurm, tmp_path: Path):
@@ -251,7 +257,7 @@ def test_a_preempted_job_goes_on_once_whether_slurm_starts_it_again_or_not(
             options = ["--walltime", "5m", "--margin", "10s", "--cores", "4", "--queue", queue]
             chain = submit(*options, "--", "sh", "-c", code)
             chain.slurm = own
-            until(lambda ran=ran: len(lines(ran)) == 1, 30)
+            until(lambda ran=ran: len(lines(ran)) == 1)
             own.submit("sleep 1", "--partition=first", "--ntasks=4")
             chain.wait_for_end(120)
             assert len(lines(ran)) == 2, chain.log()
@@ -281,15 +287,17 @@ if __name__ == "__main__":
     def keep(future, n):
         with results.open("a") as file:
             print(n, future.from_journal, file=file)
+        if n == 2 and not Path("second").exists():  # the others do not end
+            os.system(NEARLY_UP.replace("$PPID", str(os.getppid())))
 
     scheduler.on_finished(lambda: print("finished", flush=True))
     scheduler.run(journal="run.sqlite")
-"""
+""".replace("NEARLY_UP", repr(NEARLY_UP))
 
 
 def test_the_jobs_of_a_driver_go_with_it_and_the_next_driver_has_its_own(submit, tmp_path: Path):
     (tmp_path / "driver.py").write_text(DRIVER)
-    chain = submit("--walltime", "1m", "--margin", "30s", "--", sys.executable, "driver.py")
+    chain = submit(*MARGIN, "--", sys.executable, "driver.py")
     chain.wait_for_end(240)
     results = [line.split() for line in lines(tmp_path / "results")]
     first = [n for n, past in results if past == "False"]
@@ -300,7 +308,7 @@ def test_the_jobs_of_a_driver_go_with_it_and_the_next_driver_has_its_own(submit,
     assert {"0", "1", "2"} <= set(again)
     calls = lines(tmp_path / "calls")
     assert all(calls.count(n) == 1 for n in again[:3])  # what was told did not run again
-    assert len(jobs) > 1
-    assert "finished" in chain.log(jobs[-1])
-    assert "finished" in chain.log(jobs[-2])  # it got SIGTERM
+    assert len(jobs) == 2
+    assert "finished" in chain.log(jobs[1])
+    assert "finished" in chain.log(jobs[0])  # it got SIGTERM
     assert list(tmp_path.glob("run-*")) == []

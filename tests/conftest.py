@@ -10,11 +10,15 @@ from pathlib import Path
 import dask
 import pytest
 from clusters import start_forkserver
+from hypothesis import HealthCheck, settings
 from leftovers import Leftovers, close_default_guardian
 
 import dask_limits
 
 pytest.register_assert_rewrite("slurm_faults")  # before tests that use it import it
+# On a busy machine an example may take a second, without being one that takes long.
+settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy")
 collect_ignore_glob = ["*/conftest.py"]  # pytest would look for doctests in them, by one name
 
 _GUARDIAN_OF_ITS_OWN = {"capfd", "capfdbinary", "monkeypatch"}

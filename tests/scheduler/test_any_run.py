@@ -94,7 +94,7 @@ def test_a_done_callback_may_submit_more(scheduler):
     assert sorted(results) == list(range(20))
 
 
-def test_a_done_callback_that_submits_when_the_run_is_ending_is_told_so():
+def test_a_done_callback_that_submits_when_the_run_is_ending_is_told_so(tmp_path):
     scheduler = Scheduler.with_processes(1)
     told = []
 
@@ -106,8 +106,9 @@ def test_a_done_callback_that_submits_when_the_run_is_ending_is_told_so():
 
     @scheduler.on_start
     def begin():
-        scheduler.submit(time.sleep, 0.2).add_done_callback(submit_again)
+        scheduler.submit(wait_for, tmp_path / "gate").add_done_callback(submit_again)
         scheduler.stop()
+        (tmp_path / "gate").touch()
 
     assert scheduler.run().code == Code.STOPPED
     assert len(told) == 1

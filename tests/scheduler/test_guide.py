@@ -192,7 +192,7 @@ def test_a_timeout_ends_an_endless_chain_and_its_last_call_is_waited_for(make):
 
     assert scheduler.run(timeout=0.45).code == ExitState.TIMEOUT
     n = scheduler.event_counts["on_future_submitted"]
-    assert 1 <= n <= 5
+    assert 1 <= n <= 6  # the last by a callback that was told late
     assert counts(
         scheduler,
         start=1,

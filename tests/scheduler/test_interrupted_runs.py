@@ -90,7 +90,7 @@ from dask_limits.exceptions import SchedulerNotRunningError
 
 program = os.getpid()
 scheduler = Scheduler.with_threads(1)
-children = []
+children, forked = [], threading.Event()
 
 def in_a_thread():
     try:
@@ -110,7 +110,7 @@ def run():
 
 @scheduler.on_start
 def begin():
-    future = scheduler.submit(time.sleep, 0.5)
+    future = scheduler.submit(forked.wait, 60)
     for do in [sys.exit, lambda: None, submit, run]:
         children.append(os.fork())
         if children[-1] == 0:
@@ -118,6 +118,7 @@ def begin():
             do()
             return
     assert not future.done()
+    forked.set()
 
 try:
     scheduler.run()

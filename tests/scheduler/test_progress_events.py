@@ -141,7 +141,9 @@ def test_what_was_reported_just_before_the_end_is_told_however_it_ends(isolated,
         progress("last")
         way()
 
-    told, future = told_by(isolated(report, wall_time=1.5))
+    # That of the one that is to go over it leaves time to report on a busy machine, too.
+    wall_time = 5 if error is exceptions.WallTimeBreach else 100
+    told, future = told_by(isolated(report, wall_time=wall_time))
     assert told[-1] == "last"
     assert isinstance(future.exception(), error)
 
@@ -195,9 +197,10 @@ def test_a_callback_slower_than_values_come_is_told_the_latest(make):
 
 
 def test_values_come_several_times_a_second_and_not_at_each_report(tmp_path):
-    scheduler, told = Scheduler.with_threads(1), []
+    scheduler, told, began = Scheduler.with_threads(1), [], []
 
     def report():
+        began.append(time.monotonic())
         while not (tmp_path / "enough").exists():
             progress(time.monotonic())
 
@@ -209,7 +212,8 @@ def test_values_come_several_times_a_second_and_not_at_each_report(tmp_path):
 
     scheduler.on_start(lambda: scheduler.submit(report))
     scheduler.run(timeout=100)
-    assert told[9] - told[0] >= 9 * 0.049
+    # Not from the first one on: it may have been told late.
+    assert told[9] - began[0] >= 9 * 0.05
 
 
 def test_a_callback_that_raises_ends_the_run_as_any_other(tmp_path):

@@ -35,8 +35,11 @@ def test_a_timeout_waits_for_what_runs_and_then_ends(scheduler):
     assert counts["on_future_submitted"] == counts["on_future_result"] >= 1
 
 
-def test_a_result_that_is_waited_for_is_emitted_between_finishing_and_finished(threads, seen):
-    on_start(threads, time.sleep, 0.1)
+def test_a_result_that_is_waited_for_is_emitted_between_finishing_and_finished(
+    threads, seen, tmp_path
+):
+    on_start(threads, wait_for, tmp_path / "gate")
+    threads.on_finishing((tmp_path / "gate").touch)
     threads.run(timeout=0.01)
     assert seen[2:] == [
         "on_timeout",

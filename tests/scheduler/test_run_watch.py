@@ -66,13 +66,16 @@ def test_a_running_call_is_shown_with_what_it_uses_of_its_limits(processes, show
     call = limit(busy, memory="400 MiB", wall_time="10m", cpu_time=3600, num_processes=9)
     on_start(processes, call, 100, until=str(end))
 
+    seen = []
+
     def end_when_seen(moment):
         if any((row.memory.used or 0) > 100 * MIB for row in moment.running):
+            seen.extend(moment.running)
             end.touch()
 
     shown.on_moment = end_when_seen
     processes.run(display=True)
-    (row,) = shown.moments[-1].running
+    row = seen[0]
     assert (row.task, row.attempt, row.worker) == ("busy", 1, "")
     assert row.arguments.startswith("100, until='/") and len(row.arguments) < 120
     assert row.age > 0
@@ -202,17 +205,22 @@ def test_a_retry_is_counted(processes, shown):
 
 
 def test_arguments_are_asked_what_they_are_once_for_the_view_and_once_for_the_report(shown):
-    asked = []
+    asked, end = [], threading.Event()
 
     class Argument:
         def __repr__(self):
             asked.append(self)
             return "argument"
 
+    def end_when_seen(_):
+        if sum(len(moment.running) for moment in shown.moments) > 2:
+            end.set()
+
+    shown.on_moment = end_when_seen
     threads = Scheduler.with_threads(2)
-    on_start(threads, lambda _: time.sleep(0.3), Argument(), times=2)
+    on_start(threads, lambda _: end.wait(60), Argument(), times=2)
     threads.run(display=True)
-    assert sum(len(moment.running) for moment in shown.moments) > 2
+    assert end.is_set()
     assert [row.arguments for row in shown.rows] == ["argument", "argument"]
     assert len(asked) == 4
 

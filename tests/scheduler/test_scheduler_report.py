@@ -11,6 +11,11 @@ from processes import wait_for
 from dask_limits import Limiter, PynisherPlugin, Retry, Scheduler
 
 
+def nap_after(path: Path) -> None:
+    wait_for(path)
+    time.sleep(0.1)
+
+
 def signal_and_wait(path: Path) -> None:
     path.touch()
     time.sleep(60)
@@ -40,11 +45,18 @@ def test_a_call_that_was_retried_is_one_row_about_its_last_attempt():
     assert row.started - row.submitted >= 0.2
 
 
-def test_calls_that_a_plugin_holds_have_rows():
+def test_calls_that_a_plugin_holds_have_rows(tmp_path):
     """They were submitted earlier than they were started."""
     scheduler = Scheduler.with_processes(2)
-    task = scheduler.task(time.sleep, plugins=Limiter(max_concurrent=1, when_full="wait"))
-    scheduler.on_start(lambda: [task.submit(0.1) for _ in range(3)] and None)
+    task = scheduler.task(nap_after, plugins=Limiter(max_concurrent=1, when_full="wait"))
+    all_are_submitted = tmp_path / "all are submitted"
+
+    @scheduler.on_start
+    def begin():
+        for _ in range(3):
+            task.submit(all_are_submitted)
+        all_are_submitted.touch()
+
     scheduler.run()
     rows = list(scheduler.report())
     assert [row.ending for row in rows] == ["returned"] * 3

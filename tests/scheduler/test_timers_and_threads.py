@@ -7,6 +7,7 @@ import threading
 import time
 
 import pytest
+from processes import until
 from scheduled import fail, on_start
 
 from dask_limits import ExitState, Scheduler
@@ -24,15 +25,18 @@ def test_a_timer_is_waited_for_and_may_submit_more(scheduler):
     assert scheduler.event_counts["on_empty"] == 1
 
 
-def test_timers_are_called_in_the_order_of_their_time(threads):
+def test_timers_are_called_in_the_order_of_their_time(threads, monkeypatch):
     calls = []
+    now = time.monotonic()
 
     @threads.on_start
     def begin():
-        threads.call_later("60 ms", calls.append, 3)
-        threads.call_later(0.01, calls.append, 1)
-        threads.call_later((20, "ms"), calls.append, 2)
-        threads.call_later(0, calls.append, 0)
+        with monkeypatch.context() as patch:  # all in one moment
+            patch.setattr(time, "monotonic", lambda: now)
+            threads.call_later("60 ms", calls.append, 3)
+            threads.call_later(0.01, calls.append, 1)
+            threads.call_later((20, "ms"), calls.append, 2)
+            threads.call_later(0, calls.append, 0)
 
     threads.run()
     assert calls == [0, 1, 2, 3]
@@ -102,8 +106,8 @@ def test_run_works_where_an_event_loop_runs_already(scheduler):
 
 
 def test_async_run_lets_other_coroutines_run_meanwhile(threads):
-    on_start(threads, time.sleep, 0.05, times=3)
     ticks = []
+    on_start(threads, until, lambda: len(ticks) >= 3, times=3)
 
     async def tick():
         while True:
@@ -118,7 +122,6 @@ def test_async_run_lets_other_coroutines_run_meanwhile(threads):
 
     assert asyncio.run(main()).code == Code.EXHAUSTED
     assert threads.event_counts["on_future_result"] == 3
-    assert len(ticks) >= 3
 
 
 def test_a_coroutine_can_submit_await_and_stop(threads):

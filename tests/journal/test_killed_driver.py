@@ -66,6 +66,11 @@ def has_begun(journal: Path, process: subprocess.Popen[bytes]) -> bool:
     return process.poll() is not None or f'"pid": {process.pid},' in read(lock)
 
 
+def gets_on(told: Path, process: subprocess.Popen[bytes], length: int) -> bool:
+    """Whether it has told more than was told before."""
+    return process.poll() is not None or len(read(told)) >= length + 3 * len("[100, 100]")
+
+
 def read(file: Path) -> str:
     return file.read_text() if file.exists() else ""
 
@@ -81,9 +86,11 @@ def test_a_search_that_is_killed_a_hundred_times_is_one_search(tmp_path):
     env = {**os.environ, "PYTHONHASHSEED": "0"}
     journal = tmp_path / "search.sqlite"
     n_kills = 0
-    for _ in range(100):
+    for n in range(100):
         process = subprocess.Popen(command, env=env)
         until(partial(has_begun, journal, process))
+        if n % 5 == 0:  # on a busy machine it may get no further otherwise
+            until(partial(gets_on, tmp_path / "told", process, len(read(tmp_path / "told"))))
         time.sleep(moment.uniform(0, 0.8))  # its first processes take half of that
         process.send_signal(signal.SIGKILL)
         n_kills += process.wait() == -signal.SIGKILL

@@ -19,7 +19,7 @@ def no_job_is_left(slurm: Slurm):
 
 
 def test_commands_run_in_jobs_under_their_limits(slurm: Slurm, tmp_path: Path) -> None:
-    hog = f"{sys.executable} -c 'x = b\"1\" * (300 << 20)'; true"
+    hog = f"{sys.executable} -c 'import time; x = b\"1\" * (300 << 20); time.sleep(600)'; true"
     (tmp_path / "commands").write_text(
         f"echo in $SLURM_JOB_ID\n{hog}\necho $DASK_LIMITS_INDEX\nexit 5\n"
     )

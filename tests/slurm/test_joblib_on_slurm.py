@@ -41,14 +41,21 @@ def jobs_find_the_modules(slurm: Slurm, monkeypatch: pytest.MonkeyPatch) -> Iter
     slurm.wait_until_empty()
 
 
-def job_after(seconds: float) -> str:
-    time.sleep(seconds)
-    return os.environ["SLURM_JOB_ID"]
+def job_when_both_are_there(folder: Path) -> str:
+    """The worker of one may come long after the other's."""
+    job = os.environ["SLURM_JOB_ID"]
+    (folder / job).touch()
+    while len(list(folder.iterdir())) < 2:
+        time.sleep(0.05)
+    return job
 
 
 def test_calls_of_joblib_run_in_jobs(tmp_path: Path) -> None:
-    with on_slurm(tmp_path, wall_time=60):
-        assert len({*joblib.Parallel()(joblib.delayed(job_after)(0.5) for _ in range(8))}) == 2
+    jobs = tmp_path / "jobs"
+    jobs.mkdir()
+    with on_slurm(tmp_path, wall_time=200):
+        calls = [joblib.delayed(job_when_both_are_there)(jobs) for _ in range(8)]
+        assert len({*joblib.Parallel()(calls)}) == 2
         with pytest.raises(WallTimeBreach):
             joblib.Parallel()([joblib.delayed(limited_nap)()])
 

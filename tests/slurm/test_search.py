@@ -50,7 +50,7 @@ def search(out: Path, *options: str) -> Iterator[subprocess.Popen[str]]:
 @contextmanager
 def full(slurm: Slurm) -> Iterator[None]:
     """Nodes on which nothing else can start."""
-    job = slurm.submit("sleep 60", "--nodes=2", "--ntasks-per-node=4")
+    job = slurm.submit("sleep 600", "--nodes=2", "--ntasks-per-node=4")
     slurm.wait_for(job, "RUNNING")
     try:
         yield

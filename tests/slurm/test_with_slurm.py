@@ -36,6 +36,13 @@ def whereabouts(seconds: float = 0.0) -> str:
     return os.environ["SLURM_JOB_ID"]
 
 
+def whereabouts_of_two(folder: Path) -> str:
+    """When calls have begun in two jobs: the worker of one may come long after the other's."""
+    (folder / whereabouts()).touch()
+    until(lambda: len(list(folder.iterdir())) == 2, 200)
+    return whereabouts()
+
+
 def take(mib: int) -> int:
     return len(bytearray(mib * 2**20))
 
@@ -62,11 +69,13 @@ def test_a_limited_executor_has_jobs_of_slurm_and_leaves_none(slurm: Slurm, tmp_
 
 def test_a_run_has_the_jobs_that_it_asked_for_and_leaves_none(slurm: Slurm, tmp_path):
     scheduler = made(tmp_path, n_workers=2, job_name="mine")
-    task = scheduler.task(whereabouts, plugins=PynisherPlugin(memory_limit="400 MiB"))
+    task = scheduler.task(whereabouts_of_two, plugins=PynisherPlugin(memory_limit="400 MiB"))
     workers, waited_for, jobs, asked = [], [], set(), {}
+    begun = tmp_path / "begun"
+    begun.mkdir()
     scheduler.on_worker_added(workers.append)
     scheduler.on_waiting_for_workers(waited_for.append)
-    scheduler.on_start(lambda: [task.submit(0.5) for _ in range(4)])
+    scheduler.on_start(lambda: [task.submit(begun) for _ in range(4)])
 
     @scheduler.on_start
     def look() -> None:
@@ -166,7 +175,7 @@ def test_a_run_begins_with_the_first_worker_and_tells_why_others_wait(slurm: Slu
         if ("PENDING", "Resources") in reasons:
             scheduler.stop()
 
-    scheduler.run(end_on_empty=False, timeout=40)
+    scheduler.run(end_on_empty=False, timeout=150)
     assert ("PENDING", "Resources") in reasons
     assert not slurm.jobs()
 
@@ -309,6 +318,6 @@ def test_what_slurm_does_not_accept_is_told_in_its_words(slurm, tmp_path):
 
 def test_when_no_worker_comes_in_time_the_queue_s_reason_is_told(slurm: Slurm, tmp_path):
     with pytest.raises(WorkersNotStartedError, match=r"PENDING \(BeginTime\)") as caught:
-        made(tmp_path, worker_timeout="3 s", job_extra_directives=["--begin=now+1hour"]).run()
+        made(tmp_path, worker_timeout="8 s", job_extra_directives=["--begin=now+1hour"]).run()
     assert [job.reason for job in caught.value.jobs] == ["BeginTime"]
     assert not slurm.jobs()

@@ -96,7 +96,7 @@ def breaches(trial: optuna.Trial) -> float:
 
 def test_a_breach_costs_one_trial(client: Client) -> None:
     study = new_study()
-    optimize(study, breaches, 3, where=client, wall_time=2)
+    optimize(study, breaches, 3, where=client, wall_time=6)
     assert states_of(study) == ["FAIL", "COMPLETE", "COMPLETE"]
     assert study.trials[0].user_attrs["dask_limits:cause"].startswith("WallTimeBreach: breaches()")
 

@@ -295,10 +295,15 @@ def slow(trial: optuna.Trial) -> float:
     return 1
 
 
-@pytest.mark.parametrize("timeout", [0.1, "100 ms", timedelta(seconds=0.1)])
+def slower(trial: optuna.Trial) -> float:
+    time.sleep(2.5)
+    return 1
+
+
+@pytest.mark.parametrize("timeout", [2, "2000 ms", timedelta(seconds=2)])
 def test_after_the_timeout_no_trial_begins_and_those_that_run_go_on(timeout: Any) -> None:
     study = new_study()
-    optimize(study, slow, timeout=timeout, where=2)
+    optimize(study, slower, timeout=timeout, where=2)
     assert 1 <= len(study.trials) <= 2
     assert set(states_of(study)) == {"COMPLETE"}
     optimize(study, slow, timeout=0, where=1)

@@ -88,7 +88,7 @@ def test_methods_are_limited_if_asked() -> None:
     assert not hasattr(model, "predicted_by_")  # it was set in another process
     assert model.limited_usage_ is usage
     wait = FunctionTransformer(lambda _: time.sleep(600))
-    slow = Limited(wait, wall_time=0.5, limit_all=True).fit(X)
+    slow = Limited(wait, wall_time=60, limit_all=True).fit(X).set_params(wall_time=0.5)
     with pytest.raises(WallTimeBreach, match=r"^FunctionTransformer\.transform\(\)"):
         slow.transform(X)
 

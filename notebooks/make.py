@@ -47,7 +47,8 @@ def run(notebook: Any) -> None:
             "IPYTHONDIR": places["ipython"],
             "TMPDIR": places["tmp"],
             "PYDEVD_DISABLE_FILE_VALIDATION": "1",  # no warning of a debugger that nobody uses
-            "PYTHONWARNINGS": "ignore:Port 8787 is already in use,ignore:IProgress not found",
+            "PYTHONWARNINGS": "ignore:Port 8787 is already in use,ignore:IProgress not found,"
+            "ignore:Creating scratch directories is taking",  # on a busy machine
         }
         environment.pop("MPLBACKEND", None)  # the kernel sets the one that shows plots in cells
         sockets = {"transport": "ipc", "connection_file": f"{folder}/kernel"}  # no open ports

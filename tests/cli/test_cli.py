@@ -18,6 +18,7 @@ import joblib
 import pandas as pd
 import pytest
 from click.testing import CliRunner
+from pages import QUIET
 from processes import all_gone, below, until
 
 from dask_limits.cli import main
@@ -173,6 +174,7 @@ def test_a_search_survives_breaches_and_leaves_trials_and_the_best_model(
         capture_output=True,
         text=True,
         check=False,
+        env=os.environ | QUIET,
     )
     assert ended.stderr == ""
     assert ended.returncode == 0
@@ -382,6 +384,7 @@ def test_an_interrupt_ends_it_at_once_with_what_it_has(
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,  # a process group, as a shell makes one
+        env=os.environ | QUIET,
     )
     assert process.stdout is not None
     while not process.stdout.readline().startswith("trial "):

@@ -13,7 +13,8 @@ import pytest
 
 QUIET = {
     "DASK_LOGGING__DISTRIBUTED": "critical",  # workers log the errors of tasks
-    "PYTHONWARNINGS": "ignore:Port 8787 is already in use",  # by another test or program
+    "PYTHONWARNINGS": "ignore:Port 8787 is already in use,"  # by another test or program
+    "ignore:Creating scratch directories is taking",  # on a busy machine
 }
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]

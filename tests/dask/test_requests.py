@@ -75,4 +75,4 @@ def test_a_call_says_what_is_wrong_with_its_annotation(memory: int) -> None:
         with dask.annotate(executor="limits", limits={"memory": memory, "isolation": "space"}):
             future = client.submit(abs, -1)
         with pytest.raises(ValueError, match="isolation='space' is unknown"):
-            future.result(timeout=20)
+            future.result(timeout=60)

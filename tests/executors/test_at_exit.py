@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -34,12 +35,17 @@ if __name__ == "__main__":
 """
 
 
+QUIET = {"DASK_LOGGING__DISTRIBUTED": "critical"}
+"""On a busy machine a worker of Dask logs that it has lost its scheduler, after all else."""
+
+
 @contextmanager
 def program(folder: Path, text: str) -> Iterator[subprocess.Popen[str]]:
     """Run a program that has the functions above. It takes Ctrl-C as in a terminal."""
     (folder / "program.py").write_text(PROGRAM)
     command = [sys.executable, folder / "program.py", folder, text]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+    environment = os.environ | QUIET
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as process:
         try:
             yield process
         finally:

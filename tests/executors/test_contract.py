@@ -803,7 +803,7 @@ def test_after_its_shutdown_it_takes_nothing_and_has_left_nothing(kind):
         executor.submit(abs, 1)
     executor.shutdown()
     # Not what is below others: the executor of the other tests gets its next task process ready.
-    _, alive = psutil.wait_procs(relatives(before), timeout=10)
+    _, alive = psutil.wait_procs(relatives(before), timeout=60)
     assert not [p for p in alive if "resource_tracker" not in command(p.pid)]
 
 

@@ -14,11 +14,15 @@ from multiprocessing import forkserver
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 import psutil
 import pytest
 from leftovers import close_default_guardian
 from processes import children, command, until
+
+if TYPE_CHECKING:
+    from distributed import Client
 
 SETTINGS = {"dashboard_address": "127.0.0.1:0"}
 
@@ -33,6 +37,27 @@ def nothing_is_left_behind() -> Iterator[None]:
         lambda: children() <= before,
         instead=lambda: [f"{pid} {command(pid)}" for pid in children() - before],
     )
+
+
+@contextmanager
+def nothing_sent(client: Client) -> Iterator[None]:
+    """Have a client send nothing meanwhile: its loop stands still.
+
+    Until it does, it may still have to do with calls of before, and send those that come meanwhile
+    with what these leave room for.
+    """
+    stands, go_on = threading.Event(), threading.Event()
+
+    def stand() -> None:
+        stands.set()
+        go_on.wait(60)
+
+    client.loop.add_callback(stand)
+    assert stands.wait(60)
+    try:
+        yield
+    finally:
+        go_on.set()
 
 
 @contextmanager

@@ -6,6 +6,7 @@ the rest of its arguments; `python fake_batch_systems.py cancel SYSTEM FOLDER ID
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shlex
@@ -135,8 +136,10 @@ def cancel(folder: Path, job: str) -> None:
     give_up = time.monotonic() + 3
     while group_is_alive(group) and time.monotonic() < give_up:
         time.sleep(0.02)
-    if group_is_alive(group):
-        os.killpg(group, signal.SIGKILL)
+    with contextlib.suppress(ProcessLookupError):  # it has just ended
+        while group_is_alive(group):  # tests expect that what was cancelled is gone
+            os.killpg(group, signal.SIGKILL)
+            time.sleep(0.02)
 
 
 if __name__ == "__main__":

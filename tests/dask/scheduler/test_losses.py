@@ -89,7 +89,7 @@ def test_a_call_that_brings_down_each_of_its_workers_ends_as_an_error_that_names
             executor.submit(hold_the_gil_to_the_end, runs["without limits"]),
         ]
         for future in futures:
-            error = future.exception(timeout=30)
+            error = future.exception(timeout=60)
             assert isinstance(error, WorkerLostError)
             assert error.tries == 2
             assert error.call in ("kill_own_worker", "hold_the_gil_to_the_end")
@@ -97,7 +97,7 @@ def test_a_call_that_brings_down_each_of_its_workers_ends_as_an_error_that_names
             assert str(error).count("its process ended") == 2
         assert [file.read_text() for file in runs.values()] == ["ran\nran\n"] * 3
         assert [event["tries"] for event in events(client, "rerun")] == [1, 1, 1]
-        assert client.submit(abs, -1).result(timeout=20) == 1
+        assert client.submit(abs, -1).result(timeout=60) == 1
 
 
 @pytest.mark.parametrize("kind", ["graph", "facade"])
@@ -115,7 +115,7 @@ def test_one_that_takes_what_it_depends_on_with_it_ends_as_well(kind: str, tmp_p
                 future: Any = client.submit(kill_own_worker, runs, data)
         else:
             future = executor.submit(limit(kill_own_worker, wall_time=60), runs, data)
-        error = future.exception(timeout=50)
+        error = future.exception(timeout=60)
         assert isinstance(error, WorkerLostError)
         assert error.tries == 2
         assert runs.read_text() == "ran\nran\n"
@@ -138,7 +138,7 @@ def test_a_worker_that_is_retired_counts_for_nothing_but_is_told(
     (event,) = events(client, "rerun")
     assert (event["cause"], event["tries"], event["key"]) == ("it was retired", 0, future.key)
     go.touch()
-    assert future.result(timeout=20) == "done"
+    assert future.result(timeout=60) == "done"
 
 
 def test_what_was_done_and_not_fetched_runs_again_and_is_told_but_not_counted(
@@ -153,7 +153,7 @@ def test_what_was_done_and_not_fetched_runs_again_and_is_told_but_not_counted(
     until(lambda: len(events(client, "rerun")) == 1)
     (event,) = events(client, "rerun")
     assert (event["key"], event["tries"]) == (future.key, 0)
-    assert future.result(timeout=20) == "done"
+    assert future.result(timeout=60) == "done"
     assert len(runs.read_text().split()) == 2
 
 

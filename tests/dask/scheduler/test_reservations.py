@@ -119,13 +119,18 @@ def test_small_calls_pass_a_large_one_which_starts_all_the_same(
     assert not large.done()
     (tmp_path / "first").touch()
     (tmp_path / "second").touch()
-    with annotate(memory="1 GiB"):
-        more = [client.submit(note, tmp_path / "runs", "more", pure=False) for _ in range(40)]
-    large.result()
+    more = []
+
+    def large_is_done() -> bool:
+        with annotate(memory="1 GiB"):  # more than both workers get done meanwhile
+            more.extend(client.map(note, *file_and_name, pure=False))
+        return large.done()
+
+    file_and_name = [tmp_path / "runs"] * 5, ["more"] * 5
+    until(large_is_done)
     client.gather([*more, *blockers.values()])
     order = [what for what, *_ in sorted(noted(tmp_path / "runs"), key=lambda run: run[1])]
     assert order[:5] == ["small"] * 5
-    assert "large" in order[:35]  # of the later ones some run on the other worker meanwhile
 
 
 def test_of_calls_submitted_together_the_largest_go_first_and_small_ones_fill_the_rest(
@@ -135,7 +140,7 @@ def test_of_calls_submitted_together_the_largest_go_first_and_small_ones_fill_th
     tasks = []
     for size in [GIB // 2] * 20 + [large] * 4:
         with annotate(memory=size):
-            tasks.append(dask.delayed(note, pure=False)(file, str(size), 0.05))
+            tasks.append(dask.delayed(note, pure=False)(file, str(size), 0.5))
     client.gather(client.compute(tasks))
     begun = [int(what) for what, *_ in sorted(noted(file), key=lambda one: one[1])]
     assert begun.index(large) < 4  # of 24; each worker runs a small one beside its large one
@@ -148,7 +153,7 @@ def test_a_call_that_no_worker_can_grant_is_refused_with_both_figures(client: Cl
         with pytest.raises(
             LimitRefusedError, match=r"abs\(\) reserves 5.0 GiB.*than 4.0 GiB"
         ) as is_:
-            future.result(timeout=20)
+            future.result(timeout=60)
     error = is_.value
     assert (error.limit, error.asked, error.most) == ("memory", 5 * GIB, 4 * GIB)
     assert (error.call, error.limits.memory) == ("abs", 5 * GIB)
@@ -162,7 +167,7 @@ def test_a_task_of_a_graph_is_refused_too_before_what_it_depends_on_has_run(
         second = dask.delayed(lambda _: None)(first)
     third = dask.delayed(lambda _: None)(second)
     with pytest.raises(LimitRefusedError, match=r"reserves 5 cores.*has more than 4"):
-        client.compute(third).result(timeout=20)
+        client.compute(third).result(timeout=60)
     (tmp_path / "never").touch()
 
 
@@ -177,10 +182,10 @@ def test_a_task_that_is_pinned_to_a_worker_waits_for_that_one(
         until((tmp_path / "begun").exists)
         futures["waits"] = client.submit(abs, -1, workers=[worker], pure=False)
         futures["passes"] = client.submit(abs, -2, workers=[other], pure=False)
-    assert futures["passes"].result(timeout=20) == 2
+    assert futures["passes"].result(timeout=60) == 2
     assert on_workers(cluster, futures) == {"runs": worker}
     (tmp_path / "go").touch()
-    assert futures["waits"].result(timeout=20) == 1
+    assert futures["waits"].result(timeout=60) == 1
 
 
 def test_calls_in_threads_reserve_too(
@@ -218,7 +223,7 @@ def test_a_waiting_call_can_be_cancelled(
         waiting.cancel()
         until(lambda: len(cluster.scheduler.unrunnable) == 0)
         (tmp_path / "go").touch()
-        assert client.submit(abs, -3, pure=False).result(timeout=20) == 3
+        assert client.submit(abs, -3, pure=False).result(timeout=60) == 3
     client.gather(running)
 
 
@@ -241,9 +246,9 @@ def test_nothing_is_refused_while_no_worker_is_there(tmp_path: Path) -> None:
         assert (fits.status, does_not.status) == ("pending", "pending")
         options = ["--nthreads", "1", "--memory-limit", "4 GiB", "--no-dashboard"]
         with dask_worker(cluster.scheduler_address, *options):
-            assert fits.result(timeout=30) == 1
+            assert fits.result(timeout=60) == 1
             with pytest.raises(LimitRefusedError, match=r"more than 4.0 GiB"):
-                does_not.result(timeout=30)
+                does_not.result(timeout=60)
 
 
 def test_when_the_plugin_is_taken_away_dask_places_tasks_as_ever(tmp_path: Path) -> None:
@@ -255,4 +260,4 @@ def test_when_the_plugin_is_taken_away_dask_places_tasks_as_ever(tmp_path: Path)
         with annotate(memory="1 GiB"):
             future = client.submit(abs, -1)
         with pytest.raises(ValueError, match="Invalid executor 'limits'"):
-            future.result(timeout=20)
+            future.result(timeout=60)

@@ -171,7 +171,7 @@ def test_a_task_that_is_cancelled_as_it_begins_does_not_run_on(
         future = client.submit(time.sleep, 60, key="unlucky")
     until(lambda: any(state.processing for state in cluster.scheduler.workers.values()))
     future.cancel()
-    assert client.submit(abs, -1, pure=False).result(timeout=10) == 1
+    assert client.submit(abs, -1, pure=False).result(timeout=60) == 1
     client.unregister_worker_plugin(FreeAtOnce.name)
 
 
@@ -183,5 +183,5 @@ def test_the_next_task_runs_when_one_has_been_cancelled(client: Client, tmp_path
             pids = pids_of_stubborn(file)
             second = client.submit(abs, -number, pure=False)
         first.cancel()
-        assert second.result(timeout=10) == number
+        assert second.result(timeout=60) == number
         assert not any(map(alive, pids))

@@ -100,7 +100,7 @@ def test_nothing_stays_when_the_scheduler_is_killed(kind: str, tmp_path: Path) -
     with dask_program("scheduler", "--port", "0", *options) as scheduler:
         until(file.exists)
         with dask_program("worker", kind, "--nthreads", "1", *options) as program:
-            with Client(scheduler_file=str(file), timeout=2) as client:
+            with Client(scheduler_file=str(file)) as client:
                 client.wait_for_workers(1)
                 future, _, processes = start_stubborn(client, tmp_path / "pids")
                 scheduler.kill()
@@ -114,13 +114,14 @@ def test_a_paused_worker_ends_its_calls_too(tmp_path: Path) -> None:
         LocalCluster(n_workers=1, threads_per_worker=1, **SETTINGS) as cluster,
         Client(cluster) as client,
     ):
-        future, worker, processes = start_stubborn(client, tmp_path / "pids")
+        future, worker, _ = start_stubborn(client, tmp_path / "pids")
+        running = pids_of_stubborn(tmp_path / "pids")
         client.run(pause)
         until(lambda: statuses(cluster) == [Status.paused])
         time.sleep(0.1)
-        assert all(map(alive, processes))  # what runs runs on
+        assert all(map(alive, running))  # what runs runs on
         future.cancel()
-        all_gone(pids_of_stubborn(tmp_path / "pids"))
+        all_gone(running)
         assert alive(worker)
 
 

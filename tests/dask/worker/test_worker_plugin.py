@@ -263,9 +263,9 @@ def test_a_worker_outlives_a_task_that_raises(
     what: type[BaseException], isolation: str, client: Client
 ) -> None:
     with annotate(wall_time=20, isolation=isolation):
-        error = client.submit(raise_it, what, pure=False).exception(timeout=20)
+        error = client.submit(raise_it, what, pure=False).exception(timeout=60)
         assert error is not None
-        assert client.submit(abs, -3, pure=False).result(timeout=20) == 3
+        assert client.submit(abs, -3, pure=False).result(timeout=60) == 3
 
 
 def test_an_inner_block_adds_to_the_outer_one(client: Client) -> None:

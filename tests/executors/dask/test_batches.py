@@ -7,7 +7,6 @@ import gc
 import os
 import re
 import signal
-import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
@@ -17,7 +16,7 @@ from typing import Any
 
 import dask
 import pytest
-from clusters import SETTINGS, nothing_is_left_behind  # noqa: F401
+from clusters import SETTINGS, nothing_is_left_behind, nothing_sent  # noqa: F401
 from distributed import Client, LocalCluster, SchedulerPlugin
 from numbered import n_runs, numbered
 from processes import alive, until, wait_for, written_pid
@@ -48,8 +47,9 @@ class Sizes(SchedulerPlugin):
 
 @pytest.fixture(autouse=True)
 def all_calls_count_as_short(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also on a busy machine."""
+    """Also on a busy machine, where the first one of a worker may take seconds."""
     monkeypatch.setattr(batching, "_BATCH_S", 1000)
+    monkeypatch.setattr(batching, "_HOLD_UNKNOWN_S", 1000)
 
 
 @contextmanager
@@ -87,17 +87,6 @@ def learn(executor: DaskExecutor, folder: Path, **limits: Any) -> Any:
     (folder / "first").mkdir()
     executor.submit(call, folder / "first", 0).result(timeout=60)
     return call
-
-
-@contextmanager
-def nothing_sent(client: Client) -> Iterator[None]:
-    """Have nothing sent meanwhile."""
-    go_on = threading.Event()
-    client.loop.add_callback(go_on.wait, 60)
-    try:
-        yield
-    finally:
-        go_on.set()
 
 
 def submit_together(

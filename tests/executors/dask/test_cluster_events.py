@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from clusters import SETTINGS, nothing_is_left_behind  # noqa: F401
 from distributed import Client, LocalCluster
-from processes import until
+from processes import until, wait_for
 
 from dask_limits import Retry, Scheduler, Task, limit
 from dask_limits.dask.topic import TOPIC
@@ -86,7 +86,7 @@ def test_workers_that_come_and_go_are_told_as_it_happens(client: Client) -> None
         said(client, "worker-added", "two")
 
     stop_at(scheduler, "two")
-    scheduler.run(end_on_empty=False, timeout=20)
+    scheduler.run(end_on_empty=False, timeout=60)
     assert log.lines == ["start", "+ one", "- one its job ends in 60 s", "+ two"]
 
 
@@ -144,7 +144,7 @@ def test_what_makes_no_sense_is_passed_over(client: Client) -> None:
         said(client, "worker-added", "last")
 
     stop_at(scheduler, "last")
-    assert scheduler.run(end_on_empty=False, timeout=20).code == "stopped"
+    assert scheduler.run(end_on_empty=False, timeout=60).code == "stopped"
     assert log.lines == ["start", "+ odd", "- odd", "+ odd", "+ last"]
 
 
@@ -171,31 +171,33 @@ def lose(client: Client, name: str, tries: int = 1) -> None:
     said(client, "rerun", "w", key=key, job="17", cause="TIMEOUT", tries=tries)
 
 
-def short_sleep() -> None:
-    time.sleep(0.5)
-
-
 @pytest.mark.parametrize("retry", [False, True], ids=["alone", "with-retry"])
-def test_a_rerun_is_told_and_counted(client: Client, retry: bool) -> None:
+def test_a_rerun_is_told_and_counted(client: Client, retry: bool, tmp_path: Path) -> None:
     scheduler = Scheduler(client)
-    task: Task[[], None] = scheduler.task(
-        short_sleep, plugins=[Retry(max_retries=1)] if retry else []
+    task: Task[[Path], object] = scheduler.task(
+        wait_for, plugins=[Retry(max_retries=1)] if retry else []
     )
     told: list[tuple[str, Any, Any, int]] = []
-    scheduler.on_future_rerun(lambda *about: told.append(("scheduler", *about)))
-    task.on_rerun(lambda *about: told.append(("task", *about)))
-    scheduler.on_start(task.submit)
-    scheduler.on_start(lambda: scheduler.call_later(0, lose, client, "short_sleep"))
+
+    def note(who: str, *about: Any) -> None:
+        told.append((who, *about))
+        if len(told) == 2:  # it runs until both are told
+            (tmp_path / "go").touch()
+
+    scheduler.on_future_rerun(lambda *about: note("scheduler", *about))
+    task.on_rerun(lambda *about: note("task", *about))
+    scheduler.on_start(lambda: task.submit(tmp_path / "go"))
+    scheduler.on_start(lambda: scheduler.call_later(0, lose, client, "wait_for"))
     futures: list[Any] = []
     task.on_done(futures.append)
-    assert scheduler.run(timeout=20).code == "exhausted"
+    assert scheduler.run(timeout=60).code == "exhausted"
     (future,) = futures
     assert [(who, attempt) for who, _, _, attempt in told] == [("scheduler", 2), ("task", 2)]
     assert {about[1] for about in told} == {future}
     (error,) = future.earlier
     assert future.attempts == 2
     assert type(error) is WorkerLostError
-    assert (error.call, error.worker, error.job) == ("short_sleep", "w", "17")
+    assert (error.call, error.worker, error.job) == ("wait_for", "w", "17")
     assert (error.cause, error.tries) == ("TIMEOUT", 1)
     assert "worker w of job 17, which was lost: TIMEOUT. It runs again." in str(error)
 

@@ -60,7 +60,7 @@ def test_a_client_with_the_credentials_can(executor: DaskExecutor) -> None:
     scheduler.on_start(lambda: scheduler.submit(abs, -3))
     results: list[Any] = []
     scheduler.on_future_result(lambda _, result: results.append(result))
-    scheduler.run(timeout=20)
+    scheduler.run(timeout=60)
     assert results == [3]
 
 

@@ -28,8 +28,9 @@ def cluster() -> Iterator[LocalCluster]:
         yield cluster
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def quickly() -> Iterator[None]:
+    """For what gets no answer that Dask understands: it would try again for 30 s."""
     with dask.config.set({"distributed.comm.timeouts.connect": "1s"}):
         yield
 
@@ -56,6 +57,7 @@ def refused(address: str, security: Security | None = None) -> str:
     return str(caught.value)
 
 
+@pytest.mark.usefixtures("quickly")
 def test_the_dashboard_is_told_from_the_scheduler(cluster: LocalCluster) -> None:
     address = cluster.dashboard_link.replace("http:", "tcp:").removesuffix("/status")
     assert "Perhaps this is the address of the dashboard" in refused(address)
@@ -66,6 +68,7 @@ def test_a_worker_or_a_nanny_is_told_from_the_scheduler(cluster: LocalCluster) -
     assert "but a Nanny." in refused(cluster.workers[0].address)
 
 
+@pytest.mark.usefixtures("quickly")
 def test_what_never_answers_is_not_waited_for() -> None:
     with listening() as address:
         assert "accepts connections and does not answer" in refused(address)
@@ -77,6 +80,7 @@ def test_another_protocol_is_told_of(answer: bytes) -> None:
         assert "another protocol" in refused(address)
 
 
+@pytest.mark.usefixtures("quickly")
 def test_nobody_there_is_said_as_dask_says_it() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]

@@ -115,6 +115,7 @@ def test_one_that_returns_is_none_however_large_its_result(client, executor) -> 
 
 def test_of_a_batch_each_call_ends_as_it_did_and_one_failure_shows(client, monkeypatch) -> None:
     monkeypatch.setattr(batching, "_BATCH_S", 1000)  # all calls count as short
+    monkeypatch.setattr(batching, "_HOLD_UNKNOWN_S", 1000)  # however long the first one takes
     shown = Shown(client, "fails_at_seven")
     scheduler = Scheduler(client)
     ended: dict[int, Any] = {}
@@ -222,8 +223,10 @@ def test_a_breach_is_logged_where_it_was_and_where_it_is_heard_of(
     executor.submit(limit(time.sleep, wall_time=0.5), 61).exception(timeout=60)
     with annotate(wall_time=0.5):
         client.submit(time.sleep, 62, pure=False).exception(timeout=60)
+    log = tmp_path / "worker.log"
+    until(lambda: len(log.read_text().splitlines()) == 2)  # once the outcome is on its way
     client.run(log_no_more)
-    of_call, of_task = (tmp_path / "worker.log").read_text().splitlines()
+    of_call, of_task = log.read_text().splitlines()
     [address] = client.run(os.getpid)
     assert re.fullmatch(
         rf"sleep\(61\) went over its wall_time limit of 0.5 s: .*; worker 0 at {address}\]",
@@ -325,9 +328,13 @@ def test_metrics_have_calls_by_function_and_ending(client, executor) -> None:
     with annotate(wall_time=0.5):
         client.submit(wait_on, pure=False).exception(timeout=60)
     executor.submit(limit(wait_on, memory="8 GiB")).exception(timeout=60)
-    metrics = Counter(of_worker(client))
-    more = metrics - before
-    assert more['dask_limits_calls_total{ending="wall_time",function="wait_on"}'] == 2
+    n_calls = 'dask_limits_calls_total{ending="wall_time",function="wait_on"}'
+
+    def more_than_before() -> Counter[str]:
+        return Counter(of_worker(client)) - before
+
+    until(lambda: more_than_before()[n_calls] == 2)  # once the outcome is on its way
+    more, metrics = more_than_before(), Counter(of_worker(client))
     wall_time = "dask_limits_call_wall_time_seconds"
     assert more[wall_time + '_bucket{function="wait_on",le="0.1"}'] == 0
     assert more[wall_time + '_bucket{function="wait_on",le="+Inf"}'] == 2

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from clusters import SETTINGS, nothing_is_left_behind  # noqa: F401
 from distributed import Client, LocalCluster
+from noting import count_run
 from processes import start_sleeping, until, written_pid
 from traces import Spans, ids, inner, parent, parent_of, spans_of_the_driver, trace_into, written  # noqa: F401
 
@@ -34,6 +35,7 @@ def test_each_call_of_a_batch_is_part_of_its_own_trace(
     limits: dict, client: Client, spans: Spans, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(batching, "_BATCH_S", 1000)  # all calls count as short
+    monkeypatch.setattr(batching, "_HOLD_UNKNOWN_S", 1000)  # however long the first one takes
     with (
         LimitedExecutor(client, **limits) as executor,
         trace.get_tracer("user").start_as_current_span("outer") as outer,
@@ -79,11 +81,11 @@ def test_a_rerun_after_the_loss_of_a_worker_is_an_event(
 
     @scheduler.on_start
     def submit() -> None:
-        futures.append(scheduler.submit(limit(start_sleeping, wall_time=60), tmp_path / "pid", 1))
+        futures.append(scheduler.submit(limit(count_run, wall_time=600), tmp_path / "runs", 600))
         scheduler.call_later(0, kill)
 
     def kill() -> None:
-        written_pid(tmp_path / "pid")
+        until((tmp_path / "runs").exists)
         (worker,) = client.run(os.getpid).values()
         os.kill(worker, signal.SIGKILL)
 

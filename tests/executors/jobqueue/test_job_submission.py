@@ -48,7 +48,7 @@ def test_no_job_outlives_a_driver_that_is_killed(tmp_path, forked):
     with subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE) as driver:
         assert driver.stdout is not None
         child = int(driver.stdout.readline())
-        assert len(system.groups()) == 2
+        until(lambda: len(system.groups()) == 2)
         driver.kill()
     until(lambda: not system.runs())
     if forked:

@@ -150,9 +150,10 @@ def test_a_place_in_a_cell_has_its_number(jupyter):
     jupyter.run("def fail(n):\n    raise ValueError(n)\n\ndef wait(n):\n    time.sleep(60)")
     defined = jupyter.run("print(len(In) - 1)").text("stdout").strip()
     cell = jupyter.run(
-        "from dask_limits import LimitedExecutor\n"
-        "with LimitedExecutor(1, wall_time=1) as executor:\n"
-        "    executor.submit(fail, 1).exception(), executor.submit(wait, 2).exception()\n"
+        "from dask_limits import LimitedExecutor, limit\n"
+        "with LimitedExecutor(1, wall_time=60) as executor:\n"
+        "    executor.submit(fail, 1).exception()\n"
+        "    executor.submit(limit(wait, wall_time=2), 2).exception()\n"
         "print(*(row.where for row in executor.report()), sep='\\n')"
     )
     number = int(defined) - 1

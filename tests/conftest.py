@@ -34,7 +34,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """Let Ctrl-C interrupt, also where a shell has started this in the background.
 
     Compile the package, as installers do: where Python writes no bytecode, each of the thousands of
-    programs and guardians that tests start would compile it, which is nearly half of the CPU time they take.
+    programs and guardians that tests start would compile it, in nearly half of its CPU time.
     Have Dask fork its workers from a process that has imported Dask, which takes a fraction of the
     CPU time. For users it spawns them: so it does in the contract of executors, and in the programs
     that tests start.

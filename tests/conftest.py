@@ -38,7 +38,11 @@ def pytest_configure(config: pytest.Config) -> None:
     Have Dask fork its workers from a process that has imported Dask, which takes a fraction of the
     CPU time. For users it spawns them: so it does in the contract of executors, and in the programs
     that tests start.
+
+    Have no example fail because it took long: on a busy machine, a step may wait for seconds.
     """
+    settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile("busy")
     signal.signal(signal.SIGINT, signal.default_int_handler)
     if not hasattr(config, "workerinput"):  # once, in what starts the workers of pytest-xdist
         compileall.compile_dir(Path(dask_limits.__file__).parent, quiet=2)

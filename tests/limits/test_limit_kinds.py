@@ -21,7 +21,7 @@ from isolations import (
     on_fresh,
     on_processes,
 )
-from kinds import KINDS, each_kind_on, each_kind_on_each
+from kinds import KINDS, REACHED_S, each_kind_on, each_kind_on_each
 from overdoing import detach, sprout
 
 from dask_limits import exceptions
@@ -50,7 +50,7 @@ def test_a_call_over_its_limit_ends_with_pynishers_exception(isolated, kind):
 
 @each_kind_on_each
 def test_a_breach_says_in_which_line_the_call_was(isolated, kind):
-    error = isolated(kind.over, **kind.limits).run().exception
+    error = isolated(kind.over, **kind.reached).run().exception
     assert isinstance(error, kind.breach)
     assert "overdoing.py" in error.stacks
     assert f"in {kind.over.__name__}" in str(error)
@@ -59,8 +59,8 @@ def test_a_breach_says_in_which_line_the_call_was(isolated, kind):
 
 @each_kind_on_each
 def test_after_a_breach_the_next_call_works_and_starts_with_a_clean_account(isolated, kind):
-    assert isinstance(isolated(kind.over, **kind.limits).run().exception, kind.breach)
-    again = isolated(abs, **kind.limits).run(-1)
+    assert isinstance(isolated(kind.over, **kind.reached).run().exception, kind.breach)
+    again = isolated(abs, **kind.reached).run(-1)
     assert again.result() == 1
     assert again.usage.cpu_time < 0.2
     nothing_goes_on()
@@ -321,7 +321,7 @@ def test_a_breach_shows_what_each_thread_was_at(isolated):
         threading.Thread(target=wait_there).start()
         time.sleep(600)
 
-    error = isolated(wait_in_threads, wall_time=0.2).run().exception
+    error = isolated(wait_in_threads, wall_time=REACHED_S).run().exception
     assert "in wait_there" in error.stacks
     assert "in wait_in_threads" in error.stacks
     assert "in wait_in_threads" in str(error)

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from kinds import REACHED_S
 
 import dask_limits
 from dask_limits.exceptions import RemoteTraceback
@@ -74,7 +75,7 @@ def test_a_breach_in_a_library_is_where_the_user_called_it() -> None:
     def wait() -> None:
         threading.Event().wait()
 
-    call = dask_limits.limit(wait, wall_time=0.3)
+    call = dask_limits.limit(wait, wall_time=REACHED_S)
     with pytest.raises(dask_limits.exceptions.WallTimeBreach) as raised:
         call()
     assert "threading.py" in raised.value.stacks

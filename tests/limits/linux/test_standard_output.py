@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from isolations import FORKSERVER, FRESH, SPAWN, WARM, nothing_goes_on, on_each
 from kinds import KINDS
+from processes import until
 
 from dask_limits import exceptions
 from dask_limits.limits import CancelToken, LimitedCall, Limits, run_call
@@ -66,7 +67,7 @@ def last_words(act):
 @on_each_that_captures
 @pytest.mark.parametrize("kind", KINDS, ids=str)
 def test_what_a_call_printed_before_its_breach_comes_with_it(isolated, kind):
-    limits = kind.limits | {"capture_output": True}
+    limits = kind.reached | {"capture_output": True}
     outcome = isolated(last_words, **limits).run(kind.over)
     assert isinstance(outcome.exception, kind.breach)
     assert outcome.usage.stdout == outcome.exception.usage.stdout == "last words\n"
@@ -121,7 +122,7 @@ def test_a_call_that_prints_without_end_neither_blocks_nor_fills_memory(isolated
             os.write(1, line * 1024)
         os.write(1, b"last\n")
 
-    usage = isolated(flood, capture_output="10 kiB", wall_time=50).run(1024).usage
+    usage = isolated(flood, capture_output="10 kiB", wall_time=250).run(1024).usage
     assert usage.stdout.startswith("first\n")
     assert usage.stdout.endswith("last\n")
     assert f"[... {2**30 + 11 - 10 * 1024} bytes left out ...]" in usage.stdout
@@ -135,10 +136,13 @@ def test_what_is_no_text_comes_as_far_as_it_is(isolated):
 
 
 @on_each_that_captures
-def test_a_child_that_keeps_the_pipe_keeps_nobody_waiting(isolated):
+def test_a_child_that_keeps_the_pipe_keeps_nobody_waiting(isolated, tmp_path):
+    said = tmp_path / "said"
+    program = f"echo on; touch {said}; while true; do echo on; done"
+
     def leave():
-        subprocess.Popen("while true; do echo on; done", shell=True, start_new_session=True)
-        time.sleep(0.1)
+        subprocess.Popen(program, shell=True, start_new_session=True)
+        until(said.exists)
         return "left"
 
     outcome = isolated(leave, capture_output=True, wall_time=50).run()

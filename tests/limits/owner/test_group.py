@@ -188,7 +188,7 @@ def sleep_long():
 
 @pytest.mark.parametrize("kind", KINDS, ids=str)
 def test_a_breach_is_that_of_its_call_alone(run, kind):
-    done = run(6, {2: kind.over}, Limits(**kind.limits, isolation="warm"))
+    done = run(6, {2: kind.over}, Limits(**kind.reached, isolation="warm"))
     assert isinstance(done.calls[2].error, kind.breach)
     assert [done.calls[n].result for n in (0, 1, 3, 4, 5)] == [0, 1, 3, 4, 5]
 

@@ -143,15 +143,14 @@ def goes_on(pid):
 
 @pytest.mark.parametrize("which", [0, -1], ids=["the guardian", "the reaper"])
 def test_the_one_is_continued_by_the_other(guardian, which):
-    assert guardian.run(abs, (-1,), {}).ok
-    pid = guardian.run(ours_above, (), {}).result()[which]
+    pid = guardian.run(ours_above, (), {}, WARM).result()[which]
 
     def stop():
         for _ in range(20):
             os.kill(pid, signal.SIGSTOP)
             until(lambda: goes_on(pid))
 
-    assert guardian.run(stop, (), {}, Limits(wall_time=60)).ok
+    assert guardian.run(stop, (), {}, Limits(wall_time=60, isolation="warm")).ok
 
 
 @pytest.mark.parametrize("captured", [False, True], ids=["plain", "captured"])
@@ -192,7 +191,10 @@ def test_an_owner_that_was_stopped_with_all_others_goes_on_with_all(tmp_path):
     """As in a job that SLURM suspends: nothing is taken for stopped by a call."""
     script = (
         "import time; from pathlib import Path; from dask_limits import limit\n"
-        "def begin():\n    Path('begun').touch(); time.sleep(2); return 'done'\n"
+        "def begin():\n"
+        "    Path('begun').touch()\n"
+        "    while not Path('go').exists(): time.sleep(0.01)\n"
+        "    return 'done'\n"
         "if __name__ == '__main__': print(limit(begin, wall_time=100)())"
     )
     command = [sys.executable, "-c", script]
@@ -205,4 +207,5 @@ def test_an_owner_that_was_stopped_with_all_others_goes_on_with_all(tmp_path):
             time.sleep(1)
             for process in everyone:
                 process.resume()
+        (tmp_path / "go").touch()
         assert owner.communicate()[0] == "done\n"

@@ -7,11 +7,13 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pytest
 from isolations import on_processes
 from processes import until, written_pid
 
 from dask_limits import exceptions
 from dask_limits.limits.ipc.task_cells import STACKS_SIGNAL
+from dask_limits.limits.owner import connection
 
 
 def start_a_program_that_waits(fifo: Path, pid_file: Path) -> None:
@@ -28,7 +30,31 @@ def is_sent(pid: int) -> bool:
     return bool(pending >> STACKS_SIGNAL - 1 & 1)
 
 
+PATIENT = (
+    "; from dask_limits.limits.guardian import task_process;"
+    " task_process._LONGEST_STACKS_WAIT_S = 60.0; main("
+)
+
+
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the default guardian wait for stacks as long as this test may take to its next step."""
+    program = connection._PROGRAM.replace("; main(", PATIENT)
+    assert PATIENT in program
+    monkeypatch.setattr(connection, "_PROGRAM", program)
+
+
+def let_it_read(fifo: Path) -> bool:
+    """Open the other end, if one waits for that by now."""
+    try:
+        os.close(os.open(fifo, os.O_WRONLY | os.O_NONBLOCK))
+    except OSError:
+        return False
+    return True
+
+
 @on_processes
+@pytest.mark.usefixtures("patient")
 def test_a_process_that_is_starting_a_program_writes_its_stacks_first(isolated, tmp_path):
     fifo, pid_file = tmp_path / "fifo", tmp_path / "pid"
     os.mkfifo(fifo)
@@ -38,7 +64,7 @@ def test_a_process_that_is_starting_a_program_writes_its_stacks_first(isolated, 
         pid = written_pid(pid_file)
         until(lambda: is_sent(pid))
         time.sleep(0.1)  # as on a busy machine
-        os.close(os.open(fifo, os.O_WRONLY | os.O_NONBLOCK))
+        until(lambda: let_it_read(fifo))
         error = ended.result().exception
     assert isinstance(error, exceptions.ProcessBreach)
     assert "in start_a_program_that_waits" in error.stacks

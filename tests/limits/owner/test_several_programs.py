@@ -7,7 +7,6 @@ import resource
 import signal
 import stat
 import tempfile
-import time
 
 import pytest
 from hypothesis import settings
@@ -122,18 +121,17 @@ def test_what_a_killed_program_has_reserved_is_free(account, start, tmp_path):
 
 def test_a_large_call_gets_its_turn_beside_other_programs(account, start, tmp_path):
     large = start(HOLD, tmp_path, "7 GiB", "large")
-    small = [Reservation(Request(GIB, 0), tell=lambda: None) for _ in range(500)]
-    running = [one for one in small[:3] if account.take(one)]
-    assert len(running) == 3
-    for one in small[3:]:  # there are always two or three
-        if (tmp_path / "large").exists():
-            break
-        account.take(one)
+    running = [Reservation(Request(GIB, 0), tell=lambda: None) for _ in range(3)]
+    assert all(map(account.take, running))
+
+    def another_small_one_comes():  # there are always two or three
+        account.take(one := Reservation(Request(GIB, 0), tell=lambda: None))
         running.append(one)
         account.give_back(running.pop(0))
         account.look(at_once=True)
-        time.sleep(0.02)
-    assert (tmp_path / "large").exists()
+        return (tmp_path / "large").exists()
+
+    until(another_small_one_comes, 100)
     for one in running:
         account.give_back(one)
     (tmp_path / "go").touch()

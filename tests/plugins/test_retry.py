@@ -410,7 +410,7 @@ def test_limits_are_raised_to_what_can_be_counted_and_no_further():
 
 
 def test_a_delay_holds_up_nothing_but_its_own_call(scheduler):
-    task = scheduler.task(Flaky(1), plugins=flaky_retry(delay="300 ms"))
+    task = scheduler.task(Flaky(1), plugins=flaky_retry(delay="3 s"))
     other = scheduler.task(abs)
     order = []
     submitted(task)
@@ -419,7 +419,7 @@ def test_a_delay_holds_up_nothing_but_its_own_call(scheduler):
     other.on_result(lambda *_: order.append("other"))
     began = time.monotonic()
     assert scheduler.run().code == ExitState.EXHAUSTED
-    assert time.monotonic() - began >= 0.3
+    assert time.monotonic() - began >= 3
     assert order == ["other", "retried"]
     assert scheduler.event_counts["on_empty"] == 1
 

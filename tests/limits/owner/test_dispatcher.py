@@ -13,7 +13,7 @@ from concurrent.futures import wait
 
 import psutil
 import pytest
-from processes import until
+from processes import until, wait_for
 
 from dask_limits import exceptions, limit
 from dask_limits.executors.processes import ProcessExecutor
@@ -46,13 +46,14 @@ def test_calls_of_many_threads_all_end(pool):
     assert sorted(future.result(timeout=60) for future in futures) == list(range(200))
 
 
-def test_one_thread_serves_all_calls_and_goes_with_the_pool():
+def test_one_thread_serves_all_calls_and_goes_with_the_pool(tmp_path):
     before = threading.active_count()
     with ProcessExecutor(16) as pool:
-        nap = limit(time.sleep, wall_time=60)
-        futures = [pool.submit(nap, 0.5) for _ in range(16)]
+        call = limit(wait_for, wall_time=200)
+        futures = [pool.submit(call, tmp_path / "go") for _ in range(16)]
         until(lambda: sum(future.running() for future in futures) == 16)
         assert len(our_threads()) == 1
+        (tmp_path / "go").touch()
         wait(futures)
     assert threading.active_count() == before
 

@@ -86,27 +86,28 @@ def test_children_are_not_charged_for_what_was_there_before_the_call(isolated):
 
 @on_processes
 def test_children_are_charged_for_what_they_write_anew(isolated):
-    def write():
+    def write(seconds):
         keep(40 * MIB)
         kept = sys.modules["kept"]
 
         def change():
             kept[:: mmap.PAGESIZE] = bytes(len(kept) // mmap.PAGESIZE)
 
-        for pid in [fork(change) for _ in range(3)]:
+        for pid in [fork(change, seconds) for _ in range(3)]:
             os.waitpid(pid, 0)
 
-    assert isinstance(isolated(write, memory="120 MiB").run().exception, exceptions.MemoryBreach)
-    assert isolated(write, memory="200 MiB").run().ok
+    error = isolated(write, memory="120 MiB").run(600).exception
+    assert isinstance(error, exceptions.MemoryBreach)
+    assert isolated(write, memory="200 MiB").run(SEEN_S).ok
 
 
 def test_pages_of_the_process_that_a_fresh_one_is_forked_from_count_once_they_are_written():
-    def write(share, more):
+    def write(share, more, seconds=0.1):
         kept = sys.modules["kept"]
         part = int(len(kept) * share)
         kept[: part : mmap.PAGESIZE] = bytes(-(-part // mmap.PAGESIZE))
         block = bytearray(more)
-        time.sleep(0.1)
+        time.sleep(seconds)
         return len(kept) + len(block)
 
     limits = FRESH(write, memory="90 MiB").limits
@@ -119,5 +120,5 @@ def test_pages_of_the_process_that_a_fresh_one_is_forked_from_count_once_they_ar
         peaks = []
         until(lambda: peaks.append(peak()) or peaks[-1] > 30 * MIB)
         assert max(peaks) < 35 * MIB
-        error = guardian.run(write, (1, 60 * MIB), {}, limits).exception
+        error = guardian.run(write, (1, 60 * MIB, 600), {}, limits).exception
     assert isinstance(error, exceptions.MemoryBreach)

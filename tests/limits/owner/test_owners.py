@@ -129,15 +129,15 @@ def test_the_owners_delays_do_not_count_against_a_call():
 
     def hog():
         while not stop.is_set():
-            ctypes.PyDLL(None).usleep(300_000)  # holds the GIL
+            ctypes.PyDLL(None).usleep(1_000_000)  # holds the GIL
             time.sleep(0.0005)
 
     hogging = threading.Thread(target=hog)
     hogging.start()
     try:
         for _ in range(2):
-            assert run(len, bytes(2_000_000), wall_time=0.2).ok
-            assert run(bytes, 2_000_000, wall_time=0.2).ok
+            assert run(len, bytes(2_000_000), wall_time=0.8).ok
+            assert run(bytes, 2_000_000, wall_time=0.8).ok
     finally:
         stop.set()
         hogging.join()

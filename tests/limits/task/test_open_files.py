@@ -116,6 +116,7 @@ def test_a_connection_stays(guardian):
 
 
 def open_and_hold(folder):
+    time.sleep(0.2)  # so a process is worth keeping, also for a call that has to wait
     os.opened, _ = tempfile.mkstemp(dir=folder)
     locked, _ = tempfile.mkstemp(dir=folder)
     fcntl.flock(locked, fcntl.LOCK_EX)

@@ -42,6 +42,7 @@ from dask_limits.dask.topic import TOPIC
 from dask_limits.dask.usage_log import UsageLog
 from dask_limits.dask.worker.admission import AdmissionControl, Reservation
 from dask_limits.dask.worker.batch_run import BatchRun
+from dask_limits.dask.worker.careful import report_first
 from dask_limits.dask.worker.ended import EndedHere
 from dask_limits.dask.worker.error_messages import explain
 from dask_limits.dask.worker.node_call import call_of, in_short
@@ -68,9 +69,6 @@ that if the worker is lost; telling it of each call would cost as much as the ca
 _LATEST_REPORT_S: Final = 1.0
 """When a batch is reported although calls lie ready behind one that may take long. These come back
 sooner, unless the machine is very busy; what comes back later waits here for that one to end."""
-_CAREFUL_S: Final = 0.05
-"""How long a call that may bring its worker down waits after its start was reported. Dask sends
-messages every 2 ms."""
 
 
 class LimitsExecutor(concurrent.futures.Executor):
@@ -176,8 +174,7 @@ class LimitsExecutor(concurrent.futures.Executor):
         def run_in_turn(run: Callable[[], Any]) -> Any:
             try:
                 if reservation.wait() and is_careful:
-                    self._loop.call_soon_threadsafe(self._report_start, execution)
-                    time.sleep(_CAREFUL_S)
+                    report_first(self._loop, partial(self._report_start, execution))
                 return run()
             finally:
                 del self._executions[node.key]

@@ -112,6 +112,7 @@ class _Template:
                 return
             message = self._receiver.receive()
         children = ChildSignal()
+        self._preparation.take_stock()
         gc.freeze()  # what exists by now stays in pages that the children share
         poll = select.poll()
         poll.register(self._sock, select.POLLIN)

@@ -29,6 +29,7 @@ from dask_limits.limits.owner.lease import Lease
 from dask_limits.limits.owner.preload import Preload
 from dask_limits.limits.owner.steps import Steps
 from dask_limits.limits.owner.templates import Templates
+from dask_limits.limits.owner.use import LeastTimes
 from dask_limits.limits.task.process_state import Setting
 from dask_limits.limits.task.temporary_folder import parent_here
 
@@ -68,6 +69,7 @@ class Connection:
         self._templates = Templates()
         self._renewing = threading.RLock()
         self._idle = IdleProcesses(self.drop)
+        self._least_times = LeastTimes()
         self._leases: set[Lease] = set()
         self._unanswered: list[None] = []  # one for each question of a call that was interrupted
         self.closed = False
@@ -187,6 +189,8 @@ class Connection:
         if self._max_calls is not None:
             group.give_back_after(self._max_calls - lease.calls)
         seconds = math.inf if group.use.is_kept else _WORTH * lease.cost - lease.spent
+        if seconds < self._least_times.of(group.use):
+            seconds = 0.0  # it runs no other call: so it need not note what it is like before this
         requests = [call.request for call in group.calls]
         tell = group.calls[0].on_progress
         if not lease.begin(group.limits, requests, setting, seconds, tell):
@@ -311,6 +315,8 @@ class Connection:
         lease, use = hold.lease, group.use
         lease.spent += group.seconds
         self._templates.note_calls(lease, use, group.seconds)
+        if group.ended:
+            self._least_times.note(use, group.seconds / group.ended)
         pays = use.is_kept or lease.spent < _WORTH * lease.cost
         if lease.finish(group.ended) and lease.calls != self._max_calls and pays:
             self._idle.add(use, hold)

@@ -67,6 +67,7 @@ class Lease:
         self._first = self._last = 0  # numbers of the calls of the current or the last request
         self.calls = 0  # that it has run
         self.spent = 0.0  # seconds, in these
+        self._is_for_one = False  # request
         self.key = b""  # of verdicts
         self.cost = 0.0  # seconds, of another process
         self.template = 0  # the number of the one that it was forked from
@@ -89,12 +90,14 @@ class Lease:
         tell: Tell | None = None,
     ) -> bool:
         """Send calls that get this setting; the next one begins until they have taken `seconds`.
+        With none, the process is for the first of them alone.
 
         What a single call reports of its progress goes to `tell`.
 
         False if the process had ended before and cannot have begun any.
         """
         row, cells = self.row, self._owner_cells
+        self._is_for_one = seconds <= 0
         self.number = self._first = next(_numbers)
         self._last = self._first + len(calls) - 1
         self.imported = {}
@@ -174,10 +177,13 @@ class Lease:
             self._patience = seconds
 
     def _send_setting(self, setting: Setting) -> None:
-        """Send the owner's setting if it has changed: module path, directory, environment."""
+        """Send the owner's setting if it has changed: module path, directory, environment. With
+        it goes whether the process is for one request: the first one comes after a setting.
+        """
         if setting != self._seen_setting:
             self._seen_setting = setting = setting.copy()
-            state = pack(setting.for_another_process(), pickle.Pickler, self._state)
+            what = setting.for_another_process(), self._is_for_one
+            state = pack(what, pickle.Pickler, self._state)
             transport.send(self.sock, messages.SETTING, self.number, state.head, fds=state.fds)
             state.close()
 
@@ -331,7 +337,8 @@ class Lease:
         for name, file in self.imported.items():
             if file or "." not in name:
                 self.versions.setdefault(name, self.changes)
-        return self.reusable and not self._owner_cells.get(self.row, owner_cells.CONDEMNED)
+        is_fit = self.reusable and not self._is_for_one
+        return is_fit and not self._owner_cells.get(self.row, owner_cells.CONDEMNED)
 
     def _forget_call(self) -> None:
         if self._capture is not None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import _thread
 import sys
 import threading
+import types
 
 from dask_limits.limits.linux import uninterrupted
 from dask_limits.limits.owner.connection import Connection
@@ -22,6 +23,7 @@ class Start:
         self._max_calls = max_calls
         self._to_do = [self._run]
         self._error: BaseException | None = None
+        self._raised_at: types.TracebackType | None = None
         self._thread = 0  # that starts it
         self.connection: Connection | None = None
 
@@ -33,7 +35,7 @@ class Start:
         """
         while self.connection is None:
             if self._error is not None:
-                raise self._error
+                raise self._error.with_traceback(self._raised_at)  # not that of earlier waits too
             if self._to_do:
                 self._begin()
             elif self._thread == threading.get_ident() or sys.is_finalizing():
@@ -59,6 +61,6 @@ class Start:
             else:
                 connection.close()
         except BaseException as error:
-            self._error = error
+            self._raised_at, self._error = error.__traceback__, error
         finally:
             self._thread = 0

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Hashable
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from dask_limits.limits.limits import Limits
+
+_MOST_USES: Final = 200  # to remember, before all are forgotten
+_GROWTH: Final = 2.0
 
 
 class Use(NamedTuple):
@@ -41,3 +45,31 @@ def _key_of(fn: Callable[..., object]) -> Hashable:
     fn = getattr(fn, "__func__", fn)
     name = getattr(fn, "__qualname__", None) or type(fn).__qualname__
     return getattr(fn, "__module__", None), name, getattr(fn, "__code__", None)
+
+
+class LeastTimes:
+    """How long the calls of each use take at least, as they have taken so far."""
+
+    def __init__(self) -> None:
+        self._seconds: dict[Use, float] = {}
+
+    def of(self, use: Use) -> float:
+        """Seconds that the next call is expected to take at least; 0 if none is known."""
+        return self._seconds.get(use, 0.0)
+
+    def note(self, use: Use, seconds: float) -> None:
+        """Note how long a call has taken. After a short one, more and more of them must be long.
+
+        Example:
+            >>> times, use = LeastTimes(), Use("fit", is_kept=False)
+            >>> for seconds in (60, 1, 60, 60):
+            ...     times.note(use, seconds)
+            ...     print(times.of(use))
+            60
+            1
+            2.0
+            4.0
+        """
+        if len(self._seconds) > _MOST_USES:
+            self._seconds.clear()
+        self._seconds[use] = min(seconds, _GROWTH * self._seconds.get(use, math.inf))

@@ -21,7 +21,7 @@ from dask_limits.limits.task.baseline import Baseline
 from dask_limits.limits.task.own_changes import OwnChanges
 from dask_limits.limits.task.own_memory import OwnMemory
 from dask_limits.limits.task.preparation import Preparation, report_of
-from dask_limits.limits.task.process_state import Changes, Setting
+from dask_limits.limits.task.process_state import Setting
 from dask_limits.limits.task.run_function import NOTHING, Ended, Runner
 
 _IDLE_GROWTH: Final = 256 * 2**20
@@ -65,9 +65,9 @@ def run(
         sock, cells = _settle_in(sock_fd, task_cells_fd, template)
         try:
             own_changes = OwnChanges(cells.note_looked_for)  # before the hooks are noted
-            if (changes := _prepare(preparation, settled)) is not None:
+            if _prepare(preparation, settled):
                 own_changes.end_preparation()
-                TaskProcess(sock, cells, changes, preparation, own_changes).serve()
+                TaskProcess(sock, cells, preparation, own_changes).serve()
         except OSError as error:
             if error.errno in (errno.EBADF, errno.ENOTSOCK, errno.ENOTCONN):
                 cells.put(0, task_cells.DEAF, 1)
@@ -99,17 +99,17 @@ def _settle_in(sock_fd: int, task_cells_fd: int, template: int) -> tuple[socket.
     return transport.adopt(sock_fd), cells
 
 
-def _prepare(preparation: Preparation, settled: Callable[[float, bytes], None]) -> Changes | None:
-    """Do what comes before the first call. None if that has failed."""
-    changes, report = None, b""
+def _prepare(preparation: Preparation, settled: Callable[[float, bytes], None]) -> bool:
+    """Do what comes before the first call. False if that has failed."""
+    report = b""
     start = time.monotonic() - proctree.queued_seconds()
     try:
-        changes = preparation.in_task_process()
+        preparation.in_task_process()
     except BaseException as why:
         report = report_of(why)
     took = time.monotonic() - proctree.queued_seconds() - start  # on a busy machine no more
     settled(max(time.process_time(), took), report)
-    return changes
+    return not report
 
 
 class TaskProcess:
@@ -119,41 +119,44 @@ class TaskProcess:
         self,
         sock: socket.socket,
         cells: TaskCells,
-        changes: Changes,
         preparation: Preparation,
         own_changes: OwnChanges,
     ) -> None:
         self._sock = sock
         self._receiver = transport.Receiver(sock)
         self._task_cells = cells
-        self._setting = Setting.here().for_another_process()
+        self._setting: Setting  # comes before the first call
         self._memory = OwnMemory()
         self._first_idle_memory = 0
-        self._changes = changes
+        self._preparation = preparation
         self._runner = Runner(cells, self._memory)
         self._own_changes = own_changes
-        self._baseline = Baseline(cells, preparation.random)
+        self._baseline: Baseline | None = None  # of a process that may be used again
         self._keeps = True  # what libraries keep on purpose; as the last call orders it
-        self._modules = set(sys.modules)
+        self._modules = preparation.modules
         self._imported = preparation.imported  # before it
         self._has_imported = False  # the last call
 
     def serve(self) -> None:
         """Run calls until the other end is closed, or a call leaves this process unfit."""
-        while self._is_fit() and (message := self._receiver.receive()) is not None:
+        while (message := self._receiver.receive()) is not None:
             if message.kind == messages.SETTING:
-                setting = payload.unpack(message.body, message.fds)
+                setting, is_for_one = payload.unpack(message.body, message.fds)
                 message.close()
-                self._setting = self._changes.applied_to(setting)
+                self._setting = self._preparation.changes.applied_to(setting)
                 self._setting.restore()
                 self._own_changes.begin_call()
                 imports.look_into_archives_again()
+                if self._baseline is None and not is_for_one:  # before a request, which has files
+                    self._baseline = Baseline(self._task_cells, self._preparation.random)
                 self._memory.get_ready()
-            elif not self._run_all(message):
+            elif not (self._run_all(message) and self._is_fit()):
                 break
 
     def _run_all(self, request: transport.Message) -> bool:
-        """Run the calls of a request. False if one has left this process unfit for the next."""
+        """Run the calls of a request. False if one has left this process unfit for the next, or if
+        that does not matter: they have taken so long that it is to be replaced.
+        """
         orders = messages.Orders(*messages.ORDERS.unpack_from(request.body))
         self._keeps = orders.keeps
         enclosing.begin_call(reserved=orders.reserved)
@@ -166,7 +169,8 @@ class TaskProcess:
                     transport.send(self._sock, messages.SKIPPED, number)
                     break
             seconds += self._run_one(number, orders, head, request.fds)
-        return True
+        # The owner allows for modules of the user's, which another process would import again.
+        return seconds <= orders.seconds or self._has_imported
 
     def _goes_elsewhere(self, number: int, orders: messages.Orders, seconds: float) -> bool:
         """Whether the next call of a request is not to begin here."""
@@ -203,7 +207,7 @@ class TaskProcess:
     def _report_imports(self, number: int) -> None:
         """Tell the owner what the call has imported, so that later processes have it from start."""
         new = [name for name in sys.modules if name not in self._modules]
-        self._modules = set(sys.modules)
+        self._modules = frozenset(sys.modules)
         description = imports.describe(new, self._own_changes.imported_after(new))
         reports = (messages.PREPARED_IMPORTS, self._imported), (messages.IMPORTED, description)
         for kind, report in reports:
@@ -226,6 +230,8 @@ class TaskProcess:
         ):
             return False  # modules have changed path, environment, ..., and would not do so again
         self._has_imported = False
+        if self._baseline is None:
+            return False
         if not self._baseline.restore(self._setting, self._keeps, self._runner.busy):
             return False
         if self._own_changes.has_looked:

@@ -7,7 +7,7 @@ import importlib
 import os
 import pickle
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -47,6 +47,8 @@ class Preparation:
         patience: How long it may take, in the template and in each task process, in seconds.
         most_memory: Bytes that the template may have meanwhile; 0 is no limit.
         random: In a task process, the global generators of random numbers.
+        modules: The names of those that are there before the first call.
+        changes: What all this has changed of the owner's setting.
     """
 
     setting: Setting | None = None
@@ -58,6 +60,8 @@ class Preparation:
     patience: float = 0.0
     most_memory: int = 0
     random: RandomStates = field(init=False, repr=False)
+    modules: frozenset[str] = field(init=False, repr=False)
+    changes: Changes = field(init=False, repr=False)
     _before: Setting | None = None  # in the template
     _generators: list[Any] = field(default_factory=list)  # that each task process is to seed
 
@@ -92,12 +96,16 @@ class Preparation:
         self._note_imports_since(before)
         return watch.found
 
-    def in_task_process(self) -> Changes:
-        """Import the modules of the late packages, and call the initializer.
-
-        Returns what the preparation has changed of the owner's setting, here and in the template.
+    def take_stock(self) -> None:
+        """Note what there is now. What a template has noted, its task processes inherit: to look
+        at all modules in each of them would copy the pages that these are in.
         """
-        before = set(sys.modules)
+        self.modules = frozenset(sys.modules)
+        now = Setting.here()
+        self.changes = Changes(self._before or now, now)
+
+    def in_task_process(self) -> None:
+        """Import the modules of the late packages, and call the initializer."""
         for generator in self._generators:
             generators.seed(generator)
         late = self.excluded.late
@@ -112,9 +120,9 @@ class Preparation:
                     importlib.import_module(name)
             if self.initializer:
                 self._initialize()
-        self._note_imports_since(before)
-        now = Setting.here()
-        return Changes(self._before or now, now)
+        if late or self.initializer:
+            self._note_imports_since(self.modules)
+            self.take_stock()
 
     def _initialize(self) -> None:
         with by_value.Receiving():
@@ -123,7 +131,7 @@ class Preparation:
                 in_place.call(initializer, args, {})
         by_value.keep_classes()
 
-    def _note_imports_since(self, before: set[str]) -> None:
+    def _note_imports_since(self, before: Set[str]) -> None:
         if len(before) != len(sys.modules):
             new = sys.modules.keys() - before
             self.imported += imports.describe(new, new)

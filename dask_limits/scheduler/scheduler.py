@@ -19,7 +19,7 @@ from typing import (
 from dask_limits.display import render
 from dask_limits.display.live import Display, has_kernel, view_for
 from dask_limits.executors import Future
-from dask_limits.instead import refuse
+from dask_limits.instead import command_of, refuse
 from dask_limits.journal.journal import Journal
 from dask_limits.limits import LimitsArguments
 from dask_limits.limits.trace_context import carrying
@@ -217,7 +217,7 @@ class Scheduler(Constructors, OnDask, render.Renderable):
             return partial(self.submit, function)
         raise TypeError(
             f"map() needs a task or a function, but {function!r} is of type"
-            f" {type(function).__name__}"
+            f" {type(function).__name__}{command_of(function)}"
         )
 
     def run(

@@ -185,10 +185,11 @@ def test_a_generator_is_closed_when_a_run_is_interrupted(threads):
     [
         (abs, 5, {}, TypeError, "not iterable"),
         (5, [], {}, TypeError, "needs a task or a function"),
+        ("gzip {}", ["a"], {}, TypeError, r"type str\. For a command .*: command\('gzip \{\}'\)"),
         (abs, [], {"max_in_flight": 0}, ValueError, "max_in_flight=0"),
         (abs, [], {"max_in_flight": "5"}, TypeError, "max_in_flight='5'"),
     ],
-    ids=["items", "function", "none in flight", "text in flight"],
+    ids=["items", "function", "command line", "none in flight", "text in flight"],
 )
 def test_wrong_arguments(threads, function, items, options, error, words):
     threads.on_start(lambda: threads.map(function, items, **options))

@@ -15,13 +15,14 @@ from dask_limits.exceptions import LimitRefusedError
 NewRun = Callable[..., Run]
 
 
-def first_ends_in(seconds: int, folder: Path) -> list[str]:
-    """Lines of a job script that make the first job end in so many seconds.
+def first_ends_in(seconds: int, folder: Path, after: str = "true") -> list[str]:
+    """Lines of a job script that make the first job end in so many seconds, once `after` succeeds.
 
     SLURM's own limits on time are whole minutes.
     """
     return [
         f"if mkdir {folder}/first; then",
+        f"until {after}; do sleep 0.1; done",
         f"ends=$(( $(date +%s) + {seconds} ))",
         f"echo $ends > {folder}/first/ends",
         "scontrol update jobid=$SLURM_JOB_ID EndTime=$(date -d @$ends +%FT%T)",
@@ -46,17 +47,21 @@ def load(path: Path) -> int:
 def test_a_worker_leaves_in_time_and_others_go_on_with_what_it_has(
     slurm: Slurm, new_run: NewRun, tmp_path: Path
 ):
-    run = new_run(n_workers=2, job_script_prologue=first_ends_in(18, tmp_path))
+    other_is_there = tmp_path / "other is there"
+    prologue = first_ends_in(25, tmp_path, after=f"[ -e '{other_is_there}' ]")
+    run = new_run(n_workers=2, job_script_prologue=prologue)
     with run.going():
+        until(lambda: len(run.added) == 1)
+        other_is_there.touch()
         until(lambda: len(run.added) == 2)
         near, far = sorted(run.added, key=lambda worker: worker.ends_in)
         client = run.scheduler._run.executor.client
         kept = client.submit(load, tmp_path / "loads", workers=[near.address])
         run.submit(range(2), "opened", walltime_limit=300)  # only one job has time for them
-        run.submit(range(2, 20), call=nap, walltime_limit=3)
-        until(lambda: len(run.added) == 3, 40)  # the first has no time for all calls
+        run.submit(range(2, 40), call=nap, walltime_limit=3)
+        until(lambda: len(run.added) == 3, 100)  # the first has no time for all calls
         run.open("opened")
-        until(lambda: all(future.done() for future in run.futures.values()), 40)
+        until(lambda: all(future.done() for future in run.futures.values()), 100)
         assert kept.result() == 1000
         kept.release()
         assert slurm.state(near.job) in ("COMPLETED", "CANCELLED")  # not TIMEOUT

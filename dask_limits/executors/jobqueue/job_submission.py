@@ -11,6 +11,7 @@ import contextlib
 import os
 import shlex
 import shutil
+import signal
 import subprocess
 import tempfile
 import threading
@@ -234,8 +235,13 @@ async def _ends_within(process: asyncio.subprocess.Process, seconds: float) -> b
 
 
 def _kill(process: asyncio.subprocess.Process) -> None:
-    with contextlib.suppress(ProcessLookupError):  # it has just ended
-        process.kill()
+    """Kill a process, and leave it to asyncio to wait for it.
+
+    `Process.kill` may wait for it too, if it has just ended; then asyncio logs that it is unknown.
+    """
+    if process.returncode is None:
+        with contextlib.suppress(ProcessLookupError):  # asyncio has just waited for it
+            os.kill(process.pid, signal.SIGKILL)
 
 
 def _read(file: IO[bytes]) -> str:

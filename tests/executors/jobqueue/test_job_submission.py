@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import subprocess
 import sys
 import textwrap
+import threading
 
 import pytest
 from fake_batch_systems import BatchSystem
@@ -14,6 +16,7 @@ from processes import alive, until
 
 from dask_limits import Scheduler
 from dask_limits.executors.jobqueue import job_submission
+from dask_limits.executors.jobqueue.job_submission import JobSubmitter
 from dask_limits.executors.jobqueue.shared_directory import SharedDirectory
 
 
@@ -103,3 +106,30 @@ def test_a_job_that_is_being_submitted_when_the_driver_is_killed_is_cancelled(tm
         driver.kill()
     until(lambda: system.groups())
     until(lambda: not system.runs())
+
+
+def test_a_submission_that_has_just_ended_when_it_is_given_up_is_no_riddle_to_asyncio(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    given_up, waitpid = threading.Event(), os.waitpid
+
+    def waitpid_late(pid: int, options: int) -> tuple[int, int]:
+        given_up.wait(30)
+        return waitpid(pid, options)
+
+    async def give_up() -> None:
+        submitter = JobSubmitter("slurm", "true")
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "waitpid", waitpid_late)  # asyncio calls it
+            submission = asyncio.create_task(submitter.submit(["echo", "7"]))
+            while not submitter._submitting:
+                await asyncio.sleep(0)
+            (process,) = submitter._submitting
+            until(lambda: not alive(process.pid))  # it has ended; the loop does not run
+            submitter.submit_no_more()
+            given_up.set()
+            assert await submission == "7\n"
+        submitter.close()
+
+    asyncio.run(give_up())
+    assert caplog.messages == []

@@ -44,9 +44,10 @@ class _Condition(_thread.RLock):  # type: ignore[misc]  # it can be inherited fr
         return self._condition.wait(timeout)
 
     def notify_all(self) -> None:
-        """Wake all threads that wait."""
-        if self._condition is not None:
-            self._condition.notify_all()
+        """Wake all threads that wait. As that is when the future is done, no others will."""
+        condition, self._condition = self._condition, None  # with this, it would be a circle
+        if condition is not None:
+            condition.notify_all()
 
 
 class Future(concurrent.futures.Future[R], Generic[R]):

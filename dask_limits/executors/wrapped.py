@@ -7,6 +7,7 @@ import logging
 import pickle
 import re
 import time
+import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, ParamSpec, TypeVar
@@ -165,10 +166,11 @@ class _WrappedFuture(Future[R]):
 
     def __init__(self, inner: concurrent.futures.Future[Any]) -> None:
         super().__init__(on_cancel=inner.cancel)
-        self._inner = inner
+        self._inner = weakref.ref(inner)  # whose callbacks have this: no circle
 
     def running(self) -> bool:
-        return self._inner.running() and not self.done()
+        inner = self._inner()
+        return inner is not None and inner.running() and not self.done()
 
 
 def _dumps(

@@ -83,7 +83,10 @@ class Outcome(Generic[R]):
             BaseException: the exception of the call, if it did not return.
         """
         if self.exception is not None:
-            raise self.exception
+            try:
+                raise self.exception
+            finally:
+                del self  # else it would be in its exception's traceback: a circle
         return self.value  # type: ignore[return-value]
 
     def _repr_html_(self) -> str:

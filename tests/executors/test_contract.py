@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import enum
 import functools
+import gc
 import multiprocessing
 import os
 import re
@@ -17,6 +18,7 @@ import textwrap
 import threading
 import time
 import traceback
+import weakref
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -379,6 +381,54 @@ def test_a_report_has_a_row_for_each_call(executor, kind):
         assert on_workers == ran
     else:
         assert not on_workers
+
+
+class Weighty:
+    """What a caller would not have memory for if it were kept."""
+
+
+class WeightyError(Exception):
+    """One that can be referred to weakly, too."""
+
+
+def weigh(given, ends):
+    if ends == "raises":
+        raise WeightyError(Weighty())
+    if ends == "breaches":
+        wait_on()
+    return Weighty()
+
+
+@pytest.mark.parametrize("ends", ["returns", "raises", "breaches"])
+@pytest.mark.parametrize("level", LEVELS)
+def test_what_a_call_has_taken_and_returned_goes_with_the_last_reference(
+    executor, kind, level, ends
+):
+    if level is None and ends == "breaches":
+        pytest.skip("there is no limit")
+    if ends != "returns" and (level == "thread" or (level is None and not kind.elsewhere)):
+        pytest.skip("the traceback has all the frames here, which have all the rest")
+    there: list[weakref.ref[Any]] = []
+
+    def call():
+        given = Weighty()
+        limits: dict[str, Any] = {"wall_time": 1 if ends == "breaches" else 30}
+        if level != "thread":
+            limits["memory"] = "1 GiB"
+        future = executor.submit(at_level(weigh, level, **limits), given, ends)
+        error = future.exception(timeout=60)
+        of_call = future.result() if error is None else error
+        wanted = {"returns": Weighty, "raises": WeightyError}
+        assert isinstance(of_call, wanted.get(ends, exceptions.WallTimeBreach))
+        there.extend(map(weakref.ref, (given, of_call, future)))
+
+    gc.collect()
+    gc.disable()  # whose next look may be far
+    try:
+        call()
+        until(lambda: not [one for one in there if one() is not None], instead=lambda: there)
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,9 @@ async def outcome_of(task: distributed.Future) -> BatchOutcome:
     """
     error = await task.exception()
     if isinstance(error, BatchFailedError):  # raised, it would keep the task: see below
-        return error.outcome
+        of_calls = error.outcome
+        del error.outcome  # Dask leaves the error in a circle, which would keep this
+        return of_calls
     outcome: BatchOutcome = await task
     return outcome
 

@@ -234,7 +234,7 @@ class Dispatcher:
         for _ in range(_MOST_BEGINNINGS):
             if self._lines.granted:
                 line = self._lines.granted.popleft()
-                self._begin(self._take_from(line.calls), line.asked)
+                self._begin(self._take_from(line.calls), line.take_reservation())
                 self._lines.go_on(line)
             elif self._waiting and self._has_room:
                 self._begin(self._take_waiting())

@@ -24,12 +24,17 @@ class Line(Generic[C]):
     def __init__(self, request: Request, calls: Iterable[C]) -> None:
         self.request = request
         self.calls = deque(calls)
-        self.asked: Reservation | None = None  # of the first one
+        self.asked: Reservation | None = None  # of the first one, until it can begin
 
     def drop_cancelled(self) -> None:
         """Have the first one be one that is not cancelled."""
         while self.calls and self.calls[0].cancel.cancelled:
             self.calls.popleft()
+
+    def take_reservation(self) -> Reservation | None:
+        """What the first one has got. A line that kept it would be kept by it, with its calls."""
+        reservation, self.asked = self.asked, None
+        return reservation
 
 
 class Lines(Generic[C]):
@@ -55,7 +60,7 @@ class Lines(Generic[C]):
         if line is None:
             line = Line(request, calls)
             if self._ask(line):
-                return line.asked
+                return line.take_reservation()
             self._by_request[request] = line
         elif line.calls and calls[0].order < line.calls[0].order:  # they were given back
             line.calls.extendleft(reversed(calls))
@@ -83,7 +88,7 @@ class Lines(Generic[C]):
         """Have the account forget lines whose calls are all cancelled."""
         for line in list(self._by_request.values()):
             line.drop_cancelled()
-            if not line.calls and line.asked and self._account.withdraw(line.asked):
+            if not line.calls and (line.asked is None or self._account.withdraw(line.asked)):
                 del self._by_request[line.request]  # else it is among those that are granted
 
     def take_all(self) -> list[C]:

@@ -189,7 +189,8 @@ class Connection:
         if self._max_calls is not None:
             group.give_back_after(self._max_calls - lease.calls)
         seconds = math.inf if group.use.is_kept else _WORTH * lease.cost - lease.spent
-        if seconds < self._least_times.of(group.use):
+        loading = 0.0 if lease.calls else self._least_times.loading(group.use)  # is to come
+        if seconds + _WORTH * loading < self._least_times.of(group.use):
             seconds = 0.0  # it runs no other call: so it need not note what it is like before this
         requests = [call.request for call in group.calls]
         tell = group.calls[0].on_progress
@@ -313,10 +314,13 @@ class Connection:
         what they have imported ready for those in other processes.
         """
         lease, use = hold.lease, group.use
-        lease.spent += group.seconds
+        seconds = group.seconds - lease.loading
+        lease.cost += lease.loading
+        lease.spent += seconds
         self._templates.note_calls(lease, use, group.seconds)
-        if group.ended:
-            self._least_times.note(use, group.seconds / group.ended)
+        self._least_times.note(use, seconds / group.ended)
+        if lease.reusable and not lease.calls:
+            self._least_times.note_loading(use, lease.loading)
         pays = use.is_kept or lease.spent < _WORTH * lease.cost
         if lease.finish(group.ended) and lease.calls != self._max_calls and pays:
             self._idle.add(use, hold)

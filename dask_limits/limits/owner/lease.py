@@ -67,6 +67,7 @@ class Lease:
         self._first = self._last = 0  # numbers of the calls of the current or the last request
         self.calls = 0  # that it has run
         self.spent = 0.0  # seconds, in these
+        self.loading = 0.0  # seconds of them, for modules that another process would load again
         self._is_for_one = False  # request
         self.key = b""  # of verdicts
         self.cost = 0.0  # seconds, of another process
@@ -100,7 +101,7 @@ class Lease:
         self._is_for_one = seconds <= 0
         self.number = self._first = next(_numbers)
         self._last = self._first + len(calls) - 1
-        self.imported = {}
+        self.imported, self.loading = {}, 0.0
         self.since = time.time_ns()
         start_method = messages.START_METHODS.index(
             (limits.context or "fork") if limits.isolation == "fresh" else ""
@@ -287,9 +288,8 @@ class Lease:
         """The usage of the call: as its task process says, and as the guardian has seen."""
         wall_time, _, loading, cpu_time, peak, self._first_memory = account
         if self.number == self._first and self.imported and all(self.imported.values()):
-            # Modules of the user's are not in templates: another process would load them again.
-            self.cost += loading
-            self.spent -= loading
+            # Modules of the user's are not in templates.
+            self.loading = loading
         self._held_at_most += peak
         seen_cpu_time, seen_peak, processes = self._seen()
         cpu_time, peak = max(cpu_time, seen_cpu_time), max(peak, seen_peak)

@@ -48,14 +48,23 @@ def _key_of(fn: Callable[..., object]) -> Hashable:
 
 
 class LeastTimes:
-    """How long the calls of each use take at least, as they have taken so far."""
+    """How long the calls of each use take at least, as they have taken so far.
+
+    Without the import of the user's modules that a first call of a process begins with, which each
+    process costs.
+    """
 
     def __init__(self) -> None:
         self._seconds: dict[Use, float] = {}
+        self._loading: dict[Use, float] = {}
 
     def of(self, use: Use) -> float:
         """Seconds that the next call is expected to take at least; 0 if none is known."""
         return self._seconds.get(use, 0.0)
+
+    def loading(self, use: Use) -> float:
+        """Seconds that the first call of the last process has taken for such imports."""
+        return self._loading.get(use, 0.0)
 
     def note(self, use: Use, seconds: float) -> None:
         """Note how long a call has taken. After a short one, more and more of them must be long.
@@ -72,4 +81,9 @@ class LeastTimes:
         """
         if len(self._seconds) > _MOST_USES:
             self._seconds.clear()
+            self._loading.clear()
         self._seconds[use] = min(seconds, _GROWTH * self._seconds.get(use, math.inf))
+
+    def note_loading(self, use: Use, seconds: float) -> None:
+        """Note what such imports of a process's first call have taken."""
+        self._loading[use] = seconds

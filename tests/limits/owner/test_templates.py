@@ -67,6 +67,22 @@ def test_short_calls_that_follow_long_ones_share_a_process(guardian):
     until(lambda: call(guardian, note, 0)[0] >= 3)  # a busy machine may take one away
 
 
+def test_long_calls_share_a_process_for_which_importing_their_module_takes_longer(guardian, module):
+    text = f"""
+        import os, time
+        time.sleep(0.5)
+        def answer():
+            time.sleep({LONG_S})
+            return os.getpid()
+    """
+    fn = import_module(module("slow", text)).answer
+    pids = {call(guardian, fn)}
+    with ThreadPoolExecutor(2) as two:
+        for _ in range(3):
+            pids |= {*two.map(lambda _: call(guardian, fn), range(2))}
+    assert len(pids) == 2
+
+
 def test_warm_calls_share_a_process_however_long_they_take(guardian):
     ended = [call(guardian, note, LONG_S, isolation="warm") for _ in range(3)]
     assert [seen for seen, _ in ended] == [0, 1, 2]

@@ -160,7 +160,7 @@ class TaskProcess:
         orders = messages.Orders(*messages.ORDERS.unpack_from(request.body))
         self._keeps = orders.keeps
         enclosing.begin_call(reserved=orders.reserved)
-        seconds = 0.0
+        seconds, has_imported = 0.0, False
         for number, head in enumerate(messages.calls_in(request.body), request.number):
             if number > request.number:
                 if not self._is_fit():
@@ -169,8 +169,9 @@ class TaskProcess:
                     transport.send(self._sock, messages.SKIPPED, number)
                     break
             seconds += self._run_one(number, orders, head, request.fds)
+            has_imported |= self._has_imported
         # The owner allows for modules of the user's, which another process would import again.
-        return seconds <= orders.seconds or self._has_imported
+        return seconds <= orders.seconds or has_imported
 
     def _goes_elsewhere(self, number: int, orders: messages.Orders, seconds: float) -> bool:
         """Whether the next call of a request is not to begin here."""

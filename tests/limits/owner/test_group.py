@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from importlib import import_module
 from pathlib import Path
 
 import cloudpickle
@@ -261,6 +262,21 @@ def test_calls_go_elsewhere_when_a_clean_process_has_run_for_long(begin):
 
     run = begin(4, {0: take_some_time}, LONG)
     assert len(run.go_once(run.calls)) == 3
+
+
+def test_calls_come_back_to_the_process_in_which_the_first_has_imported_their_module(
+    guardian, module
+):
+    text = """
+        import os, time
+        time.sleep(0.5)
+        def answer():
+            return os.getpid()
+    """
+    fn = import_module(module("slow", text)).answer
+    calls = [Told(fn, (), {}, LONG) for _ in range(4)]
+    Run(guardian, os.devnull, 0, {}, LONG).go_on(calls)
+    assert len({call.result for call in calls}) == 1
 
 
 def test_calls_go_elsewhere_when_earlier_ones_have_left_memory(begin):

@@ -111,8 +111,9 @@ class _Template:
             if not self._prepare(message, excluded):
                 return
             message = self._receiver.receive()
+        else:
+            self._preparation.take_stock()
         children = ChildSignal()
-        self._preparation.take_stock()
         gc.freeze()  # what exists by now stays in pages that the children share
         poll = select.poll()
         poll.register(self._sock, select.POLLIN)

@@ -94,6 +94,7 @@ class Preparation:
                     pickle.loads(self.initializer)  # which imports what it needs
         self._generators = [it for it in watch.generators if it is not of_numpy()]
         self._note_imports_since(before)
+        self.take_stock()
         return watch.found
 
     def take_stock(self) -> None:

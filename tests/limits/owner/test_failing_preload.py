@@ -2,6 +2,7 @@
 
 import ctypes
 import fcntl
+import importlib
 import os
 import signal
 import sys
@@ -191,3 +192,30 @@ def test_what_was_learned_never_keeps_a_call_from_running(tmp_path, monkeypatch)
         assert call(guardian, use).ok
         for _ in range(20):
             assert call(guardian, time.sleep, 0.05).ok
+
+
+@pytest.fixture
+def replacing(tmp_path, monkeypatch):
+    """An installed module after whose import nobody can say what it has changed."""
+    installed = tmp_path / "site-packages"
+    installed.mkdir()
+    monkeypatch.syspath_prepend(str(installed))
+    (installed / "replacing.py").write_text("import os\nos.environ = dict(os.environ)\n")
+    return "replacing"
+
+
+def test_a_learned_module_that_replaces_the_environment_keeps_no_call_from_running(replacing):
+    def use():  # not the module itself, which would replace the test's
+        importlib.import_module(replacing)
+
+    with Guardian() as guardian:
+        assert call(guardian, use).ok
+        for _ in range(20):
+            assert call(guardian, time.sleep, 0.05).ok
+
+
+def test_a_preloaded_module_that_replaces_the_environment_is_said_to_be_why(replacing):
+    with Guardian(preload=Preload.of([replacing])) as guardian:
+        error = call(guardian, abs, -1).exception
+        assert isinstance(error, exceptions.PreloadError)
+        assert "AttributeError" in str(error)

@@ -318,6 +318,11 @@ class DeferredFuture(Future[R]):
         attempt = self._attempt
         return attempt is not None and attempt.running() and not self.done()
 
+    def _say_settled(self) -> None:
+        self._attempt = None  # its callbacks have this: no circle
+        self._token.on_cancel(None)
+        super()._say_settled()
+
     def end_as(self, attempt: concurrent.futures.Future[R]) -> None:
         """End as an attempt has ended."""
         if not attempt.cancelled() and (error := attempt.exception()) is not None:

@@ -129,9 +129,9 @@ class OrderedMap(Generic[R]):
         future = self._submit(*arguments)
         self._futures.append(future)
         self._in_flight.add(future)
-        future.add_done_callback(lambda _: self._note_end(future))
+        future.add_done_callback(self._note_end)  # nothing that has the future: no circle
 
-    def _note_end(self, future: Future[R]) -> None:
+    def _note_end(self, future: Any) -> None:
         self._in_flight.discard(future)
         self._size.note_end(future.usage)
         if 2 * len(self._in_flight) < self._most():

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+import gc
 import re
 import time
 import tracemalloc
+import weakref
 
+import numpy as np
 import pytest
-from processes import wait_for
+from processes import until, wait_for
 
-from dask_limits import Event, Limiter, Plugin, PynisherPlugin, Scheduler, Task
+from dask_limits import Event, Limiter, Plugin, PynisherPlugin, Retry, Scheduler, Task
 from dask_limits.exceptions import EventNotKnownError
 from dask_limits.scheduler.run_loop import RunLoop
 
@@ -223,6 +226,32 @@ def test_a_loop_that_has_ended_answers_who_still_asks():
     loop.put(None)
     loop.close()
     assert loop.ask(lambda: 3) == 3  # in its own thread there is nothing to wait for
+
+
+@pytest.mark.parametrize(
+    "plugin",
+    [None, Retry(max_retries=1), Limiter(max_concurrent=1, when_full="wait")],
+    ids=["at once", "may be retried", "held"],
+)
+@pytest.mark.parametrize("keeps", [False, True], ids=["alone", "journal"])
+def test_a_result_goes_when_nobody_has_it(tmp_path, plugin, keeps):
+    scheduler, results = Scheduler.with_processes(1), []
+    limits = PynisherPlugin(walltime_limit=60, memory_limit="1 GiB")
+    task = scheduler.task(np.zeros, plugins=[limits, plugin.copy()] if plugin else limits)
+    task.on_result(lambda _, result: results.append(weakref.ref(result)))
+
+    @scheduler.on_start
+    def start():
+        task.submit(10)
+        task.submit(20)
+
+    gc.disable()
+    try:
+        scheduler.run(**({"journal": tmp_path / "run.sqlite"} if keeps else {}))
+        assert len(results) == 2
+        until(lambda: all(result() is None for result in results))
+    finally:
+        gc.enable()
 
 
 def test_a_limited_call_that_waits_takes_less_than_2_kib_of_the_driver():

@@ -23,8 +23,8 @@ async def outcome_of(task: distributed.Future) -> BatchOutcome:
     """
     error = await task.exception()
     if isinstance(error, BatchFailedError):  # raised, it would keep the task: see below
-        of_calls = error.outcome
-        del error.outcome  # Dask leaves the error in a circle, which would keep this
+        # Dask leaves the error in a circle, which would keep what is in it.
+        of_calls, error.outcome = error.outcome, BatchOutcome({}, 0.0)
         return of_calls
     outcome: BatchOutcome = await task
     return outcome

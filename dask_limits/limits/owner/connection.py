@@ -314,9 +314,7 @@ class Connection:
         what they have imported ready for those in other processes.
         """
         lease, use = hold.lease, group.use
-        seconds = group.seconds - lease.loading
-        lease.cost += lease.loading
-        lease.spent += seconds
+        seconds = lease.spend(group.seconds)
         self._templates.note_calls(lease, use, group.seconds)
         self._least_times.note(use, seconds / group.ended)
         if lease.reusable and not lease.calls:

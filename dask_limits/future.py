@@ -320,7 +320,8 @@ class DeferredFuture(Future[R]):
 
     def _say_settled(self) -> None:
         self._attempt = None  # its callbacks have this: no circle
-        self._token.on_cancel(None)
+        if not self._token.cancelled:  # else it may be about to end an attempt that starts
+            self._token.on_cancel(None)
         super()._say_settled()
 
     def end_as(self, attempt: concurrent.futures.Future[R]) -> None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import concurrent.futures
+import functools
 import itertools
 import threading
 import tracemalloc
+from types import SimpleNamespace
 
 import pytest
 from lines import at_line
 
-from dask_limits.future import Future
+from dask_limits.future import DeferredFuture, Future
 
 
 def test_a_signals_handler_can_cancel_what_it_interrupts_the_cancelling_of():
@@ -35,6 +37,40 @@ def test_a_call_is_ended_whatever_a_done_callback_raises_when_it_is_cancelled():
         future.cancel()
     assert future.cancelled()
     assert (ended, told) == ([1], [future])
+
+
+class SlowToSettle(DeferredFuture):
+    """One whose cancelling takes a while after it has ended what it knew of."""
+
+    def __init__(self):
+        super().__init__()
+        self.is_settling, self.goes_on = threading.Event(), threading.Event()
+
+    def _say_settled(self):
+        self.is_settling.set()
+        assert self.goes_on.wait(60)
+        super()._say_settled()
+
+
+def test_an_attempt_that_starts_while_its_call_is_cancelled_is_cancelled():
+    for n in itertools.count(1):
+        future, attempt = SlowToSettle(), Future()
+        cancelling = threading.Thread(target=future.cancel)
+        cancelling.start()
+        assert future.is_settling.wait(60)
+
+        def settle(future=future, cancelling=cancelling):
+            future.goes_on.set()
+            cancelling.join(60)
+
+        executor = SimpleNamespace(submit=lambda fn, attempt=attempt: attempt)
+        start = functools.partial(future.start, executor, (abs, (), {}), future.end_as)
+        reached = at_line(n, settle, start, "future.py", "limits/cancel.py")
+        settle()
+        assert attempt.cancelled(), n
+        if not reached:
+            break
+    assert n > 5
 
 
 def bytes_of_each(make):

@@ -3,7 +3,6 @@ from __future__ import annotations
 import _thread
 import concurrent.futures
 import itertools
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator
@@ -29,25 +28,37 @@ Call = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
 class _Condition(_thread.RLock):  # type: ignore[misc]  # it can be inherited from
     """What a future of the standard library needs of a `threading.Condition`.
 
-    That takes 1.4 KB, and a future that nobody waits for needs the lock alone.
+    That takes 1.4 KB, and a future that nobody waits for needs the lock alone. It would also wait
+    for ever if a signal's handler ended the future just before.
     """
 
-    __slots__ = ("_condition",)
+    __slots__ = ("_is_over", "_waiters")
 
     def __init__(self) -> None:
-        self._condition: threading.Condition | None = None
+        self._is_over = False
+        self._waiters: list[_thread.LockType] | None = None  # one, held, for each wait
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait for `notify_all`. This thread holds the lock, as in the next one."""
-        if self._condition is None:
-            self._condition = threading.Condition(self)
-        return self._condition.wait(timeout)
+        """Wait for `notify_all`, or return if it was. This thread holds the lock, as in that."""
+        waiter = _thread.allocate_lock()
+        waiter.acquire()
+        if self._waiters is None:
+            self._waiters = []
+        self._waiters.append(waiter)
+        # These two are what a Condition calls, too.
+        held = self._release_save()  # type: ignore[attr-defined]
+        try:
+            return self._is_over or waiter.acquire(True, -1 if timeout is None else max(timeout, 0))
+        finally:
+            self._acquire_restore(held)  # type: ignore[attr-defined]
+            if waiter in self._waiters:
+                self._waiters.remove(waiter)
 
     def notify_all(self) -> None:
-        """Wake all threads that wait. As that is when the future is done, no others will."""
-        condition, self._condition = self._condition, None  # with this, it would be a circle
-        if condition is not None:
-            condition.notify_all()
+        """Wake all threads that wait. That is when the future is done, so no others will."""
+        self._is_over = True
+        while self._waiters:
+            self._waiters.pop().release()
 
 
 class Future(concurrent.futures.Future[R], Generic[R]):

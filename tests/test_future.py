@@ -39,6 +39,27 @@ def test_a_call_is_ended_whatever_a_done_callback_raises_when_it_is_cancelled():
     assert (ended, told) == ([1], [future])
 
 
+@pytest.mark.parametrize("wait_for", [Future.result, Future.exception])
+def test_a_wait_ends_whenever_a_signals_handler_cancels_what_it_waits_for(wait_for):
+    errors = []
+
+    def wait(future, n):
+        try:
+            at_line(n, future.cancel, lambda: wait_for(future), "future.py")
+        except BaseException as error:
+            errors.append(error)
+
+    for n in range(1, 20):
+        future = Future()
+        thread = threading.Thread(target=wait, args=(future, n), daemon=True)
+        thread.start()
+        thread.join(0.1)
+        future.cancel()  # those are lines of the end of the wait
+        thread.join(10)
+        assert not thread.is_alive(), n
+    assert {type(error) for error in errors} == {concurrent.futures.CancelledError}
+
+
 class SlowToSettle(DeferredFuture):
     """One whose cancelling takes a while after it has ended what it knew of."""
 

@@ -67,6 +67,9 @@ class OrderedMap(Generic[R]):
                     self._wait_for_room(deadline)
         finally:
             self.stop()
+            # The callbacks of futures have this, and the executor has it until its next map.
+            self._futures.clear()
+            self._items, self._awaited = iter(()), None
 
     def _next_result(self, deadline: float | None) -> R:
         """Return the next result; nothing here has it any more."""

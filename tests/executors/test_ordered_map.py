@@ -78,6 +78,38 @@ def test_a_result_is_the_callers_alone(executor):
         gc.enable()
 
 
+class Given:
+    pass
+
+
+def there(*names):
+    """What there is here of these classes; those of results have come by value."""
+    return [type(one).__name__ for one in gc.get_objects() if type(one).__name__ in names]
+
+
+@pytest.mark.parametrize("ends", ["is closed", "raises"])
+def test_a_map_that_ends_early_keeps_neither_items_nor_results(pool, ends):
+    def make(_, number):
+        if number == 1 and ends == "raises":
+            raise ValueError
+        return Made()
+
+    gc.collect()
+    gc.disable()
+    try:
+        results = pool.map(make, [Given() for _ in range(100)], range(100))
+        next(results)
+        until(lambda: there("Made"))  # those that wait for their turn
+        if ends == "is closed":
+            results.close()
+        else:
+            with pytest.raises(ValueError):
+                next(results)
+        until(lambda: not there("Made", "Given"), instead=lambda: there("Made", "Given"))
+    finally:
+        gc.enable()
+
+
 def fail_at(number, bad):
     if number == bad:
         raise ValueError(number)

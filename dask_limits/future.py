@@ -51,8 +51,10 @@ class _Condition(_thread.RLock):  # type: ignore[misc]  # it can be inherited fr
             return self._is_over or waiter.acquire(True, -1 if timeout is None else max(timeout, 0))
         finally:
             self._acquire_restore(held)  # type: ignore[attr-defined]
-            if waiter in self._waiters:
+            try:
                 self._waiters.remove(waiter)
+            except ValueError:
+                pass  # it was notified
 
     def notify_all(self) -> None:
         """Wake all threads that wait. That is when the future is done, so no others will."""

@@ -55,7 +55,7 @@ def test_a_wait_ends_whenever_a_signals_handler_cancels_what_it_waits_for(wait_f
         thread.start()
         thread.join(0.1)
         future.cancel()  # those are lines of the end of the wait
-        thread.join(10)
+        thread.join(60)
         assert not thread.is_alive(), n
     assert {type(error) for error in errors} == {concurrent.futures.CancelledError}
 
